@@ -1,0 +1,27 @@
+"""glm2core: tune ChatGLM2-family models and prove how far their context reaches.
+
+The public names are loaded on first use, so that importing the package (as every stage does
+to check its params) does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glm2core.data.hf_tokenizer import ChatGLM2Tokenizer
+    from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
+
+__version__ = "0.1.0"
+__all__ = ["ChatGLM2Config", "ChatGLM2ForCausalLM", "ChatGLM2Tokenizer"]
+
+_HOMES = {
+    "ChatGLM2Config": "glm2core.model",
+    "ChatGLM2ForCausalLM": "glm2core.model",
+    "ChatGLM2Tokenizer": "glm2core.data.hf_tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'glm2core' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

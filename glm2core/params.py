@@ -1,0 +1,359 @@
+"""params.yaml -> frozen typed sections. The only reader of that file; imports no torch.
+
+Every stage calls `load_params` first, so that a wrong key, type, value or combination stops the
+run in a second, with the key, the value, what is allowed, and the nearest name.
+"""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from glm2core.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Strict and frozen: no unknown key, no silent conversion, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class GeneratedLines(Section):
+    """Long conversations in LongEval's `lines` wording: one record, many questions about it."""
+
+    conversations: Count = Field(description="how many conversations to generate")
+    lines: list[Count] = Field(min_length=1, description="lines in a record; a conversation takes one of these counts")
+    questions: Count = Field(description="questions (rounds) asked about one record")
+    repeats: Fraction = Field(0.0, description="share of conversations whose record names some lines twice")
+    hard_negatives: Fraction = Field(0.0, description="share of conversations with small word pools (colliding keys)")
+    seed: NonNegative = Field(0, description="seed of the generator")
+
+
+class Source(Section):
+    """One entry of `convert.sources`."""
+
+    format: Literal["auto", "alpaca", "chatglm", "messages", "lines"] = Field(
+        "auto", description="layout of the rows; auto detects it and says what it found"
+    )
+    path: str | None = Field(None, description="file or glob, against the project root; null for generated lines")
+    columns: dict[str, str] = Field({}, description="standard column name -> its name in this file")
+    limit: Count | None = Field(None, description="take at most so many rows; null = all")
+    max_source_length: Count | None = Field(None, description="overrides tokenize.max_source_length for this source")
+    max_target_length: Count | None = Field(None, description="overrides tokenize.max_target_length for this source")
+    loss_on: Literal["last", "every"] | None = Field(None, description="overrides tokenize.loss_on for this source")
+    generate: GeneratedLines | None = Field(None, description="with format lines: what to generate")
+
+    @model_validator(mode="after")
+    def _path_or_generate(self) -> "Source":
+        if (self.generate is not None) != (self.format == "lines"):
+            raise ValueError("generate goes with format lines, and format lines needs generate")
+        if (self.path is None) != (self.generate is not None):
+            raise ValueError("needs a path (or, with format lines, generate instead of a path)")
+        return self
+
+
+class ConvertParams(Section):
+    sources: list[Source] = Field(min_length=1, description="what to read, in order")
+    validation_fraction: Fraction = Field(0.05, description="share of prompts held out to watch training")
+    test_fraction: Fraction = Field(0.05, description="share of prompts held out for the evaluate stage")
+    max_rejected_fraction: Fraction = Field(0.05, description="more rejected rows than this stops the stage")
+    seed: NonNegative = Field(0, description="salt of the split's hash: another seed, other splits")
+
+    @model_validator(mode="after")
+    def _some_left_to_train_on(self) -> "ConvertParams":
+        held_out = self.validation_fraction + self.test_fraction
+        if held_out >= 1:
+            raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {held_out:g}")
+        return self
+
+
+class TokenizeParams(Section):
+    pair_format: Literal["glm2", "llama"] = Field("glm2", description="glm2: [gMASK] sop A B </s>; llama: <s> A B </s>")
+    template: Literal["auto", "chatglm2", "chatglm3"] = Field(
+        "auto", description="prompt wording; auto = chatglm3 where the base is one, else chatglm2's [Round n]"
+    )
+    loss_on: Literal["last", "every"] = Field("last", description="supervise the last answer, or every answer")
+    truncation: Literal["rounds", "left", "right", "drop"] = Field(
+        "rounds", description="what to do with a prompt over max_source_length"
+    )
+    max_source_length: Count = Field(300, description="tokens of [gMASK] sop and prompt")
+    max_target_length: Count = Field(200, description="tokens of a response and its </s>")
+    vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
+        2000, description="pieces of the tokenizer trained when model.base is null"
+    )
+    threads: Count | None = Field(None, description="tokenizer threads; null = all cores; never changes the result")
+
+
+class RopeParams(Section):
+    type: Literal["default", "linear", "ntk", "yarn"] | None = Field(
+        None, description="how positions are scaled; null = as the checkpoint has it"
+    )
+    factor: Annotated[float, Field(ge=1)] = Field(1.0, description="context multiplier; 1 with type null or default")
+    unit: Count = Field(2048, description="positions of the unscaled range that the factor multiplies")
+
+    @model_validator(mode="after")
+    def _factor_needs_a_type(self) -> "RopeParams":
+        if self.type in (None, "default") and self.factor != 1:
+            raise ValueError(
+                f"factor {self.factor:g} has no effect with type {self.type or 'null'}: "
+                "set type to linear, ntk or yarn, or factor to 1"
+            )
+        return self
+
+
+class ModelParams(Section):
+    base: str | None = Field(None, description="folder of released or tuned weights; null = from scratch by preset")
+    preset: str = Field("tiny", description="shape of a network from scratch; see glm2core/model/presets.py")
+    family: Literal["auto", "chatglm2", "chatglm3"] = Field(
+        "auto", description="decides what a checkpoint's rope_ratio means"
+    )
+    initialization: Literal["default", "retrieval"] = Field(
+        "default", description="from scratch only: default, or one that makes small models learn retrieval"
+    )
+    rope: RopeParams = Field(RopeParams(), description="scaling of the rotary positions")
+
+    @model_validator(mode="after")
+    def _initialization_is_for_scratch(self) -> "ModelParams":
+        if self.base is not None and self.initialization != "default":
+            raise ValueError("initialization is for networks from scratch: set it to default, or base to null")
+        return self
+
+
+class LoraParams(Section):
+    rank: Count = Field(8, description="rank of the update matrices")
+    alpha: Count = Field(32, description="scale of the update: alpha / rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="dropout before the update matrices")
+    targets: list[Literal["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]] = Field(
+        ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"], min_length=1, description="adapted linears"
+    )
+
+
+class PrefixParams(Section):
+    length: Count = Field(128, description="virtual tokens in front of every layer's keys and values")
+
+
+class TrainParams(Section):
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
+    launcher: str = Field("python", description="command that starts the stage, e.g. torchrun --nproc_per_node 2")
+    method: Literal["full", "lora", "qlora", "ptuning"] = Field("full", description="what is tuned")
+    quantization_bits: Literal[4, 8] | None = Field(
+        None, description="4 = nf4, 8 = LLM.int8; null = none, or 4 with qlora"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the weights; auto = bfloat16 where the device computes in it, else float32"
+    )
+    max_steps: Count = Field(500, description="optimizer steps")
+    batch_tokens: Count = Field(2048, description="tokens in a batch, padding included; a longer row goes alone")
+    gradient_accumulation_steps: Count = Field(1, description="batches in one optimizer step")
+    learning_rate: Positive | None = Field(None, description="null = the method's default")
+    schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="learning rate after warm-up")
+    warmup_fraction: Fraction = Field(0.03, description="share of the steps that raise the learning rate from 0")
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = Field("adamw", description="adafactor saves memory")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
+    max_grad_norm: Positive | None = Field(1.0, description="gradients are clipped to this norm; null = not")
+    memory: Literal["normal", "low"] = Field(
+        "normal", description="low: the update runs inside backward, one gradient alive at a time"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute blocks in backward: less memory, a third slower")
+    position_stretch: bool = Field(False, description="PoSE: gaps in the positions so that they cover factor x unit")
+    logging_steps: Count = Field(10, description="steps between points of the curves")
+    eval_steps: Count | None = Field(None, description="steps between validations; null = only first and last")
+    save_steps: Count = Field(100, description="steps between checkpoints")
+    keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
+    early_stopping: Count | None = Field(None, description="stop after so many validations without a better loss")
+    seed: NonNegative = Field(0, description="of initialization, batch order, dropout and position gaps")
+    threads: Count | None = Field(None, description="CPU threads; null = all cores; another count, other last bits")
+    lora: LoraParams = Field(LoraParams(), description="for lora and qlora")
+    prefix: PrefixParams = Field(PrefixParams(), description="for ptuning")
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> "TrainParams":
+        allowed: dict[str, tuple[int | None, ...]] = {
+            "full": (None,), "lora": (None,), "qlora": (None, 4, 8), "ptuning": (None, 4, 8),
+        }  # fmt: skip
+        if self.quantization_bits not in allowed[self.method]:
+            bits = " or ".join("null" if b is None else str(b) for b in allowed[self.method])
+            got = "null" if self.quantization_bits is None else self.quantization_bits
+            raise ValueError(f"method {self.method} goes with quantization_bits {bits}, got {got}")
+        if self.memory == "low":
+            self._low_memory_fits()
+        if self.early_stopping is not None and self.eval_steps is None:
+            raise ValueError("early_stopping counts validations: set eval_steps too")
+        return self
+
+    @property
+    def bits(self) -> Literal[4, 8] | None:
+        """Bits of the quantized weights; plain `-S train.method=qlora` means 4."""
+        return 4 if self.method == "qlora" and self.quantization_bits is None else self.quantization_bits
+
+    def _low_memory_fits(self) -> None:
+        wrong = {
+            "method": self.method != "full" and self.method,
+            "optimizer": self.optimizer != "adafactor" and self.optimizer,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps > 1 and self.gradient_accumulation_steps,
+            "max_grad_norm": self.max_grad_norm,
+            "launcher": self.launcher != "python" and self.launcher,
+        }
+        found = ", ".join(f"{key}: {value}" for key, value in wrong.items() if value)
+        if found:
+            raise ValueError(
+                "memory low needs method full, optimizer adafactor, gradient_accumulation_steps 1, "
+                f"max_grad_norm null and launcher python; got {found}"
+            )
+
+
+class GenerationParams(Section):
+    rows: NonNegative = Field(64, description="held-out rows answered for ROUGE and BLEU; 0 = none")
+    batch_size: Count = Field(16, description="rows answered at once")
+    max_new_tokens: Count = Field(128, description="longest answer, in tokens")
+
+
+class RetrievalParams(Section):
+    tasks: list[Literal["lines", "passkey", "multikey"]] = Field(["lines"], description="what is asked")
+    lengths: list[Annotated[int, Field(ge=128)]] = Field(
+        [512, 1024, 2048, 4096, 8192], description="context lengths in tokens"
+    )
+    contexts: Count = Field(2, description="contexts at each length")
+    questions: Count = Field(10, description="questions on each context, spread over its depth")
+    depths: Count = Field(5, description="rows of the length-by-depth grid")
+    files: list[str] = Field([], description="LongEval *_lines.jsonl files to answer as they are")
+    seed: NonNegative = Field(1234, description="seed of the generated cases")
+
+    @model_validator(mode="after")
+    def _cells_are_equal(self) -> "RetrievalParams":
+        if self.questions % self.depths:
+            raise ValueError(f"questions ({self.questions}) must be a multiple of depths ({self.depths})")
+        return self
+
+
+class EvaluateParams(Section):
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the weights; auto as in train")
+    threads: Count | None = Field(None, description="CPU threads; null = all cores; another count, other last bits")
+    batch_tokens: Count = Field(4096, description="tokens in a batch of the held-out loss")
+    prefill_chunk: Count = Field(4096, description="longer contexts are read in chunks of so many tokens")
+    generation: GenerationParams = Field(GenerationParams(), description="answers to held-out rows")
+    retrieval: RetrievalParams = Field(RetrievalParams(), description="long-context retrieval")
+
+
+class TrackingParams(Section):
+    experiment: str = Field("glm2core", min_length=1, description="MLflow experiment")
+    log_examples: bool = Field(True, description="false keeps users' texts out of MLflow")
+
+
+class Params(Section):
+    """All of params.yaml: one section per stage, the model's, and tracking's."""
+
+    convert: ConvertParams
+    tokenize: TokenizeParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    tracking: TrackingParams = TrackingParams()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Params":
+        if self.train.position_stretch and self.model.rope.factor == 1:
+            raise ValueError("train.position_stretch needs model.rope.type and a model.rope.factor above 1")
+        return self
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check a params file.
+
+    YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string).
+
+    Raises:
+        UserError: a sentence for each key that is wrong.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Run the stages from the project's folder.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        sentences = [_sentence(dict(e), path) for e in error.errors()]
+        raise UserError("\n".join(sentences)) from None
+
+
+def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, as `-S` and MLflow name them; lists stay values."""
+    flat: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _sentence(error: dict[str, Any], path: Path) -> str:
+    location: tuple[str | int, ...] = error["loc"]
+    key = ".".join(str(part) for part in location) or "the file"
+    value, context = error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            known = _known_keys(location[:-1])
+            rule = f"unknown key{_nearest(location[-1], known)}; known here: {', '.join(known)}"
+            return f"{path}: {key}: {rule}"
+        case "missing":
+            return f"{path}: {key} is missing. Add it; see the comments in params.yaml"
+        case "literal_error":
+            choices = _choices(location, context["expected"])
+            return f"{path}: {key} must be one of {', '.join(choices)}; got {value!r}{_nearest(value, choices)}"
+        case "value_error":
+            where = "" if key == "the file" else f" {key}:"
+            return f"{path}:{where} {context['error']}"
+        case _:
+            rule = error["msg"].removeprefix("Input ")
+            return f"{path}: {key}: {rule}; got {value!r} ({type(value).__name__})"
+
+
+def _nearest(word: Any, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _choices(location: tuple[str | int, ...], expected: str) -> list[str]:
+    choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
+    field = _field_type(location)
+    return ["null", *choices] if type(None) in typing.get_args(field) else choices
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    section = _field_type(location)
+    return list(section.model_fields)
+
+
+def _field_type(location: tuple[str | int, ...]) -> Any:
+    """The annotation at a place in the sections, e.g. ('convert', 'sources', 0) -> Source."""
+    current: Any = Params
+    for part in location:
+        current = _without_null(current)
+        if isinstance(part, int):
+            current = typing.get_args(current)[0]
+        elif isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[part].annotation
+    return current
+
+
+def _without_null(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(arg for arg in typing.get_args(annotation) if arg is not type(None))
+    return annotation
