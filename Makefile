@@ -1,0 +1,46 @@
+# Commands of the project. Each sets up .venv first when it is missing or out of date.
+PYTHON ?= python3
+# Stages run as `python`, dvc and pytest of .venv, whether or not it is activated
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup repro test test-slow lint format bench lock
+
+help:
+	@echo "make repro      set up and run the pipeline (dvc repro) on the embedded data"
+	@echo "make test       set up and run the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      the measurements of benchmarks/, each figure a ratio of one run"
+	@echo "make setup      only set up .venv"
+
+setup:
+	@$(PYTHON) scripts/setup.py
+
+repro: setup
+	@echo "repro: running the pipeline: convert, tokenize, train, evaluate"
+	@dvc repro
+	@echo "repro: done. Figures: dvc metrics show. Curves: dvc plots show. Runs: mlflow ui. (first: source .venv/bin/activate)"
+
+test: setup
+	@echo "test: running the tests (make test-slow runs those that take minutes)"
+	@python -m pytest -n 2 --dist loadgroup
+
+test-slow: setup
+	@python -m pytest -m slow
+
+lint: setup
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+format: setup
+	@ruff check --fix .
+	@ruff format .
+
+bench: setup
+	@for script in benchmarks/*.py; do echo "== $$script"; python -m benchmarks.$$(basename $$script .py) || exit 1; done
+
+# Writes requirements.lock anew from what .venv holds; torch's build tag is not on the public index
+lock: setup
+	@( sed -n '/^#/p' requirements.lock; python -m pip freeze --exclude-editable | sed 's/+cpu$$//' ) > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
