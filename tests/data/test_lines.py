@@ -1,0 +1,92 @@
+"""The lines generator: LongEval's wording to the letter, disjoint splits, exact budgets."""
+
+import json
+import os
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glm2core.data import lines
+from glm2core.data.words import pool
+from glm2core.params import GeneratedLines
+
+SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
+LONGEVAL = SHARED / "data/longeval/lines/200_lines.jsonl"
+LINE = re.compile(r"line ([\w ]+)-(\S+): REGISTER_CONTENT is <(\d+)>")
+
+
+def read_record(text: str) -> list[lines.Line]:
+    return [lines.Line(adjective, noun, int(value)) for adjective, noun, value in LINE.findall(text)]
+
+
+@pytest.mark.skipif(not LONGEVAL.exists(), reason="LongEval's cases are not here")
+def test_wording_is_longevals_to_the_letter() -> None:
+    for row in map(json.loads, LONGEVAL.read_text().splitlines()):
+        record = read_record(row["prompt"])
+        key, index = row["random_idx"]
+        assert lines.record_text(record) + lines.RECORD_OVER + lines.question_text(key) == row["prompt"]
+        assert record[index].key == key and record[index].value == row["expected_number"]
+
+
+def test_training_and_evaluation_share_no_word_and_no_value() -> None:
+    training, evaluation = pool("training"), pool("evaluation")
+    for of in ("adjectives", "nouns", "values"):
+        assert not set(getattr(training, of)) & set(getattr(evaluation, of))
+    parts = [{part for noun in p.nouns for part in noun.split("-")} for p in (training, evaluation)]
+    assert not parts[0] & parts[1]
+    assert min(len(evaluation.adjectives), len(evaluation.nouns)) >= 900
+    assert min(training.values) < 10 and max(training.values) > 49_900
+
+
+SPEC = GeneratedLines(conversations=20, lines=[5, 40], questions=7, seed=3)
+
+
+def test_conversations_are_reproducible_and_true() -> None:
+    conversations = list(lines.generate_conversations(SPEC))
+    assert conversations == list(lines.generate_conversations(SPEC))
+    assert conversations[:3] == list(lines.generate_conversations(SPEC.model_copy(update={"conversations": 3})))
+    for messages in conversations:
+        record = {line.key: line for line in read_record(messages[0]["content"])}
+        assert len(record) in (5, 40)
+        assert len(messages) == 2 * min(7, len(record))
+        asked = []
+        for question, answer in zip(messages[::2], messages[1::2], strict=True):
+            assert (question["role"], answer["role"]) == ("user", "assistant")
+            asked.append(re.findall(r"in line (\S+)\?", question["content"])[0])
+            assert answer["content"] == record[asked[-1]].text
+        assert len(set(asked)) == len(asked)
+
+
+def test_repeats_and_hard_negatives_change_the_record() -> None:
+    repeated = SPEC.model_copy(update={"lines": [40], "repeats": 1.0})
+    for messages in lines.generate_conversations(repeated):
+        record = read_record(messages[0]["content"])
+        assert len(record) == 40 and len({line.key for line in record}) == 20
+    hard = SPEC.model_copy(update={"lines": [40], "hard_negatives": 1.0})
+    for messages in lines.generate_conversations(hard):
+        record = read_record(messages[0]["content"])
+        assert len({line.key for line in record}) == 40
+        assert sum(lines.colliding(record)) >= 38
+
+
+@settings(max_examples=30, deadline=None)
+@given(tokens=st.integers(150, 20_000), seed=st.integers(0, 5), per_token=st.floats(1.5, 6))
+def test_record_fills_its_budget(tokens: int, seed: int, per_token: float) -> None:
+    def count(text: str) -> int:
+        return round(len(text) / per_token)
+
+    record = lines.make_record(random.Random(seed), tokens, count)
+    longest_line = 60 / per_token
+    size = count(lines.record_text(record))
+    assert size <= tokens or not record
+    assert size > tokens - 4 * longest_line or count(lines.HEADER) > tokens
+    assert len({line.key for line in record}) == len(record)
+
+
+def test_colliding_keys() -> None:
+    record = [lines.Line("a", "x", 1), lines.Line("b", "y", 2), lines.Line("a", "z", 3), lines.Line("c", "z", 4)]
+    assert lines.colliding(record) == [True, False, True, True]
