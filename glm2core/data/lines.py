@@ -4,8 +4,10 @@ The wording of record and question is that of LongEval's `lines` task (DachengLi
 `longeval/`, Apache-2.0), kept to the letter so that results compare with the published ones.
 """
 
+import itertools
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ HEADER = (
     "<REGISTER_CONTENT> of a certain line index. Now the record start:\n\n"
 )
 RECORD_OVER = "Now the record is over. "
+_LINE = re.compile(r"^line ([^:\n]+?)-([^:\n]+): REGISTER_CONTENT is <(\d+)>$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,30 @@ def make_record(
         words: Where keys and values come from; the evaluation pool by default.
 
     Returns:
-        The lines; fewer than one fits means an empty list.
+        The lines; none where not one fits.
     """
-    words = words or pool("evaluation")
-    header, sample = count_tokens(record_text([])), draw_lines(rng, 32, words)
-    cost = (count_tokens(record_text(sample)) - header) / len(sample)
-    most = len(words.adjectives) * len(words.nouns)
-    count = min(most, max(0, math.ceil((tokens - header) / cost * 1.05)))
-    lines = draw_lines(rng, count, words)
-    while lines and (excess := count_tokens(record_text(lines)) - tokens) > 0:
-        # A tenth less than the estimate each time, so that the record ends just below the budget.
-        del lines[len(lines) - max(1, int(excess / cost * 0.9)) :]
-    return lines
+    stream = _different_lines(rng, words or pool("evaluation"))
+    drawn: list[Line] = []
+
+    def tokens_of(count: int) -> int:
+        drawn.extend(itertools.islice(stream, count - len(drawn)) if count > len(drawn) else ())
+        return count_tokens(record_text(drawn[:count]))
+
+    return drawn[: largest_fitting(tokens_of, tokens)]
+
+
+def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
+    """How many pieces fit into `budget` tokens, where each piece costs about the same.
+
+    A few calls, whatever the budget; the count is the largest that fits or a piece or two below it.
+    """
+    sample = 32
+    empty = tokens_of(0)
+    cost = (tokens_of(sample) - empty) / sample
+    count = max(0, math.ceil((budget - empty) / cost * 1.02))
+    while count > 0 and (excess := tokens_of(count) - budget) > 0:
+        count -= max(1, int(excess / cost * 0.9))
+    return max(count, 0)
 
 
 def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool = False) -> list[Line]:
@@ -111,6 +126,11 @@ def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool
     ]
 
 
+def parse_record(text: str) -> list[Line]:
+    """The lines of a record as LongEval writes them; a word of LongEval's may hold a space or a hyphen."""
+    return [Line(adjective, noun, int(value)) for adjective, noun, value in _LINE.findall(text)]
+
+
 def colliding(lines: Sequence[Line]) -> list[bool]:
     """For each line, whether another line of the record shares its adjective or its noun.
 
@@ -119,6 +139,15 @@ def colliding(lines: Sequence[Line]) -> list[bool]:
     adjectives = Counter(line.adjective for line in lines)
     nouns = Counter(line.noun for line in lines)
     return [adjectives[line.adjective] > 1 or nouns[line.noun] > 1 for line in lines]
+
+
+def _different_lines(rng: random.Random, words: Pool) -> Iterator[Line]:
+    seen = set()
+    while True:
+        line = Line(rng.choice(words.adjectives), rng.choice(words.nouns), rng.choice(words.values))
+        if line.key not in seen:
+            seen.add(line.key)
+            yield line
 
 
 def _conversation(rng: random.Random, spec: GeneratedLines, words: Pool) -> list[dict[str, str]]:

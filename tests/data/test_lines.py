@@ -16,17 +16,12 @@ from glm2core.params import GeneratedLines
 
 SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 LONGEVAL = SHARED / "data/longeval/lines/200_lines.jsonl"
-LINE = re.compile(r"line ([\w ]+)-(\S+): REGISTER_CONTENT is <(\d+)>")
-
-
-def read_record(text: str) -> list[lines.Line]:
-    return [lines.Line(adjective, noun, int(value)) for adjective, noun, value in LINE.findall(text)]
 
 
 @pytest.mark.skipif(not LONGEVAL.exists(), reason="LongEval's cases are not here")
 def test_wording_is_longevals_to_the_letter() -> None:
     for row in map(json.loads, LONGEVAL.read_text().splitlines()):
-        record = read_record(row["prompt"])
+        record = lines.parse_record(row["prompt"])
         key, index = row["random_idx"]
         assert lines.record_text(record) + lines.RECORD_OVER + lines.question_text(key) == row["prompt"]
         assert record[index].key == key and record[index].value == row["expected_number"]
@@ -50,7 +45,7 @@ def test_conversations_are_reproducible_and_true() -> None:
     assert conversations == list(lines.generate_conversations(SPEC))
     assert conversations[:3] == list(lines.generate_conversations(SPEC.model_copy(update={"conversations": 3})))
     for messages in conversations:
-        record = {line.key: line for line in read_record(messages[0]["content"])}
+        record = {line.key: line for line in lines.parse_record(messages[0]["content"])}
         assert len(record) in (5, 40)
         assert len(messages) == 2 * min(7, len(record))
         asked = []
@@ -64,11 +59,11 @@ def test_conversations_are_reproducible_and_true() -> None:
 def test_repeats_and_hard_negatives_change_the_record() -> None:
     repeated = SPEC.model_copy(update={"lines": [40], "repeats": 1.0})
     for messages in lines.generate_conversations(repeated):
-        record = read_record(messages[0]["content"])
+        record = lines.parse_record(messages[0]["content"])
         assert len(record) == 40 and len({line.key for line in record}) == 20
     hard = SPEC.model_copy(update={"lines": [40], "hard_negatives": 1.0})
     for messages in lines.generate_conversations(hard):
-        record = read_record(messages[0]["content"])
+        record = lines.parse_record(messages[0]["content"])
         assert len({line.key for line in record}) == 40
         assert sum(lines.colliding(record)) >= 38
 
