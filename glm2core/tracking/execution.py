@@ -1,0 +1,121 @@
+"""Which pipeline execution a stage belongs to, and which process runs it. Knows nothing of MLflow."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from glm2core.params import Params, flatten
+
+PIPELINE_FILE = Path("dvc.yaml")
+LOCK_FILE = Path("dvc.lock")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One run of the pipeline, as all of its stages recognize it.
+
+    Attributes:
+        key: the same for all stages of the execution, and for its continuation after a kill.
+        name: for people; DVC's experiment name where there is one.
+        commit: git commit that the workspace is based on; None outside git.
+        dirty: the workspace differs from that commit (outs apart).
+        experiment: DVC's experiment name; None under `dvc repro`.
+    """
+
+    key: str
+    name: str
+    commit: str | None
+    dirty: bool
+    experiment: str | None
+
+
+def current_execution(params: Params) -> Execution:
+    """The execution that this process is part of.
+
+    DVC names its experiments; `dvc repro` is known by what makes its result: params, commit, diff.
+    """
+    commit = (_git("rev-parse", "HEAD") or "").strip() or None
+    diff = _git("diff", "HEAD", "--full-index", "--", ".", *(f":(exclude){out}" for out in _written_by_dvc())) or ""
+    experiment = os.environ.get("DVC_EXP_NAME")
+    if experiment:
+        commit = os.environ.get("DVC_EXP_BASELINE_REV") or commit
+        key = _digest([commit, experiment])
+    else:
+        key = _digest([flat_params(params), commit, diff])
+    return Execution(key, experiment or f"repro-{key[:7]}", commit, bool(diff), experiment)
+
+
+def flat_params(params: Params) -> dict[str, str]:
+    """Dotted key -> value as params.yaml writes it: null, true, 1.0, and lists as JSON."""
+    return {key: _text(value) for key, value in flatten(params).items()}
+
+
+def stages_before(stage: str) -> dict[str, str]:
+    """Earlier stages in dvc.yaml -> digest of what went into their current outs, as dvc.lock has it."""
+    stages = list(_read(PIPELINE_FILE).get("stages", {}))
+    locked = _read(LOCK_FILE).get("stages", {})
+    earlier = stages[: stages.index(stage)] if stage in stages else []
+    return {name: _inputs_digest(locked[name]) for name in earlier if name in locked}
+
+
+def this_process() -> str:
+    """Host, process id and start time: names this process even after its id is given to another."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process named by `this_process` has ended. One on another host can't be known to have."""
+    host, pid, started = process.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _inputs_digest(entry: dict[str, Any]) -> str:
+    deps = [(dep["path"], dep.get("md5") or dep.get("etag") or dep.get("checksum")) for dep in entry.get("deps", [])]
+    return _digest([entry.get("cmd"), deps, entry.get("params")])
+
+
+def _written_by_dvc() -> list[str]:
+    """Paths that change while the pipeline runs, and so say nothing about what was run."""
+    paths = [str(LOCK_FILE)]
+    for stage in _read(PIPELINE_FILE).get("stages", {}).values():
+        for kind in ("outs", "metrics", "plots"):
+            paths += [next(iter(out)) if isinstance(out, dict) else out for out in stage.get(kind, [])]
+    return paths
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or no commit yet
+    return done.stdout
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(
+        value, default=lambda item: item.model_dump(exclude_defaults=True) if isinstance(item, BaseModel) else str(item)
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,224 @@
+"""MLflow's side of tracking: the store at the project root, and the two runs that a stage writes to."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from glm2core.files import project_root, sha256_file
+from glm2core.params import Params
+from glm2core.tracking.execution import (
+    LOCK_FILE,
+    PIPELINE_FILE,
+    Execution,
+    flat_params,
+    is_gone,
+    stages_before,
+    this_process,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+_LOCK_SECONDS = 60
+_METRICS_A_WRITE = 1000  # MLflow's limit
+_DIGEST_CHARACTERS = 36  # MLflow's limit
+
+
+class Recorder:
+    """Writes to a stage's run (the child) and its execution's row (the parent), by their ids."""
+
+    def __init__(self, client: "MlflowClient", stage: str, parent: str, child: str) -> None:
+        self._client = client
+        self._stage = stage
+        self.parent = parent
+        self.child = child
+
+    def points(self, points: list[tuple[str, float, int, int]]) -> None:
+        """Write (name, value, milliseconds, step) to the child's curves."""
+        self._log_metrics(self.child, points)
+
+    def headline(self, figures: Mapping[str, float], step: int) -> None:
+        now = _milliseconds()
+        self._log_metrics(self.child, [(name, value, now, step) for name, value in figures.items()])
+        self._log_metrics(self.parent, [(f"{self._stage}/{name}", value, now, 0) for name, value in figures.items()])
+
+    def artifact(self, path: Path) -> None:
+        if path.is_dir():
+            self._client.log_artifacts(self.child, str(path), artifact_path=path.name)
+        else:
+            self._client.log_artifact(self.child, str(path))
+
+    def dataset(self, path: Path, context: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        rows = _row_count(path)
+        dataset = Dataset(
+            name=path.name,
+            digest=sha256_file(path)[:_DIGEST_CHARACTERS],
+            source_type="local",
+            source=json.dumps({"uri": str(path)}),
+            profile=None if rows is None else json.dumps({"num_rows": rows}),
+        )
+        named = [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])]
+        self._client.log_inputs(self.child, named)
+        self._client.log_inputs(self.parent, named)
+
+    def tag(self, name: str, value: str) -> None:
+        self._client.set_tag(self.child, name, value)
+        self._client.set_tag(self.parent, f"{self._stage}.{name}", value)
+
+    def close(self, status: str) -> None:
+        """End the child with `status`, and the row too: the next stage, if there is one, opens it again."""
+        for run in (self.child, self.parent):
+            self._client.set_terminated(run, status)
+
+    def _log_metrics(self, run: str, points: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_metric_name(name), value, when, step) for name, value, when, step in points]
+        for start in range(0, len(metrics), _METRICS_A_WRITE):
+            self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_WRITE])
+
+
+def open_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
+    """Find or create the execution's row and the stage's run in the store, and mark both as running.
+
+    Raises:
+        Exception: of MLflow, its database, the lock (held for a minute) or the disk.
+    """
+    client_class = _import_client()
+    root = project_root()
+    # MLflow migrates the schema when a client is built: two processes on a fresh file would both fail.
+    with FileLock(root / "mlflow.db.lock", timeout=_LOCK_SECONDS):
+        client = client_class(tracking_uri=store_uri(root))
+        book = _Book(client, _experiment_id(client, params.tracking.experiment, root))
+        book.close_abandoned()
+        parent = book.parent(execution, flat_params(params))
+        child = book.child(stage, parent, execution)
+    book.link_cached(stage, parent)
+    for file in (Path("params.yaml"), PIPELINE_FILE, LOCK_FILE):
+        if file.exists():
+            client.log_artifact(parent, str(file))
+    return Recorder(client, stage, parent, child)
+
+
+def store_uri(root: Path) -> str:
+    """The user's MLFLOW_TRACKING_URI, else the file that plain `mlflow ui` opens at the project root."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+class _Book:
+    """The rows of one MLflow experiment, found by their tags."""
+
+    def __init__(self, client: "MlflowClient", experiment: str) -> None:
+        self._client = client
+        self._experiment = experiment
+
+    def close_abandoned(self) -> None:
+        """End the runs whose process was killed: nobody else will."""
+        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            if is_gone(run.data.tags.get("process", this_process())):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def parent(self, execution: Execution, params: Mapping[str, str]) -> str:
+        """The execution's row, running; all params are recorded when it is created."""
+        from mlflow.entities import Param
+
+        found = self._newest(execution=execution.key, kind="execution")
+        if found:
+            self._reopen(found)
+            return found.info.run_id
+        tags = {**_common_tags(execution), "kind": "execution"}
+        run = self._client.create_run(self._experiment, run_name=execution.name, tags=tags)
+        self._client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in params.items()])
+        return run.info.run_id
+
+    def child(self, stage: str, parent: str, execution: Execution) -> str:
+        """The stage's run: a killed one of the same execution goes on, else a new one."""
+        found = self._newest(execution=execution.key, kind="stage", stage=stage)
+        # Two live runs of one stage of one execution can't be, so RUNNING here is a kill on another host.
+        if found and found.info.status in ("KILLED", "RUNNING"):
+            self._reopen(found)
+            return found.info.run_id
+        tags = {**_common_tags(execution), "kind": "stage", "stage": stage, "mlflow.parentRunId": parent}
+        return self._client.create_run(self._experiment, run_name=f"{stage} {execution.name}", tags=tags).info.run_id
+
+    def link_cached(self, stage: str, parent: str) -> None:
+        """Bring earlier stages that DVC took from its cache onto the row: a link to their run, and their figures.
+
+        A stage's inputs are known once dvc.lock has them, that is, to the stage after it: so that is
+        where a run gets the tag by which later executions find it.
+        """
+        for name, inputs in stages_before(stage).items():
+            own = self._newest(**{"mlflow.parentRunId": parent, "stage": name})
+            if own:
+                self._client.set_tag(own.info.run_id, "inputs", inputs)
+            elif found := self._newest(stage=name, inputs=inputs):
+                self._link(parent, name, found)
+
+    def _link(self, parent: str, stage: str, found: "Run") -> None:
+        self._client.set_tag(parent, f"{stage}.cached_from_run", found.info.run_id)
+        row = self._client.get_run(found.data.tags["mlflow.parentRunId"])
+        for name, value in row.data.metrics.items():
+            if name.startswith(f"{stage}/"):
+                self._client.log_metric(parent, name, value)
+
+    def _newest(self, **tags: str) -> "Run | None":
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        return next(iter(self._client.search_runs([self._experiment], wanted, max_results=1)), None)
+
+    def _reopen(self, run: "Run") -> None:
+        self._client.update_run(run.info.run_id, status="RUNNING")
+        self._client.set_tag(run.info.run_id, "process", this_process())
+
+
+def _import_client() -> "type[MlflowClient]":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # schema migration is no news to a user
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient
+
+
+def _experiment_id(client: "MlflowClient", name: str, root: Path) -> str:
+    found = client.get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    # DVC's temporary workspaces are deleted, so a local store's artifacts need a place under the root.
+    local = store_uri(root).startswith("sqlite:")
+    return client.create_experiment(name, artifact_location=(root / "mlruns").as_uri() if local else None)
+
+
+def _common_tags(execution: Execution) -> dict[str, str]:
+    tags = {"execution": execution.key, "process": this_process(), "git_dirty": str(execution.dirty).lower()}
+    if execution.commit:
+        tags |= {"git_commit": execution.commit, "mlflow.source.git.commit": execution.commit}
+    if execution.experiment:
+        tags["dvc_experiment"] = execution.experiment
+    return tags
+
+
+def _metric_name(name: str) -> str:
+    return re.sub(r"[^/\w.\- :]", "_", name)
+
+
+def _row_count(path: Path) -> int | None:
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        return parquet.read_metadata(path).num_rows
+    if path.suffix == ".jsonl":
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    return None
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)
