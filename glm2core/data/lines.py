@@ -23,6 +23,7 @@ HEADER = (
 )
 RECORD_OVER = "Now the record is over. "
 _LINE = re.compile(r"^line ([^:\n]+?)-([^:\n]+): REGISTER_CONTENT is <(\d+)>$", re.MULTILINE)
+_SAMPLE = 32  # lines that a first estimate of their cost is taken from
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,14 @@ def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
 
     A few calls, whatever the budget; the count is the largest that fits or a piece or two below it.
     """
-    sample = 32
     empty = tokens_of(0)
-    cost = (tokens_of(sample) - empty) / sample
-    count = max(0, math.ceil((budget - empty) / cost * 1.02))
+    cost = (tokens_of(_SAMPLE) - empty) / _SAMPLE
+    count = 0
+    for _ in range(2):
+        count = max(1, round((budget - empty) / cost))
+        cost = (tokens_of(count) - empty) / count
     while count > 0 and (excess := tokens_of(count) - budget) > 0:
-        count -= max(1, int(excess / cost * 0.9))
+        count -= max(1, int(excess / cost))
     return max(count, 0)
 
 
