@@ -1,0 +1,164 @@
+"""The network's configuration: the released key names, and transformers' names for the same."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from glm2core.errors import UserError
+from glm2core.model.family import detect_family, family_of_folder
+from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, linear_rope, plain_rope, rope_parameters_for
+
+# Released switches with the one value that the released weights have, and that is built here.
+_FIXED_SWITCHES: dict[str, Any] = {
+    "rmsnorm": True, "post_layer_norm": True, "add_bias_linear": False, "multi_query_attention": True,
+    "apply_residual_connection_post_layernorm": False, "interleaved_qkv": False, "original_rope": True,
+    "fp32_residual_connection": False, "hidden_dropout": 0.0, "attention_dropout": 0.0,
+}  # fmt: skip
+# Released keys without effect on what is computed, or about remote code, which is never run.
+_DROPPED = (
+    "apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "classifier_dropout",
+    "auto_map", "seed",
+)  # fmt: skip
+
+
+class ChatGLM2Config(PreTrainedConfig):
+    """Shape and positions of a ChatGLM2-family network.
+
+    Reads a released config.json as it is. `rope_ratio` becomes `rope_parameters` according to
+    `family`, and only the latter is saved.
+
+    Args:
+        num_layers: blocks.
+        padded_vocab_size: rows of the embedding and of the output layer.
+        hidden_size: channels between blocks.
+        ffn_hidden_size: channels inside the MLP (each of gate and up).
+        kv_channels: `D`, channels a head; the first half is rotary.
+        num_attention_heads: query heads.
+        multi_query_group_num: key/value heads.
+        seq_length: positions the network is meant for.
+        layernorm_epsilon: of the RMS norms.
+        add_qkv_bias: whether `query_key_value` has a bias.
+        family: chatglm2, chatglm3, or auto (found from what the config says; chatglm2 in doubt).
+        rope_parameters: transformers' standard dict; None = from the released `rope_ratio`, or plain.
+        pre_seq_len: length of a P-tuning v2 prefix, which shifts no position; None = no prefix.
+        prefix_projection: whether an MLP makes the prefix from its embedding.
+
+    Raises:
+        UserError: a released switch with a value that is not built here, or sizes that don't fit.
+    """
+
+    model_type = "chatglm"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {
+        "num_hidden_layers": "num_layers",
+        "vocab_size": "padded_vocab_size",
+        "intermediate_size": "ffn_hidden_size",
+        "head_dim": "kv_channels",
+        "num_key_value_heads": "multi_query_group_num",
+        "max_position_embeddings": "seq_length",
+        "rms_norm_eps": "layernorm_epsilon",
+    }
+
+    num_layers: int = 28
+    padded_vocab_size: int = 65024
+    hidden_size: int = 4096
+    ffn_hidden_size: int = 13696
+    kv_channels: int = 128
+    num_attention_heads: int = 32
+    multi_query_group_num: int = 2
+    seq_length: int = 32768
+    layernorm_epsilon: float = 1e-5
+    add_qkv_bias: bool = True
+    family: str = "auto"
+    rope_parameters: dict[str, Any] | None = None
+    pre_seq_len: int | None = None
+    prefix_projection: bool = False
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _refuse_unsupported(kwargs)
+        self._check_sizes()
+        rope_ratio = kwargs.pop("rope_ratio", None)
+        if self.family == "auto":
+            self.family = _family(kwargs, rope_ratio)
+        if self.rope_parameters is None:
+            self.rope_parameters = _rope_of_ratio(rope_ratio, self.family)
+        kept = {key: value for key, value in kwargs.items() if key not in {*_FIXED_SWITCHES, *_DROPPED}}
+        super().__post_init__(**{"partial_rotary_factor": PARTIAL_ROTARY_FACTOR, **kept})
+
+    @classmethod
+    def get_config_dict(cls, path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Adds what the folder's name and tokenizer tell about the family."""
+        values, unused = super().get_config_dict(path, **kwargs)
+        folder = Path(path)
+        if values.get("family", "auto") == "auto" and folder.is_dir():
+            values["family"] = detect_family(values, folder)[0]
+        return values, unused
+
+    @property
+    def rotary_channels(self) -> int:
+        """`R`: channels of a head that turn with the position."""
+        return int(self.kv_channels * PARTIAL_ROTARY_FACTOR)
+
+    def _check_sizes(self) -> None:
+        if self.family not in ("auto", "chatglm2", "chatglm3"):
+            raise UserError(f"config: family must be one of auto, chatglm2, chatglm3; got {self.family!r}")
+        if self.num_attention_heads % self.multi_query_group_num:
+            raise UserError(
+                f"config: num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"multi_query_group_num ({self.multi_query_group_num})"
+            )
+        if self.kv_channels % 8:
+            raise UserError(f"config: kv_channels must be a multiple of 8, got {self.kv_channels}")
+        if self.tie_word_embeddings:
+            raise UserError("config: tie_word_embeddings true is not built here; the family's output layer is its own")
+
+
+def apply_rope(config: ChatGLM2Config, rope_type: str | None, factor: float, unit: int) -> None:
+    """Give `config` the scaling that params.yaml's `model.rope` asks for; None = leave it as it is.
+
+    Raises:
+        UserError: the config has a scaling already.
+    """
+    if rope_type is None:
+        return
+    assert config.rope_parameters is not None
+    config.rope_parameters = rope_parameters_for(
+        rope_type, factor, unit, config.rope_parameters, config.rotary_channels
+    )
+    if rope_type != "default":
+        config.seq_length = round(factor * unit)
+
+
+def _refuse_unsupported(values: Mapping[str, Any]) -> None:
+    for key, built in _FIXED_SWITCHES.items():
+        if key in values and values[key] != built:
+            raise UserError(f"config: {key} is {values[key]!r}, but only {built!r}, the released value, is built here")
+    if values.get("quantization_bit"):
+        raise UserError(
+            f"config: quantization_bit is {values['quantization_bit']}: these weights are packed integers. "
+            "Take the half-precision checkpoint and set train.quantization_bits instead."
+        )
+
+
+def _family(values: Mapping[str, Any], rope_ratio: float | None) -> str:
+    folder = Path(values.get("name_or_path") or "")
+    if (folder / "config.json").is_file():
+        return family_of_folder(folder)[0]
+    return detect_family({**values, "rope_ratio": rope_ratio}, None)[0]
+
+
+def _rope_of_ratio(rope_ratio: float | None, family: str) -> dict[str, Any]:
+    """chatglm2 divides positions by the ratio; chatglm3 multiplies the base with it."""
+    if rope_ratio is None or rope_ratio == 1:
+        return plain_rope()
+    if rope_ratio <= 0:
+        raise UserError(f"config: rope_ratio must be above 0, got {rope_ratio}")
+    return linear_rope(rope_ratio) if family == "chatglm2" else plain_rope(BASE * rope_ratio)

@@ -1,0 +1,61 @@
+"""Which device, dtype and threads a run gets; `auto` is resolved here for train and evaluate alike."""
+
+import os
+import platform
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from glm2core.errors import UserError
+
+Notice = Callable[[str], None]
+
+
+def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.device") -> torch.device:
+    """The device that `name` means on this machine; under torchrun each process gets its own GPU.
+
+    Raises:
+        UserError: cuda asked for where there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise UserError(
+            f"{key} is cuda, but torch {torch.__version__} sees no CUDA device here. Set it to auto or cpu."
+        )
+    if name == "cpu" or not has_cuda:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def choose_dtype(
+    name: Literal["auto", "float32", "bfloat16"], device: torch.device, *, notice: Notice = print
+) -> torch.dtype:
+    """The dtype that `name` means on `device`; `auto` says what it took and why."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if _computes_in_bfloat16(device):
+        notice(f"dtype auto: bfloat16, which this {device.type} computes in")
+        return torch.bfloat16
+    notice(f"dtype auto: float32, as this {device.type} has no bfloat16 arithmetic")
+    return torch.float32
+
+
+def set_threads(count: int | None) -> int:
+    """Use `count` CPU threads (None = all cores this process may use) and return the number."""
+    if count is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        count = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(count)
+    return count
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions bf16 products are emulated, and slower than fp32.
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(torch.cpu.get_capabilities().get("bf16"))

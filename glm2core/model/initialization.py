@@ -1,0 +1,107 @@
+"""How the weights of a network from scratch start."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from glm2core.errors import UserError
+from glm2core.model.layers import SelfAttention
+from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.model.rope import inverse_frequencies
+
+_QUERY_KEY_CORRELATION = 0.8
+_POSITIONAL_PAIRS = 5
+_POSITIONAL_BIAS = 3.0
+_OFFSETS = (1, 2, 3, 4, 6, 8, 10, 12)
+
+
+@torch.no_grad()
+def initialize(model: ChatGLM2ForCausalLM, kind: Literal["default", "retrieval"], seed: int) -> None:
+    """Draw all weights anew, in place; the same seed gives the same weights.
+
+    `default` is N(0, initializer_range), biases 0, norms 1.
+
+    `retrieval` makes small networks find a line in a long text within minutes instead of staying at
+    chance for long:
+    - output and down projections and the output layer at zero, so that every block starts as the
+      identity and nothing has to be unlearned first;
+    - embeddings N(0, 1), other matrices N(0, 1 / inputs);
+    - in each layer a head's query weights = 0.8 x its group's key weights + 0.6 x noise: equal
+      tokens attend to each other from the start, which is what matching a key needs;
+    - in the first layer, biases on the five fastest rotary pairs that let each head begin by looking
+      1, 2, 3, ... tokens back: composing with the token before is the other half of an induction
+      head (Olsson et al. 2022, arXiv:2209.11895).
+
+    Raises:
+        UserError: another kind.
+    """
+    generator = Generator().manual_seed(seed)
+    if kind == "default":
+        _default(model, generator)
+    elif kind == "retrieval":
+        _retrieval(model, generator)
+    else:
+        raise UserError(f"model.initialization must be one of default, retrieval; got {kind!r}")
+
+
+def _default(model: ChatGLM2ForCausalLM, generator: Generator) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _retrieval(model: ChatGLM2ForCausalLM, generator: Generator) -> None:
+    _default(model, generator)
+    network = model.transformer
+    network.embedding.word_embeddings.weight.normal_(0.0, 1.0, generator=generator)
+    network.output_layer.weight.zero_()
+    for layer in network.encoder.layers:
+        layer.self_attention.dense.weight.zero_()
+        layer.mlp.dense_4h_to_h.weight.zero_()
+        _fan_in(layer.mlp.dense_h_to_4h.weight, generator)
+        _fan_in(layer.self_attention.query_key_value.weight, generator)
+        _correlate_queries(layer.self_attention)
+    _look_back(network.encoder.layers[0].self_attention, model)
+
+
+def _fan_in(weight: Tensor, generator: Generator) -> None:
+    weight.normal_(0.0, weight.shape[1] ** -0.5, generator=generator)
+
+
+def _correlate_queries(attention: SelfAttention) -> None:
+    query, key = _query_and_key(attention.query_key_value.weight, attention)  # [G, H / G, D, C], [G, 1, D, C]
+    noise = math.sqrt(1 - _QUERY_KEY_CORRELATION**2)
+    query.copy_(_QUERY_KEY_CORRELATION * key + noise * query)
+
+
+def _look_back(attention: SelfAttention, model: ChatGLM2ForCausalLM) -> None:
+    """Biases whose product is largest where the key stands `offset` tokens before the query.
+
+    A key at position j is (b, 0) turned by j * f, a query at i is (b, 0) turned by (i - offset) * f:
+    their product, b^2 cos((i - offset - j) * f), peaks at j = i - offset.
+    """
+    bias: nn.Parameter | None = attention.query_key_value.bias
+    if bias is None:
+        return
+    query, key = _query_and_key(bias, attention)  # [G, H / G, D], [G, 1, D]
+    frequencies, _ = inverse_frequencies(model.config)
+    fastest = frequencies[:_POSITIONAL_PAIRS]
+    channels = 2 * len(fastest)
+    key[..., 0:channels:2] = _POSITIONAL_BIAS
+    for head in range(attention.heads):
+        back = -_OFFSETS[head % len(_OFFSETS)] * fastest
+        turned = _POSITIONAL_BIAS * torch.stack((back.cos(), back.sin()), dim=-1).flatten()
+        group, member = divmod(head, attention.num_key_value_groups)
+        query[group, member, :channels] = turned
+
+
+def _query_and_key(rows: Tensor, attention: SelfAttention) -> tuple[Tensor, Tensor]:
+    """Views of the query rows [G, H / G, D, ...] and of the key rows [G, 1, D, ...]."""
+    heads, groups, channels = attention.heads, attention.groups, attention.channels
+    query = rows[: heads * channels].view(groups, -1, channels, *rows.shape[1:])
+    key = rows[heads * channels : (heads + groups) * channels].view(groups, 1, channels, *rows.shape[1:])
+    return query, key

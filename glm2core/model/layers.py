@@ -1,0 +1,157 @@
+"""The network's parts: norm, attention, MLP, block and P-tuning prefix, with the released parameter names.
+
+Shapes: `B` batch, `T` tokens, `K` tokens seen (cache included), `H` query heads, `G` key/value
+heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from glm2core.model.config import ChatGLM2Config
+from glm2core.model.rope import rotate
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (Zhang & Sennrich 2019, arXiv:1910.07467), computed in fp32."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        wide = hidden.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight).to(hidden.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps:g}"
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with a fused projection; its rows are query, key and value heads in this order."""
+
+    is_causal = True
+
+    def __init__(self, config: ChatGLM2Config, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.heads, self.groups, self.channels = (
+            config.num_attention_heads, config.multi_query_group_num, config.kv_channels,
+        )  # fmt: skip
+        # transformers' attention functions read this name: query heads for each key/value head.
+        self.num_key_value_groups = self.heads // self.groups
+        rows = (self.heads + 2 * self.groups) * self.channels
+        self.query_key_value = nn.Linear(config.hidden_size, rows, bias=config.add_qkv_bias)
+        self.dense = nn.Linear(self.heads * self.channels, config.hidden_size, bias=False)
+
+    def forward(
+        self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        batch, tokens, _ = hidden.shape
+        mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
+        turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
+        # Queries and keys turn together: one call on [B, T, H + G, D].
+        query, key = rotate(turning, rotations).split((self.heads, self.groups), dim=2)
+        query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # [B, H or G, T, D]
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)  # [B, G, K, D]
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, grouped_attention)
+        context, weights = attend(
+            self, query, key, value, attention_mask, dropout=0.0, scaling=self.channels**-0.5, **kwargs
+        )
+        return self.dense(context.reshape(batch, tokens, -1)), weights
+
+
+def grouped_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Attention by plain matrix products (`attn_implementation="eager"`); keys and values are not expanded.
+
+    The query heads of a group are stacked along the tokens, so that one product serves them all.
+
+    Args:
+        query: [B, H, T, D].
+        key, value: [B, G, K, D].
+        attention_mask: additive [B or 1, 1, T, K], or None for all to all.
+
+    Returns:
+        Context [B, T, H, D] and weights [B, H, T, K].
+    """
+    batch, heads, tokens, channels = query.shape
+    groups, seen = key.shape[1], key.shape[2]
+    stacked = (query * scaling).reshape(batch, groups, -1, channels)  # [B, G, H / G * T, D]
+    scores = torch.matmul(stacked, key.transpose(2, 3)).view(batch, heads, tokens, seen)
+    if attention_mask is not None:
+        scores = scores + attention_mask[..., :seen]
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)  # [B, H, T, K]
+    context = torch.matmul(weights.view(batch, groups, -1, seen), value).view(batch, heads, tokens, channels)
+    return context.transpose(1, 2), weights
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202); the first F rows of `dense_h_to_4h` are the gate."""
+
+    def __init__(self, config: ChatGLM2Config) -> None:
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=False)
+        self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        gate, up = self.dense_h_to_4h(hidden).chunk(2, dim=-1)  # [B, T, F] each
+        return self.dense_4h_to_h(F.silu(gate) * up)
+
+
+class GLMBlock(GradientCheckpointingLayer):
+    """Attention and MLP, each after a norm and around a residual."""
+
+    def __init__(self, config: ChatGLM2Config, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
+        self.self_attention = SelfAttention(config, layer_idx)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(
+        self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None,
+        past_key_values: Cache | None = None, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        attended, _ = self.self_attention(
+            self.input_layernorm(hidden), rotations, attention_mask, past_key_values, **kwargs
+        )
+        hidden = hidden + attended
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class PrefixEncoder(nn.Module):
+    """P-tuning v2 (Liu et al. 2021, arXiv:2110.07602): learned keys and values in front of every layer's."""
+
+    def __init__(self, config: ChatGLM2Config) -> None:
+        super().__init__()
+        self.layers, self.groups, self.channels = (
+            config.num_layers, config.multi_query_group_num, config.kv_channels,
+        )  # fmt: skip
+        assert config.pre_seq_len is not None
+        self.length = config.pre_seq_len
+        width = self.layers * 2 * self.groups * self.channels
+        self.embedding = nn.Embedding(self.length, width)
+        self.trans = None
+        if config.prefix_projection:
+            self.trans = nn.Sequential(
+                nn.Linear(width, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, width)
+            )
+
+    def forward(self, batch: int) -> list[tuple[Tensor, Tensor]]:
+        """Key and value of each layer, [B, G, prefix, D] each. Keys are not rotated."""
+        prefix = self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
+        shaped = prefix.view(self.length, self.layers, 2, self.groups, self.channels).permute(1, 2, 3, 0, 4)
+        return [(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)) for key, value in shaped]

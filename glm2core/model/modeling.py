@@ -1,0 +1,254 @@
+"""ChatGLM2ForCausalLM: the released network as a transformers model.
+
+Shapes: `B` batch, `T` tokens, `C` hidden channels, `V` vocabulary, `N` supervised positions.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from glm2core.errors import UserError
+from glm2core.model.config import ChatGLM2Config
+from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention
+from glm2core.model.loss import supervised_loss
+from glm2core.model.quantization import keep_frozen_weights
+from glm2core.model.rope import RotaryEmbedding
+
+
+class ChatGLM2PreTrainedModel(PreTrainedModel):
+    """What transformers needs to know about the network."""
+
+    config_class = ChatGLM2Config
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("GLMBlock",)
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # The released checkpoints store the frequencies; they are computed here (rope.py says why).
+    _keys_to_ignore_on_load_unexpected = (r"rotary_pos_emb\.inv_freq$",)
+    _can_record_outputs = {"hidden_states": GLMBlock, "attentions": SelfAttention}  # noqa: RUF012
+
+
+class Embedding(nn.Module):
+    """Token ids -> vectors; a module of its own because the released names say so."""
+
+    def __init__(self, config: ChatGLM2Config) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.word_embeddings(input_ids)
+
+
+class Encoder(nn.Module):
+    """The blocks and the norm after the last."""
+
+    def __init__(self, config: ChatGLM2Config) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(GLMBlock(config, index) for index in range(config.num_layers))
+        self.final_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
+
+
+class ChatGLM2Model(ChatGLM2PreTrainedModel):
+    """Token ids -> hidden states."""
+
+    def __init__(self, config: ChatGLM2Config) -> None:
+        super().__init__(config)
+        self.embedding = Embedding(config)
+        self.rotary_pos_emb = RotaryEmbedding(config)
+        self.encoder = Encoder(config)
+        # Under `transformer` because the released name is `transformer.output_layer`; applied by the model around.
+        self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.word_embeddings = value
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """See `ChatGLM2ForCausalLM.forward`; returns the last hidden state [B, T, C]."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise UserError("give either input_ids or inputs_embeds, and not both")
+        hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        cache = past_key_values
+        if self.prefix_encoder is not None:
+            cache = self._with_prefix(cache, hidden)
+            attention_mask = _seen(attention_mask, self.prefix_encoder.length)
+        if cache is None or cache.get_seq_length() == 0:
+            attention_mask = _without_right_padding(attention_mask)
+        position_ids = self._positions(position_ids, attention_mask, cache, hidden)
+        # No position_ids: the mask is causal by index, also where positions have gaps or start anew.
+        mask = create_causal_mask(self.config, hidden, attention_mask, cache)
+        rotations = self.rotary_pos_emb(position_ids)
+        for layer in self.encoder.layers:
+            hidden = layer(hidden, rotations, mask, past_key_values=cache, **kwargs)
+        hidden = self.encoder.final_layernorm(hidden)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+
+    def _with_prefix(self, cache: Cache | None, hidden: Tensor) -> Cache:
+        """The cache, with the learned prefix in it."""
+        assert self.prefix_encoder is not None
+        if self.encoder.layers[0].gradient_checkpointing and self.training:
+            raise UserError("a P-tuning prefix cannot be trained with gradient checkpointing, which drops the cache")
+        cache = DynamicCache() if cache is None else cache
+        if cache.get_seq_length() == 0:
+            for index, (key, value) in enumerate(self.prefix_encoder(hidden.shape[0])):
+                cache.update(key.to(hidden.dtype), value.to(hidden.dtype), index)
+        return cache
+
+    def _positions(
+        self, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None, hidden: Tensor
+    ) -> Tensor:
+        """Positions [B or 1, T]. A P-tuning prefix takes up none, unlike in peft, which counts it."""
+        tokens = hidden.shape[1]
+        seen = int(cache.get_seq_length()) if cache is not None else 0
+        prefix = (self.config.pre_seq_len or 0) if seen else 0
+        if position_ids is not None:
+            # A prefix put into the cache by peft: it has added the length to the positions it was given.
+            return position_ids if self.prefix_encoder is not None else position_ids - prefix
+        if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape[1] == seen + tokens:
+            counted = attention_mask.long().cumsum(-1)[:, -tokens:] - 1 - prefix
+            return counted.clamp(min=0)
+        return torch.arange(seen - prefix, seen - prefix + tokens, device=hidden.device)[None]
+
+
+class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
+    """The network with its output layer and its loss."""
+
+    def __init__(self, config: ChatGLM2Config) -> None:
+        super().__init__(config)
+        self.transformer = ChatGLM2Model(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.transformer.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.transformer.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.transformer.output_layer
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.transformer.output_layer = value
+
+    def train(self, mode: bool = True) -> "ChatGLM2ForCausalLM":
+        """As any module's; 4-bit weights stay as they are through it (quantization.py says why)."""
+        super().train(mode)
+        keep_frozen_weights(self)
+        return self
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, or with labels the loss.
+
+        Args:
+            input_ids: [B, T]; or `inputs_embeds` [B, T, C] instead.
+            attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
+            position_ids: [B, T]; gaps are allowed. None = counted from the mask.
+            past_key_values: keys and values of earlier tokens, extended in place.
+            labels: [B, T], -100 where nothing is supervised; label t is predicted from token t - 1.
+            num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
+            use_cache: None = as the config says, and never with labels.
+            logits_to_keep: without labels: compute only the last so many positions (0 = all).
+
+        Returns:
+            Without labels `logits` [B, T, V]; with labels `loss` (a scalar), and no logits: the output
+            layer is applied to supervised positions only.
+        """
+        if use_cache is None:
+            use_cache = self.config.use_cache and labels is None and not self.training
+        outputs = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs,
+        )  # fmt: skip
+        hidden = outputs.last_hidden_state
+        loss = logits = None
+        if labels is not None:
+            loss = supervised_loss(hidden, labels, self.transformer.output_layer, num_items_in_batch)
+        else:
+            logits = self.transformer.output_layer(slice_logits_to_keep(hidden, logits_to_keep))
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+        )  # fmt: skip
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', but strict.
+
+        Raises:
+            UserError: names each tensor that is missing, unexpected or of another shape.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["ignore_mismatched_sizes"] = True  # so that they are reported below, all of them by name
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        _require_exact(info, path)
+        return (model, info) if wants_info else model
+
+
+def _require_exact(info: dict[str, Any], path: Any) -> None:
+    wrong = [f"missing {name}" for name in sorted(info["missing_keys"])]
+    wrong += [f"unexpected {name}" for name in sorted(info["unexpected_keys"])]
+    wrong += [
+        f"{name} is {list(found)} and should be {list(expected)}"
+        for name, found, expected in sorted(info["mismatched_keys"])
+    ]
+    if wrong:
+        listed = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise UserError(f"{path}: the weights do not fit its config.json: {listed}")
+
+
+def _without_right_padding(attention_mask: Tensor | None) -> Tensor | None:
+    """None where no row is padded on the left: causal attention alone hides what comes after.
+
+    What padding itself computes is never looked at, and kernels are faster without a mask.
+    """
+    if attention_mask is None or attention_mask.ndim != 2:
+        return attention_mask
+    starts_again = attention_mask[:, 1:] > attention_mask[:, :-1]
+    return attention_mask if bool(starts_again.any()) else None
+
+
+def _seen(attention_mask: Tensor | None, prefix: int) -> Tensor | None:
+    """The mask [B, T] with `prefix` ones in front."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return attention_mask
+    return torch.nn.functional.pad(attention_mask, (prefix, 0), value=1)

@@ -1,0 +1,41 @@
+"""4-bit and 8-bit weights, by bitsandbytes."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+# The output layer keeps its precision: it is a twelfth of the weights and decides every token.
+_FULL_PRECISION = ["output_layer"]
+
+
+def quantization_config(bits: Literal[4, 8], dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4 = nf4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314), 8 = LLM.int8 (arXiv:2208.07339).
+
+    Args:
+        bits: of a weight of the blocks' linears. Embedding, norms and output layer are not quantized.
+        dtype: that products are computed in.
+    """
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_FULL_PRECISION)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=_FULL_PRECISION,
+    )  # fmt: skip
+
+
+def keep_frozen_weights(model: nn.Module) -> None:
+    """Keep a model's 4-bit linears in train mode.
+
+    On CPUs with AVX512-BF16 a forward without gradients in eval mode repacks the frozen weights in
+    place, and the next training step fails ("a view of a leaf Variable that requires grad"). The
+    mode changes nothing else in these linears.
+    """
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return
+    from bitsandbytes.nn import Linear4bit  # takes a second to import, and only 4-bit models need it
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.training = True

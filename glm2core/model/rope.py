@@ -1,0 +1,156 @@
+"""Rotary position embedding: its parameters, and tables that no cast of the model can touch.
+
+Shapes: `B` batch, `T` tokens, `H` heads, `D` channels a head, `R` rotary channels (D / 2).
+"""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from glm2core.errors import UserError
+
+if TYPE_CHECKING:
+    from glm2core.model.config import ChatGLM2Config
+
+BASE = 10000.0
+PARTIAL_ROTARY_FACTOR = 0.5
+ROPE_TYPES = ("default", "linear", "ntk", "yarn")
+
+
+def plain_rope(base: float = BASE) -> dict[str, Any]:
+    """Unscaled rotary parameters, in transformers' standard layout."""
+    return {"rope_type": "default", "rope_theta": base, "partial_rotary_factor": PARTIAL_ROTARY_FACTOR}
+
+
+def linear_rope(factor: float, base: float = BASE) -> dict[str, Any]:
+    """Position interpolation (Chen et al. 2023, arXiv:2306.15595): every position is divided by `factor`."""
+    return {**plain_rope(base), "rope_type": "linear", "factor": float(factor)}
+
+
+def yarn_rope(factor: float, unit: int, base: float = BASE) -> dict[str, Any]:
+    """YaRN (Peng et al. 2023, arXiv:2309.00071), from an unscaled range of `unit` positions."""
+    return {
+        **plain_rope(base), "rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": unit,
+    }  # fmt: skip
+
+
+def ntk_base(factor: float, rotary_channels: int, base: float = BASE) -> float:
+    """The base of NTK-aware scaling: base * factor ** (R / (R - 2)).
+
+    The slowest pair then turns `factor` times slower, as in interpolation, and the fastest as before
+    (bloc97, "NTK-Aware Scaled RoPE", 2023; arXiv:2309.00071, section 3.1). transformers has no such
+    type: a config holds it as `default` with the larger base, which every tool understands.
+    """
+    return base * factor ** (rotary_channels / (rotary_channels - 2))
+
+
+def rope_parameters_for(
+    rope_type: str, factor: float, unit: int, existing: dict[str, Any], rotary_channels: int
+) -> dict[str, Any]:
+    """The rotary parameters that params.yaml's `model.rope` asks for.
+
+    Args:
+        rope_type: default, linear, ntk or yarn.
+        factor: context multiplier.
+        unit: positions of the unscaled range that `factor` multiplies.
+        existing: what the checkpoint has.
+        rotary_channels: `R`.
+
+    Raises:
+        UserError: unknown type, or the checkpoint is scaled already.
+    """
+    if rope_type not in ROPE_TYPES:
+        raise UserError(f"model.rope.type must be null or one of {', '.join(ROPE_TYPES)}; got {rope_type!r}")
+    if is_scaled(existing):
+        raise UserError(
+            f"model.rope.type is {rope_type}, but the checkpoint already has {describe_rope(existing)}, and a scaling "
+            "on top of that would move every position it was trained on. Set model.rope.type to null and "
+            "model.rope.factor to 1 to keep what it has."
+        )
+    base = float(existing["rope_theta"])
+    match rope_type:
+        case "linear":
+            return linear_rope(factor, base)
+        case "ntk":
+            return plain_rope(ntk_base(factor, rotary_channels, base))
+        case "yarn":
+            return yarn_rope(factor, unit, base)
+        case _:
+            return plain_rope(base)
+
+
+def is_scaled(rope: dict[str, Any]) -> bool:
+    """Whether these parameters differ from plain RoPE with the family's base."""
+    stretched = rope["rope_type"] != "default" and rope.get("factor", 1) != 1
+    return stretched or float(rope["rope_theta"]) != BASE
+
+
+def describe_rope(rope: dict[str, Any]) -> str:
+    """The parameters in words, e.g. 'linear scaling by 16'."""
+    if rope["rope_type"] != "default":
+        return f"{rope['rope_type']} scaling by {rope.get('factor', 1):g}"
+    return f"a rotary base of {rope['rope_theta']:g}" + ("" if is_scaled(rope) else " (no scaling)")
+
+
+def inverse_frequencies(config: "ChatGLM2Config") -> tuple[Tensor, float]:
+    """Radians a position for each rotary pair [R / 2] in fp32, and YaRN's factor on cosine and sine.
+
+    Computed by transformers' own functions; plain RoPE, which it leaves to each network, is here.
+    """
+    cpu = torch.device("cpu")
+    rope = config.rope_parameters
+    if rope["rope_type"] != "default":
+        return ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, cpu)
+    channels = config.rotary_channels
+    return 1.0 / rope["rope_theta"] ** (torch.arange(0, channels, 2, device=cpu).float() / channels), 1.0
+
+
+class RotaryEmbedding(nn.Module):
+    """Positions -> rotations, in fp32 whatever the weights' dtype.
+
+    The frequencies are kept as Python numbers, not as a buffer: `.to(bf16)`, `.half()`, quantization
+    and loading on the meta device cast or drop buffers, and half precision leaves 6,145 distinct
+    angles of the fastest pair in 32,768 positions.
+    """
+
+    def __init__(self, config: "ChatGLM2Config") -> None:
+        super().__init__()
+        self.config = config
+
+    @cached_property
+    def _frequencies(self) -> tuple[list[float], float]:
+        frequencies, attention_factor = inverse_frequencies(self.config)
+        return frequencies.tolist(), float(attention_factor)
+
+    @torch.no_grad()
+    def angles(self, position_ids: Tensor) -> Tensor:
+        """position_ids [B, T] -> radians [B, T, R / 2], fp32."""
+        frequencies = torch.tensor(self._frequencies[0], dtype=torch.float32, device=position_ids.device)
+        return position_ids[..., None].float() * frequencies
+
+    @torch.no_grad()
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """position_ids [B, T] -> rotations [B, T, 1, R / 2], complex64 (one number turns one pair)."""
+        angles = self.angles(position_ids)
+        radius = torch.full_like(angles, self._frequencies[1])
+        return torch.polar(radius, angles).unsqueeze(2)
+
+
+def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
+    """Turn the first R channels of each head, as the interleaved pairs (x0, x1), (x2, x3), ...
+
+    Args:
+        heads: [B, T, H, D] in any dtype; the turn itself is in fp32.
+        rotations: [B or 1, T, 1, R / 2], complex64.
+
+    Returns:
+        [B, T, H, D] in the dtype of `heads`.
+    """
+    channels = 2 * rotations.shape[-1]
+    turning, passing = heads[..., :channels], heads[..., channels:]
+    pairs = torch.view_as_complex(turning.float().unflatten(-1, (-1, 2)))  # [B, T, H, R / 2]
+    turned = torch.view_as_real(pairs * rotations).flatten(-2).to(heads.dtype)
+    return torch.cat((turned, passing), dim=-1)
