@@ -4,17 +4,16 @@ Every stage calls `load_params` first, so that a wrong key, type, value or combi
 run in a second, with the key, the value, what is allowed, and the nearest name.
 """
 
-import difflib
-import types
-import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from glm2core.errors import UserError
+from glm2core.params_messages import messages
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -280,15 +279,17 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing. Run the stages from the project's folder.") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}. Run the stages from the project's folder.") from None
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1
+        raise UserError(f"{path}, line {line}: {error.problem.split(' with value')[0]}. Keep one of the two.") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        sentences = [_sentence(dict(e), path) for e in error.errors()]
-        raise UserError("\n".join(sentences)) from None
+        raise UserError("\n".join(f"{path}: {sentence}" for sentence in messages(error, Params))) from None
 
 
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
@@ -301,59 +302,3 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _sentence(error: dict[str, Any], path: Path) -> str:
-    location: tuple[str | int, ...] = error["loc"]
-    key = ".".join(str(part) for part in location) or "the file"
-    value, context = error["input"], error.get("ctx", {})
-    match error["type"]:
-        case "extra_forbidden":
-            known = _known_keys(location[:-1])
-            rule = f"unknown key{_nearest(location[-1], known)}; known here: {', '.join(known)}"
-            return f"{path}: {key}: {rule}"
-        case "missing":
-            return f"{path}: {key} is missing. Add it; see the comments in params.yaml"
-        case "literal_error":
-            choices = _choices(location, context["expected"])
-            return f"{path}: {key} must be one of {', '.join(choices)}; got {value!r}{_nearest(value, choices)}"
-        case "value_error":
-            where = "" if key == "the file" else f" {key}:"
-            return f"{path}:{where} {context['error']}"
-        case _:
-            rule = error["msg"].removeprefix("Input ")
-            return f"{path}: {key}: {rule}; got {value!r} ({type(value).__name__})"
-
-
-def _nearest(word: Any, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""
-
-
-def _choices(location: tuple[str | int, ...], expected: str) -> list[str]:
-    choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
-    field = _field_type(location)
-    return ["null", *choices] if type(None) in typing.get_args(field) else choices
-
-
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
-    section = _field_type(location)
-    return list(section.model_fields)
-
-
-def _field_type(location: tuple[str | int, ...]) -> Any:
-    """The annotation at a place in the sections, e.g. ('convert', 'sources', 0) -> Source."""
-    current: Any = Params
-    for part in location:
-        current = _without_null(current)
-        if isinstance(part, int):
-            current = typing.get_args(current)[0]
-        elif isinstance(current, type) and issubclass(current, BaseModel):
-            current = current.model_fields[part].annotation
-    return current
-
-
-def _without_null(annotation: Any) -> Any:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next(arg for arg in typing.get_args(annotation) if arg is not type(None))
-    return annotation
