@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 T = TypeVar("T")
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator[tuple[Progress, int]]:
+def progress_bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
     """A bar on stderr with count, elapsed and remaining time; yields it and its task to advance.
 
     The description may be changed with `bar.update(task, description=...)`. Without a terminal

@@ -1,0 +1,79 @@
+"""A conversation: what every raw row becomes, and what every later step reads."""
+
+import hashlib
+from dataclasses import dataclass
+
+Message = dict[str, str]
+
+SPLITS = ("train", "validation", "test")
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+
+_SEPARATOR = "\0"  # no text holds it: formats.py rejects it
+_HASH_BITS = 64
+
+
+class RejectionError(ValueError):
+    """Why a row can't be used; short and without the row's own text, so that equal reasons add up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """At most one system message, then user and assistant in turn.
+
+    messages: `{"role", "content"}` each, the ecosystem's standard shape.
+    question_chars: how many characters at the start of the last user message are the question;
+        the rest is the text it is asked about, which may be cut. None = all of it is the question.
+    """
+
+    messages: list[Message]
+    question_chars: int | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.messages[-1]["role"] == ASSISTANT
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`id`: hash of the whole content. `split_point`: place of its prompt in [0, 1)."""
+
+    id: str
+    split_point: float
+
+
+def identify(messages: list[Message], seed: int) -> Identity:
+    """Hash the content for finding duplicates, and the prompt (all but the answer) for splitting.
+
+    The split depends on nothing but the prompt and `seed`: a row keeps its split when others come
+    or go, and rows with the same prompt never straddle splits.
+
+    Raises:
+        RejectionError: a text holds a lone surrogate, which no UTF-8 file can hold.
+    """
+    try:
+        prompt = _SEPARATOR.join(m["role"] + _SEPARATOR + m["content"] for m in messages[:-1]).encode()
+        answer = messages[-1]["content"].encode()
+    except UnicodeEncodeError as error:
+        raise RejectionError(_surrogate_reason(error)) from None
+    digest = hashlib.blake2b(prompt, digest_size=16)
+    salted = hashlib.blake2b(digest.digest(), digest_size=_HASH_BITS // 8, salt=str(seed).encode()[:16])
+    split_point = int.from_bytes(salted.digest(), "big") / 2**_HASH_BITS
+    digest.update(_SEPARATOR.encode())
+    digest.update(answer)
+    return Identity(digest.hexdigest(), split_point)
+
+
+def split_of(split_point: float, validation_fraction: float, test_fraction: float) -> str:
+    """Which split a point in [0, 1) falls into."""
+    if split_point < test_fraction:
+        return "test"
+    if split_point < test_fraction + validation_fraction:
+        return "validation"
+    return "train"
+
+
+def _surrogate_reason(error: UnicodeEncodeError) -> str:
+    code = ord(error.object[error.start])
+    if 0xDC80 <= code <= 0xDCFF:  # how sources.py marks an undecodable byte
+        return "bytes that are not UTF-8 (a GB18030 file? convert it with iconv)"
+    return "a lone surrogate (half of a character)"

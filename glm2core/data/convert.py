@@ -1,0 +1,242 @@
+"""Raw sources -> one parquet of conversations a split; every row is kept, rejected, a duplicate, or over the limit."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from glm2core.data.conversation import Conversation, RejectionError, identify, split_of
+from glm2core.data.converted import ConvertedWriter
+from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, detect, to_conversation
+from glm2core.data.json_rows import Record
+from glm2core.data.lines import generate_conversations
+from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, source_name
+from glm2core.errors import UserError
+from glm2core.params import ConvertParams, Source
+
+REJECTED_FILE = "rejected.jsonl"
+_ROWS_TO_DETECT = 20
+_REASONS_SHOWN = 5
+
+
+@dataclass
+class Tally:
+    """What became of the rows of a file, or of all of them."""
+
+    read: int = 0
+    kept: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    not_taken: int = 0
+
+    def check(self, name: str) -> None:
+        parts = self.kept + self.rejected + self.duplicates + self.not_taken
+        assert self.read == parts, f"{name}: {self.read} rows read, {parts} accounted for"
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+
+@dataclass
+class ConvertReport:
+    """Rows by source, by split and by reason, and the first rejected rows in words."""
+
+    total: Tally = field(default_factory=Tally)
+    by_source: dict[str, Tally] = field(default_factory=dict)
+    by_split: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    first_rejected: list[str] = field(default_factory=list)
+    layouts: dict[str, str] = field(default_factory=dict)
+    untracked: list[str] = field(default_factory=list)
+
+
+class _RawConversation(NamedTuple):
+    """A row on its way: what was read, and how to turn it into a conversation."""
+
+    record: Record
+    read: Callable[[Any], Conversation]
+
+
+def convert_sources(
+    params: ConvertParams, out: Path, *, progress: Callable[[int], None] = lambda rows: None
+) -> ConvertReport:
+    """Write `{train,validation,test}.parquet` and `rejected.jsonl` into the folder `out`.
+
+    Args:
+        progress: called with the number of rows read since the last call.
+
+    Raises:
+        UserError: a source can't be read, too many rows were rejected, or none is left to train on.
+    """
+    run = _Conversion(params, out, progress)
+    with run.writer, run.rejected_file:
+        for number, source in enumerate(params.sources):
+            run.add_source(source, f"convert.sources[{number}]")
+    run.finish()
+    return run.report
+
+
+class _Conversion:
+    def __init__(self, params: ConvertParams, out: Path, progress: Callable[[int], None]) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.params = params
+        self.report = ConvertReport()
+        self.writer = ConvertedWriter(out)
+        self.rejected_file: IO[str] = (out / REJECTED_FILE).open("w", encoding="utf-8", newline="\n")
+        self._progress = progress
+        self._seen: set[bytes] = set()
+
+    def add_source(self, source: Source, place: str) -> None:
+        left = source.limit if source.limit is not None else sys.maxsize
+        if source.generate is not None:
+            name = place
+            self.report.layouts[name] = f"lines ({source.generate.conversations:,} generated conversations)"
+            left -= self._add_rows(name, "index", _generated(source), source, left)
+            return
+        for path in find_files(str(source.path), place):
+            left -= self._add_file(path, source, place, left)
+
+    def finish(self) -> None:
+        report = self.report
+        report.total.check("all sources")
+        taken = report.total.read - report.total.not_taken
+        if report.total.rejected > self.params.max_rejected_fraction * taken:
+            raise UserError(
+                f"{report.total.rejected:,} of {taken:,} rows were rejected, over convert.max_rejected_fraction "
+                f"({self.params.max_rejected_fraction:g}). {self._why()}Mend the rows or raise the fraction."
+            )
+        if not report.by_split["train"]:
+            raise UserError(
+                f"no row is left to train on: of {report.total.read:,} rows {report.total.rejected:,} were rejected, "
+                f"{report.total.duplicates:,} were duplicates and {report.total.kept:,} went to validation and test. "
+                f"{self._why()}Add rows, or lower convert.validation_fraction and convert.test_fraction."
+            )
+
+    def _add_file(self, path: Path, source: Source, place: str, left: int) -> int:
+        rows = open_rows(path)
+        layout = _layout_of(rows, source, place)
+        name = source_name(path)
+        self.report.layouts[name] = f"{layout} ({rows.description})"
+        if not is_tracked(path):
+            self.report.untracked.append(name)
+        columns = source.columns
+
+        def read(value: Any) -> Conversation:
+            return to_conversation(value, layout, columns)
+
+        return self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
+
+    def _add_rows(self, name: str, unit: str, rows: Iterator[_RawConversation], source: Source, left: int) -> int:
+        """Take at most `left` rows; returns how many were kept."""
+        tally = self.report.by_source.setdefault(name, Tally())
+        before = tally.kept
+        kept = 0
+        for raw in rows:
+            tally.read += 1
+            if kept == left:
+                tally.not_taken += 1
+            else:
+                kept += self._add_row(raw, name, unit, source, tally)
+            if tally.read % 1000 == 0:
+                self._progress(1000)
+        self._progress(tally.read % 1000)
+        tally.check(name)
+        self.report.total += tally
+        return tally.kept - before
+
+    def _add_row(self, raw: _RawConversation, name: str, unit: str, source: Source, tally: Tally) -> bool:
+        try:
+            if raw.record.problem is not None:
+                raise RejectionError(raw.record.problem)
+            conversation = raw.read(raw.record.value)
+            identity = identify(conversation.messages, self.params.seed)
+        except RejectionError as rejection:
+            tally.rejected += 1
+            self._keep_rejected(name, unit, raw.record, str(rejection))
+            return False
+        key = bytes.fromhex(identity.id)
+        if key in self._seen:
+            tally.duplicates += 1
+            return False
+        self._seen.add(key)
+        split = split_of(identity.split_point, self.params.validation_fraction, self.params.test_fraction)
+        self.writer.add(split, identity.id, name, conversation, source)
+        self.report.by_split[split] += 1
+        tally.kept += 1
+        return True
+
+    def _keep_rejected(self, name: str, unit: str, record: Record, reason: str) -> None:
+        self.report.reasons[reason] += 1
+        if len(self.report.first_rejected) < _REASONS_SHOWN:
+            self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}")
+        entry = {"source": name, unit: record.number, "reason": reason, "row": record.value}
+        self.rejected_file.write(_json_line(entry))
+
+    def _why(self) -> str:
+        if not self.report.first_rejected:
+            return ""
+        return "The first ones:\n" + "".join(f"  {line}\n" for line in self.report.first_rejected)
+
+
+def _layout_of(rows: RowFile, source: Source, place: str) -> str:
+    """The layout that params name, or the one that the first readable rows have."""
+    value = _first_row(rows)
+    detected = detect(value, source.columns)
+    layout = detected if source.format == "auto" else source.format
+    keys = ", ".join(map(str, value)) if value else "none"
+    if layout is None:
+        raise UserError(
+            f"{place}: the format of {rows.path} can't be told from its columns ({keys}). It takes "
+            "instruction and output (alpaca), prompt and response (chatglm) or messages; map other names with columns."
+        )
+    _check_column_names(source, layout, place)
+    needed = [source.columns.get(c, c) for c in (QUESTION[layout], ANSWER.get(layout)) if c is not None]
+    missing = [c for c in needed if value is not None and c not in value]
+    if missing and (detected != layout or rows.layout in ("CSV", "parquet")):
+        hint = f" It looks like {detected}." if detected and detected != layout else ""
+        raise UserError(
+            f"{place}: {rows.path} as {layout} needs {' and '.join(missing)}; its columns are: {keys}.{hint} "
+            "Mend format, or map the names with columns."
+        )
+    return layout
+
+
+def _first_row(rows: RowFile) -> dict[str, Any] | None:
+    for count, record in enumerate(rows):
+        if record.problem is None and isinstance(record.value, dict):
+            return record.value
+        if count == _ROWS_TO_DETECT:
+            return None
+    return None
+
+
+def _check_column_names(source: Source, layout: str, place: str) -> None:
+    unknown = [name for name in source.columns if name not in COLUMNS[layout]]
+    if unknown:
+        raise UserError(
+            f"{place}.columns: {', '.join(unknown)} is no column of {layout}; "
+            f"it has {', '.join(COLUMNS[layout])}. The standard name comes first, then the file's own."
+        )
+
+
+def _generated(source: Source) -> Iterator[_RawConversation]:
+    assert source.generate is not None
+    for number, messages in enumerate(generate_conversations(source.generate)):
+        yield _RawConversation(Record(number, messages), Conversation)
+
+
+def _json_line(value: Any) -> str:
+    """Readable where UTF-8 can hold it, escaped where it can't (lone surrogates)."""
+    try:
+        line = json.dumps(value, ensure_ascii=False, default=str)
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(value, default=str)
+    except RecursionError:
+        line = json.dumps(dict(value, row=repr(type(value["row"]))))
+    return line + "\n"

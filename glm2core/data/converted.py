@@ -1,0 +1,164 @@
+"""The converted layer's parquet: its schema, its one writer, and its reader."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from glm2core.data.conversation import SPLITS, Conversation, Message
+from glm2core.errors import UserError
+from glm2core.params import Source
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])), nullable=False),
+        pa.field("question_chars", pa.int32()),
+        pa.field("max_source_length", pa.int32()),
+        pa.field("max_target_length", pa.int32()),
+        pa.field("loss_on", pa.string()),
+    ]
+)
+_ROW_GROUP_ROWS = 8192
+_ROW_GROUP_CHARS = 1 << 25
+
+
+class ConvertedWriter:
+    """Collects rows and writes them split by split, a row group at a time.
+
+    One writer in one thread: DVC hashes bytes, and other writers lay out other bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._splits = {split: _SplitWriter(folder / f"{split}.parquet") for split in SPLITS}
+
+    def add(self, split: str, row_id: str, source_name: str, conversation: Conversation, source: Source) -> None:
+        self._splits[split].add(
+            row_id,
+            source_name,
+            conversation,
+            source.max_source_length,
+            source.max_target_length,
+            source.loss_on or ("every" if source.generate else None),
+        )
+
+    def __enter__(self) -> "ConvertedWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for writer in self._splits.values():
+            writer.close()
+
+
+class _SplitWriter:
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._clear()
+
+    def add(self, row_id: str, source: str, conversation: Conversation, *settings: int | str | None) -> None:
+        self._ids.append(row_id)
+        self._sources.append(source)
+        self._question_chars.append(conversation.question_chars)
+        self._settings.append(settings)
+        for message in conversation.messages:
+            self._roles.append(message["role"])
+            self._contents.append(message["content"])
+            self._chars += len(message["content"])
+        self._ends.append(len(self._roles))
+        if len(self._ids) == _ROW_GROUP_ROWS or self._chars >= _ROW_GROUP_CHARS:
+            self._flush()
+
+    def close(self) -> None:
+        if self._ids:
+            self._flush()
+        self._file.close()
+
+    def _clear(self) -> None:
+        self._ids: list[str] = []
+        self._sources: list[str] = []
+        self._question_chars: list[int | None] = []
+        self._settings: list[tuple[int | str | None, ...]] = []
+        self._roles: list[str] = []
+        self._contents: list[str] = []
+        self._ends: list[int] = [0]
+        self._chars = 0
+
+    def _flush(self) -> None:
+        structs = pa.StructArray.from_arrays(
+            [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())], names=["role", "content"]
+        )
+        messages = pa.ListArray.from_arrays(pa.array(self._ends, pa.int32()), structs)
+        max_source, max_target, loss_on = zip(*self._settings, strict=True)
+        columns = [self._ids, self._sources, messages, self._question_chars, max_source, max_target, loss_on]
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
+        self._file.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
+        self._clear()
+
+
+class ConvertedBatch:
+    """Some rows of a converted file, as columns.
+
+    Args:
+        batch: a record batch of `SCHEMA`.
+    """
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        messages = batch.column("messages")
+        ends = np.asarray(messages.offsets)
+        values = messages.values.slice(ends[0], ends[-1] - ends[0])  # a batch may be a slice of a larger one
+        self._ends: list[int] = (ends - ends[0]).tolist()
+        self._roles: list[str] = values.field("role").to_pylist()
+        self._contents: list[str] = values.field("content").to_pylist()
+        self.ids = batch.column("id")
+        self.sources = batch.column("source")
+        self.question_chars: list[int | None] = batch.column("question_chars").to_pylist()
+        self.max_source_length: list[int | None] = batch.column("max_source_length").to_pylist()
+        self.max_target_length: list[int | None] = batch.column("max_target_length").to_pylist()
+        self.loss_on: list[str | None] = batch.column("loss_on").to_pylist()
+
+    def __len__(self) -> int:
+        return len(self.question_chars)
+
+    def conversation(self, row: int) -> Conversation:
+        start, end = self._ends[row], self._ends[row + 1]
+        pairs = zip(self._roles[start:end], self._contents[start:end], strict=True)
+        messages: list[Message] = [{"role": role, "content": content} for role, content in pairs]
+        return Conversation(messages, self.question_chars[row])
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a parquet file, from its footer."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def read_converted(path: Path, batch_rows: int) -> Iterator[ConvertedBatch]:
+    """Read a converted file batch by batch.
+
+    Raises:
+        UserError: the file is missing or not one of the convert stage's.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing. Run the convert stage first: dvc repro convert.")
+    with pq.ParquetFile(path) as file:
+        if file.schema_arrow.names != SCHEMA.names:
+            raise UserError(f"{path} was not written by this version's convert stage. Run dvc repro convert.")
+        for batch in file.iter_batches(batch_size=batch_rows):
+            yield ConvertedBatch(batch)
+
+
+def read_conversations(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a converted file as `{"id", "source", "messages", "question_chars"}`."""
+    for batch in read_converted(path, batch_rows=1024):
+        for row in range(len(batch)):
+            conversation = batch.conversation(row)
+            yield {
+                "id": batch.ids[row].as_py(),
+                "source": batch.sources[row].as_py(),
+                "messages": conversation.messages,
+                "question_chars": conversation.question_chars,
+            }

@@ -1,0 +1,56 @@
+"""data/converted/ -> data/tokenized/: supervised token pairs and the tokenizer that made them."""
+
+import sys
+from pathlib import Path
+
+from glm2core.console import closing_table, progress_bar
+from glm2core.data.conversation import SPLITS
+from glm2core.data.encode import converted_rows, encode_converted, render_examples, tokenizer_for
+from glm2core.data.reports import tokenize_metrics, write_tokenize_tables
+from glm2core.files import atomic_path, write_json
+from glm2core.params import Params
+from glm2core.tracking import stage_run
+from stages.runner import run_stage
+
+CONVERTED = Path("data/converted")
+TOKENIZED = Path("data/tokenized")
+REPORTS = Path("reports/tokenize")
+METRICS = Path("metrics/tokenize.json")
+EXAMPLES = "examples.md"
+
+
+def tokenize(params: Params) -> None:
+    with stage_run("tokenize", params) as run:
+        tokenizer, template, evidence = tokenizer_for(params.model.base, params.tokenize, CONVERTED)
+        print(f"tokenizer: {params.model.base or 'trained here'}, {len(tokenizer):,} ids")
+        print(f"prompt template: {template} ({evidence})")
+        with (
+            atomic_path(TOKENIZED) as partial,
+            progress_bar("tokenize", converted_rows(CONVERTED)) as (bar, task),
+        ):
+            report = encode_converted(
+                CONVERTED,
+                partial,
+                tokenizer,
+                template,
+                params.tokenize,
+                progress=lambda rows: bar.advance(task, rows),
+            )
+        metrics = tokenize_metrics(report, tokenizer)
+        write_tokenize_tables(report, render_examples(TOKENIZED, tokenizer), REPORTS)
+        write_json(METRICS, metrics)
+        run.headline(metrics)
+        for split in SPLITS:
+            run.dataset(TOKENIZED / f"{split}.parquet", context=split)
+        for file in sorted(REPORTS.iterdir()):
+            if params.tracking.log_examples or file.name != EXAMPLES:
+                run.artifact(file)
+    closing_table(
+        "tokenize",
+        dict(metrics),
+        {"rows as the model sees them": REPORTS / EXAMPLES, "token lengths": "dvc plots show"},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("tokenize", tokenize))
