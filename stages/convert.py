@@ -31,7 +31,7 @@ def convert(params: Params) -> None:
             run.dataset(CONVERTED / f"{split}.parquet", context=split)
         if params.tracking.log_examples and report.total.rejected:
             run.artifact(CONVERTED / REJECTED_FILE)
-    look_next = {"rows by what became of them": REPORTS / "fates.csv"}
+    look_next: dict[str, str | Path] = {"rows by what became of them": REPORTS / "fates.csv"}
     if report.total.rejected:
         look_next["rejected rows and why"] = CONVERTED / REJECTED_FILE
     closing_table("convert", dict(metrics), look_next)

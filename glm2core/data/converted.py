@@ -119,7 +119,7 @@ class ConvertedBatch:
         self.question_chars: list[int | None] = batch.column("question_chars").to_pylist()
         self.max_source_length: list[int | None] = batch.column("max_source_length").to_pylist()
         self.max_target_length: list[int | None] = batch.column("max_target_length").to_pylist()
-        self.loss_on: list[str | None] = batch.column("loss_on").to_pylist()
+        self.loss_on: list[Any] = batch.column("loss_on").to_pylist()
 
     def __len__(self) -> int:
         return len(self.question_chars)

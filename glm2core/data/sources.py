@@ -130,7 +130,8 @@ def _layout(path: Path, start: str) -> str:
 
 
 def _matches(root: Path, pattern: str) -> list[Path]:
-    found = (Path(p) for p in glob.glob(str(root / Path(pattern).expanduser()), recursive=True))
+    # Path.glob refuses absolute patterns
+    found = map(Path, glob.glob(str(root / Path(pattern).expanduser()), recursive=True))  # noqa: PTH207
     return sorted(p for p in found if p.is_file() and p.suffix != ".dvc")
 
 
