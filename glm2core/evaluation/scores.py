@@ -1,0 +1,155 @@
+"""Scores of retrieval answers: exact match by length and depth, with intervals and the chance level."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_DIGITS = re.compile(r"\d+")
+_LONGEST_NUMBER = 18  # digits; longer runs are babble, and no expected value has as many
+EFFECTIVE_SHARE = 0.85
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question as it was asked and answered."""
+
+    task: str
+    length: int  # tokens asked for; 0 for cases read from a file
+    context: int  # index of the context within task and length
+    depth: float  # place of the asked line: 0 = at the start of the context, below 1
+    colliding: bool  # another key of the context shares one of the two words
+    chance: float  # probability that naming one value of the context at random is right
+    prompt_tokens: int
+    expected: int
+    output: str
+
+    @property
+    def predicted(self) -> int | None:
+        return last_integer(self.output)
+
+    @property
+    def correct(self) -> bool:
+        return self.predicted == self.expected
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return asdict(self) | {"predicted": self.predicted, "correct": self.correct}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers of a group, with the 95% Wilson interval of their share."""
+
+    cases: int
+    right: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.cases if self.cases else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.right, self.cases)
+
+
+def last_integer(text: str) -> int | None:
+    """The number an answer names: the last run of digits, as LongEval reads it; None where there is none."""
+    runs = _DIGITS.findall(text)
+    return int(runs[-1]) if runs and len(runs[-1]) <= _LONGEST_NUMBER else None
+
+
+def wilson_interval(right: int, cases: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927): never outside 0..1, and honest where all or none are right."""
+    if cases == 0:
+        return 0.0, 1.0
+    share, spread = right / cases, z * z / cases
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / cases + spread / (4 * cases))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def score(answers: Iterable[Answer]) -> Score:
+    marks = [answer.correct for answer in answers]
+    return Score(len(marks), sum(marks))
+
+
+def by_length(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """A row for each task and length: accuracy, interval, chance, and distinct and colliding keys apart.
+
+    An accuracy over no cases is None.
+    """
+    return [
+        {"task": task, "length": length, **_figures(group), **_by_keys(group)}
+        for (task, length), group in _grouped(answers, lambda answer: (answer.task, answer.length))
+    ]
+
+
+def grid(answers: Sequence[Answer], depths: int) -> list[dict[str, Any]]:
+    """A row for each task, length and depth; `depths` rows of equal height, the first at the context's start."""
+
+    def cell(answer: Answer) -> tuple[str, int, int]:
+        return answer.task, answer.length, min(int(answer.depth * depths), depths - 1)
+
+    return [
+        {"task": task, "length": length, "depth": round((row + 0.5) / depths, 4), **_figures(group)}
+        for (task, length, row), group in _grouped(answers, cell)
+    ]
+
+
+def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) -> int:
+    """The longest length up to which accuracy holds `share` of the model's own at the shortest length.
+
+    NoLiMa's definition with its 85%. Every shorter length has to hold too. 0 where the model does not
+    beat chance at the shortest length: then there is nothing to hold.
+    """
+    groups = _grouped(answers, lambda answer: answer.length)
+    if not groups:
+        return 0
+    shortest = score(groups[0][1])
+    if shortest.interval[0] <= _chance(groups[0][1]):
+        return 0
+    reached = 0
+    for length, group in groups:
+        if score(group).accuracy < share * shortest.accuracy:
+            break
+        reached = length
+    return reached
+
+
+def _figures(group: Sequence[Answer]) -> dict[str, Any]:
+    total = score(group)
+    low, high = total.interval
+    return {
+        "cases": total.cases,
+        "right": total.right,
+        "accuracy": total.accuracy,
+        "low": low,
+        "high": high,
+        "chance": _chance(group),
+        "prompt_tokens": _mean([answer.prompt_tokens for answer in group]),
+    }
+
+
+def _by_keys(group: Sequence[Answer]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for name, wanted in (("distinct", False), ("colliding", True)):
+        part = score([answer for answer in group if answer.colliding is wanted])
+        figures |= {f"{name}_cases": part.cases, f"{name}_accuracy": part.accuracy if part.cases else None}
+    return figures
+
+
+def _chance(group: Sequence[Answer]) -> float:
+    return _mean([answer.chance for answer in group])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _grouped(answers: Sequence[Answer], key: Callable[[Answer], Any]) -> list[tuple[Any, list[Answer]]]:
+    groups: dict[Any, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(key(answer), []).append(answer)
+    return sorted(groups.items(), key=lambda item: item[0])
