@@ -1,17 +1,22 @@
 """Files that are whole or absent: atomic writes, hashes, and paths against the project root."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from glm2core.errors import UserError
 
-_CHUNK = 1 << 20
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_FULL_BYTES = 1 << 20  # less free space than this explains a failed write
 
 
 def project_root() -> Path:
@@ -38,23 +43,21 @@ def resolve_path(path: str | Path) -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or folder to; it takes the name only if all went well.
 
-    An existing `path` is replaced. After an error or a kill `path` is as it was before.
+    An existing `path` is replaced. After an error or a kill no half-written `path` exists, and what
+    a killed process left beside it is removed by the next one.
+
+    Raises:
+        UserError: the disk is full, or the place can't be written to. Other errors of the body go on as they are.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    _remove(partial)
     try:
-        yield partial
-        _sync(partial)
-        if path.is_dir():
-            _remove(path)
-        partial.replace(path)
-        _sync_entry(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"could not write {path}: {error.strerror or error}. "
-            f"Free space or mend the rights of {path.parent}, then run again."
-        ) from error
+        with _refusal(path, _os_reason):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
+        with _refusal(path, lambda error: _why_not_written(error, partial)):
+            yield partial
+        with _refusal(path, _os_reason):
+            _take_name(partial, path)
     finally:
         _remove(partial)
 
@@ -68,29 +71,80 @@ def write_json(path: Path, value: Any) -> None:
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterator[None]:
+    """Turn an error that has a reason into one sentence about `path`; the others go on."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = reason_of(error)
+        if reason is None:
+            raise
+        raise UserError(
+            f"could not write {path}: {reason}. Free space or mend the rights of {path.parent}, then run again."
+        ) from error
+
+
+def _os_reason(error: Exception) -> str | None:
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else None
+
+
+def _why_not_written(error: Exception, partial: Path) -> str | None:
+    """The disk's or the rights' reason behind an error met while writing; None when it is about something else."""
+    if isinstance(error, OSError) and error.errno:
+        place = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
+        about_us = place is not None and place.is_relative_to(partial.absolute())
+        return _os_reason(error) if about_us or error.errno in _DISK_ERRORS else None
+    # polars and safetensors raise their own types, and torch.save does not even say why.
+    for number in _DISK_ERRORS:
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(partial.parent).free < _FULL_BYTES else None
+
+
+def _take_name(partial: Path, path: Path) -> None:
+    _sync(partial)
+    if path.is_dir():
+        # A folder can't be renamed over, and deleting it in place could stop half-way.
+        replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+        path.replace(replaced)
+        partial.replace(path)
+        _remove(replaced)
+    else:
+        partial.replace(path)
+    _sync_entry(path.parent)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for kind in ("partial", "replaced"):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
+            pid = leftover.name.rpartition("-")[2]
+            if pid == str(os.getpid()) or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+                _remove(leftover)
 
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _sync(path: Path) -> None:
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+    for entry in (path, *path.rglob("*")):
+        _sync_entry(entry)
 
 
-def _sync_entry(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_entry(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
