@@ -92,7 +92,7 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
 WRITERS = {
     "text": "partial.write_text('x' * 10**6)",
     "polars": "import polars; polars.DataFrame({'a': numbers}).write_parquet(partial)",
-    "pyarrow": "import pyarrow.parquet as p; p.write_table(p.pa.table({'a': numbers}), partial)",
+    "pyarrow": "import pyarrow.parquet; pyarrow.parquet.write_table(pyarrow.table({'a': numbers}), partial)",
     "safetensors": "from safetensors.numpy import save_file; save_file({'a': numbers}, partial)",
 }  # fmt: skip
 
