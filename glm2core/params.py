@@ -227,6 +227,7 @@ class RetrievalParams(Section):
     contexts: Count = Field(2, description="contexts at each length")
     questions: Count = Field(10, description="questions on each context, spread over its depth")
     depths: Count = Field(5, description="rows of the length-by-depth grid")
+    max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
     files: list[str] = Field([], description="LongEval *_lines.jsonl files to answer as they are")
     seed: NonNegative = Field(1234, description="seed of the generated cases")
 
