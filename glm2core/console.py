@@ -1,5 +1,6 @@
 """What a person sees while the work runs: progress bars on long work and a closing table."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,15 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         for item in items:
             yield item
             bar.advance(task)
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' own chatter off the screen; call it before they are imported.
+
+    bitsandbytes recommends a package that would fetch code from a hub.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:

@@ -1,7 +1,6 @@
 """Which device, dtype and threads a run gets; `auto` is resolved here for train and evaluate alike."""
 
 import os
-import platform
 from collections.abc import Callable
 from typing import Literal
 
@@ -54,8 +53,8 @@ def set_threads(count: int | None) -> int:
 def _computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions bf16 products are emulated, and slower than fp32.
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return bool(torch.cpu.get_capabilities().get("bf16"))
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch: fp32 is right everywhere, only slower
+        return False
+    # Without these instructions (x86: AVX512-BF16, AMX; ARM: bf16) such products are emulated, slower than fp32.
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,154 @@
+"""Adapters in peft's format, tied to the base they were trained on; and loading of any tuned folder.
+
+models/tuned/
+    adapter_config.json, adapter_model.safetensors      peft's own
+    base.json       the base's path and fingerprint, its RoPE scaling, bits, and how positions count
+    base/           only where the base was made from scratch: nobody else has it
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftConfig, PeftModel, PrefixTuningConfig
+from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers import PreTrainedModel
+
+from glm2core.errors import UserError
+from glm2core.files import project_root, resolve_path, write_json
+from glm2core.model.checkpoint import fingerprint, load_model
+
+_ADAPTER = "adapter_config.json"
+_BASE = "base.json"
+_OWN_BASE = "base"
+
+
+class BaseReference(BaseModel):
+    """Which network an adapter belongs to, and how it was set up while the adapter was trained.
+
+    Args:
+        path: the base's folder, against the project root; null = `base/` beside the adapter.
+        fingerprint: of the base's weights and config.
+        bits: of the quantized weights; null = not quantized.
+        family: as `load_model` takes it.
+        rope_type, rope_factor, rope_unit: scaling on top of the base's own config.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None
+    fingerprint: str
+    bits: Literal[4, 8] | None = None
+    family: str = "auto"
+    rope_type: str | None = None
+    rope_factor: float = 1.0
+    rope_unit: int = 2048
+
+
+def reference_to(folder: Path, own: bool, **setting: object) -> BaseReference:
+    """Describe the base in `folder`; `own` says that it will be kept beside the adapter."""
+    path = None if own else _against_root(folder)
+    return BaseReference.model_validate({"path": path, "fingerprint": fingerprint(folder), **setting})
+
+
+def load_base(folder: Path, reference: BaseReference, *, dtype: torch.dtype, device: str | torch.device = "cpu",
+              quantized: bool = True, notice=print) -> PreTrainedModel:  # fmt: skip
+    """The base as the adapter knows it: quantized first, so that adapting comes after."""
+    return load_model(
+        folder,
+        dtype=dtype,
+        device=device,
+        family=reference.family,
+        rope_type=reference.rope_type,
+        rope_factor=reference.rope_factor,
+        rope_unit=reference.rope_unit,
+        bits=reference.bits if quantized else None,
+        notice=notice,
+    )
+
+
+def attach_prefix_length(model: PreTrainedModel, config: PeftConfig) -> None:
+    """Tell the network about a P-tuning prefix: it takes up no position, though peft counts it."""
+    if isinstance(config, PrefixTuningConfig):
+        model.config.pre_seq_len = config.num_virtual_tokens
+
+
+def save_adapter(model: PeftModel, folder: Path, reference: BaseReference, base: Path) -> None:
+    """Write an adapter, and its base beside it where nobody else has that."""
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = reference.path or _OWN_BASE
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, with nothing filled in
+    write_json(folder / _BASE, reference.model_dump())
+    if reference.path is None:
+        shutil.copytree(base, folder / _OWN_BASE)
+
+
+def load_tuned(
+    folder: Path, *, dtype: torch.dtype, device: str | torch.device = "cpu", quantized: bool = True, notice=print
+) -> PreTrainedModel:
+    """The network in a tuned folder, in eval mode: full weights, or an adapter on its base.
+
+    Args:
+        folder: `models/tuned`, or any folder that `load_model` reads.
+        quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
+
+    Raises:
+        UserError: the base is missing, or isn't the one the adapter was trained on.
+    """
+    if not (folder / _ADAPTER).is_file():
+        return load_model(folder, dtype=dtype, device=device, notice=notice)
+    reference = _read_reference(folder)
+    base = _place(folder, reference)
+    _require_same_base(folder, base, reference)
+    model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
+    attach_prefix_length(model, PeftConfig.from_pretrained(str(folder)))
+    return PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+def base_folder(folder: Path) -> Path | None:
+    """Where the base of an adapter's folder lies; None for full weights.
+
+    Raises:
+        UserError: it is an adapter without `base.json`.
+    """
+    return _place(folder, _read_reference(folder)) if (folder / _ADAPTER).is_file() else None
+
+
+def _place(folder: Path, reference: BaseReference) -> Path:
+    return folder / _OWN_BASE if reference.path is None else resolve_path(reference.path)
+
+
+def _read_reference(folder: Path) -> BaseReference:
+    file = folder / _BASE
+    try:
+        return BaseReference.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} holds an adapter but no {_BASE}, so its base is unknown. Tune it with this pipeline, "
+            "or merge it into its base elsewhere and name the merged folder."
+        ) from None
+    except (ValueError, ValidationError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+
+
+def _require_same_base(folder: Path, base: Path, reference: BaseReference) -> None:
+    if not base.is_dir():
+        raise UserError(
+            f"{folder} is an adapter on {reference.path}, and {base} does not exist. "
+            "Put the base weights there, or run the pipeline again."
+        )
+    found = fingerprint(base)
+    if found != reference.fingerprint:
+        raise UserError(
+            f"{folder} was trained on another base: {base} has the fingerprint {found[:12]}, "
+            f"the adapter's base had {reference.fingerprint[:12]}. Restore those weights, or tune again on these."
+        )
+
+
+def _against_root(folder: Path) -> str:
+    """The path to keep: relative inside the project, so that the folder may move with it."""
+    absolute, root = folder.resolve(), project_root()
+    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()

@@ -1,0 +1,182 @@
+"""Checkpoints that survive a kill at any moment: atomic, verified, locked, keyed by what they depend on.
+
+    <project root>/.checkpoints/<fingerprint>/
+        lock                 held by the one trainer of this run
+        step-00000100/       a whole checkpoint: its files and manifest.json with their SHA-256
+        partial              a checkpoint being written; never read
+
+DVC deletes or wrongly reuses checkpoints that are outs, so this folder is untracked. Another value
+of anything the result depends on gives another fingerprint, hence a fresh start.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from glm2core.errors import UserError
+from glm2core.files import sha256_file, write_json
+
+_MANIFEST = "manifest.json"
+_FINISHED = "finished.json"
+# torch.save raises RuntimeError, and safetensors its own error, where the disk is full.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+Notice = Callable[[str], None]
+
+
+def run_fingerprint(values: Any) -> str:
+    """Hex digest of everything a training result depends on, given as plain JSON values."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def source_fingerprint(*folders: Path) -> str:
+    """Hex digest of the Python source below folders: other code may give another result."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\n".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class CheckpointFolder:
+    """The checkpoints of one training run.
+
+    Args:
+        folder: `<project root>/.checkpoints/<fingerprint>`.
+        keep: how many of the newest are kept (the best one is kept besides).
+        notice: told in a sentence when something is skipped, kept or lost.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, notice: Notice) -> None:
+        self.folder = folder
+        self._keep = keep
+        self._notice = notice
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process: a killed `dvc` may leave its trainer alive.
+
+        Raises:
+            UserError: another trainer holds it, or the folder can't be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another training of the same run is at work (it holds {self.folder / 'lock'}). "
+                "Wait until it ends, or stop that process, and run again."
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write checkpoints to {self.folder}: {error.strerror or error}. "
+                "Mend the rights of that folder or free space, and run again."
+            ) from error
+        try:
+            self._remove(self._partial)
+            yield
+        finally:
+            lock.release()
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint whose every byte is as it was written; broken ones are named and passed over."""
+        for path in reversed(self._checkpoints()):
+            broken = _first_broken_file(path)
+            if broken is None:
+                return path
+            self._notice(f"checkpoint {path} is damaged ({broken}): going back to the one before it")
+        return None
+
+    def save(self, step: int, write: Callable[[Path], None], *, best_step: int | None = None) -> bool:
+        """Write a checkpoint beside, then rename it, so that it is whole or absent; then drop the oldest.
+
+        A write that fails (a full disk) is told, and training goes on with the checkpoint before.
+
+        Returns:
+            whether it was saved.
+        """
+        try:
+            self._remove(self._partial)
+            self._partial.mkdir()
+            write(self._partial)
+            _seal(self._partial)
+            target = self.folder / f"step-{step:08d}"
+            self._remove(target)
+            self._partial.rename(target)
+            _sync(self.folder)
+        except WRITE_ERRORS as error:
+            self._remove(self._partial)
+            before = self._checkpoints()
+            kept = f"the last one is {before[-1].name}" if before else "there is none before it"
+            self._notice(f"could not save the checkpoint of step {step} ({error}); {kept}. Training goes on.")
+            return False
+        self._rotate(best_step)
+        return True
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, if it is still kept."""
+        return self.folder / f"step-{step:08d}"
+
+    def finish(self) -> None:
+        """Mark the run as done: its checkpoints go when the next run starts."""
+        write_json(self.folder / _FINISHED, {})
+
+    def remove_other_finished(self) -> None:
+        """Drop the checkpoints of finished runs; unfinished ones may still be continued."""
+        for mark in self.folder.parent.glob(f"*/{_FINISHED}"):
+            if mark.parent != self.folder:
+                self._remove(mark.parent)
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / "partial"
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+    def _rotate(self, best_step: int | None) -> None:
+        best = self.path(best_step) if best_step is not None else None
+        for path in self._checkpoints()[: -self._keep]:
+            if path != best:
+                self._remove(path)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _seal(folder: Path) -> None:
+    """Write the manifest of a folder's files, and force all of it to the disk."""
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    manifest = {file.name: sha256_file(file) for file in files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    for file in [*files, folder / _MANIFEST, folder]:
+        _sync(file)
+
+
+def _first_broken_file(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        changed = [name for name, sha in manifest.items() if sha256_file(folder / name) != sha]
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return f"{changed[0]} has changed" if changed else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""What is tuned: the network for each of full, lora, qlora and ptuning. Quantized first, then adapted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+
+from glm2core.errors import UserError
+from glm2core.files import atomic_path, resolve_path
+from glm2core.model.adapters import BaseReference, attach_prefix_length, load_base, reference_to, save_adapter
+from glm2core.model.checkpoint import load_model, new_model
+from glm2core.params import LoraParams, ModelParams, PrefixParams, TrainParams
+
+Notice = Callable[[str], None]
+
+# For weights that were trained before; what their authors and peft's examples use.
+_LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
+# From scratch: of the scale at which small transformers learn fastest without diverging.
+_LEARNING_RATE_FROM_SCRATCH = 1e-3
+
+
+def default_learning_rate(method: str, from_scratch: bool) -> float:
+    """The learning rate where params give none.
+
+    full 1e-5, lora 1e-4, qlora 2e-4, ptuning 1e-2 on weights that were trained before; a network
+    from scratch takes 1e-3 when all of it is tuned.
+    """
+    return _LEARNING_RATE_FROM_SCRATCH if from_scratch and method == "full" else _LEARNING_RATES[method]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network ready to train.
+
+    Args:
+        model: trainable parameters require gradients, all others don't.
+        base: the folder an adapter belongs to; None for full.
+        reference: how that base is set up; None for full.
+    """
+
+    model: PreTrainedModel | PeftModel
+    base: Path | None = None
+    reference: BaseReference | None = None
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The network itself, inside any adapter."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def save(self, folder: Path) -> None:
+        """Write full weights, or the adapter with what is needed to find its base."""
+        if self.reference is None:
+            self.model.save_pretrained(folder)
+        else:
+            assert isinstance(self.model, PeftModel) and self.base is not None
+            save_adapter(self.model, folder, self.reference, self.base)
+
+
+def prepare(
+    model_params: ModelParams,
+    params: TrainParams,
+    *,
+    vocab_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    work_folder: Path,
+    notice: Notice = print,
+) -> Prepared:
+    """Build the network that `params.method` tunes.
+
+    Args:
+        vocab_size: tokens of the tokenizer; the size of a network from scratch.
+        work_folder: where the base of an adapter is kept when there is no base folder (from scratch).
+    """
+    set_seed(params.seed)
+    if params.method == "full":
+        prepared = Prepared(_full(model_params, params, vocab_size, dtype, device, notice))
+    else:
+        prepared = _adapted(model_params, params, vocab_size, dtype, device, work_folder, notice)
+    if params.gradient_checkpointing or params.memory == "low":
+        _checkpoint_blocks(prepared.network)
+    return prepared
+
+
+def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixParams) -> PeftModel:
+    """Freeze `model` (quantized or not) and put an adapter on it; the adapter's weights are fp32."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    config = _prefix_config(model, prefix) if method == "ptuning" else _lora_config(lora)
+    attach_prefix_length(model, config)
+    return get_peft_model(model, config)
+
+
+def _full(
+    model_params: ModelParams,
+    params: TrainParams,
+    vocab_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    notice: Notice,
+) -> PreTrainedModel:
+    rope = model_params.rope
+    scaling = {"rope_type": rope.type, "rope_factor": rope.factor, "rope_unit": rope.unit}
+    if model_params.base is None:
+        model = _from_scratch(model_params, params, vocab_size, dtype).to(device)
+    else:
+        base = resolve_path(model_params.base)
+        model = load_model(base, dtype=dtype, device=device, family=model_params.family, notice=notice, **scaling)
+    return model.requires_grad_(True)
+
+
+def _from_scratch(
+    model_params: ModelParams, params: TrainParams, vocab_size: int, dtype: torch.dtype
+) -> PreTrainedModel:
+    rope = model_params.rope
+    return new_model(
+        model_params.preset,
+        vocab_size,
+        dtype=dtype,
+        rope_type=rope.type,
+        rope_factor=rope.factor,
+        rope_unit=rope.unit,
+        initialization=model_params.initialization,
+        seed=params.seed,
+    )
+
+
+def _adapted(
+    model_params: ModelParams,
+    params: TrainParams,
+    vocab_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    work_folder: Path,
+    notice: Notice,
+) -> Prepared:
+    if params.method == "ptuning" and params.gradient_checkpointing:
+        raise UserError(
+            "train.gradient_checkpointing does not go with method ptuning: the prefix lives in the cache, "
+            "which recomputation drops. Set it to false."
+        )
+    if model_params.base is None:
+        base = work_folder / "base"
+        with atomic_path(base) as partial:
+            _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
+        # The scaling is in the config that was just written.
+        reference = reference_to(base, own=True, bits=params.bits)
+    else:
+        base, rope = resolve_path(model_params.base), model_params.rope
+        reference = reference_to(
+            base,
+            own=False,
+            bits=params.bits,
+            family=model_params.family,
+            rope_type=rope.type,
+            rope_factor=rope.factor,
+            rope_unit=rope.unit,
+        )
+    model = load_base(base, reference, dtype=dtype, device=device, notice=notice)
+    return Prepared(adapt(model, params.method, params.lora, params.prefix), base, reference)
+
+
+def _lora_config(lora: LoraParams) -> LoraConfig:
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+    )
+
+
+def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuningConfig:
+    # Sizes are given outright: peft would read keys that this family's config names otherwise.
+    config = model.config
+    return PrefixTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=prefix.length,
+        num_layers=config.num_layers,
+        num_attention_heads=config.multi_query_group_num,
+        token_dim=config.multi_query_group_num * config.kv_channels,
+        encoder_hidden_size=config.hidden_size,
+        num_transformer_submodules=1,
+    )
+
+
+def _checkpoint_blocks(network: nn.Module) -> None:
+    options = {"use_reentrant": False}  # reentrant recomputation gives adapters on frozen weights no gradient
+    if hasattr(network, "activation_checkpointing_enable"):
+        network.activation_checkpointing_enable(options)
+    else:  # transformers before 5.2x
+        network.gradient_checkpointing_enable(options)

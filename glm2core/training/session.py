@@ -1,0 +1,151 @@
+"""Everything around one training run: what the params mean on this machine, its checkpoints, its outs."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from glm2core.data.dataset import TokenizedDataset
+from glm2core.data.sp import SpTokenizer
+from glm2core.errors import UserError
+from glm2core.files import atomic_path, project_root, resolve_path, sha256_file
+from glm2core.model.checkpoint import fingerprint
+from glm2core.model.hardware import choose_device, choose_dtype, set_threads
+from glm2core.params import Params
+from glm2core.training.checkpoints import CheckpointFolder, run_fingerprint, source_fingerprint
+from glm2core.training.methods import Prepared, default_learning_rate, prepare
+from glm2core.training.progress import Report
+from glm2core.training.run import Run
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+# When checkpoints are written changes nothing about the result.
+_WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A prepared network with its data and checkpoints; made by `open_session`."""
+
+    params: Params
+    tokenized: Path
+    prepared: Prepared
+    training: TokenizedDataset
+    validation: TokenizedDataset
+    dtype: torch.dtype
+    device: torch.device
+    checkpoints: CheckpointFolder
+
+    @property
+    def writes(self) -> bool:
+        """Only the first of several processes writes and tracks."""
+        return _rank() == 0
+
+    def run(self, report: Report) -> Run:
+        """The run itself; `report` gets the points of its curves."""
+        train, rope = self.params.train, self.params.model.rope
+        rate = train.learning_rate or default_learning_rate(train.method, self.params.model.base is None)
+        return Run(
+            self.prepared,
+            train,
+            self.training,
+            self.validation,
+            learning_rate=rate,
+            dtype=self.dtype,
+            device=self.device,
+            checkpoints=self.checkpoints,
+            report=report,
+            position_range=round(rope.factor * rope.unit) if train.position_stretch else None,
+            notice=notice,
+        )
+
+    def write_model(self, folder: Path) -> None:
+        """Weights or adapter, and the tokenizer: whole or not at all."""
+        with atomic_path(folder) as partial:
+            self.prepared.save(partial)
+            for file in sorted((self.tokenized / "tokenizer").iterdir()):
+                shutil.copy2(file, partial / file.name)
+
+    def finish(self) -> None:
+        """The outs are written: these checkpoints may go when another run starts."""
+        self.checkpoints.finish()
+
+
+@contextmanager
+def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
+    """Resolve device, dtype and threads, take the run's lock, and build the network.
+
+    Args:
+        tokenized: the tokenize stage's folder.
+
+    Raises:
+        UserError: a device that isn't there, a tokenized file made with another tokenizer, another
+            trainer at work on the same run, or what loading a base raises.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    device = choose_device(params.train.device)
+    dtype = choose_dtype(params.train.dtype, device, notice=notice)
+    threads = set_threads(params.train.threads)
+    training, validation = _load_rows(params, tokenized)
+    key = _fingerprint(params, tokenized, dtype, device, threads)
+    folder = project_root() / ".checkpoints" / key
+    checkpoints = CheckpointFolder(folder, keep=params.train.keep_checkpoints, notice=notice)
+    with checkpoints.locked():
+        checkpoints.remove_other_finished()
+        prepared = prepare(
+            params.model,
+            params.train,
+            vocab_size=len(SpTokenizer.load(tokenized / "tokenizer")),
+            dtype=dtype,
+            device=device,
+            work_folder=folder,
+            notice=notice,
+        )
+        yield Session(params, tokenized, prepared, training, validation, dtype, device, checkpoints)
+
+
+def notice(sentence: str) -> None:
+    """Say something once, however many processes train."""
+    if _rank() == 0:
+        print(sentence, flush=True)
+
+
+def _load_rows(params: Params, tokenized: Path) -> tuple[TokenizedDataset, TokenizedDataset]:
+    tokenizer = tokenized / "tokenizer" / "tokenizer.model"
+    if params.model.base is not None:
+        tokenizer = resolve_path(params.model.base) / "tokenizer.model"
+    if not tokenizer.is_file():
+        raise UserError(f"{tokenizer} is missing. Copy the base's tokenizer.model there, or run dvc repro tokenize.")
+    sha = sha256_file(tokenizer)
+    training, validation = (
+        TokenizedDataset.load(tokenized / f"{split}.parquet", sha) for split in ("train", "validation")
+    )
+    return training, validation
+
+
+def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:
+    train: dict[str, Any] = params.train.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    base = params.model.base
+    return run_fingerprint(
+        {
+            "train": train,
+            "model": params.model.model_dump(mode="json"),
+            "data": {file: sha256_file(tokenized / file) for file in ("train.parquet", "validation.parquet")},
+            "base": None if base is None else fingerprint(resolve_path(base)),
+            "machine": [str(dtype), device.type, threads, int(os.environ.get("WORLD_SIZE", "1"))],
+            "libraries": {name: version(name) for name in _LIBRARIES},
+            "source": source_fingerprint(_PACKAGE / "training", _PACKAGE / "model"),
+        }
+    )
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

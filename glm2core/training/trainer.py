@@ -1,0 +1,236 @@
+"""transformers' Trainer with small overrides: our batches, loss checks, curves and checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from glm2core.errors import UserError
+from glm2core.params import TrainParams
+from glm2core.training.checkpoints import CheckpointFolder
+from glm2core.training.interrupt import StopRequest
+from glm2core.training.measure import Cost, peak_memory_gib
+from glm2core.training.optimizer import RoundingAdafactor, make_optimizer
+from glm2core.training.progress import Progress
+
+_WEIGHTS = "weights.safetensors"
+_PROGRESS = "progress.json"
+_STATE = "trainer_state.json"
+_NOT_FOR_THE_MODEL = ("rows", "lengths")
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def training_arguments(
+    params: TrainParams, *, learning_rate: float, output: Path, device: torch.device
+) -> TrainingArguments:
+    """params.yaml's train section in Trainer's words."""
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=params.max_steps,
+        gradient_accumulation_steps=params.gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        lr_scheduler_type=_SCHEDULES[params.schedule],
+        warmup_steps=round(params.warmup_fraction * params.max_steps),
+        max_grad_norm=params.max_grad_norm or 0.0,
+        seed=params.seed,
+        use_cpu=device.type == "cpu",
+        eval_strategy="steps" if params.eval_steps else "no",
+        eval_steps=params.eval_steps,
+        save_strategy="steps",
+        save_steps=params.save_steps,
+        # Every step is handed on; Progress decides what becomes a point.
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+    )
+
+
+class GlmTrainer(Trainer):
+    """Trainer for token-budget batches.
+
+    Args:
+        batches, validation: loaders of batching.py's batches.
+        row_ids: of the training rows, to name the guilty ones.
+        checkpoints: where this run is kept.
+        progress: gets every step and validation.
+        cost: operations of a batch.
+        params: for the optimizer, and when to stop.
+        stop: looked at after every step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        batches: DataLoader[Any],
+        validation: DataLoader[Any],
+        row_ids: list[str],
+        checkpoints: CheckpointFolder,
+        progress: Progress,
+        cost: Cost,
+        params: TrainParams,
+        stop: StopRequest,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=batches.dataset,
+            eval_dataset=validation.dataset,
+            callbacks=[_Flow(params, progress, stop)],
+        )
+        self.remove_callback(PrinterCallback)
+        # The network divides the summed loss by the supervised tokens of the whole accumulation.
+        self.model_accepts_loss_kwargs = True
+        self._batches, self._validation, self._row_ids = batches, validation, row_ids
+        self._checkpoints, self._progress, self._cost, self._params = checkpoints, progress, cost, params
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return self._batches
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        return self._validation
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(
+                self.model if model is None else model,
+                name=self._params.optimizer,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self._params.weight_decay,
+                in_backward=self._params.memory == "low",
+                seed=self._params.seed,
+            )
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As Trainer's, but a loss that isn't finite stops the run here: before backward, before any update."""
+        given = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
+        result = super().compute_loss(model, given, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if not torch.isfinite(loss):
+            self._refuse_loss(float(loss), inputs["rows"])
+        supervised = int((inputs["labels"] != -100).sum())
+        lengths = inputs["lengths"]
+        self._progress.add_batch(int(lengths.sum()), supervised, self._cost.operations(lengths, supervised))
+        return result
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Each step's loss, and nothing of Trainer's own."""
+        if "loss" in logs:
+            self._progress.add_step(
+                self.state.global_step,
+                loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                grad_norm=self._grad_norm(logs),
+                peak_memory=peak_memory_gib(self.args.device),
+            )
+
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Validation loss: the sum over all supervised tokens divided by their number."""
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            for batch in dataloader:
+                inputs = self._prepare_inputs({k: v for k, v in batch.items() if k not in _NOT_FOR_THE_MODEL})
+                supervised = int((batch["labels"] != -100).sum())
+                total += torch.tensor([float(self.model(**inputs, num_items_in_batch=1).loss), supervised])
+        total = self.accelerator.reduce(total.to(self.args.device))
+        loss = float(total[0] / total[1].clamp(min=1))
+        self._progress.add_validation(self.state.global_step, loss)
+        return EvalLoopOutput(None, None, {"eval_loss": loss}, len(dataloader))
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Counted by Progress, from real tokens."""
+        return 0
+
+    def _refuse_loss(self, loss: float, rows: Tensor) -> None:
+        ids = ", ".join(self._row_ids[row] for row in rows.tolist())
+        raise UserError(
+            f"the loss of step {self.state.global_step + 1} is {loss} on the rows {ids}; nothing was updated. "
+            "Look at these rows, lower train.learning_rate, or set train.dtype to float32. "
+            "The last checkpoint remains."
+        )
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Called before the update: a gradient that isn't finite must not reach the weights."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not torch.isfinite(torch.as_tensor(norm)):
+            raise UserError(
+                f"the gradient of step {self.state.global_step + 1} is not finite; nothing was updated. "
+                "Lower train.learning_rate, or set train.dtype to float32. The last checkpoint remains."
+            )
+        return norm
+
+    def _grad_norm(self, logs: dict[str, float]) -> float:
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        if isinstance(inner, RoundingAdafactor) and inner.in_backward:
+            return inner.take_grad_norm()
+        return float(logs.get("grad_norm", 0.0))
+
+    def _trainable(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Everything that resuming needs, atomically; frozen weights are not part of it."""
+        best = self._progress.best_validation() if self._params.early_stopping else None
+        self._checkpoints.save(self.state.global_step, self._write_state, best_step=best[0] if best else None)
+        self._progress.restart_clock()
+
+    def _write_state(self, folder: Path) -> None:
+        save_file({n: t.contiguous() for n, t in self._trainable().items()}, folder / _WEIGHTS)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        (folder / _PROGRESS).write_text(json.dumps(self._progress.state_dict()), encoding="utf-8")
+        self.state.save_to_json(str(folder / _STATE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self.load_weights(folder)
+        self._progress.load_state_dict(json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+
+    @torch.no_grad()
+    def load_weights(self, folder: Path) -> None:
+        """Put a checkpoint's trainable weights in place."""
+        saved = load_file(folder / _WEIGHTS)
+        for name, parameter in self._trainable().items():
+            parameter.copy_(saved[name])
+
+
+class _Flow(TrainerCallback):
+    """When to stop: somebody asked for it, or validation no longer gets better."""
+
+    def __init__(self, params: TrainParams, progress: Progress, stop: StopRequest) -> None:
+        self._patience, self._progress, self._stop = params.early_stopping, progress, stop
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress.restart_clock()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._stop.requested:
+            control.should_save = control.should_training_stop = True
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._patience is None or not state.global_step:
+            return
+        since_best = self._progress.validations_since_best()
+        control.should_save = control.should_save or since_best == 0
+        control.should_training_stop = control.should_training_stop or since_best >= self._patience

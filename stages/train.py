@@ -1,0 +1,43 @@
+"""Train: the network is tuned as params say; weights or adapter, curves and metrics come out."""
+
+import sys
+from pathlib import Path
+
+from glm2core.console import closing_table, quiet_libraries
+from glm2core.params import Params
+from stages.runner import run_stage
+
+TOKENIZED = Path("data/tokenized")
+TUNED = Path("models/tuned")
+REPORTS = Path("reports/train")
+METRICS = Path("metrics/train.json")
+
+
+def train(params: Params) -> None:
+    """Tune the network in params on data/tokenized."""
+    # Here, so that wrong params are told before torch is imported.
+    quiet_libraries()
+    from glm2core.tracking import stage_run
+    from glm2core.training.session import open_session
+
+    with open_session(params, TOKENIZED) as session, stage_run("train", params) as tracked:
+        tracked.dataset(TOKENIZED / "train.parquet", "training")
+        tracked.dataset(TOKENIZED / "validation.parquet", "validation")
+        outcome = session.run(tracked.report).train()
+        if not session.writes:
+            return
+        session.write_model(TUNED)
+        outcome.write_curves(REPORTS)
+        outcome.write_metrics(METRICS)
+        session.finish()
+        tracked.headline(outcome.metrics)
+        tracked.artifact(REPORTS)
+    closing_table(
+        "train",
+        outcome.metrics,
+        {"the tuned model": TUNED, "curves": "dvc plots show", "all runs": "mlflow ui"},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("train", train))
