@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from glm2core.data.dataset import TokenizedDataset
+from glm2core.data.dataset import Row, TokenizedDataset
 from glm2core.data.pairs import IGNORED
 from glm2core.data.prompt import STOP_TOKENS, TemplateName
 from glm2core.data.sp import PAD, SpTokenizer
@@ -25,7 +25,7 @@ class HeldOutAnswer:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Question:
     id: str
     prompt: np.ndarray
     reference: np.ndarray
@@ -46,25 +46,24 @@ def answer_rows(
 
     Prompts alike in length go together, so that little is padded.
     """
-    chosen = [_last_answer(dataset, index) for index in _spread(len(dataset), rows)]
+    ids = dataset.ids
+    chosen = [_last_answer(ids[index], dataset.row(index)) for index in _spread(len(dataset), rows)]
     chosen.sort(key=lambda row: len(row.prompt))
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=PAD,
-        eos_token_id=[tokenizer.special_ids[token] for token in STOP_TOKENS[template]],
-    )
+    stop_ids = [tokenizer.special_ids[token] for token in STOP_TOKENS[template]]
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=PAD, eos_token_id=stop_ids)
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
         prompts = [row.prompt for row in batch]
         inputs = left_padded(prompts, PAD, model.device)  # [B, T]
-        made = model.generate(inputs, attention_mask=left_mask(prompts, model.device), generation_config=config)
+        made = model.generate(  # type: ignore[operator]  # transformers types it as a module's attribute
+            inputs, attention_mask=left_mask(prompts, model.device), generation_config=config
+        )
         yield [
             HeldOutAnswer(
                 id=row.id,
                 prompt=tokenizer.decode(row.prompt),
                 reference=tokenizer.decode(row.reference),
-                answer=tokenizer.decode(_until_stop(ids, config.eos_token_id)),
+                answer=tokenizer.decode(_until_stop(ids, stop_ids)),
             )
             for row, ids in zip(batch, made[:, inputs.shape[1] :].tolist(), strict=True)
         ]
@@ -75,13 +74,13 @@ def _spread(available: int, wanted: int) -> list[int]:
     return [index * available // count for index in range(count)]
 
 
-def _last_answer(dataset: TokenizedDataset, index: int) -> _Row:
+def _last_answer(row_id: str, row: Row) -> _Question:
     """Split a row where its last run of supervised tokens starts."""
-    input_ids, labels, _ = dataset.row(index)
+    input_ids, labels, _ = row
     supervised = np.flatnonzero(labels != IGNORED)
     breaks = np.flatnonzero(np.diff(supervised) > 1)
     start = supervised[breaks[-1] + 1] if len(breaks) else supervised[0]
-    return _Row(dataset.ids[index], input_ids[:start], input_ids[start : supervised[-1] + 1])
+    return _Question(row_id, input_ids[:start], input_ids[start : supervised[-1] + 1])
 
 
 def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:

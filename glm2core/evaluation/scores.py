@@ -78,10 +78,10 @@ def score(answers: Iterable[Answer]) -> Score:
 def by_length(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """A row for each task and length: accuracy, interval, chance, and distinct and colliding keys apart.
 
-    An accuracy over no cases is None.
+    Cases from a file have their mean length. An accuracy over no cases is None.
     """
     return [
-        {"task": task, "length": length, **_figures(group), **_by_keys(group)}
+        {"task": task, "length": length or round(_mean_tokens(group)), **_figures(group), **_by_keys(group)}
         for (task, length), group in _grouped(answers, lambda answer: (answer.task, answer.length))
     ]
 
@@ -128,7 +128,7 @@ def _figures(group: Sequence[Answer]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "chance": _chance(group),
-        "prompt_tokens": _mean([answer.prompt_tokens for answer in group]),
+        "prompt_tokens": _mean_tokens(group),
     }
 
 
@@ -138,6 +138,10 @@ def _by_keys(group: Sequence[Answer]) -> dict[str, Any]:
         part = score([answer for answer in group if answer.colliding is wanted])
         figures |= {f"{name}_cases": part.cases, f"{name}_accuracy": part.accuracy if part.cases else None}
     return figures
+
+
+def _mean_tokens(group: Sequence[Answer]) -> float:
+    return _mean([answer.prompt_tokens for answer in group])
 
 
 def _chance(group: Sequence[Answer]) -> float:

@@ -81,7 +81,7 @@ def generate_cases(params: RetrievalParams, count_tokens: CountTokens) -> Iterat
     """
     build = {"lines": _lines_case, "multikey": _multikey_case, "passkey": _passkey_case}
     for task in params.tasks:
-        for length in params.lengths:
+        for length in sorted(set(params.lengths)):
             left = _questions(task, params)
             for index in itertools.count():
                 rng = random.Random(f"{task} {params.seed} {length} {index}")
@@ -94,7 +94,7 @@ def generate_cases(params: RetrievalParams, count_tokens: CountTokens) -> Iterat
 
 def count_questions(params: RetrievalParams) -> int:
     """How many questions the cases of `generate_cases` ask."""
-    return len(params.lengths) * sum(_questions(task, params) for task in params.tasks)
+    return len(set(params.lengths)) * sum(_questions(task, params) for task in params.tasks)
 
 
 def _questions(task: str, params: RetrievalParams) -> int:

@@ -1,0 +1,99 @@
+"""Pictures of retrieval: accuracy by length, and by length and depth. The same figures give the same bytes.
+
+Figures are built without pyplot, which would keep them in global state and ask for a display.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+_DPI = 120
+_COLORS = "RdYlGn"
+
+Row = Mapping[str, Any]
+
+
+def plot_accuracy_by_length(rows: Sequence[Row], path: Path) -> None:
+    """A line for each task with its 95% intervals, and the chance level.
+
+    Args:
+        rows: of `scores.by_length`.
+    """
+    figure, axes = _figure(6.4, 3.8)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        points = [row for row in rows if row["task"] == task]
+        lengths = [row["length"] for row in points]
+        shares = [row["accuracy"] for row in points]
+        bars = [
+            [share - row["low"] for share, row in zip(shares, points, strict=True)],
+            [row["high"] - share for share, row in zip(shares, points, strict=True)],
+        ]
+        line = axes.errorbar(lengths, shares, yerr=bars, marker="o", markersize=4, capsize=3, label=task)
+        color = line.lines[0].get_color()
+        axes.plot(lengths, [row["chance"] for row in points], linestyle=":", linewidth=1, color=color)
+    ticks = sorted({row["length"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
+    axes.set(xlabel="tokens of the prompt", ylabel="exact match", ylim=(-0.03, 1.05))
+    axes.set_title("Retrieval by length (95% interval; dotted: chance)", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def plot_grid(rows: Sequence[Row], path: Path) -> None:
+    """Length by depth as a heat map with the share of right answers in each cell.
+
+    Args:
+        rows: of `scores.grid`, one task's.
+    """
+    lengths = sorted({row["length"] for row in rows})
+    depths = sorted({row["depth"] for row in rows})
+    cells = {(row["depth"], row["length"]): row["accuracy"] for row in rows}
+    values = [[cells.get((depth, length), float("nan")) for length in lengths] for depth in depths]
+    figure, axes = _figure(1.6 + 0.8 * len(lengths), 1.4 + 0.45 * len(depths))
+    axes.imshow(values, cmap=_COLORS, vmin=0, vmax=1, aspect="auto")
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(lengths)), [length_name(length) for length in lengths])
+    axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
+    axes.set(xlabel="tokens of the prompt", ylabel="depth of the asked line")
+    axes.set_title(f"{rows[0]['task']}: {rows[0]['cases']} questions a cell", fontsize=10)
+    _save(figure, path)
+
+
+def plot_loss_by_position(rows: Sequence[Row], path: Path) -> None:
+    """Perplexity of held-out answers by their position in one long sequence.
+
+    Args:
+        rows: `{"start", "end", "perplexity"}` each.
+    """
+    figure, axes = _figure(6.4, 3.4)
+    axes.stairs([row["perplexity"] for row in rows], [rows[0]["start"], *(row["end"] for row in rows)], baseline=None)
+    axes.set(xlabel="position", ylabel="perplexity of answers", yscale="log")
+    axes.set_title("Held-out rows end to end", fontsize=10)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def length_name(length: int) -> str:
+    """512, 1k, 32k; a length that is no power of two in full."""
+    return f"{length // 1024}k" if length % 1024 == 0 else str(length)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # matplotlib writes its version into the file unless told not to.
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})

@@ -1,0 +1,160 @@
+"""The evaluation of one tuned model, part by part, each with its progress bar and its files."""
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import pyarrow.parquet as pq
+import torch
+from transformers import PreTrainedModel
+
+from glm2core.console import progress_bar
+from glm2core.data.dataset import TokenizedDataset
+from glm2core.data.prompt import PairFormat, TemplateName
+from glm2core.data.sp import SpTokenizer
+from glm2core.errors import UserError
+from glm2core.evaluation.answers import HeldOutAnswer, answer_rows
+from glm2core.evaluation.loss import held_out_loss, loss_by_position
+from glm2core.evaluation.report import (
+    PREDICTIONS,
+    RETRIEVAL_PREDICTIONS,
+    append_records,
+    report_answers,
+    report_positions,
+    report_retrieval,
+)
+from glm2core.evaluation.retrieval import PromptFormat, answer_cases
+from glm2core.evaluation.scores import Answer, score
+from glm2core.evaluation.tasks import Case, count_questions, generate_cases, read_longeval
+from glm2core.files import resolve_path
+from glm2core.model.adapters import load_tuned
+from glm2core.model.hardware import choose_device, choose_dtype, set_threads
+from glm2core.params import EvaluateParams
+
+Report = Callable[[dict[str, float], int], None]
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model with what it is measured on. Each method writes its files into a folder and returns flat metrics."""
+
+    model: PreTrainedModel
+    prompt_format: PromptFormat
+    dataset: TokenizedDataset
+    sources: dict[str, str]  # row id -> where it came from
+    params: EvaluateParams
+
+    @classmethod
+    def load(cls, model: Path, test: Path, converted: Path, params: EvaluateParams) -> "Evaluation":
+        """Load the model with its tokenizer and the test split.
+
+        Args:
+            model: tuned weights, or an adapter, with the tokenizer.
+            test: tokenized test split, made with that tokenizer.
+            converted: the same rows before tokenizing, for their sources.
+
+        Raises:
+            UserError: a file is missing, or the data were made with another tokenizer.
+        """
+        tokenizer = SpTokenizer.load(model)
+        dataset = TokenizedDataset.load(test, tokenizer.sha256)
+        device = choose_device(params.device, key="evaluate.device")
+        set_threads(params.threads)
+        network = load_tuned(model, dtype=choose_dtype(params.dtype, device), device=device)
+        prompt_format = PromptFormat(
+            tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
+        )
+        rows = pq.read_table(converted, columns=["id", "source"]).to_pylist()
+        return cls(network.eval(), prompt_format, dataset, {row["id"]: row["source"] for row in rows}, params)
+
+    def loss(self, folder: Path) -> dict[str, float]:
+        """Held-out loss of the answers, over all rows and by position."""
+        if not self.dataset.supervised_tokens:
+            return {}
+        with progress_bar("held-out loss", len(self.dataset)) as (bar, task):
+            loss = held_out_loss(
+                self.model, self.dataset, self.params.batch_tokens, lambda rows: bar.advance(task, rows)
+            )
+        if not loss.total < float("inf"):
+            raise UserError(
+                f"the held-out loss is {loss.total}: the network computes no finite numbers in {self.model.dtype}. "
+                "Set evaluate.dtype to float32, or lower train.learning_rate and train again."
+            )
+        length = max(self.params.retrieval.lengths, default=self.params.prefill_chunk)
+        report_positions(loss_by_position(self.model, self.dataset, length, self.params.prefill_chunk), folder)
+        return {"test_loss": loss.mean, "test_perplexity": loss.perplexity, "test_tokens": loss.tokens}
+
+    def answers(self, folder: Path) -> dict[str, float]:
+        """Greedy answers to held-out rows, with ROUGE and BLEU."""
+        settings = self.params.generation
+        rows = min(settings.rows, len(self.dataset))
+        if not rows:
+            return {}
+        answers: list[HeldOutAnswer] = []
+        with (
+            (folder / PREDICTIONS).open("w", encoding="utf-8") as file,
+            progress_bar("answers", rows) as (bar, task),
+        ):
+            for batch in answer_rows(
+                self.model,
+                self.prompt_format.tokenizer,
+                self.prompt_format.template,
+                self.dataset,
+                rows=rows,
+                batch_size=settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+            ):
+                append_records(file, ({"source": self.sources[answer.id], **asdict(answer)} for answer in batch))
+                answers += batch
+                bar.advance(task, len(batch))
+        return report_answers(answers, self.sources, folder)
+
+    def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
+        """Questions about long contexts, with scores by length and depth.
+
+        Args:
+            report: called with each length's accuracy, the length as step.
+        """
+        settings = self.params.retrieval
+        from_files = [case for file in settings.files for case in read_longeval(resolve_path(file))]
+        answers: list[Answer] = []
+        with (
+            (folder / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file,
+            progress_bar("retrieval", count_questions(settings) + len(from_files)) as (bar, task),
+        ):
+            for batch in answer_cases(
+                self.model,
+                self.prompt_format,
+                self._cases(from_files),
+                prefill_chunk=self.params.prefill_chunk,
+                max_new_tokens=settings.max_new_tokens,
+            ):
+                append_records(file, (answer.record() for answer in batch))
+                answers += batch
+                bar.update(task, description=f"retrieval {batch[0].prompt_tokens:,} tokens", advance=len(batch))
+        if report is not None:
+            _report_lengths(answers, report)
+        return report_retrieval(answers, settings.depths, folder)
+
+    def _cases(self, from_files: list[Case]) -> Iterator[Case]:
+        yield from generate_cases(self.params.retrieval, self.prompt_format.count_tokens)
+        yield from from_files
+
+
+def _report_lengths(answers: list[Answer], report: Report) -> None:
+    for task in dict.fromkeys(answer.task for answer in answers if answer.length):
+        for length in sorted({answer.length for answer in answers if answer.task == task}):
+            group = [answer for answer in answers if (answer.task, answer.length) == (task, length)]
+            report({f"{task}_accuracy_by_length": score(group).accuracy}, length)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _GIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / _GIB if sys.platform == "darwin" else peak * 1024 / _GIB

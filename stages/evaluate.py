@@ -1,0 +1,55 @@
+"""models/tuned -> metrics and reports: held-out loss, answers scored by ROUGE and BLEU, long-context retrieval."""
+
+import sys
+import time
+from pathlib import Path
+
+from glm2core.console import closing_table
+from glm2core.files import atomic_path, write_json
+from glm2core.params import Params
+from glm2core.tracking import stage_run
+from stages.runner import run_stage
+
+MODEL = Path("models/tuned")
+TEST = Path("data/tokenized/test.parquet")
+CONVERTED = Path("data/converted/test.parquet")
+REPORTS = Path("reports/evaluate")
+METRICS = Path("metrics/evaluate.json")
+
+
+def evaluate(params: Params) -> None:
+    # torch takes seconds to import; params are checked before
+    from glm2core.evaluation.report import PREDICTIONS, RETRIEVAL_PREDICTIONS
+    from glm2core.evaluation.run import Evaluation, peak_memory_gib
+
+    started = time.perf_counter()
+    with stage_run("evaluate", params) as run:
+        run.dataset(TEST, context="test")
+        evaluation = Evaluation.load(MODEL, TEST, CONVERTED, params.evaluate)
+        with atomic_path(REPORTS) as partial:
+            partial.mkdir()
+            metrics = evaluation.loss(partial)
+            metrics |= evaluation.answers(partial)
+            metrics |= evaluation.retrieval(partial, report=run.report)
+        metrics["peak_memory_gib"] = peak_memory_gib(evaluation.model.device)
+        metrics["seconds"] = time.perf_counter() - started
+        write_json(METRICS, metrics)
+        run.headline(metrics)
+        with_texts = {PREDICTIONS, RETRIEVAL_PREDICTIONS}
+        for file in sorted(REPORTS.iterdir()):
+            if params.tracking.log_examples or file.name not in with_texts:
+                run.artifact(file)
+    closing_table(
+        "evaluate",
+        dict(metrics),
+        {
+            "every answer": REPORTS / PREDICTIONS,
+            "retrieval by length and depth": REPORTS,
+            "all runs": "mlflow ui",
+            "curves": "dvc plots show",
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("evaluate", evaluate))
