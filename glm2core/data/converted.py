@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
     ]
 )
 _ROW_GROUP_ROWS = 8192
-_ROW_GROUP_CHARS = 1 << 25
+_ROW_GROUP_CHARS = 1 << 23  # also bounds what a reader holds at once
 
 
 class ConvertedWriter:
@@ -136,8 +136,8 @@ def count_rows(path: Path) -> int:
     return int(pq.read_metadata(path).num_rows)
 
 
-def read_converted(path: Path, batch_rows: int) -> Iterator[ConvertedBatch]:
-    """Read a converted file batch by batch.
+def read_converted(path: Path) -> Iterator[ConvertedBatch]:
+    """Read a converted file row group by row group: at most 8,192 rows at once.
 
     Raises:
         UserError: the file is missing or not one of the convert stage's.
@@ -147,13 +147,14 @@ def read_converted(path: Path, batch_rows: int) -> Iterator[ConvertedBatch]:
     with pq.ParquetFile(path) as file:
         if file.schema_arrow.names != SCHEMA.names:
             raise UserError(f"{path} was not written by this version's convert stage. Run dvc repro convert.")
-        for batch in file.iter_batches(batch_size=batch_rows):
-            yield ConvertedBatch(batch)
+        for group in range(file.num_row_groups):
+            for batch in file.read_row_group(group).to_batches():
+                yield ConvertedBatch(batch)
 
 
 def read_conversations(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a converted file as `{"id", "source", "messages", "question_chars"}`."""
-    for batch in read_converted(path, batch_rows=1024):
+    for batch in read_converted(path):
         for row in range(len(batch)):
             conversation = batch.conversation(row)
             yield {

@@ -4,22 +4,23 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glm2core.data.conversation import SPLITS
 from glm2core.data.converted import ConvertedBatch, count_rows, read_converted
 from glm2core.data.dataset import TokenizedDataset, TokenizedInfo, TokenizedWriter
-from glm2core.data.pairs import IGNORED, Limits, LossOn, PairBatch, PairBuilder
+from glm2core.data.pairs import IGNORED, Limits, PairBatch, PairBuilder, PlannedBatch
 from glm2core.data.prompt import TemplateName, jinja_template, prompt_text
 from glm2core.data.sp import SpTokenizer, template_of, train_tokenizer
 from glm2core.errors import UserError
 from glm2core.files import resolve_path
 from glm2core.params import TokenizeParams
 
-_BATCH_ROWS = 8192
 _TRAINING_CHARS = 32_000_000  # what the small tokenizer is trained on at most
 
 
@@ -100,15 +101,14 @@ def encode_converted(
         UserError: no row of the training split made a pair.
     """
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(out / "tokenizer", template)
+    tokenizer.save(out / "tokenizer", template, params.pair_format)
     builder = PairBuilder(tokenizer, template, params.pair_format, params.truncation, params.threads)
     info = TokenizedInfo(tokenizer.sha256, template, _template_hash(template), params.pair_format)
     report = EncodeReport()
     for split in SPLITS:
         report.rows[split] = 0
         with TokenizedWriter(out / f"{split}.parquet", info, tokenizer.newline) as writer:
-            for batch in read_converted(converted / f"{split}.parquet", _BATCH_ROWS):
-                pairs = _encode_batch(builder, batch, params)
+            for batch, pairs in _encoded(builder, converted / f"{split}.parquet", params):
                 writer.write(batch.ids.take(pairs.rows), pairs)
                 _count(report, split, batch, pairs)
                 progress(len(batch))
@@ -148,14 +148,31 @@ def _marked(input_ids: np.ndarray, labels: np.ndarray, tokenizer: SpTokenizer) -
     return text
 
 
-def _encode_batch(builder: PairBuilder, batch: ConvertedBatch, params: TokenizeParams) -> PairBatch:
+def _encoded(builder: PairBuilder, path: Path, params: TokenizeParams) -> Iterator[tuple[ConvertedBatch, PairBatch]]:
+    """Batches with their pairs, in order; SentencePiece works on the next one while this one is written."""
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        waiting: tuple[ConvertedBatch, PlannedBatch, Future[list[np.ndarray]]] | None = None
+        for batch in read_converted(path):
+            plan = _plan(builder, batch, params)
+            following = (batch, plan, ahead.submit(builder.encode, plan))
+            if waiting:
+                yield waiting[0], builder.assemble(waiting[1], waiting[2].result())
+            waiting = following
+        if waiting:
+            yield waiting[0], builder.assemble(waiting[1], waiting[2].result())
+
+
+def _plan(builder: PairBuilder, batch: ConvertedBatch, params: TokenizeParams) -> PlannedBatch:
     conversations = [batch.conversation(row) for row in range(len(batch))]
-    default_loss: LossOn = params.loss_on
-    limits = [
-        Limits(source or params.max_source_length, target or params.max_target_length, loss or default_loss)
-        for source, target, loss in zip(batch.max_source_length, batch.max_target_length, batch.loss_on, strict=True)
-    ]
-    return builder.build(conversations, limits)
+    settings = zip(batch.max_source_length, batch.max_target_length, batch.loss_on, strict=True)
+    known: dict[tuple[Any, ...], Limits] = {}
+    for setting in set(settings):
+        source, target, loss_on = setting
+        known[setting] = Limits(
+            source or params.max_source_length, target or params.max_target_length, loss_on or params.loss_on
+        )
+    settings = zip(batch.max_source_length, batch.max_target_length, batch.loss_on, strict=True)
+    return builder.plan(conversations, [known[setting] for setting in settings])
 
 
 def _count(report: EncodeReport, split: str, batch: ConvertedBatch, pairs: PairBatch) -> None:
@@ -172,7 +189,7 @@ def _count(report: EncodeReport, split: str, batch: ConvertedBatch, pairs: PairB
 def _training_texts(path: Path) -> Iterator[str]:
     """Prompts and answers as they will be encoded, up to a bound that keeps memory small."""
     left = _TRAINING_CHARS
-    for batch in read_converted(path, _BATCH_ROWS):
+    for batch in read_converted(path):
         for row in range(len(batch)):
             messages = batch.conversation(row).messages
             for text in (prompt_text(messages, "chatglm2"), messages[-1]["content"]):

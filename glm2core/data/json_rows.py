@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TextIO
 
 _CHUNK = 1 << 20
 _LONGEST_ROW = 1 << 28  # characters; beyond it a missing bracket is likelier than a row
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACES = " \t\n\r"
+_SPACE = re.compile(f"[{_SPACES}]*")
 _STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
 
 
@@ -47,7 +48,8 @@ def read_array(text: TextIO) -> Iterator[Record]:
         BrokenFileError: the array does not end, or something follows it.
     """
     window = _Window(text)
-    window.advance()  # the bracket that told the layout
+    window.peek()  # the bracket that told the layout
+    window.advance()
     index = 0
     while window.peek() != "]":
         yield window.element(index)
@@ -78,6 +80,9 @@ class _Window:
     def peek(self) -> str:
         """The next character that is not space; empty at the end of the file."""
         while True:
+            mark = self._buffer[self._position : self._position + 1]
+            if mark and mark not in _SPACES:
+                return mark
             match = _SPACE.match(self._buffer, self._position)
             self._position = match.end() if match else self._position
             if self._position < len(self._buffer):
@@ -87,11 +92,11 @@ class _Window:
             self._fill()
 
     def advance(self) -> None:
-        self.peek()
+        """Step over the character that `peek` gave."""
         self._position += 1
 
     def element(self, index: int) -> Record:
-        self.peek()
+        """Read the element that begins where `peek` stopped."""
         while True:
             start = self._position
             try:

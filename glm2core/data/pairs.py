@@ -12,14 +12,11 @@ text, which has no `</s>` between rounds: the end of an earlier answer is taught
 `</s>` in place of the line end or role token that follows it. Each answer is encoded by itself, as
 the model writes it, so ids at its borders may differ from those of the whole text at once.
 
-An answer over `max_target_length` loses its end and its `</s>`; a prompt over `max_source_length`
-is cut as `truncation` says:
-    rounds  drop whole oldest rounds; then tokens from the middle of the text that the question is
-            asked about, or of the question where it is all there is; the system text stays. A row
-            whose question can't be kept whole beside its text is dropped.
-    left    keep the last tokens (the original recipe's cut, behind the first special tokens)
-    right   keep the first tokens (the released script's cut: loses the question's end and 答：)
-    drop    drop the row
+An answer of `max_target_length` tokens or more is cut to that length and gets no `</s>`. A prompt
+over `max_source_length` is cut by `truncation.py`.
+
+A batch is encoded in one call and laid out by array arithmetic: a row is a sequence of spans, and
+a span is a stretch of one long array of ids.
 """
 
 from collections import Counter
@@ -34,19 +31,18 @@ from glm2core.data.prompt import (
     PairFormat,
     Part,
     TemplateName,
-    open_round_pieces,
+    has_heads,
     round_head,
     round_parts,
     split_rounds,
     system_parts,
 )
 from glm2core.data.sp import EOS, SpTokenizer
+from glm2core.data.truncation import IGNORED, LongRow, Truncation, Truncator
 
-IGNORED = -100
-_LEAST_TEXT = 8  # a text of fewer tokens than this says nothing any more: the row is dropped
+__all__ = ["IGNORED", "Dropped", "Limits", "LossOn", "PairBatch", "PairBuilder", "Truncation"]
 
 LossOn = Literal["last", "every"]
-Truncation = Literal["rounds", "left", "right", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ class PairBatch:
         """Where rounds and lines start in each row: its first token and each one behind a line end.
 
         Returns:
-            flat indices within rows (int32), and their ends a row. [B + 1]
+            indices within their rows (int32), and their ends a row. [B + 1]
         """
         starts = np.zeros(len(self.input_ids), bool)
         starts[1:] = self.input_ids[:-1] == newline
@@ -114,256 +110,216 @@ class PairBuilder:
         truncation: Truncation = "rounds",
         threads: int | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.template = template
-        self.truncation = truncation
-        self.threads = threads
-        self._prefix = np.array(tokenizer.prefix_ids(pair_format), np.int32)
-        self._end = np.array([EOS], np.int32)
-        self._heads: dict[tuple[int, bool], list[np.ndarray]] = {}
-        self._special = {name: np.array([token], np.int32) for name, token in tokenizer.special_ids.items()}
+        self._tokenizer = tokenizer
+        self._template = template
+        self._threads = threads
+        self._constants = _Constants(tokenizer, tokenizer.prefix_ids(pair_format))
+        self._truncator = Truncator(tokenizer, template, truncation)
+
+    def plan(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> "PlannedBatch":
+        """Render a batch of answered conversations: which texts to encode, and which row needs which."""
+        plan = PlannedBatch(self._template, self._constants, conversations, limits)
+        for conversation, limit in zip(conversations, limits, strict=True):
+            plan.add(conversation, limit)
+        return plan
+
+    def encode(self, plan: "PlannedBatch") -> list[np.ndarray]:
+        """Ids of the plan's texts: one call of SentencePiece, the bulk of the work."""
+        return self._tokenizer.encode_batch(plan.texts, self._threads)
+
+    def assemble(self, plan: "PlannedBatch", encoded: list[np.ndarray]) -> PairBatch:
+        """Lay the spans out as rows, and cut what is too long."""
+        batch = plan.lay_out(encoded)
+        limits = np.array([limit.max_source_length for limit in plan.limits], np.int64)
+        long = np.flatnonzero(batch.source_lengths > limits)
+        return self._shorten(batch, plan, long.tolist()) if len(long) else batch
 
     def build(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PairBatch:
         """Pairs of a batch of answered conversations, in their order."""
-        plans = _Plans(self.template)
-        for conversation, limit in zip(conversations, limits, strict=True):
-            plans.add(conversation, limit)
-        encoded = self.tokenizer.encode_batch(plans.texts, self.threads)
-        rows = _Rows()
-        for row, (plan, limit) in enumerate(zip(plans.plans, limits, strict=True)):
-            source, target = self._spans(plan, encoded, limit)
-            if source.length > limit.max_source_length:
-                shorter = self._shorten(source, plan, encoded, limit, conversations[row], rows.cuts)
-                if isinstance(shorter, str):
-                    rows.dropped.append(Dropped(row, shorter))
-                    continue
-                source = shorter
-            rows.add(row, source, target)
-        return rows.batch()
+        plan = self.plan(conversations, limits)
+        return self.assemble(plan, self.encode(plan))
 
-    def _spans(
-        self, plan: "_Plan", encoded: list[np.ndarray], limit: Limits, first: int = 0
-    ) -> tuple["_Spans", "_Spans"]:
-        """Prompt and last answer of a row, without its rounds before `first`."""
-        source, target = _Spans(), _Spans()
-        source.prompt(self._prefix)
-        for part, text in plan.system:
-            self._add_part(source, part, encoded[text])
-        for number, turn in enumerate(plan.rounds[first:], 1):
-            for head in self._head(number, first=number == 1 and not plan.system):
-                source.prompt(head)
-            for part, text in turn.parts:
-                self._add_part(source, part, encoded[text])
-            if turn.answer is not None:
-                into = target if number == len(plan.rounds) - first else source
-                self._add_answer(into, encoded[turn.answer], limit)
-        if target.pending_end:
-            target.answer(self._end)
-        return source, target
-
-    def _add_part(self, spans: "_Spans", part: Part, ids: np.ndarray) -> None:
-        if part.special:
-            spans.prompt(self._special[part.special])
-        spans.prompt(ids[1:] if part.continues else ids)
-
-    def _add_answer(self, spans: "_Spans", ids: np.ndarray, limit: Limits) -> None:
-        if len(ids) < limit.max_target_length:
-            spans.answer(ids)
-            spans.pending_end = True
-        else:
-            spans.answer(ids[: limit.max_target_length])
-            spans.cut_answers += 1
-
-    def _head(self, number: int, *, first: bool) -> list[np.ndarray]:
-        if self.template == "chatglm3":
-            return []
-        found = self._heads.get((number, first))
-        if found is None:
-            found = [np.array(self.tokenizer.part_ids(round_head(number, first=first)), np.int32)]
-            self._heads[number, first] = found
-        return found
-
-    def _shorten(
-        self,
-        source: "_Spans",
-        plan: "_Plan",
-        encoded: list[np.ndarray],
-        limit: Limits,
-        conversation: Conversation,
-        cuts: Counter[str],
-    ) -> "_Spans | str":
-        """The prompt cut to `max_source_length`, or why its row is dropped."""
-        room = limit.max_source_length
-        if self.truncation == "drop":
-            return "the prompt is over max_source_length"
-        if self.truncation == "right":
-            cuts["prompts_cut_right"] += 1
-            return source.slice(0, room)
-        if self.truncation == "left":
-            cuts["prompts_cut_left"] += 1
-            kept = max(room - len(self._prefix), 0)
-            return _Spans.joined(source.slice(0, len(self._prefix)), source.slice(source.length - kept, source.length))
-        return self._drop_rounds(plan, encoded, limit, conversation, cuts)
-
-    def _drop_rounds(
-        self, plan: "_Plan", encoded: list[np.ndarray], limit: Limits, conversation: Conversation, cuts: Counter[str]
-    ) -> "_Spans | str":
-        first, source = 0, self._spans(plan, encoded, limit)[0]
-        while source.length > limit.max_source_length and first < len(plan.rounds) - 1:
-            first += 1
-            source = self._spans(plan, encoded, limit, first)[0]
-        if source.length > limit.max_source_length:
-            shorter = self._cut_middle(source, plan, limit, conversation)
+    def _shorten(self, batch: PairBatch, plan: "PlannedBatch", long: list[int]) -> PairBatch:
+        """Put shorter prompts in place of those of the rows `long`, and leave dropped rows out."""
+        ids, labels = [], []
+        lengths, sources = np.diff(batch.ends), batch.source_lengths.copy()
+        kept = np.ones(len(lengths), bool)
+        copied = 0
+        for row in long:
+            start, end = batch.ends[row], batch.ends[row + 1]
+            target = start + sources[row]
+            ids.append(batch.input_ids[copied:start])
+            labels.append(batch.labels[copied:start])
+            long_row = plan.long_row(row, batch.input_ids[start:target], batch.labels[start:target])
+            shorter = self._truncator.shorten(long_row, batch.cuts)
             if isinstance(shorter, str):
-                return shorter
-            source = shorter
-            cuts["texts_cut_in_the_middle"] += 1
-        if first:
-            cuts["prompts_without_oldest_rounds"] += 1
-            cuts["rounds_dropped"] += first
-        return source
-
-    def _cut_middle(self, source: "_Spans", plan: "_Plan", limit: Limits, conversation: Conversation) -> "_Spans | str":
-        """Take the excess out of the open round's text; `source` holds that round alone."""
-        query = conversation.messages[-2]["content"]
-        chars = len(query) if conversation.question_chars is None else conversation.question_chars
-        pieces = open_round_pieces(self.template, query[:chars], query[chars:])
-        question, text, end = (np.array(self.tokenizer.part_ids(piece), np.int32) for piece in pieces)
-        before = source.slice(0, source.length - len(question) - len(text) - len(end))
-        longest, fixed = (text, [question]) if len(text) else (question, [])
-        room = limit.max_source_length - before.length - sum(map(len, fixed)) - len(end)
-        if room < min(_LEAST_TEXT, len(longest)):
-            return "the question alone is over max_source_length"
-        kept = _Spans()
-        for ids in (*fixed, longest[: room - room // 2], longest[len(longest) - room // 2 :], end):
-            kept.prompt(ids)
-        return _Spans.joined(before, kept)
-
-
-class _Turn(NamedTuple):
-    """One round: its parts and its supervised answer, each with the index of its text."""
-
-    parts: list[tuple[Part, int]]
-    answer: int | None
-
-
-class _Plan(NamedTuple):
-    system: list[tuple[Part, int]]
-    rounds: list[_Turn]
-
-
-class _Plans:
-    """The texts of a batch, collected for one call of SentencePiece, and which row needs which."""
-
-    def __init__(self, template: TemplateName) -> None:
-        self.texts: list[str] = []
-        self.plans: list[_Plan] = []
-        self._template = template
-
-    def add(self, conversation: Conversation, limit: Limits) -> None:
-        system, rounds = split_rounds(conversation.messages)
-        system_texts = [] if system is None else self._parts(system_parts(self._template, system))
-        last = len(rounds)
-        turns = []
-        for number, (query, answer) in enumerate(rounds, 1):
-            supervised = number == last or limit.loss_on == "every"
-            parts = round_parts(self._template, number, query, None if supervised else answer, first=False)
-            if self._template == "chatglm2":
-                parts = parts[1:]  # the head depends on how many rounds are dropped
-            assert answer is not None, "only answered conversations make pairs"
-            turns.append(_Turn(self._parts(parts), self._text(answer) if supervised else None))
-        self.plans.append(_Plan(system_texts, turns))
-
-    def _parts(self, parts: list[Part]) -> list[tuple[Part, int]]:
-        return [(part, self._text(part.text)) for part in parts]
-
-    def _text(self, text: str) -> int:
-        self.texts.append(text)
-        return len(self.texts) - 1
-
-
-class _Spans:
-    """A stretch of a row as arrays to be joined: ids and, beside them, labels."""
-
-    __slots__ = ("cut_answers", "ids", "labels", "length", "pending_end")
-
-    def __init__(self) -> None:
-        self.ids: list[np.ndarray] = []
-        self.labels: list[np.ndarray] = []
-        self.length = 0
-        self.cut_answers = 0
-        self.pending_end = False  # the next token's label is the end of the answer before it
-
-    def prompt(self, ids: np.ndarray) -> None:
-        labels = _ignored(len(ids))
-        if self.pending_end and len(ids):
-            labels = labels.copy()
-            labels[0] = EOS
-            self.pending_end = False
-        self._add(ids, labels)
-
-    def answer(self, ids: np.ndarray) -> None:
-        self._add(ids, ids)
-
-    def slice(self, start: int, end: int) -> "_Spans":
-        part = _Spans()
-        part.cut_answers = self.cut_answers if end == self.length else 0
-        if end > start:
-            part._add(np.concatenate(self.ids)[start:end], np.concatenate(self.labels)[start:end])
-        return part
-
-    @staticmethod
-    def joined(*parts: "_Spans") -> "_Spans":
-        whole = _Spans()
-        for part in parts:
-            whole.cut_answers += part.cut_answers
-            for ids, labels in zip(part.ids, part.labels, strict=True):
-                whole._add(ids, labels)
-        return whole
-
-    def _add(self, ids: np.ndarray, labels: np.ndarray) -> None:
-        self.ids.append(ids)
-        self.labels.append(labels)
-        self.length += len(ids)
-
-
-class _Rows:
-    """The rows of a batch, growing."""
-
-    def __init__(self) -> None:
-        self.cuts: Counter[str] = Counter()
-        self.dropped: list[Dropped] = []
-        self._ids: list[np.ndarray] = []
-        self._labels: list[np.ndarray] = []
-        self._rows: list[int] = []
-        self._ends = [0]
-        self._sources: list[int] = []
-
-    def add(self, row: int, source: _Spans, target: _Spans) -> None:
-        self._ids += source.ids + target.ids
-        self._labels += source.labels + target.labels
-        if cut := source.cut_answers + target.cut_answers:
-            self.cuts["responses_cut"] += cut
-        self._rows.append(row)
-        self._sources.append(source.length)
-        self._ends.append(self._ends[-1] + source.length + target.length)
-
-    def batch(self) -> PairBatch:
-        empty = np.zeros(0, np.int32)
+                batch.dropped.append(Dropped(row, shorter))
+                batch.cuts["responses_cut"] -= plan.cut_answers(row)
+                kept[row], copied = False, end
+                continue
+            ids.append(shorter.ids)
+            labels.append(shorter.labels)
+            lengths[row] += len(shorter.ids) - sources[row]
+            sources[row] = len(shorter.ids)
+            copied = target
+        ids.append(batch.input_ids[copied:])
+        labels.append(batch.labels[copied:])
         return PairBatch(
-            rows=np.array(self._rows, np.int64),
-            input_ids=np.concatenate([empty, *self._ids]),
-            labels=np.concatenate([empty, *self._labels]),
-            ends=np.array(self._ends, np.int64),
-            source_lengths=np.array(self._sources, np.int64),
-            cuts=self.cuts,
-            dropped=self.dropped,
+            rows=batch.rows[kept],
+            input_ids=np.concatenate(ids),
+            labels=np.concatenate(labels),
+            ends=_ends(lengths[kept]),
+            source_lengths=sources[kept],
+            cuts=+batch.cuts,
+            dropped=batch.dropped,
         )
 
 
-_IGNORED_RUN = np.full(4096, IGNORED, np.int32)
-_IGNORED_RUN.flags.writeable = False
+class _Constants:
+    """Spans that are the same in every row; number n is span -1 - n, counted from the table's end."""
+
+    def __init__(self, tokenizer: SpTokenizer, prefix: list[int]) -> None:
+        self.arrays: list[np.ndarray] = []
+        self._tokenizer = tokenizer
+        self._heads: dict[tuple[int, bool], int] = {}
+        self.prefix = self._add(prefix)
+        self.end = self._add([EOS])
+        self.special = {name: self._add([token]) for name, token in tokenizer.special_ids.items()}
+
+    def head(self, number: int, *, first: bool) -> int:
+        found = self._heads.get((number, first))
+        if found is None:
+            found = self._add(self._tokenizer.part_ids(round_head(number, first=first)))
+            self._heads[number, first] = found
+        return found
+
+    def _add(self, ids: list[int]) -> int:
+        self.arrays.append(np.array(ids, np.int32))
+        return -len(self.arrays)
 
 
-def _ignored(length: int) -> np.ndarray:
-    return _IGNORED_RUN[:length] if length <= len(_IGNORED_RUN) else np.full(length, IGNORED, np.int32)
+class PlannedBatch:
+    """The texts of a batch, for one call of SentencePiece, and each row as a sequence of spans."""
+
+    def __init__(
+        self,
+        template: TemplateName,
+        constants: _Constants,
+        conversations: Sequence[Conversation],
+        limits: Sequence[Limits],
+    ) -> None:
+        self.texts: list[str] = []
+        self.limits = limits
+        self._conversations = conversations
+        self._template = template
+        self._constants = constants
+        self._skipped: list[bool] = []  # of each text: leave out its first id
+        self._answer_limits: list[int] = []  # of each text: tokens of an answer; 0 = not supervised
+        self._spans: list[int] = []
+        self._row_ends: list[int] = [0]
+        self._rounds: list[list[int]] = []  # of each row: the spans where its rounds start
+        self._offsets = np.zeros(0, np.int64)
+        self._cut = np.zeros(0, bool)
+
+    def add(self, conversation: Conversation, limit: Limits) -> None:
+        """A row: prefix, system text, rounds with their answers, `</s>`."""
+        assert conversation.answered, "only answered conversations make pairs"
+        spans, constants, template = self._spans, self._constants, self._template
+        system, rounds = split_rounds(conversation.messages)
+        spans.append(constants.prefix)
+        if system is not None:
+            self._add_parts(system_parts(template, system))
+        starts = []
+        last = len(rounds)
+        for number, (query, answer) in enumerate(rounds, 1):
+            starts.append(len(spans))
+            if has_heads(template):
+                spans.append(constants.head(number, first=number == 1 and system is None))
+            supervised = number == last or limit.loss_on == "every"
+            self._add_parts(round_parts(template, query, None if supervised else answer))
+            if supervised:
+                self._add_text(str(answer), skipped=False, answer_limit=limit.max_target_length)
+        spans.append(constants.end)
+        self._rounds.append(starts)
+        self._row_ends.append(len(spans))
+
+    def lay_out(self, encoded: list[np.ndarray]) -> PairBatch:
+        """All rows, uncut on the prompt's side.
+
+        Args:
+            encoded: ids of each of `texts`.
+        """
+        arrays = [*encoded, *reversed(self._constants.arrays)]
+        flat = np.concatenate(arrays)
+        starts = _ends(np.fromiter(map(len, arrays), np.int64, len(arrays)))
+        lengths = np.diff(starts)
+        starts = starts[:-1]
+        texts = len(encoded)
+        starts[:texts] += self._skipped
+        lengths[:texts] -= self._skipped
+        limits = np.zeros(len(arrays), np.int64)
+        limits[:texts] = self._answer_limits
+        cut = (limits > 0) & (lengths >= limits)
+        lengths[cut] = limits[cut]
+
+        spans, row_ends = np.array(self._spans, np.int64), np.array(self._row_ends, np.int64)
+        span_lengths = lengths[spans]
+        is_answer = limits[spans] > 0
+        self._cut = cut[spans]
+        last_answers = row_ends[1:] - 2
+        span_lengths[last_answers + 1] = ~self._cut[last_answers]  # a cut answer gets no </s>
+        offsets = self._offsets = _ends(span_lengths)
+
+        places = np.repeat(starts[spans] - offsets[:-1], span_lengths) + np.arange(offsets[-1])
+        input_ids = flat[places]
+        labels = np.where(np.repeat(is_answer, span_lengths), input_ids, np.int32(IGNORED))
+        whole_answers = np.flatnonzero(is_answer & ~self._cut)
+        labels[offsets[whole_answers + 1]] = EOS  # the token behind an answer
+        ends = offsets[row_ends]
+        return PairBatch(
+            rows=np.arange(len(self._rounds)),
+            input_ids=input_ids,
+            labels=labels,
+            ends=ends,
+            source_lengths=offsets[last_answers] - ends[:-1],
+            cuts=+Counter(responses_cut=int(self._cut.sum())),
+        )
+
+    def long_row(self, row: int, ids: np.ndarray, labels: np.ndarray) -> LongRow:
+        """What `truncation.py` needs to know of a row; `ids`, `labels`: its prompt."""
+        first_span = self._row_ends[row]
+        rounds = self._rounds[row]
+        starts = self._offsets[rounds] - self._offsets[first_span]
+        return LongRow(
+            conversation=self._conversations[row],
+            max_length=self.limits[row].max_source_length,
+            ids=ids,
+            labels=labels,
+            prefix=int(self._offsets[first_span + 1] - self._offsets[first_span]),
+            round_starts=starts.tolist(),
+            head_lengths=[int(n) for n in np.diff(self._offsets)[self._rounds[row]]]
+            if has_heads(self._template)
+            else [],
+        )
+
+    def cut_answers(self, row: int) -> int:
+        return int(self._cut[self._row_ends[row] : self._row_ends[row + 1]].sum())
+
+    def _add_parts(self, parts: list[Part]) -> None:
+        for text, special, continues in parts:
+            if special:
+                self._spans.append(self._constants.special[special])
+            self._add_text(text, skipped=continues, answer_limit=0)
+
+    def _add_text(self, text: str, *, skipped: bool, answer_limit: int) -> None:
+        self._spans.append(len(self.texts))
+        self.texts.append(text)
+        self._skipped.append(skipped)
+        self._answer_limits.append(answer_limit)
+
+
+def _ends(lengths: np.ndarray) -> np.ndarray:
+    """Where stretches of such lengths end, after a first 0."""
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    return ends

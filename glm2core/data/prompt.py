@@ -84,30 +84,28 @@ def system_parts(template: TemplateName, text: str) -> list[Part]:
     return [Part(text)]
 
 
-def round_parts(
-    template: TemplateName, number: int, query: str, answer: str | None = None, *, first: bool
-) -> list[Part]:
-    """One round; without `answer` it is open: the model's answer follows.
-
-    Args:
-        number: the round's number, from 1.
-        first: nothing stands before this round.
-    """
-    if template == "chatglm3":
-        reply = "\n" if answer is None else "\n " + answer
-        return [Part("\n " + query, special="<|user|>"), Part(reply, special="<|assistant|>")]
-    return [round_head(number, first=first), Part(f"\n\n问：{query}{_ANSWER_MARK}{answer or ''}", continues=True)]
+def has_heads(template: TemplateName) -> bool:
+    """Whether each round begins with a numbered line."""
+    return template == "chatglm2"
 
 
 def round_head(number: int, *, first: bool) -> Part:
-    """chatglm2's numbered line."""
+    """chatglm2's numbered line; `first`: nothing stands before this round."""
     return Part(f"[Round {number}]") if first else Part(f"\n\n[Round {number}]", continues=True)
+
+
+def round_parts(template: TemplateName, query: str, answer: str | None = None) -> list[Part]:
+    """One round behind its head; without `answer` it is open: the model's answer follows."""
+    if template == "chatglm3":
+        reply = "\n" if answer is None else "\n " + answer
+        return [Part("\n " + query, special="<|user|>"), Part(reply, special="<|assistant|>")]
+    return [Part(f"\n\n问：{query}{_ANSWER_MARK}{answer or ''}", continues=True)]
 
 
 def open_round_pieces(template: TemplateName, question: str, text: str) -> tuple[Part, Part, Part]:
     """The open round behind its head, cut into the question, the text it is asked about, and its end.
 
-    Together they are `round_parts(..., question + text)`; `text` is empty or begins with a line end.
+    Together they are `round_parts(template, question + text)`; `text` is empty or begins with a line end.
     """
     if template == "chatglm3":
         return Part("\n " + question, special="<|user|>"), Part(text, continues=True), Part("\n", "<|assistant|>")
@@ -128,8 +126,9 @@ def render(messages: list[Message], template: TemplateName) -> list[Part]:
     system, rounds = split_rounds(messages)
     parts = system_parts(template, system) if system is not None else []
     for number, (query, answer) in enumerate(rounds, 1):
-        open_end = number == len(rounds)
-        parts += round_parts(template, number, query, None if open_end else answer, first=not parts)
+        if has_heads(template):
+            parts.append(round_head(number, first=not parts))
+        parts += round_parts(template, query, None if number == len(rounds) else answer)
     return parts
 
 

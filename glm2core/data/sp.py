@@ -74,11 +74,11 @@ class SpTokenizer:
             raise UserError(f"{folder} holds no {MODEL_FILE}. Copy the one that the weights were released with.")
         return cls(path.read_bytes(), str(path))
 
-    def save(self, folder: Path, template: TemplateName) -> None:
-        """Write `tokenizer.model` and a `tokenizer_config.json` that transformers can read."""
+    def save(self, folder: Path, template: TemplateName, pair_format: PairFormat = "glm2") -> None:
+        """Write `tokenizer.model` and the `tokenizer_config.json` that `hf_tokenizer` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self.model)
-        write_json(folder / CONFIG_FILE, tokenizer_config(template))
+        write_json(folder / CONFIG_FILE, tokenizer_config(template, pair_format))
 
     def __len__(self) -> int:
         """Pieces and special tokens; an embedding may have more rows (65,024 in the released models)."""
@@ -109,6 +109,11 @@ class SpTokenizer:
                 run = []
         return "".join([*texts, self._sp.decode(run)] if run else texts)
 
+    def pieces(self, text: str) -> list[str]:
+        """The pieces of a text, as SentencePiece writes them."""
+        found: list[str] = self._sp.encode(text, return_type=str)
+        return found
+
     def piece(self, token: int) -> str:
         """What one id is called, as SentencePiece writes it."""
         return self._special_names.get(token) or str(self._sp.id_to_piece(token))
@@ -138,12 +143,13 @@ class SpTokenizer:
         return {token: name for name, token in self.special_ids.items()}
 
 
-def tokenizer_config(template: TemplateName) -> dict[str, Any]:
+def tokenizer_config(template: TemplateName, pair_format: PairFormat) -> dict[str, Any]:
     """Content of tokenizer_config.json; `prompt_template` names the wording, `chat_template` spells it."""
     return {
         "tokenizer_class": "ChatGLM2Tokenizer",
         "prompt_template": template,
-        "chat_template": jinja_template(template),
+        "pair_format": pair_format,
+        "chat_template": jinja_template(template, PREFIX_TOKENS[pair_format]),
         "padding_side": "left",
         "model_max_length": 32768,
     }
