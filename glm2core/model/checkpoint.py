@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -63,7 +63,7 @@ def load_model(
     weight_files(folder)  # a missing shard is named before anything is read
     config = read_config(folder, family=family, notice=notice)
     apply_rope(config, rope_type, rope_factor, rope_unit)
-    notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters or {})}")
+    notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
     if bits is not None:
         options["quantization_config"] = quantization_config(bits, dtype)
@@ -86,7 +86,7 @@ def new_model(
     Args:
         preset: see presets.py.
         vocab_size: tokens of the tokenizer; None = the preset's own.
-        dtype: of the weights (drawn in fp32, then rounded).
+        dtype: of the weights.
         rope_type, rope_factor, rope_unit: scaling of the positions; None = as the preset has it.
         initialization: see initialization.py.
         seed: of the weights.
@@ -96,9 +96,11 @@ def new_model(
     """
     config = preset_config(preset, vocab_size)
     apply_rope(config, rope_type, rope_factor, rope_unit)
-    model = ChatGLM2ForCausalLM(config)
-    initialize(model, initialization, seed)
-    return model.to(dtype)
+    with torch.device("meta"):  # no memory, and no draw that would be thrown away
+        model: torch.nn.Module = ChatGLM2ForCausalLM(config)
+    network = cast(ChatGLM2ForCausalLM, model.to(dtype).to_empty(device="cpu"))
+    initialize(network, initialization, seed)
+    return network.eval()
 
 
 def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], None] = print) -> ChatGLM2Config:
@@ -107,15 +109,7 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
     Raises:
         UserError: no config.json, or one that is not of this family.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(f"{folder} holds no config.json. Name a folder with a released or tuned model in it.")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from None
-    if values.get("model_type", "chatglm") != "chatglm":
-        raise UserError(f"{file}: model_type is {values['model_type']!r}; only 'chatglm' is read here")
+    values = _config_values(folder)
     if family == "auto":
         family, evidence = family_of_folder(folder)
         notice(f"{folder}: family {family} ({evidence})")
@@ -143,14 +137,26 @@ def fingerprint(folder: Path) -> str:
     """Hex SHA-256 over the weights' bytes and what config.json says about the computation.
 
     Raises:
-        UserError: as `weight_files` and `read_config`.
+        UserError: no weights or no config.json.
     """
-    config = read_config(folder, notice=lambda _: None).to_dict()
-    related = {key: value for key, value in config.items() if key not in _UNRELATED_KEYS}
+    related = {key: value for key, value in _config_values(folder).items() if key not in _UNRELATED_KEYS}
     digest = hashlib.sha256(json.dumps(related, sort_keys=True).encode())
     for file in weight_files(folder):
         digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _config_values(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} holds no config.json. Name a folder with a released or tuned model in it.")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from None
+    if values.get("model_type", "chatglm") != "chatglm":
+        raise UserError(f"{file}: model_type is {values['model_type']!r}; only 'chatglm' is read here")
+    return values
 
 
 def _shards(index: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """The network's configuration: the released key names, and transformers' names for the same."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,7 +42,7 @@ class ChatGLM2Config(PreTrainedConfig):
         layernorm_epsilon: of the RMS norms.
         add_qkv_bias: whether `query_key_value` has a bias.
         family: chatglm2, chatglm3, or auto (found from what the config says; chatglm2 in doubt).
-        rope_parameters: transformers' standard dict; None = from the released `rope_ratio`, or plain.
+        rope_parameters: transformers' standard dict; empty = from the released `rope_ratio`, or plain.
         pre_seq_len: length of a P-tuning v2 prefix, which shifts no position; None = no prefix.
         prefix_projection: whether an MLP makes the prefix from its embedding.
 
@@ -72,7 +73,7 @@ class ChatGLM2Config(PreTrainedConfig):
     layernorm_epsilon: float = 1e-5
     add_qkv_bias: bool = True
     family: str = "auto"
-    rope_parameters: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] = field(default_factory=dict)
     pre_seq_len: int | None = None
     prefix_projection: bool = False
     initializer_range: float = 0.02
@@ -88,16 +89,18 @@ class ChatGLM2Config(PreTrainedConfig):
         rope_ratio = kwargs.pop("rope_ratio", None)
         if self.family == "auto":
             self.family = _family(kwargs, rope_ratio)
-        if self.rope_parameters is None:
+        if not self.rope_parameters:
             self.rope_parameters = _rope_of_ratio(rope_ratio, self.family)
         kept = {key: value for key, value in kwargs.items() if key not in {*_FIXED_SWITCHES, *_DROPPED}}
         super().__post_init__(**{"partial_rotary_factor": PARTIAL_ROTARY_FACTOR, **kept})
 
     @classmethod
-    def get_config_dict(cls, path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Adds what the folder's name and tokenizer tell about the family."""
-        values, unused = super().get_config_dict(path, **kwargs)
-        folder = Path(path)
+        values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        folder = Path(pretrained_model_name_or_path)
         if values.get("family", "auto") == "auto" and folder.is_dir():
             values["family"] = detect_family(values, folder)[0]
         return values, unused
@@ -129,7 +132,6 @@ def apply_rope(config: ChatGLM2Config, rope_type: str | None, factor: float, uni
     """
     if rope_type is None:
         return
-    assert config.rope_parameters is not None
     config.rope_parameters = rope_parameters_for(
         rope_type, factor, unit, config.rope_parameters, config.rotary_channels
     )

@@ -76,4 +76,4 @@ def _split(fused: Tensor, config: ChatGLM2Config) -> tuple[Tensor, ...]:
     query = config.num_attention_heads * config.kv_channels
     group = config.multi_query_group_num * config.kv_channels
     # Clones: safetensors refuses tensors that share memory.
-    return tuple(part.clone() for part in torch.split(fused, (query, group, group)))
+    return tuple(part.clone() for part in torch.split(fused, [query, group, group]))

@@ -1,13 +1,13 @@
 """How the weights of a network from scratch start."""
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from glm2core.errors import UserError
-from glm2core.model.layers import SelfAttention
+from glm2core.model.layers import GLMBlock, SelfAttention
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.rope import inverse_frequencies
 
@@ -19,7 +19,7 @@ _OFFSETS = (1, 2, 3, 4, 6, 8, 10, 12)
 
 @torch.no_grad()
 def initialize(model: ChatGLM2ForCausalLM, kind: Literal["default", "retrieval"], seed: int) -> None:
-    """Draw all weights anew, in place; the same seed gives the same weights.
+    """Draw all weights anew, in place; the same seed gives the same weights (in fp32, then rounded).
 
     `default` is N(0, initializer_range), biases 0, norms 1.
 
@@ -49,7 +49,7 @@ def initialize(model: ChatGLM2ForCausalLM, kind: Literal["default", "retrieval"]
 def _default(model: ChatGLM2ForCausalLM, generator: Generator) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
-            parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+            _normal(parameter, model.config.initializer_range, generator)
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
@@ -57,19 +57,22 @@ def _default(model: ChatGLM2ForCausalLM, generator: Generator) -> None:
 def _retrieval(model: ChatGLM2ForCausalLM, generator: Generator) -> None:
     _default(model, generator)
     network = model.transformer
-    network.embedding.word_embeddings.weight.normal_(0.0, 1.0, generator=generator)
+    blocks = cast("list[GLMBlock]", list(network.encoder.layers))
+    _normal(network.embedding.word_embeddings.weight, 1.0, generator)
     network.output_layer.weight.zero_()
-    for layer in network.encoder.layers:
-        layer.self_attention.dense.weight.zero_()
-        layer.mlp.dense_4h_to_h.weight.zero_()
-        _fan_in(layer.mlp.dense_h_to_4h.weight, generator)
-        _fan_in(layer.self_attention.query_key_value.weight, generator)
-        _correlate_queries(layer.self_attention)
-    _look_back(network.encoder.layers[0].self_attention, model)
+    for block in blocks:
+        block.self_attention.dense.weight.zero_()
+        block.mlp.dense_4h_to_h.weight.zero_()
+        for linear in (block.mlp.dense_h_to_4h, block.self_attention.query_key_value):
+            _normal(linear.weight, linear.in_features**-0.5, generator)
+        _correlate_queries(block.self_attention)
+    _look_back(blocks[0].self_attention)
 
 
-def _fan_in(weight: Tensor, generator: Generator) -> None:
-    weight.normal_(0.0, weight.shape[1] ** -0.5, generator=generator)
+def _normal(parameter: Tensor, deviation: float, generator: Generator) -> None:
+    """Row by row, so that half-precision weights get the rounded fp32 draws without a whole fp32 copy."""
+    for row in parameter:
+        row.copy_(torch.randn(row.shape, generator=generator) * deviation)
 
 
 def _correlate_queries(attention: SelfAttention) -> None:
@@ -78,25 +81,22 @@ def _correlate_queries(attention: SelfAttention) -> None:
     query.copy_(_QUERY_KEY_CORRELATION * key + noise * query)
 
 
-def _look_back(attention: SelfAttention, model: ChatGLM2ForCausalLM) -> None:
+def _look_back(attention: SelfAttention) -> None:
     """Biases whose product is largest where the key stands `offset` tokens before the query.
 
     A key at position j is (b, 0) turned by j * f, a query at i is (b, 0) turned by (i - offset) * f:
     their product, b^2 cos((i - offset - j) * f), peaks at j = i - offset.
     """
-    bias: nn.Parameter | None = attention.query_key_value.bias
-    if bias is None:
+    if not attention.config.add_qkv_bias:
         return
-    query, key = _query_and_key(bias, attention)  # [G, H / G, D], [G, 1, D]
-    frequencies, _ = inverse_frequencies(model.config)
-    fastest = frequencies[:_POSITIONAL_PAIRS]
+    query, key = _query_and_key(attention.query_key_value.bias, attention)  # [G, H / G, D], [G, 1, D]
+    fastest = inverse_frequencies(attention.config)[0][:_POSITIONAL_PAIRS]
     channels = 2 * len(fastest)
     key[..., 0:channels:2] = _POSITIONAL_BIAS
     for head in range(attention.heads):
         back = -_OFFSETS[head % len(_OFFSETS)] * fastest
-        turned = _POSITIONAL_BIAS * torch.stack((back.cos(), back.sin()), dim=-1).flatten()
         group, member = divmod(head, attention.num_key_value_groups)
-        query[group, member, :channels] = turned
+        query[group, member, :channels] = _POSITIONAL_BIAS * torch.stack((back.cos(), back.sin()), dim=-1).flatten()
 
 
 def _query_and_key(rows: Tensor, attention: SelfAttention) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from glm2core.model.attention import attention
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.rope import rotate
 
@@ -64,38 +64,10 @@ class SelfAttention(nn.Module):
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # [B, H or G, T, D]
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # [B, G, K, D]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, grouped_attention)
-        context, weights = attend(
-            self, query, key, value, attention_mask, dropout=0.0, scaling=self.channels**-0.5, **kwargs
+        context, weights = attention(
+            self, query, key, value, attention_mask, self.config._attn_implementation or "sdpa", **kwargs
         )
         return self.dense(context.reshape(batch, tokens, -1)), weights
-
-
-def grouped_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attention by plain matrix products (`attn_implementation="eager"`); keys and values are not expanded.
-
-    The query heads of a group are stacked along the tokens, so that one product serves them all.
-
-    Args:
-        query: [B, H, T, D].
-        key, value: [B, G, K, D].
-        attention_mask: additive [B or 1, 1, T, K], or None for all to all.
-
-    Returns:
-        Context [B, T, H, D] and weights [B, H, T, K].
-    """
-    batch, heads, tokens, channels = query.shape
-    groups, seen = key.shape[1], key.shape[2]
-    stacked = (query * scaling).reshape(batch, groups, -1, channels)  # [B, G, H / G * T, D]
-    scores = torch.matmul(stacked, key.transpose(2, 3)).view(batch, heads, tokens, seen)
-    if attention_mask is not None:
-        scores = scores + attention_mask[..., :seen]
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)  # [B, H, T, K]
-    context = torch.matmul(weights.view(batch, groups, -1, seen), value).view(batch, heads, tokens, channels)
-    return context.transpose(1, 2), weights
 
 
 class MLP(nn.Module):

@@ -12,7 +12,7 @@ _CHUNK_ELEMENTS = 1 << 25  # fp32 logits alive at once: 128 MiB
 
 
 def supervised_loss(
-    hidden: Tensor, labels: Tensor, output_layer: nn.Module, num_items_in_batch: Tensor | int | None = None
+    hidden: Tensor, labels: Tensor, output_layer: nn.Linear, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
     """Cross-entropy of shifted labels.
 
@@ -42,7 +42,7 @@ def supervised_loss(
     return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
 
-def _summed(rows: Tensor, targets: Tensor, output_layer: nn.Module) -> Tensor:
+def _summed(rows: Tensor, targets: Tensor, output_layer: nn.Linear) -> Tensor:
     size = max(1, _CHUNK_ELEMENTS // output_layer.out_features)
     if len(rows) <= size:
         return _cross_entropy(rows, targets, output_layer)
@@ -53,5 +53,5 @@ def _summed(rows: Tensor, targets: Tensor, output_layer: nn.Module) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _cross_entropy(rows: Tensor, targets: Tensor, output_layer: nn.Module) -> Tensor:
+def _cross_entropy(rows: Tensor, targets: Tensor, output_layer: nn.Linear) -> Tensor:
     return F.cross_entropy(output_layer(rows).float(), targets, reduction="sum")

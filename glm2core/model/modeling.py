@@ -25,17 +25,18 @@ from glm2core.model.rope import RotaryEmbedding
 class ChatGLM2PreTrainedModel(PreTrainedModel):
     """What transformers needs to know about the network."""
 
+    config: ChatGLM2Config
     config_class = ChatGLM2Config
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("GLMBlock",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ["GLMBlock"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     # The released checkpoints store the frequencies; they are computed here (rope.py says why).
-    _keys_to_ignore_on_load_unexpected = (r"rotary_pos_emb\.inv_freq$",)
+    _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]  # noqa: RUF012
     _can_record_outputs = {"hidden_states": GLMBlock, "attentions": SelfAttention}  # noqa: RUF012
 
 
@@ -75,7 +76,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.embedding.word_embeddings = value
 
     @capture_outputs
@@ -99,16 +100,24 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         if self.prefix_encoder is not None:
             cache = self._with_prefix(cache, hidden)
             attention_mask = _seen(attention_mask, self.prefix_encoder.length)
-        if cache is None or cache.get_seq_length() == 0:
-            attention_mask = _without_right_padding(attention_mask)
+        attention_mask = _without_right_padding(attention_mask, cache)
         position_ids = self._positions(position_ids, attention_mask, cache, hidden)
-        # No position_ids: the mask is causal by index, also where positions have gaps or start anew.
-        mask = create_causal_mask(self.config, hidden, attention_mask, cache)
+        mask = self._causal_mask(hidden, attention_mask, cache)
         rotations = self.rotary_pos_emb(position_ids)
         for layer in self.encoder.layers:
             hidden = layer(hidden, rotations, mask, past_key_values=cache, **kwargs)
         hidden = self.encoder.final_layernorm(hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+
+    def _causal_mask(self, hidden: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Any:
+        """As the attention implementation takes it; None = causal, and no key is padding.
+
+        Causal by index, not by position: positions may have gaps.
+        """
+        static = cache is not None and cache.is_compileable  # keys beyond the tokens seen must be hidden
+        if attention_mask is None and self.config._attn_implementation == "sdpa" and not static:
+            return None
+        return create_causal_mask(self.config, hidden, attention_mask, cache)
 
     def _with_prefix(self, cache: Cache | None, hidden: Tensor) -> Cache:
         """The cache, with the learned prefix in it."""
@@ -154,7 +163,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.transformer.output_layer
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: Any) -> None:
         self.transformer.output_layer = value
 
     def train(self, mode: bool = True) -> "ChatGLM2ForCausalLM":
@@ -211,17 +220,19 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         )  # fmt: skip
 
     @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As transformers', but strict.
 
         Raises:
             UserError: names each tensor that is missing, unexpected or of another shape.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs["ignore_mismatched_sizes"] = True  # so that they are reported below, all of them by name
-        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        _require_exact(info, path)
-        return (model, info) if wants_info else model
+        kwargs["ignore_mismatched_sizes"] = True  # they are refused below, all of them by name
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        _require_exact(loaded[1], pretrained_model_name_or_path)
+        return loaded if wants_info else loaded[0]
 
 
 def _require_exact(info: dict[str, Any], path: Any) -> None:
@@ -236,13 +247,16 @@ def _require_exact(info: dict[str, Any], path: Any) -> None:
         raise UserError(f"{path}: the weights do not fit its config.json: {listed}")
 
 
-def _without_right_padding(attention_mask: Tensor | None) -> Tensor | None:
-    """None where no row is padded on the left: causal attention alone hides what comes after.
+def _without_right_padding(attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:
+    """None where padding follows the tokens of every row: causal attention alone hides it from them.
 
     What padding itself computes is never looked at, and kernels are faster without a mask.
     """
     if attention_mask is None or attention_mask.ndim != 2:
         return attention_mask
+    if cache is not None and cache.get_seq_length():
+        # Padding on the right of an earlier chunk lies before the tokens of this one.
+        return None if bool(attention_mask.all()) else attention_mask
     starts_again = attention_mask[:, 1:] > attention_mask[:, :-1]
     return attention_mask if bool(starts_again.any()) else None
 
