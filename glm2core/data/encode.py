@@ -14,7 +14,8 @@ import numpy as np
 from glm2core.data.conversation import SPLITS
 from glm2core.data.converted import ConvertedBatch, count_rows, read_converted
 from glm2core.data.dataset import TokenizedDataset, TokenizedInfo, TokenizedWriter
-from glm2core.data.pairs import IGNORED, Limits, PairBatch, PairBuilder, PlannedBatch
+from glm2core.data.layout import Limits, PlannedBatch
+from glm2core.data.pairs import IGNORED, PairBatch, PairBuilder
 from glm2core.data.prompt import TemplateName, jinja_template, prompt_text
 from glm2core.data.sp import SpTokenizer, template_of, train_tokenizer
 from glm2core.errors import UserError

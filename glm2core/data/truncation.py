@@ -40,7 +40,7 @@ class LongRow(NamedTuple):
     """A prompt that is too long.
 
     max_length: tokens that it may have.
-    ids, labels: the prompt with all its rounds. [T]
+    tokens: the prompt with all its rounds. [T]
     prefix: how many special tokens it begins with.
     round_starts: where its rounds start.
     head_lengths: tokens of each round's numbered head; empty where the wording has none.
@@ -48,8 +48,7 @@ class LongRow(NamedTuple):
 
     conversation: Conversation
     max_length: int
-    ids: np.ndarray
-    labels: np.ndarray
+    tokens: Tokens
     prefix: int
     round_starts: list[int]
     head_lengths: list[int]
@@ -65,14 +64,14 @@ class Truncator:
 
     def shorten(self, row: LongRow, cuts: Counter[str]) -> Tokens | str:
         """The prompt in at most `max_length` tokens, or why its row is dropped; counts into `cuts`."""
-        whole = Tokens(row.ids, row.labels)
+        whole = row.tokens
         match self._truncation:
             case "rounds":
                 return self._drop_rounds(row, cuts)
             case "left":
                 cuts["prompts_cut_left"] += 1
                 kept = max(row.max_length - row.prefix, 0)
-                return _joined(whole.part(0, row.prefix), whole.part(len(row.ids) - kept))
+                return joined(whole.part(0, row.prefix), whole.part(len(row.tokens.ids) - kept))
             case "right":
                 cuts["prompts_cut_right"] += 1
                 return whole.part(0, row.max_length)
@@ -80,16 +79,16 @@ class Truncator:
                 return "the prompt is over max_source_length"
 
     def _drop_rounds(self, row: LongRow, cuts: Counter[str]) -> Tokens | str:
-        whole = Tokens(row.ids, row.labels)
+        whole = row.tokens
         before = whole.part(0, row.round_starts[0])
         heads, bodies = _rounds(row)
         first = self._first_kept(row, len(before.ids), bodies)
         kept_heads = self._heads(row, heads[first:])
         kept = [tokens for turn in zip(kept_heads, bodies[first:], strict=True) for tokens in turn]
         kept[0], kept[1] = _without_end_label(kept[0]), _without_end_label(kept[1])
-        shorter = _joined(before, *kept)
+        shorter = joined(before, *kept)
         if len(shorter.ids) > row.max_length:
-            cut = self._cut_middle(row, _joined(before, kept[0]), kept[1])
+            cut = self._cut_middle(row, joined(before, kept[0]), kept[1])
             if isinstance(cut, str):
                 return cut
             shorter = cut
@@ -138,14 +137,14 @@ class Truncator:
         room = row.max_length - len(before.ids) - fixed - (len(body.ids) - close)
         if room < min(_LEAST_TEXT, close - fixed):
             return "the question alone is over max_source_length"
-        return _joined(before, body.part(0, fixed + room - room // 2), body.part(close - room // 2))
+        return joined(before, body.part(0, fixed + room - room // 2), body.part(close - room // 2))
 
 
 def _rounds(row: LongRow) -> tuple[list[Tokens], list[Tokens]]:
     """Head and body of each round."""
-    whole = Tokens(row.ids, row.labels)
+    whole = row.tokens
     heads, bodies = [], []
-    ends = [*row.round_starts[1:], len(row.ids)]
+    ends = [*row.round_starts[1:], len(row.tokens.ids)]
     lengths = row.head_lengths or [0] * len(ends)
     for start, length, end in zip(row.round_starts, lengths, ends, strict=True):
         heads.append(whole.part(start, start + length))
@@ -160,5 +159,5 @@ def _without_end_label(tokens: Tokens) -> Tokens:
     return Tokens(tokens.ids, labels)
 
 
-def _joined(*parts: Tokens) -> Tokens:
+def joined(*parts: Tokens) -> Tokens:
     return Tokens(np.concatenate([p.ids for p in parts]), np.concatenate([p.labels for p in parts]))
