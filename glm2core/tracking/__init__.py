@@ -99,6 +99,8 @@ def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
     An exception ends the run FAILED, Ctrl-C KILLED; both go on to the caller.
     """
     run = StageRun(stage, _open(stage, params))
+    run._attempt(Recorder.complete_row)
+    run._attempt(Recorder.watch_system)
     try:
         yield run
     except (KeyboardInterrupt, GeneratorExit):

@@ -1,8 +1,10 @@
 """MLflow's side of tracking: the store at the project root, and the two runs that a stage writes to."""
 
+import contextlib
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +26,12 @@ from glm2core.tracking.execution import (
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
     from mlflow.tracking import MlflowClient
 
+_SQLITE = "sqlite:///"
 _LOCK_SECONDS = 60
+_BUSY_SECONDS = 20
 _METRICS_A_WRITE = 1000  # MLflow's limit
 _DIGEST_CHARACTERS = 36  # MLflow's limit
 
@@ -34,26 +39,42 @@ _DIGEST_CHARACTERS = 36  # MLflow's limit
 class Recorder:
     """Writes to a stage's run (the child) and its execution's row (the parent), by their ids."""
 
-    def __init__(self, client: "MlflowClient", stage: str, parent: str, child: str) -> None:
+    def __init__(self, client: "MlflowClient", book: "_Book", stage: str, parent: str, child: str) -> None:
         self._client = client
+        self._book = book
         self._stage = stage
-        self.parent = parent
-        self.child = child
+        self._parent = parent
+        self._child = child
+        self._monitor: SystemMetricsMonitor | None = None
+
+    def watch_system(self) -> None:
+        """Start a thread that records memory, CPU and GPU use every 10 seconds."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(self._child, resume_logging=True, tracking_uri=self._client.tracking_uri)
+        self._monitor.start()
+
+    def complete_row(self) -> None:
+        """Give the row what reproduces it, and the figures of stages that DVC did not need to run."""
+        for file in (Path("params.yaml"), PIPELINE_FILE, LOCK_FILE):
+            if file.exists():
+                self._client.log_artifact(self._parent, str(file))
+        self._book.link_cached(self._stage, self._parent)
 
     def points(self, points: list[tuple[str, float, int, int]]) -> None:
         """Write (name, value, milliseconds, step) to the child's curves."""
-        self._log_metrics(self.child, points)
+        self._log_metrics(self._child, points)
 
     def headline(self, figures: Mapping[str, float], step: int) -> None:
         now = _milliseconds()
-        self._log_metrics(self.child, [(name, value, now, step) for name, value in figures.items()])
-        self._log_metrics(self.parent, [(f"{self._stage}/{name}", value, now, 0) for name, value in figures.items()])
+        self._log_metrics(self._child, [(name, value, now, step) for name, value in figures.items()])
+        self._log_metrics(self._parent, [(f"{self._stage}/{name}", value, now, 0) for name, value in figures.items()])
 
     def artifact(self, path: Path) -> None:
         if path.is_dir():
-            self._client.log_artifacts(self.child, str(path), artifact_path=path.name)
+            self._client.log_artifacts(self._child, str(path), artifact_path=path.name)
         else:
-            self._client.log_artifact(self.child, str(path))
+            self._client.log_artifact(self._child, str(path))
 
     def dataset(self, path: Path, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -67,16 +88,18 @@ class Recorder:
             profile=None if rows is None else json.dumps({"num_rows": rows}),
         )
         named = [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])]
-        self._client.log_inputs(self.child, named)
-        self._client.log_inputs(self.parent, named)
+        self._client.log_inputs(self._child, named)
+        self._client.log_inputs(self._parent, named)
 
     def tag(self, name: str, value: str) -> None:
-        self._client.set_tag(self.child, name, value)
-        self._client.set_tag(self.parent, f"{self._stage}.{name}", value)
+        self._client.set_tag(self._child, name, value)
+        self._client.set_tag(self._parent, f"{self._stage}.{name}", value)
 
     def close(self, status: str) -> None:
         """End the child with `status`, and the row too: the next stage, if there is one, opens it again."""
-        for run in (self.child, self.parent):
+        if self._monitor:
+            self._monitor.finish()
+        for run in (self._child, self._parent):
             self._client.set_terminated(run, status)
 
     def _log_metrics(self, run: str, points: list[tuple[str, float, int, int]]) -> None:
@@ -95,23 +118,21 @@ def open_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
     """
     client_class = _import_client()
     root = project_root()
+    uri = store_uri(root)
     # MLflow migrates the schema when a client is built: two processes on a fresh file would both fail.
     with FileLock(root / "mlflow.db.lock", timeout=_LOCK_SECONDS):
-        client = client_class(tracking_uri=store_uri(root))
+        _probe(uri)
+        client = client_class(tracking_uri=uri)
         book = _Book(client, _experiment_id(client, params.tracking.experiment, root))
         book.close_abandoned()
         parent = book.parent(execution, flat_params(params))
         child = book.child(stage, parent, execution)
-    book.link_cached(stage, parent)
-    for file in (Path("params.yaml"), PIPELINE_FILE, LOCK_FILE):
-        if file.exists():
-            client.log_artifact(parent, str(file))
-    return Recorder(client, stage, parent, child)
+    return Recorder(client, book, stage, parent, child)
 
 
 def store_uri(root: Path) -> str:
     """The user's MLFLOW_TRACKING_URI, else the file that plain `mlflow ui` opens at the project root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root / 'mlflow.db'}"
 
 
 class _Book:
@@ -181,10 +202,17 @@ class _Book:
 
 def _import_client() -> "type[MlflowClient]":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # schema migration is no news to a user
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is said once, by us
     from mlflow.tracking import MlflowClient
 
     return MlflowClient
+
+
+def _probe(uri: str) -> None:
+    """Raise at once where a sqlite store can't be written: MLflow would retry for 100 seconds."""
+    if uri.startswith(_SQLITE):
+        with contextlib.closing(sqlite3.connect(uri.removeprefix(_SQLITE), timeout=_BUSY_SECONDS)) as database:
+            database.execute("BEGIN IMMEDIATE")
 
 
 def _experiment_id(client: "MlflowClient", name: str, root: Path) -> str:
@@ -192,7 +220,7 @@ def _experiment_id(client: "MlflowClient", name: str, root: Path) -> str:
     if found:
         return found.experiment_id
     # DVC's temporary workspaces are deleted, so a local store's artifacts need a place under the root.
-    local = store_uri(root).startswith("sqlite:")
+    local = store_uri(root).startswith(_SQLITE)
     return client.create_experiment(name, artifact_location=(root / "mlruns").as_uri() if local else None)
 
 
