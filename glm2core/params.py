@@ -243,7 +243,7 @@ class EvaluateParams(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the weights; auto as in train")
     threads: Count | None = Field(None, description="CPU threads; null = all cores; another count, other last bits")
     batch_tokens: Count = Field(4096, description="tokens in a batch of the held-out loss")
-    prefill_chunk: Count = Field(4096, description="longer contexts are read in chunks of so many tokens")
+    prefill_chunk: Count = Field(32768, description="longer contexts are read in chunks: less memory, 2-3 times slower")
     generation: GenerationParams = Field(GenerationParams(), description="answers to held-out rows")
     retrieval: RetrievalParams = Field(RetrievalParams(), description="long-context retrieval")
 
