@@ -186,9 +186,11 @@ class _Conversion:
 def _layout_of(rows: RowFile, source: Source, place: str) -> str:
     """The layout that params name, or the one that the first readable rows have."""
     value = _first_row(rows)
+    if value is None:
+        raise UserError(f"{place}: {rows.path} has no rows, or none of its first rows is an object. Mend or remove it.")
     detected = detect(value, source.columns)
     layout = detected if source.format == "auto" else source.format
-    keys = ", ".join(map(str, value)) if value else "none"
+    keys = ", ".join(map(str, value)) or "none"
     if layout is None:
         raise UserError(
             f"{place}: the format of {rows.path} can't be told from its columns ({keys}). It takes "
@@ -196,7 +198,7 @@ def _layout_of(rows: RowFile, source: Source, place: str) -> str:
         )
     _check_column_names(source, layout, place)
     needed = [source.columns.get(c, c) for c in (QUESTION[layout], ANSWER.get(layout)) if c is not None]
-    missing = [c for c in needed if value is not None and c not in value]
+    missing = [c for c in needed if c not in value]
     if missing and (detected != layout or rows.layout in ("CSV", "parquet")):
         hint = f" It looks like {detected}." if detected and detected != layout else ""
         raise UserError(

@@ -129,9 +129,7 @@ def _messages(row: Row, answer_needed: bool) -> Conversation:
     if isinstance(entries, str):  # a CSV cell
         entries = _history_cell(entries)
     if not isinstance(entries, list) or not entries:
-        raise RejectionError(
-            f"messages is {'an empty list' if entries == [] else _kind(entries)}, not a list of messages"
-        )
+        raise RejectionError("messages is empty" if entries == [] else f"messages is {_kind(entries)}, not a list")
     messages = [_checked_message(entry) for entry in entries]
     turns = messages[1:] if messages[0]["role"] == SYSTEM else messages
     if not turns:

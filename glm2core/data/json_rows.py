@@ -58,9 +58,8 @@ def read_array(text: TextIO) -> Iterator[Record]:
         if mark == ",":
             window.advance()
         elif mark != "]":
-            raise BrokenFileError(
-                f"{window.place(index)}: expected ',' or ']', found {mark or 'the end of the file'!r}"
-            )
+            found = f"{mark!r} stands" if mark else "the file ends"
+            raise BrokenFileError(f"{window.place(index)}: {found} where ',' or ']' is due")
     window.advance()
     if extra := window.peek():
         raise BrokenFileError(f"{window.place(index)}: {extra!r} follows the end of the array; a file is one array")

@@ -65,7 +65,7 @@ class RowFile:
 
 
 def open_rows(path: Path) -> RowFile:
-    """Tell a file's layout, encoding and compression from its bytes (CSV: from its name too).
+    """Tell a file's layout, encoding and compression from its bytes, and its layout in doubt from its name.
 
     Raises:
         UserError: the file is missing, empty, or none of the layouts.
@@ -120,7 +120,7 @@ def is_tracked(path: Path) -> bool:
 def _layout(path: Path, start: str) -> str:
     if start[0] == "[":
         return "JSON array"
-    if start[0] == "{":
+    if start[0] == "{" or {".jsonl", ".ndjson"} & set(path.suffixes):
         return "JSON lines"
     if ".csv" in path.suffixes:
         return "CSV"

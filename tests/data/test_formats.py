@@ -1,0 +1,106 @@
+"""Rows of each layout: what the conversation is, and each kind of dirt with its reason."""
+
+import pytest
+
+from glm2core.data.conversation import Conversation, RejectionError
+from glm2core.data.formats import detect, to_conversation
+
+
+def said(conversation: Conversation) -> list[str]:
+    return [f"{m['role'][0]}:{m['content']}" for m in conversation.messages]
+
+
+@pytest.mark.parametrize(
+    ("row", "layout", "expected", "question_chars"),
+    [
+        ({"instruction": "i", "input": "", "output": "o"}, "alpaca", ["u:i", "a:o"], None),
+        ({"instruction": "i", "input": None, "output": "o"}, "alpaca", ["u:i", "a:o"], None),
+        ({"instruction": "i", "input": "text", "output": "o"}, "alpaca", ["u:i\ntext", "a:o"], 1),
+        (
+            {"instruction": "i", "input": "", "output": "o", "explain": "e"},
+            "alpaca",
+            ["u:i", "a: EXPLAIN: e CONCLUSION: o"],
+            None,
+        ),
+        ({"instruction": "a\r\nb", "output": " o\r\n"}, "alpaca", ["u:a\nb", "a: o\n"], None),
+        ({"prompt": "p", "response": "r"}, "chatglm", ["u:p", "a:r"], None),
+        ({"prompt": "p", "response": "r", "history": None}, "chatglm", ["u:p", "a:r"], None),
+        ({"prompt": "p", "response": "r", "history": []}, "chatglm", ["u:p", "a:r"], None),
+        (
+            {"prompt": "p", "response": "r", "history": [["q1", "a1"], ["q2", "a2"]]},
+            "chatglm",
+            ["u:q1", "a:a1", "u:q2", "a:a2", "u:p", "a:r"],
+            None,
+        ),
+        ({"prompt": "p", "response": "r", "history": ["t1", "", "t2"]}, "chatglm", ["u:p\nt1\nt2", "a:r"], 1),
+        ({"prompt": "p", "response": "r", "history": '[["q", "a"]]'}, "chatglm", ["u:q", "a:a", "u:p", "a:r"], None),
+        ({"prompt": "p", "response": "r", "history": ""}, "chatglm", ["u:p", "a:r"], None),
+        (
+            {"messages": [{"role": r, "content": r[0]} for r in ("system", "user", "assistant")]},
+            "messages",
+            ["s:s", "u:u", "a:a"],
+            None,
+        ),
+    ],
+)
+def test_what_a_row_says(row, layout, expected, question_chars):
+    assert detect(row) == layout
+    conversation = to_conversation(row, layout)
+    assert said(conversation) == expected
+    assert conversation.question_chars == question_chars
+    waiting = to_conversation(row, layout, answer_needed=False)
+    assert said(waiting) == expected[:-1]
+
+
+def test_columns_are_renamed():
+    row = {"ask": "p", "say": "r", "past": [["q", "a"]], "prompt": 3}
+    columns = {"prompt": "ask", "response": "say", "history": "past"}
+    assert detect(row, columns) == "chatglm"
+    assert said(to_conversation(row, "chatglm", columns)) == ["u:q", "a:a", "u:p", "a:r"]
+
+
+ALPACA = {"instruction": "i", "input": "", "output": "o"}
+CHAT = {"prompt": "p", "response": "r"}
+
+
+def turns(*roles: str) -> dict:
+    return {"messages": [{"role": role, "content": "x"} for role in roles]}
+
+
+@pytest.mark.parametrize(
+    ("layout", "row", "reason"),
+    [
+        ("alpaca", [1], "the row is a list, not an object"),
+        ("alpaca", None, "the row is null, not an object"),
+        ("alpaca", {"instruction": "i"}, "output is missing"),
+        ("alpaca", ALPACA | {"instruction": None}, "instruction is null"),
+        ("alpaca", ALPACA | {"output": 5}, "output is a number, not a text"),
+        ("alpaca", ALPACA | {"output": True}, "output is true or false, not a text"),
+        ("alpaca", ALPACA | {"input": {"a": 1}}, "input is an object, not a text"),
+        ("alpaca", ALPACA | {"output": ""}, "output is empty"),
+        ("alpaca", ALPACA | {"output": " \n"}, "output is only white space"),
+        ("alpaca", ALPACA | {"instruction": "\u3000"}, "the prompt is only white space"),
+        ("alpaca", ALPACA | {"instruction": "a\0b"}, "instruction holds a NUL character"),
+        ("chatglm", CHAT | {"history": {}}, "history is an object, not a list"),
+        ("chatglm", CHAT | {"history": "words"}, "history is a text that is not a JSON list"),
+        ("chatglm", CHAT | {"history": [None]}, "a history entry is null, not a pair"),
+        ("chatglm", CHAT | {"history": [["q", "a"], None]}, "a history entry is null, not a pair"),
+        ("chatglm", CHAT | {"history": [["q"]]}, "a history pair has 1 element, not 2"),
+        ("chatglm", CHAT | {"history": [["q", "a", "b"]]}, "a history pair has 3 elements, not 2"),
+        ("chatglm", CHAT | {"history": [["q", 1]]}, "a text in history is a number"),
+        ("chatglm", CHAT | {"history": [["q", ""]]}, "a text in history is empty"),
+        ("chatglm", CHAT | {"history": ["text", ["q", "a"]]}, "history mixes texts and pairs"),
+        ("messages", {"messages": []}, "messages is empty"),
+        ("messages", {"messages": ["x"]}, "a message is a text, not an object"),
+        ("messages", {"messages": [{"role": "tool", "content": "x"}]}, "a message's role is not system, user or assistant"),
+        ("messages", {"messages": [{"role": "user", "content": ["x"]}]}, "content is a list, not a text"),
+        ("messages", turns("user"), "messages end without an answer"),
+        ("messages", turns("system"), "messages hold no question"),
+        ("messages", turns("user", "user"), "messages do not take turns: a role is user where assistant is due"),
+        ("messages", turns("user", "system"), "messages do not take turns: a role is system where assistant is due"),
+    ],
+)  # fmt: skip
+def test_why_a_row_is_rejected(layout, row, reason):
+    with pytest.raises(RejectionError) as caught:
+        to_conversation(row, layout)
+    assert str(caught.value) == reason
