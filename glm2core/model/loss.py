@@ -30,16 +30,26 @@ def supervised_loss(
         A scalar in fp32; 0 where nothing is supervised.
 
     Raises:
-        UserError: labels of another shape.
+        UserError: labels of another shape, or outside the vocabulary.
     """
     if labels.shape != hidden.shape[:2]:
         raise UserError(f"labels must be of shape {list(hidden.shape[:2])}, as the input; got {list(labels.shape)}")
     targets = labels[:, 1:].to(hidden.device)
     supervised = targets != IGNORE_INDEX
     targets = targets[supervised]  # [N]
+    _check_range(targets, output_layer.out_features)
     rows = hidden[:, :-1][supervised]  # [N, C]
     total = _summed(rows, targets, output_layer)
     return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
+
+
+def _check_range(targets: Tensor, vocabulary: int) -> None:
+    wrong = targets[(targets < 0) | (targets >= vocabulary)]
+    if len(wrong):
+        raise UserError(
+            f"label {int(wrong[0])} is outside the vocabulary of {vocabulary}: use -100 where nothing is supervised, "
+            "and the tokenizer that belongs to this model"
+        )
 
 
 def _summed(rows: Tensor, targets: Tensor, output_layer: nn.Linear) -> Tensor:

@@ -114,10 +114,10 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
 
         Causal by index, not by position: positions may have gaps.
         """
-        static = cache is not None and cache.is_compileable  # keys beyond the tokens seen must be hidden
+        static = cache is not None and cache.is_compileable  # it holds keys beyond the tokens seen
         if attention_mask is None and self.config._attn_implementation == "sdpa" and not static:
             return None
-        return create_causal_mask(self.config, hidden, attention_mask, cache)
+        return create_causal_mask(self.config, hidden, attention_mask, cache, allow_is_causal_skip=not static)
 
     def _with_prefix(self, cache: Cache | None, hidden: Tensor) -> Cache:
         """The cache, with the learned prefix in it."""
