@@ -35,11 +35,7 @@ def plot_accuracy_by_length(rows: Sequence[Row], path: Path) -> None:
         line = axes.errorbar(lengths, shares, yerr=bars, marker="o", markersize=4, capsize=3, label=task)
         color = line.lines[0].get_color()
         axes.plot(lengths, [row["chance"] for row in points], linestyle=":", linewidth=1, color=color)
-    ticks = sorted({row["length"] for row in rows})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
+    _length_axis(axes, [row["length"] for row in rows])
     axes.set(xlabel="tokens of the prompt", ylabel="exact match", ylim=(-0.03, 1.05))
     axes.set_title("Retrieval by length (95% interval; dotted: chance)", fontsize=10)
     axes.grid(alpha=0.3)
@@ -70,16 +66,20 @@ def plot_grid(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_loss_by_position(rows: Sequence[Row], path: Path) -> None:
-    """Perplexity of held-out answers by their position in one long sequence.
+    """Perplexity of held-out answers by their position in one long sequence, beside the same answers alone.
 
     Args:
-        rows: `{"start", "end", "perplexity"}` each.
+        rows: `{"end", "perplexity", "perplexity_alone"}` each.
     """
     figure, axes = _figure(6.4, 3.4)
-    axes.stairs([row["perplexity"] for row in rows], [rows[0]["start"], *(row["end"] for row in rows)], baseline=None)
-    axes.set(xlabel="position", ylabel="perplexity of answers", yscale="log")
-    axes.set_title("Held-out rows end to end", fontsize=10)
+    ends = [row["end"] for row in rows]
+    axes.plot(ends, [row["perplexity"] for row in rows], marker="o", markersize=4, label="in the long sequence")
+    axes.plot(ends, [row["perplexity_alone"] for row in rows], linestyle=":", label="in their own rows")
+    _length_axis(axes, ends)
+    axes.set(xlabel="position up to", ylabel="perplexity", yscale="log")
+    axes.set_title("Held-out answers, rows put end to end", fontsize=10)
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     _save(figure, path)
 
 
@@ -92,6 +92,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
+
+
+def _length_axis(axes: Any, lengths: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(set(lengths)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: length_name(round(value))))
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from glm2core.evaluation import plots
 from glm2core.evaluation.answers import HeldOutAnswer
-from glm2core.evaluation.loss import Loss
+from glm2core.evaluation.loss import Bucket
 from glm2core.evaluation.scores import Answer, by_length, effective_length, grid, score
 from glm2core.evaluation.text_metrics import text_metrics
 
@@ -63,11 +63,18 @@ def report_answers(answers: Sequence[HeldOutAnswer], sources: Mapping[str, str],
     return _text_metrics(answers)
 
 
-def report_positions(buckets: Sequence[tuple[int, int, Loss]], folder: Path) -> None:
+def report_positions(buckets: Sequence[Bucket], folder: Path) -> None:
     """Write loss_by_position.csv and its picture."""
     rows = [
-        {"start": start, "end": end, "tokens": loss.tokens, "loss": loss.mean, "perplexity": loss.perplexity}
-        for start, end, loss in buckets
+        {
+            "start": bucket.start,
+            "end": bucket.end,
+            "tokens": bucket.there.tokens,
+            "loss": bucket.there.mean,
+            "perplexity": bucket.there.perplexity,
+            "perplexity_alone": bucket.alone.perplexity,
+        }
+        for bucket in buckets
     ]
     write_csv(folder / "loss_by_position.csv", rows)
     if rows:

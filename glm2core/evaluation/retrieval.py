@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -80,8 +81,9 @@ def answer_cases(
     """
     for case in cases:
         context, tails = prompt_format.encode_case(case)
-        cache = read_context(model, context, prefill_chunk)
-        outputs = answer_questions(model, cache, len(context), tails, max_new_tokens, prompt_format.stop_ids)
+        outputs = answer_questions(
+            read_context(model, context, prefill_chunk), tails, max_new_tokens, prompt_format.stop_ids
+        )
         yield [
             Answer(
                 task=case.task,
@@ -104,37 +106,51 @@ def _common_length(tails: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(shortest) if len({tail[i] for tail in tails}) > 1), shortest)
 
 
+@dataclass(frozen=True)
+class Context:
+    """A context that the network has read."""
+
+    network: PreTrainedModel
+    cache: DynamicCache
+    next_position: int  # as the network takes it in position_ids
+
+
+def open_cache(model: PreTrainedModel) -> tuple[PreTrainedModel, DynamicCache]:
+    """The network and a cache to start with.
+
+    peft puts its P-tuning prefix into a new cache at each call; here it is put in once, and the network
+    below is called.
+    """
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return model.get_base_model(), model.get_prompt(batch_size=1)
+    return model, DynamicCache()
+
+
 @torch.inference_mode()
-def read_context(model: PreTrainedModel, ids: Sequence[int], prefill_chunk: int) -> DynamicCache:
-    """Keys and values of the context, computed in chunks."""
-    cache = DynamicCache()
+def read_context(model: PreTrainedModel, ids: Sequence[int], prefill_chunk: int) -> Context:
+    """Compute keys and values of the context, in chunks."""
+    network, cache = open_cache(model)
+    counted = cache.get_seq_length()  # a peft prefix: the network takes positions with its length added
     tokens = torch.tensor([ids], device=model.device)  # [1, K]
     for chunk in tokens.split(prefill_chunk, dim=1):
-        model(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return cache
+        network(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return Context(network, cache, counted + len(ids))
 
 
 @torch.inference_mode()
 def answer_questions(
-    model: PreTrainedModel,
-    cache: DynamicCache,
-    context_tokens: int,
-    questions: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    stop_ids: frozenset[int],
+    context: Context, questions: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: frozenset[int]
 ) -> list[list[int]]:
-    """Greedy answers to several questions after one context; `cache` is extended by all of them.
+    """Greedy answers to several questions after one context, whose cache is extended by all of them.
 
     Args:
-        cache: of the context; may also hold a P-tuning prefix, which takes up no position.
-        context_tokens: position of each question's first token.
         questions: ids of each question, up to where the answer begins.
 
     Returns:
         Ids of each answer, without the stop token.
     """
     answers: list[list[int]] = [[] for _ in questions]
-    pack = _Pack(model, cache, context_tokens)
+    pack = _Pack(context)
     active = list(range(len(questions)))
     feed: list[Sequence[int]] = list(questions)
     for _ in range(max_new_tokens):
@@ -152,12 +168,12 @@ def answer_questions(
 class _Pack:
     """Several continuations of one cached context, packed into one sequence."""
 
-    def __init__(self, model: PreTrainedModel, cache: DynamicCache, context_tokens: int) -> None:
-        self._model = model
-        self._cache = cache
-        self._shared = cache.get_seq_length()
-        self._first_position = context_tokens
-        self._owners = torch.empty(0, dtype=torch.long, device=model.device)  # of each token after the context
+    def __init__(self, context: Context) -> None:
+        self._model = context.network
+        self._cache = context.cache
+        self._shared = context.cache.get_seq_length()
+        self._first_position = context.next_position
+        self._owners = torch.empty(0, dtype=torch.long, device=self._model.device)  # of tokens after the context
         self._lengths: dict[int, int] = {}
 
     def step(self, owners: Sequence[int], feed: Sequence[Sequence[int]]) -> list[int]:

@@ -1,5 +1,6 @@
 """The evaluation of one tuned model, part by part, each with its progress bar and its files."""
 
+import math
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from glm2core.data.prompt import PairFormat, TemplateName
 from glm2core.data.sp import SpTokenizer
 from glm2core.errors import UserError
 from glm2core.evaluation.answers import HeldOutAnswer, answer_rows
-from glm2core.evaluation.loss import held_out_loss, loss_by_position
+from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
 from glm2core.evaluation.report import (
     PREDICTIONS,
     RETRIEVAL_PREDICTIONS,
@@ -76,16 +77,17 @@ class Evaluation:
         if not self.dataset.supervised_tokens:
             return {}
         with progress_bar("held-out loss", len(self.dataset)) as (bar, task):
-            loss = held_out_loss(
+            losses = token_losses(
                 self.model, self.dataset, self.params.batch_tokens, lambda rows: bar.advance(task, rows)
             )
-        if not loss.total < float("inf"):
+        loss = held_out_loss(losses)
+        if not math.isfinite(loss.total):
             raise UserError(
                 f"the held-out loss is {loss.total}: the network computes no finite numbers in {self.model.dtype}. "
                 "Set evaluate.dtype to float32, or lower train.learning_rate and train again."
             )
         length = max(self.params.retrieval.lengths, default=self.params.prefill_chunk)
-        report_positions(loss_by_position(self.model, self.dataset, length, self.params.prefill_chunk), folder)
+        report_positions(loss_by_position(self.model, self.dataset, losses, length, self.params.batch_tokens), folder)
         return {"test_loss": loss.mean, "test_perplexity": loss.perplexity, "test_tokens": loss.tokens}
 
     def answers(self, folder: Path) -> dict[str, float]:

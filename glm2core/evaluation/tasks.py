@@ -109,8 +109,11 @@ def read_longeval(path: Path) -> list[Case]:
     """
     if not path.is_file():
         raise UserError(f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl files.")
-    rows = path.read_text(encoding="utf-8").splitlines()
-    return [_longeval_case(row, index, path) for index, row in enumerate(rows) if row.strip()]
+    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    cases = [_longeval_case(row, index, path) for index, row in enumerate(rows) if row.strip()]
+    if not cases:
+        raise UserError(f"{path} holds no cases. Take the file as LongEval ships it.")
+    return cases
 
 
 def _lines_case(

@@ -1,0 +1,108 @@
+"""Cases fill their length, ask equally at every depth, and say truly what is asked."""
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from glm2core.data.sp import SpTokenizer
+from glm2core.data.words import pool
+from glm2core.errors import UserError
+from glm2core.evaluation.retrieval import PromptFormat
+from glm2core.evaluation.tasks import count_questions, generate_cases, read_longeval
+from glm2core.params import RetrievalParams
+
+SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
+LONGEVAL = SHARED / "data/longeval/lines"
+PARAMS = RetrievalParams(
+    tasks=["lines", "passkey", "multikey"], lengths=[700, 3000], contexts=2, questions=20, depths=4, seed=1
+)
+
+
+def test_cases_fill_their_length_and_cells_evenly(tokenizer: SpTokenizer) -> None:
+    count = PromptFormat(tokenizer, "chatglm2").count_tokens
+    cases = list(generate_cases(PARAMS, count))
+    assert cases == list(generate_cases(PARAMS, count))
+    cells: Counter[tuple[str, int, int]] = Counter()
+    for case in cases:
+        sizes = [count(case.context + question.text) for question in case.questions]
+        assert max(sizes) <= case.length
+        assert max(sizes) > case.length - 60
+        for question in case.questions:
+            cells[case.task, case.length, int(question.depth * 4)] += 1
+    for task, each in (("lines", 10), ("multikey", 10), ("passkey", 2)):
+        assert [cells[task, length, row] for length in (700, 3000) for row in range(4)] == [each] * 8
+    assert sum(cells.values()) == count_questions(PARAMS)
+
+
+def test_asked_values_stand_at_their_depth_and_are_never_trained_on(tokenizer: SpTokenizer) -> None:
+    training = pool("training")
+    for case in generate_cases(PARAMS, PromptFormat(tokenizer, "chatglm2").count_tokens):
+        for question in case.questions:
+            assert question.expected not in training.values
+            found = re.search(rf"\b{question.expected}\b", case.context)
+            assert found
+            # Header and sentences of different lengths shift a depth by some characters
+            place = found.start() / len(case.context)
+            assert abs(place - question.depth) < (0.08 if case.length > 1000 else 0.35)
+        if case.task == "lines":
+            keys = {question.text.split("in line ")[1].split("?")[0] for question in case.questions}
+            assert len(keys) == len(case.questions)
+            assert not {key.split("-")[0] for key in keys} & set(training.adjectives)
+
+
+@pytest.mark.parametrize("task", ["lines", "passkey", "multikey"])
+def test_a_length_too_short_for_a_task_is_named(tokenizer: SpTokenizer, task: str) -> None:
+    params = RetrievalParams(tasks=[task], lengths=[128], contexts=1, questions=20, depths=20)  # type: ignore[list-item]
+    with pytest.raises(UserError, match=rf"evaluate\.retrieval\.lengths: 128 is too short for task {task}"):
+        list(generate_cases(params, PromptFormat(tokenizer, "chatglm2").count_tokens))
+
+
+@pytest.mark.skipif(not LONGEVAL.exists(), reason="LongEval's cases are not here")
+@pytest.mark.parametrize("lines", [200, 400, 680])
+def test_longevals_own_cases_are_asked_word_for_word(lines: int) -> None:
+    path = LONGEVAL / f"{lines}_lines.jsonl"
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    cases = read_longeval(path)
+    assert len(cases) == 50
+    for row, case in zip(rows, cases, strict=True):
+        (question,) = case.questions
+        assert case.context + question.text == row["prompt"]
+        assert case.context.endswith("\n")
+        assert question.expected == row["expected_number"]
+        assert question.depth == pytest.approx((row["random_idx"][1] + 0.5) / lines)
+        assert case.task == f"longeval_{lines}_lines"
+
+
+RECORD = "line a-b: REGISTER_CONTENT is <5>\nline c-d: REGISTER_CONTENT is <6>\n\n"
+ROW = {
+    "prompt": f"{RECORD}Now the record is over. Tell me c-d. ",
+    "expected_number": 6,
+    "random_idx": ["c-d", 1],
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"line 1: not a case of LongEval's lines task \(JSONDecodeError"),
+        (json.dumps(ROW | {"prompt": RECORD}), "the prompt lacks 'Now the record is over.'"),
+        (json.dumps({"prompt": "x"}), "KeyError: 'expected_number'"),
+        (json.dumps(ROW) + "\n" + json.dumps(ROW | {"random_idx": ["c-d", 2]}), "line 2: not a case"),
+        (json.dumps(ROW | {"expected_number": 5}), "line 1 of the record says 6"),
+        ("", "holds no cases"),
+    ],
+)
+def test_a_wrong_longeval_file_is_refused_with_its_place(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "5_lines.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_longeval(path)
+
+
+def test_a_missing_longeval_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluate\.retrieval\.files: .*nothing\.jsonl does not exist"):
+        read_longeval(tmp_path / "nothing.jsonl")
