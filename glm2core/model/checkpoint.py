@@ -17,11 +17,8 @@ from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.model.quantization import quantization_config
 from glm2core.model.rope import describe_rope
+from glm2core.model.weight_files import require_readable, weight_files
 
-# In the order in which transformers looks for them.
-_WEIGHT_FILES = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
 # Keys of config.json that say nothing about what is computed, or change with who wrote the file.
 _UNRELATED_KEYS = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map")
 
@@ -60,7 +57,8 @@ def load_model(
         UserError: a missing file or folder; a missing, unexpected or misshapen tensor; a scaling on
             top of one that is there.
     """
-    weight_files(folder)  # a missing shard is named before anything is read
+    for file in weight_files(folder):
+        require_readable(file)  # a damaged file is named before the long part starts
     config = read_config(folder, family=family, notice=notice)
     apply_rope(config, rope_type, rope_factor, rope_unit)
     notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
@@ -116,23 +114,6 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
     return ChatGLM2Config.from_dict({**values, "family": family})
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, sorted.
-
-    Raises:
-        UserError: no such folder, no weights in it, or a shard of the index is missing.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder. Name one with config.json and weights in it.")
-    for name in _WEIGHT_FILES:
-        file = folder / name
-        if file.is_file():
-            return [file] if not name.endswith(".index.json") else _shards(file)
-    raise UserError(
-        f"{folder} holds no weights: neither pytorch_model*.bin nor *.safetensors (with their index.json where sharded)"
-    )
-
-
 def fingerprint(folder: Path) -> str:
     """Hex SHA-256 over the weights' bytes and what config.json says about the computation.
 
@@ -157,11 +138,3 @@ def _config_values(folder: Path) -> dict[str, Any]:
     if values.get("model_type", "chatglm") != "chatglm":
         raise UserError(f"{file}: model_type is {values['model_type']!r}; only 'chatglm' is read here")
     return values
-
-
-def _shards(index: Path) -> list[Path]:
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise UserError(f"{index} names files that are not there: {', '.join(missing)}. Copy them into {index.parent}.")
-    return [index.parent / name for name in names]
