@@ -3,33 +3,22 @@
 import math
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from glm2core.data.dataset import SCHEMA, TokenizedDataset, TokenizedInfo
+from glm2core.data.dataset import TokenizedDataset
 from glm2core.data.pairs import IGNORED
 from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.answers import answer_rows
 from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
 from glm2core.model import ChatGLM2ForCausalLM
+from tests.evaluation.conftest import write_random_rows
 
 
 @pytest.fixture(scope="module")
 def dataset(tokenizer: SpTokenizer, tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
-    """Rows of 5 to 60 tokens; every third has two answers."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for index in range(12):
-        length = int(rng.integers(5, 60))
-        input_ids = rng.integers(3, 600, length)
-        labels = np.where(np.arange(length) >= length // 2, input_ids, IGNORED)
-        if index % 3 == 0:
-            labels[1] = input_ids[1]
-        rows.append({"id": f"row{index}", "input_ids": input_ids, "labels": labels, "segments": [0]})
-    info = TokenizedInfo(tokenizer.sha256, "chatglm2", "-", "glm2")
     path = tmp_path_factory.mktemp("tokenized") / "test.parquet"
-    pa.parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(vars(info))), path)
+    write_random_rows(path, tokenizer)
     return TokenizedDataset.load(path)
 
 

@@ -1,0 +1,106 @@
+"""The evaluate stage from files to files."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlflow.tracking import MlflowClient
+from ruamel.yaml import YAML
+
+from glm2core.params import PARAMS_FILE
+from stages.evaluate import CONVERTED, METRICS, MODEL, REPORTS, TEST, evaluate
+from stages.runner import run_stage
+from tests.evaluation.conftest import random_model, small_tokenizer, tiny_config, write_random_rows
+
+SETTINGS = {
+    "device": "cpu",
+    "dtype": "float32",
+    "generation": {"rows": 6, "batch_size": 4, "max_new_tokens": 5},
+    "retrieval": {
+        "tasks": ["lines", "passkey"],
+        "lengths": [600, 1200],
+        "contexts": 1,
+        "questions": 4,
+        "depths": 2,
+        "max_new_tokens": 4,
+        "files": ["2_lines.jsonl"],
+    },
+}
+RECORD = "line a-b: REGISTER_CONTENT is <5>\nline c-d: REGISTER_CONTENT is <6>\n\n"
+LONGEVAL = {"prompt": f"{RECORD}Now the record is over. c-d? ", "expected_number": 6, "random_idx": ["c-d", 1]}
+
+
+@pytest.fixture
+def inputs(project: Path) -> Path:
+    """A project after its train stage."""
+    tokenizer = small_tokenizer()
+    random_model(tiny_config(tokenizer)).save_pretrained(MODEL)
+    tokenizer.save(MODEL, "chatglm2")
+    for path in (TEST, CONVERTED):
+        path.parent.mkdir(parents=True)
+    write_random_rows(TEST, tokenizer)
+    rows = [{"id": f"row{index}", "source": "even.json" if index % 2 == 0 else "odd.json"} for index in range(12)]
+    pq.write_table(pa.Table.from_pylist(rows), CONVERTED)
+    Path("2_lines.jsonl").write_text(json.dumps(LONGEVAL))
+    set_params(evaluate=SETTINGS, tracking={"log_examples": False})
+    return project
+
+
+def set_params(**sections: object) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(PARAMS_FILE.read_text(encoding="utf-8"))
+    with PARAMS_FILE.open("w", encoding="utf-8") as file:
+        yaml.dump(values | sections, file)
+
+
+def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
+    assert run_stage("evaluate", evaluate) == 0
+    metrics = json.loads(METRICS.read_text())
+    assert set(metrics) == {
+        "test_loss", "test_perplexity", "test_tokens", "rouge_1", "rouge_2", "rouge_l", "bleu_4",
+        "retrieval_lines_600", "retrieval_lines_1200", "retrieval_passkey_600", "retrieval_passkey_1200",
+        "longeval_2_lines", "retrieval_accuracy", "effective_context_length", "peak_memory_gib", "seconds",
+    }  # fmt: skip
+    predictions = [json.loads(line) for line in (REPORTS / "predictions.jsonl").read_text().splitlines()]
+    assert [set(row) for row in predictions] == [{"id", "source", "prompt", "reference", "answer"}] * 6
+    retrieval = [json.loads(line) for line in (REPORTS / "retrieval_predictions.jsonl").read_text().splitlines()]
+    assert len(retrieval) == 2 * 4 + 2 * 2 + 1
+    with (REPORTS / "retrieval_by_length.csv").open() as file:
+        lengths = list(csv.DictReader(file))
+    assert [(row["task"], row["cases"]) for row in lengths] == [
+        ("lines", "4"), ("lines", "4"), ("longeval_2_lines", "1"), ("passkey", "2"), ("passkey", "2"),
+    ]  # fmt: skip
+    with (REPORTS / "answers_by_source.csv").open() as file:
+        assert [(row["source"], row["rows"]) for row in csv.DictReader(file)][0] == ("all", "6")
+
+    first = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
+    assert {"retrieval_by_length.png", "retrieval_grid_lines.png", "loss_by_position.png"} <= set(first)
+    assert run_stage("evaluate", evaluate) == 0
+    assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == first
+
+    client = MlflowClient(f"sqlite:///{inputs}/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    child = next(run for run in runs if "test_loss" in run.data.metrics)
+    kept = {artifact.path for artifact in client.list_artifacts(child.info.run_id)}
+    assert "retrieval_by_length.csv" in kept
+    assert not {"predictions.jsonl", "retrieval_predictions.jsonl"} & kept
+
+
+def test_wrong_inputs_stop_the_stage_with_a_sentence(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def message() -> str:
+        assert run_stage("evaluate", evaluate) == 1
+        assert not METRICS.exists() and not REPORTS.exists()
+        return capsys.readouterr().err
+
+    short = SETTINGS | {"retrieval": SETTINGS["retrieval"] | {"lengths": [128]}}  # type: ignore[operator]
+    set_params(evaluate=short)
+    assert "evaluate.retrieval.lengths: 128 is too short for task lines" in message()
+    set_params(evaluate=SETTINGS)
+    (MODEL / "tokenizer.model").unlink()
+    assert "models/tuned holds no tokenizer.model" in message()
+    small_tokenizer().save(MODEL, "chatglm2")
+    TEST.unlink()
+    assert "Run the tokenize stage first" in message()
