@@ -34,7 +34,7 @@ def train(params: Params) -> None:
         tracked.artifact(REPORTS)
     closing_table(
         "train",
-        outcome.metrics,
+        dict(outcome.metrics),
         {"the tuned model": TUNED, "curves": "dvc plots show", "all runs": "mlflow ui"},
     )
 

@@ -8,6 +8,7 @@ models/tuned/
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ from transformers import PreTrainedModel
 from glm2core.errors import UserError
 from glm2core.files import project_root, resolve_path, write_json
 from glm2core.model.checkpoint import fingerprint, load_model
+
+Notice = Callable[[str], None]
 
 _ADAPTER = "adapter_config.json"
 _BASE = "base.json"
@@ -53,8 +56,15 @@ def reference_to(folder: Path, own: bool, **setting: object) -> BaseReference:
     return BaseReference.model_validate({"path": path, "fingerprint": fingerprint(folder), **setting})
 
 
-def load_base(folder: Path, reference: BaseReference, *, dtype: torch.dtype, device: str | torch.device = "cpu",
-              quantized: bool = True, notice=print) -> PreTrainedModel:  # fmt: skip
+def load_base(
+    folder: Path,
+    reference: BaseReference,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    quantized: bool = True,
+    notice: Notice = print,
+) -> PreTrainedModel:
     """The base as the adapter knows it: quantized first, so that adapting comes after."""
     return load_model(
         folder,
@@ -79,7 +89,7 @@ def save_adapter(model: PeftModel, folder: Path, reference: BaseReference, base:
     """Write an adapter, and its base beside it where nobody else has that."""
     config = model.peft_config["default"]
     config.base_model_name_or_path = reference.path or _OWN_BASE
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, with nothing filled in
     write_json(folder / _BASE, reference.model_dump())
     if reference.path is None:
@@ -87,8 +97,13 @@ def save_adapter(model: PeftModel, folder: Path, reference: BaseReference, base:
 
 
 def load_tuned(
-    folder: Path, *, dtype: torch.dtype, device: str | torch.device = "cpu", quantized: bool = True, notice=print
-) -> PreTrainedModel:
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    quantized: bool = True,
+    notice: Notice = print,
+) -> PreTrainedModel | PeftModel:
     """The network in a tuned folder, in eval mode: full weights, or an adapter on its base.
 
     Args:

@@ -49,12 +49,14 @@ class Prepared:
     @property
     def network(self) -> PreTrainedModel:
         """The network itself, inside any adapter."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        network = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        assert isinstance(network, PreTrainedModel)
+        return network
 
     def save(self, folder: Path) -> None:
         """Write full weights, or the adapter with what is needed to find its base."""
         if self.reference is None:
-            self.model.save_pretrained(folder)
+            self.network.save_pretrained(folder)
         else:
             assert isinstance(self.model, PeftModel) and self.base is not None
             save_adapter(self.model, folder, self.reference, self.base)
@@ -103,14 +105,24 @@ def _full(
     device: torch.device,
     notice: Notice,
 ) -> PreTrainedModel:
-    rope = model_params.rope
-    scaling = {"rope_type": rope.type, "rope_factor": rope.factor, "rope_unit": rope.unit}
+    model: nn.Module
     if model_params.base is None:
-        model = _from_scratch(model_params, params, vocab_size, dtype).to(device)
+        model = _from_scratch(model_params, params, vocab_size, dtype)
     else:
-        base = resolve_path(model_params.base)
-        model = load_model(base, dtype=dtype, device=device, family=model_params.family, notice=notice, **scaling)
-    return model.requires_grad_(True)
+        rope = model_params.rope
+        model = load_model(
+            resolve_path(model_params.base),
+            dtype=dtype,
+            device=device,
+            family=model_params.family,
+            rope_type=rope.type,
+            rope_factor=rope.factor,
+            rope_unit=rope.unit,
+            notice=notice,
+        )
+    nn.Module.to(model, device).requires_grad_(True)
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 def _from_scratch(
@@ -188,7 +200,7 @@ def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuning
     )
 
 
-def _checkpoint_blocks(network: nn.Module) -> None:
+def _checkpoint_blocks(network: PreTrainedModel) -> None:
     options = {"use_reentrant": False}  # reentrant recomputation gives adapters on frozen weights no gradient
     if hasattr(network, "activation_checkpointing_enable"):
         network.activation_checkpointing_enable(options)

@@ -104,7 +104,8 @@ class MasterWeights(Optimizer):
         for _, master in pairs:
             if master.grad is None:
                 master.grad = torch.empty_like(master)
-        torch._foreach_copy_([m.grad for _, m in pairs], [w.grad for w, _ in pairs])
+        gradients = [(m.grad, w.grad) for w, m in pairs if m.grad is not None and w.grad is not None]
+        torch._foreach_copy_([into for into, _ in gradients], [g for _, g in gradients])
         self.inner.step()
         torch._foreach_copy_([w for w, _ in pairs], [m for _, m in pairs])
 

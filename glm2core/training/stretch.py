@@ -13,7 +13,7 @@ _BOUNDARY_COUNTS = (1, 2, 4, 8)
 
 
 def stretched_positions(
-    length: int, segments: Sequence[int], position_range: int, rng: np.random.Generator
+    length: int, segments: Sequence[int] | np.ndarray, position_range: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Position ids [T] of a row of `length` tokens, spread over up to `position_range` positions.
 

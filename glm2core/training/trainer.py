@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -101,10 +102,15 @@ class GlmTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         return self._validation
 
+    @property
+    def _network(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return self.model
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = make_optimizer(
-                self.model if model is None else model,
+                self._network if model is None else model,
                 name=self._params.optimizer,
                 learning_rate=self.args.learning_rate,
                 weight_decay=self._params.weight_decay,
@@ -123,7 +129,7 @@ class GlmTrainer(Trainer):
         """As Trainer's, but a loss that isn't finite stops the run here: before backward, before any update."""
         given = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
         result = super().compute_loss(model, given, return_outputs, num_items_in_batch)
-        loss = result[0] if return_outputs else result
+        loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss):
             self._refuse_loss(float(loss), inputs["rows"])
         supervised = int((inputs["labels"] != -100).sum())
@@ -144,17 +150,17 @@ class GlmTrainer(Trainer):
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Validation loss: the sum over all supervised tokens divided by their number."""
-        self.model.eval()
+        self._network.eval()
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
             for batch in dataloader:
                 inputs = self._prepare_inputs({k: v for k, v in batch.items() if k not in _NOT_FOR_THE_MODEL})
                 supervised = int((batch["labels"] != -100).sum())
-                total += torch.tensor([float(self.model(**inputs, num_items_in_batch=1).loss), supervised])
+                total += torch.tensor([float(self._network(**inputs, num_items_in_batch=1).loss), supervised])
         total = self.accelerator.reduce(total.to(self.args.device))
         loss = float(total[0] / total[1].clamp(min=1))
         self._progress.add_validation(self.state.global_step, loss)
-        return EvalLoopOutput(None, None, {"eval_loss": loss}, len(dataloader))
+        return EvalLoopOutput(np.empty(0), None, {"eval_loss": loss}, len(dataloader))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Counted by Progress, from real tokens."""
@@ -185,7 +191,7 @@ class GlmTrainer(Trainer):
         return float(logs.get("grad_norm", 0.0))
 
     def _trainable(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: p.detach() for name, p in self._network.named_parameters() if p.requires_grad}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Everything that resuming needs, atomically; frozen weights are not part of it."""
