@@ -224,6 +224,9 @@ class RetrievalParams(Section):
     lengths: list[Annotated[int, Field(ge=128)]] = Field(
         [512, 1024, 2048, 4096, 8192], description="context lengths in tokens"
     )
+    base_lengths: list[Annotated[int, Field(ge=128)]] = Field(
+        [], description="lengths at which model.base, untuned, is asked the same cases, to compare; [] = not asked"
+    )
     contexts: Count = Field(2, description="contexts at each length")
     questions: Count = Field(10, description="questions on each context, spread over its depth")
     depths: Count = Field(5, description="rows of the length-by-depth grid")
@@ -267,6 +270,8 @@ class Params(Section):
     def _sections_agree(self) -> "Params":
         if self.train.position_stretch and self.model.rope.factor == 1:
             raise ValueError("train.position_stretch needs model.rope.type and a model.rope.factor above 1")
+        if self.evaluate.retrieval.base_lengths and self.model.base is None:
+            raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to []")
         return self
 
 

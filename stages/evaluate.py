@@ -25,7 +25,7 @@ def evaluate(params: Params) -> None:
     started = time.perf_counter()
     with stage_run("evaluate", params) as run:
         run.dataset(TEST, context="test")
-        evaluation = Evaluation.load(MODEL, TEST, CONVERTED, params.evaluate)
+        evaluation = Evaluation.load(MODEL, TEST, CONVERTED, params.evaluate, params.model)
         with atomic_path(REPORTS) as partial:
             partial.mkdir()
             metrics = evaluation.loss(partial)

@@ -18,21 +18,21 @@ Row = Mapping[str, Any]
 
 
 def plot_accuracy_by_length(rows: Sequence[Row], path: Path) -> None:
-    """A line for each task with its 95% intervals, and the chance level.
+    """A line for each model and task with its 95% intervals, and the chance level.
 
     Args:
         rows: of `scores.by_length`.
     """
     figure, axes = _figure(6.4, 3.8)
-    for task in dict.fromkeys(row["task"] for row in rows):
-        points = [row for row in rows if row["task"] == task]
+    for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
+        points = [row for row in rows if (row["model"], row["task"]) == (model, task)]
         lengths = [row["length"] for row in points]
         shares = [row["accuracy"] for row in points]
         bars = [
             [share - row["low"] for share, row in zip(shares, points, strict=True)],
             [row["high"] - share for share, row in zip(shares, points, strict=True)],
         ]
-        line = axes.errorbar(lengths, shares, yerr=bars, marker="o", markersize=4, capsize=3, label=task)
+        line = axes.errorbar(lengths, shares, yerr=bars, marker="o", markersize=4, capsize=3, label=f"{task}, {model}")
         color = line.lines[0].get_color()
         axes.plot(lengths, [row["chance"] for row in points], linestyle=":", linewidth=1, color=color)
     _length_axis(axes, [row["length"] for row in rows])

@@ -9,7 +9,15 @@ from typing import Any, TextIO
 from glm2core.evaluation import plots
 from glm2core.evaluation.answers import HeldOutAnswer
 from glm2core.evaluation.loss import Bucket
-from glm2core.evaluation.scores import Answer, by_length, effective_length, grid, score
+from glm2core.evaluation.scores import (
+    TUNED,
+    Answer,
+    by_length,
+    effective_length,
+    grid,
+    score,
+    short_context_change,
+)
 from glm2core.evaluation.text_metrics import text_metrics
 
 PREDICTIONS = "predictions.jsonl"
@@ -22,16 +30,23 @@ def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
     file.flush()
 
 
-def report_retrieval(answers: Sequence[Answer], depths: int, folder: Path) -> dict[str, float]:
+def report_retrieval(
+    answers: Sequence[Answer], base_answers: Sequence[Answer], depths: int, folder: Path
+) -> dict[str, float]:
     """Write retrieval_by_length.csv, retrieval_grid.csv and their pictures.
+
+    Args:
+        answers: of the tuned model.
+        base_answers: of the untuned base to the same cases, at some of the lengths or none.
 
     Returns:
         `retrieval_<task>_<length>` and, over all generated cases, `retrieval_accuracy` and
-        `effective_context_length`; `longeval_<file>` for each of LongEval's files.
+        `effective_context_length`; `longeval_<file>` for each of LongEval's files; with a base, its
+        figures as `base_...`, and `short_context_change`.
     """
     if not answers:
         return {}
-    lengths = by_length(answers)
+    lengths = by_length([*answers, *base_answers])
     write_csv(folder / "retrieval_by_length.csv", lengths)
     plots.plot_accuracy_by_length(lengths, folder / "retrieval_by_length.png")
     generated = [answer for answer in answers if answer.length]
@@ -43,6 +58,8 @@ def report_retrieval(answers: Sequence[Answer], depths: int, folder: Path) -> di
             plots.plot_grid([row for row in cells if row["task"] == task], folder / f"retrieval_grid_{task}.png")
         metrics["retrieval_accuracy"] = score(generated).accuracy
         metrics["effective_context_length"] = effective_length(generated)
+    if (change := short_context_change(answers, base_answers)) is not None:
+        metrics["short_context_change"] = change
     return metrics
 
 
@@ -93,7 +110,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _metric_name(row: Mapping[str, Any]) -> str:
     task = row["task"]
-    return str(task) if task.startswith("longeval_") else f"retrieval_{task}_{row['length']}"
+    name = task if task.startswith("longeval_") else f"retrieval_{task}_{row['length']}"
+    return name if row["model"] == TUNED else f"{row['model']}_{name}"
 
 
 def _text_metrics(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """The evaluation of one tuned model, part by part, each with its progress bar and its files."""
 
+import itertools
 import math
 import resource
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TextIO, cast
 
 import pyarrow.parquet as pq
 import torch
@@ -28,12 +29,13 @@ from glm2core.evaluation.report import (
     report_retrieval,
 )
 from glm2core.evaluation.retrieval import PromptFormat, answer_cases
-from glm2core.evaluation.scores import Answer, score
+from glm2core.evaluation.scores import BASE, Answer, score
 from glm2core.evaluation.tasks import Case, count_questions, generate_cases, read_longeval
 from glm2core.files import resolve_path
 from glm2core.model.adapters import load_tuned
+from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import choose_device, choose_dtype, set_threads
-from glm2core.params import EvaluateParams
+from glm2core.params import EvaluateParams, ModelParams, RetrievalParams
 
 Report = Callable[[dict[str, float], int], None]
 _GIB = 1 << 30
@@ -47,16 +49,18 @@ class Evaluation:
     prompt_format: PromptFormat
     dataset: TokenizedDataset
     sources: dict[str, str]  # row id -> where it came from
+    base_answers: list[Answer]  # of the untuned base, where params ask for it
     params: EvaluateParams
 
     @classmethod
-    def load(cls, model: Path, test: Path, converted: Path, params: EvaluateParams) -> "Evaluation":
-        """Load the model with its tokenizer and the test split.
+    def load(cls, model: Path, test: Path, converted: Path, params: EvaluateParams, base: ModelParams) -> "Evaluation":
+        """Load the model with its tokenizer and the test split; the base is asked first, and let go.
 
         Args:
             model: tuned weights, or an adapter, with the tokenizer.
             test: tokenized test split, made with that tokenizer.
             converted: the same rows before tokenizing, for their sources.
+            base: which base the model was tuned from.
 
         Raises:
             UserError: a file is missing, or the data were made with another tokenizer.
@@ -65,12 +69,15 @@ class Evaluation:
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
         device = choose_device(params.device, key="evaluate.device")
         set_threads(params.threads)
-        network = load_tuned(model, dtype=choose_dtype(params.dtype, device), device=device)
+        dtype = choose_dtype(params.dtype, device)
         prompt_format = PromptFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
         rows = pq.read_table(converted, columns=["id", "source"]).to_pylist()
-        return cls(network.eval(), prompt_format, dataset, {row["id"]: row["source"] for row in rows}, params)
+        sources = {row["id"]: row["source"] for row in rows}
+        base_answers = _ask_base(base, prompt_format, params, dtype, device)
+        network = load_tuned(model, dtype=dtype, device=device)
+        return cls(network.eval(), prompt_format, dataset, sources, base_answers, params)
 
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
@@ -116,35 +123,53 @@ class Evaluation:
         return report_answers(answers, self.sources, folder)
 
     def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
-        """Questions about long contexts, with scores by length and depth.
+        """Questions about long contexts, with scores by length and depth, beside the base's where it was asked.
 
         Args:
             report: called with each length's accuracy, the length as step.
         """
         settings = self.params.retrieval
         from_files = [case for file in settings.files for case in read_longeval(resolve_path(file))]
-        answers: list[Answer] = []
-        with (
-            (folder / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file,
-            progress_bar("retrieval", count_questions(settings) + len(from_files)) as (bar, task),
-        ):
-            for batch in answer_cases(
-                self.model,
-                self.prompt_format,
-                self._cases(from_files),
-                prefill_chunk=self.params.prefill_chunk,
-                max_new_tokens=settings.max_new_tokens,
-            ):
-                append_records(file, (answer.record() for answer in batch))
-                answers += batch
-                bar.update(task, description=f"retrieval {batch[0].prompt_tokens:,} tokens", advance=len(batch))
+        with (folder / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file:
+            answers = _ask(self.model, self.prompt_format, self.params, settings, from_files, file)
+            append_records(file, (answer.record() for answer in self.base_answers))
         if report is not None:
             _report_lengths(answers, report)
-        return report_retrieval(answers, settings.depths, folder)
+        return report_retrieval(answers, self.base_answers, settings.depths, folder)
 
-    def _cases(self, from_files: list[Case]) -> Iterator[Case]:
-        yield from generate_cases(self.params.retrieval, self.prompt_format.count_tokens)
-        yield from from_files
+
+def _ask_base(
+    base: ModelParams, prompt_format: PromptFormat, params: EvaluateParams, dtype: torch.dtype, device: torch.device
+) -> list[Answer]:
+    """Answers of the untuned base, which is let go afterwards: the two networks are never in memory together."""
+    settings = params.retrieval.model_copy(update={"lengths": params.retrieval.base_lengths})
+    if not settings.lengths or base.base is None:
+        return []
+    network = load_model(resolve_path(base.base), dtype=dtype, device=device, family=base.family)
+    answers = _ask(network, prompt_format, params, settings, [], None)
+    return [replace(answer, model=BASE) for answer in answers]
+
+
+def _ask(
+    model: PreTrainedModel,
+    prompt_format: PromptFormat,
+    params: EvaluateParams,
+    settings: RetrievalParams,
+    from_files: list[Case],
+    file: TextIO | None,
+) -> list[Answer]:
+    """Answers to all generated cases and those `from_files`, behind a progress bar; written to `file` as they come."""
+    answers: list[Answer] = []
+    cases = itertools.chain(generate_cases(settings, prompt_format.count_tokens), from_files)
+    with progress_bar("retrieval", count_questions(settings) + len(from_files)) as (bar, task):
+        for batch in answer_cases(
+            model, prompt_format, cases, prefill_chunk=params.prefill_chunk, max_new_tokens=settings.max_new_tokens
+        ):
+            if file is not None:
+                append_records(file, (answer.record() for answer in batch))
+            answers += batch
+            bar.update(task, description=f"retrieval {batch[0].prompt_tokens:,} tokens", advance=len(batch))
+    return answers
 
 
 def _report_lengths(answers: list[Answer], report: Report) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 _DIGITS = re.compile(r"\d+")
 _LONGEST_NUMBER = 18  # digits; longer runs are babble, and no expected value has as many
 EFFECTIVE_SHARE = 0.85
+SHORT_CONTEXT = 1024  # tokens; up to here a base without scaled positions is at home
+TUNED, BASE = "tuned", "base"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Answer:
     prompt_tokens: int
     expected: int
     output: str
+    model: str = TUNED
 
     @property
     def predicted(self) -> int | None:
@@ -76,13 +79,19 @@ def score(answers: Iterable[Answer]) -> Score:
 
 
 def by_length(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """A row for each task and length: accuracy, interval, chance, and distinct and colliding keys apart.
+    """A row for each model, task and length: accuracy, interval, chance, and distinct and colliding keys apart.
 
     Cases from a file have their mean length. An accuracy over no cases is None.
     """
     return [
-        {"task": task, "length": length or round(_mean_tokens(group)), **_figures(group), **_by_keys(group)}
-        for (task, length), group in _grouped(answers, lambda answer: (answer.task, answer.length))
+        {
+            "model": model,
+            "task": task,
+            "length": length or round(_mean_tokens(group)),
+            **_figures(group),
+            **_by_keys(group),
+        }
+        for (model, task, length), group in _grouped(answers, lambda answer: (answer.model, answer.task, answer.length))
     ]
 
 
@@ -116,6 +125,13 @@ def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) 
             break
         reached = length
     return reached
+
+
+def short_context_change(tuned: Sequence[Answer], base: Sequence[Answer]) -> float | None:
+    """Accuracy that tuning won (or, below 0, lost) on the short contexts both were asked; None where there are none."""
+    asked = {(answer.task, answer.length) for answer in base if 0 < answer.length <= SHORT_CONTEXT}
+    both = [[answer for answer in group if (answer.task, answer.length) in asked] for group in (tuned, base)]
+    return score(both[0]).accuracy - score(both[1]).accuracy if all(both) else None
 
 
 def _figures(group: Sequence[Answer]) -> dict[str, Any]:

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.evaluation.scores import Answer, by_length, effective_length, grid, last_integer, score, wilson_interval
+from glm2core.evaluation.scores import (
+    Answer,
+    by_length,
+    effective_length,
+    grid,
+    last_integer,
+    score,
+    short_context_change,
+    wilson_interval,
+)
 
 SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 PREDICTIONS = SHARED / "data/longeval/predictions"
@@ -111,3 +120,10 @@ def test_grid_puts_answers_into_their_rows() -> None:
 def test_effective_length(right_of_20: dict[int, int], reached: int) -> None:
     group = [a for length, right in right_of_20.items() for a in answers(right, 20, length=length)]
     assert effective_length(group) == reached
+
+
+def test_short_context_change_counts_what_both_were_asked() -> None:
+    tuned = answers(9, 10) + answers(0, 10, length=1024) + answers(10, 10, length=8192)
+    base = answers(7, 10, model="base") + answers(0, 10, length=8192, model="base")
+    assert short_context_change(tuned, base) == pytest.approx(0.2)
+    assert short_context_change(tuned, []) is None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from ruamel.yaml import YAML
 
+from glm2core.model.rope import plain_rope
 from glm2core.params import PARAMS_FILE
 from stages.evaluate import CONVERTED, METRICS, MODEL, REPORTS, TEST, evaluate
 from stages.runner import run_stage
@@ -22,6 +24,7 @@ SETTINGS = {
     "retrieval": {
         "tasks": ["lines", "passkey"],
         "lengths": [600, 1200],
+        "base_lengths": [600],
         "contexts": 1,
         "questions": 4,
         "depths": 2,
@@ -42,10 +45,11 @@ def inputs(project: Path) -> Path:
     for path in (TEST, CONVERTED):
         path.parent.mkdir(parents=True)
     write_random_rows(TEST, tokenizer)
-    rows = [{"id": f"row{index}", "source": "even.json" if index % 2 == 0 else "odd.json"} for index in range(12)]
+    rows = [{"id": f"row{index}", "source": "first.json" if index < 6 else "second.json"} for index in range(12)]
     pq.write_table(pa.Table.from_pylist(rows), CONVERTED)
     Path("2_lines.jsonl").write_text(json.dumps(LONGEVAL))
-    set_params(evaluate=SETTINGS, tracking={"log_examples": False})
+    random_model(tiny_config(tokenizer, rope_parameters=plain_rope())).save_pretrained("base")
+    set_params(evaluate=SETTINGS, model={"base": "base"}, tracking={"log_examples": False})
     return project
 
 
@@ -63,18 +67,20 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
         "test_loss", "test_perplexity", "test_tokens", "rouge_1", "rouge_2", "rouge_l", "bleu_4",
         "retrieval_lines_600", "retrieval_lines_1200", "retrieval_passkey_600", "retrieval_passkey_1200",
         "longeval_2_lines", "retrieval_accuracy", "effective_context_length", "peak_memory_gib", "seconds",
+        "base_retrieval_lines_600", "base_retrieval_passkey_600", "short_context_change",
     }  # fmt: skip
     predictions = [json.loads(line) for line in (REPORTS / "predictions.jsonl").read_text().splitlines()]
     assert [set(row) for row in predictions] == [{"id", "source", "prompt", "reference", "answer"}] * 6
     retrieval = [json.loads(line) for line in (REPORTS / "retrieval_predictions.jsonl").read_text().splitlines()]
-    assert len(retrieval) == 2 * 4 + 2 * 2 + 1
+    assert Counter(row["model"] for row in retrieval) == {"tuned": 2 * 4 + 2 * 2 + 1, "base": 4 + 2}
     with (REPORTS / "retrieval_by_length.csv").open() as file:
         lengths = list(csv.DictReader(file))
-    assert [(row["task"], row["cases"]) for row in lengths] == [
-        ("lines", "4"), ("lines", "4"), ("longeval_2_lines", "1"), ("passkey", "2"), ("passkey", "2"),
+    assert [(row["model"], row["task"], row["cases"]) for row in lengths] == [
+        ("base", "lines", "4"), ("base", "passkey", "2"), ("tuned", "lines", "4"), ("tuned", "lines", "4"),
+        ("tuned", "longeval_2_lines", "1"), ("tuned", "passkey", "2"), ("tuned", "passkey", "2"),
     ]  # fmt: skip
     with (REPORTS / "answers_by_source.csv").open() as file:
-        assert [(row["source"], row["rows"]) for row in csv.DictReader(file)][0] == ("all", "6")
+        assert [int(row["rows"]) for row in csv.DictReader(file)] == [6, 3, 3]
 
     first = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
     assert {"retrieval_by_length.png", "retrieval_grid_lines.png", "loss_by_position.png"} <= set(first)
