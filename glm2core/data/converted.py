@@ -1,6 +1,7 @@
 """The converted layer's parquet: its schema, its one writer, and its reader."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glm2core.data.conversation import SPLITS, Conversation, Message
+from glm2core.data.parquet import parquet_writer
 from glm2core.errors import UserError
 from glm2core.params import Source
 
@@ -29,13 +31,14 @@ _ROW_GROUP_CHARS = 1 << 23  # also bounds what a reader holds at once
 
 
 class ConvertedWriter:
-    """Collects rows and writes them split by split, a row group at a time.
-
-    One writer in one thread: DVC hashes bytes, and other writers lay out other bytes.
-    """
+    """Collects rows and writes them split by split, a row group at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._splits = {split: _SplitWriter(folder / f"{split}.parquet") for split in SPLITS}
+        self._files = ExitStack()
+        self._splits = {
+            split: _SplitWriter(self._files.enter_context(parquet_writer(folder / f"{split}.parquet", SCHEMA)))
+            for split in SPLITS
+        }
 
     def add(self, split: str, row_id: str, source_name: str, conversation: Conversation, source: Source) -> None:
         self._splits[split].add(
@@ -51,13 +54,15 @@ class ConvertedWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for writer in self._splits.values():
-            writer.close()
+        with self._files:
+            if error is None:
+                for writer in self._splits.values():
+                    writer.flush()
 
 
 class _SplitWriter:
-    def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+    def __init__(self, file: pq.ParquetWriter) -> None:
+        self._file = file
         self._clear()
 
     def add(self, row_id: str, source: str, conversation: Conversation, *settings: int | str | None) -> None:
@@ -71,12 +76,7 @@ class _SplitWriter:
             self._chars += len(message["content"])
         self._ends.append(len(self._roles))
         if len(self._ids) == _ROW_GROUP_ROWS or self._chars >= _ROW_GROUP_CHARS:
-            self._flush()
-
-    def close(self) -> None:
-        if self._ids:
-            self._flush()
-        self._file.close()
+            self.flush()
 
     def _clear(self) -> None:
         self._ids: list[str] = []
@@ -88,7 +88,9 @@ class _SplitWriter:
         self._ends: list[int] = [0]
         self._chars = 0
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        if not self._ids:
+            return
         structs = pa.StructArray.from_arrays(
             [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())], names=["role", "content"]
         )

@@ -3,6 +3,7 @@
 `B` rows, `T` tokens of a row. Rows are unpadded.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glm2core.data.pairs import PairBatch
+from glm2core.data.parquet import parquet_writer
 from glm2core.errors import UserError
 
 _INT_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -38,12 +40,13 @@ class TokenizedInfo:
 
 
 class TokenizedWriter:
-    """Writes batches of pairs, a row group each. One writer in one thread: DVC hashes bytes."""
+    """Writes batches of pairs, a row group each."""
 
     def __init__(self, path: Path, info: TokenizedInfo, newline: int) -> None:
         self._schema = SCHEMA.with_metadata(vars(info))
         self._newline = newline
-        self._file = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=["id"])
+        self._closing = ExitStack()
+        self._file = self._closing.enter_context(parquet_writer(path, self._schema, dictionary_columns=["id"]))
 
     def write(self, ids: pa.Array, pairs: PairBatch) -> None:
         """Args: ids: of the pairs' rows. [B]"""
@@ -62,7 +65,7 @@ class TokenizedWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        self._closing.close()
 
 
 class TokenizedDataset:

@@ -129,8 +129,9 @@ class PlannedBatch:
         lengths = np.diff(starts)
         starts = starts[:-1]
         texts = len(encoded)
-        starts[:texts] += self._skipped
-        lengths[:texts] -= self._skipped
+        skipped = np.array(self._skipped, np.int64)
+        starts[:texts] += skipped
+        lengths[:texts] -= skipped
         limits = np.zeros(len(arrays), np.int64)
         limits[:texts] = self._answer_limits
         cut = (limits > 0) & (lengths >= limits)

@@ -171,6 +171,11 @@ def template_of(base: Path) -> tuple[TemplateName, str]:
     return "chatglm2", "nothing in the folder speaks for chatglm3"
 
 
+def pair_format_of(folder: Path) -> PairFormat:
+    """Which special tokens a folder's model was tuned with in front; glm2 where it does not say."""
+    return "llama" if _json_file(folder / CONFIG_FILE).get("pair_format") == "llama" else "glm2"
+
+
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
     """Train a small BPE tokenizer that works as the released one does.
 

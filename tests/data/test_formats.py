@@ -92,7 +92,7 @@ def turns(*roles: str) -> dict:
         ("chatglm", CHAT | {"history": ["text", ["q", "a"]]}, "history mixes texts and pairs"),
         ("messages", {"messages": []}, "messages is empty"),
         ("messages", {"messages": ["x"]}, "a message is a text, not an object"),
-        ("messages", {"messages": [{"role": "tool", "content": "x"}]}, "a message's role is not system, user or assistant"),
+        ("messages", turns("tool"), "a message's role is not system, user or assistant"),
         ("messages", {"messages": [{"role": "user", "content": ["x"]}]}, "content is a list, not a text"),
         ("messages", turns("user"), "messages end without an answer"),
         ("messages", turns("system"), "messages hold no question"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from glm2core.data.sources import find_files, is_tracked, open_rows, source_name
 from glm2core.errors import UserError
 
-ROWS = [{"instruction": "问 \u2028 \"x\"", "output": "答\n\n}]"}, {"instruction": "b", "output": "{[,\\"}]
+ROWS = [{"instruction": '问 \u2028 "x"', "output": "答\n\n}]"}, {"instruction": "b", "output": "{[,\\"}]
 
 
 def rows_of(path: Path) -> list[object]:
@@ -68,7 +68,11 @@ def test_an_array_reads_as_json_load_reads_it(tmp_path_factory, rows, indent, as
 
 
 def test_rows_longer_than_a_chunk_and_many_chunks(tmp_path):
-    rows = [{"output": "长" * 3_000_000}, *[{"output": str(i) * 300} for i in range(5000)], {"output": "\\\"" * 1_000_000}]
+    rows = [
+        {"output": "长" * 3_000_000},
+        *[{"output": str(i) * 300} for i in range(5000)],
+        {"output": '\\"' * 1_000_000},
+    ]
     array = write(tmp_path / "a.json", json.dumps(rows, ensure_ascii=False).encode())
     assert rows_of(array) == rows
 
@@ -139,7 +143,10 @@ def test_undecodable_bytes_mark_their_row_alone(tmp_path):
 def test_csv_rows_that_do_not_fit_the_header(tmp_path):
     path = write(tmp_path / "a.csv", b'a,b\n1,2\n3\n4,5,6\n"7\n7",8\n9,"10\n')
     records = list(open_rows(path))
-    assert [record.value for record in records if record.problem is None] == [{"a": "1", "b": "2"}, {"a": "7\n7", "b": "8"}]
+    assert [record.value for record in records if record.problem is None] == [
+        {"a": "1", "b": "2"},
+        {"a": "7\n7", "b": "8"},
+    ]
     faulty = [(record.number, record.value, record.problem) for record in records if record.problem]
     assert faulty == [
         (3, "3", "fewer fields than the header"),
@@ -155,7 +162,11 @@ def test_csv_rows_that_do_not_fit_the_header(tmp_path):
         ("a.json", b" \n\xef\xbb\xbf"[:2], "is empty"),
         ("a.txt", b"hello", "not a JSON array, JSON lines or parquet"),
         ("a.parquet", b"PAR1 no more", "damaged parquet file"),
-        ("a.json.gz", gzip.compress(b'[{"a": "' + os.urandom(9000).hex().encode() + b'"}]')[:-900], "cut-off gzip file"),
+        (
+            "a.json.gz",
+            gzip.compress(b'[{"a": "' + os.urandom(9000).hex().encode() + b'"}]')[:-900],
+            "cut-off gzip file",
+        ),
         ("a.json", '[{"a": "b"}]'.encode("utf-16")[:-1], "not valid utf-16"),
     ],
 )
