@@ -34,7 +34,8 @@ def test_as_defined(tokens: int, keys: int, dtype: torch.dtype, tolerance: float
         seen = seen.clone()
         seen[1, :, :, :2] = False
     mask = seen if padded else None
-    context, _ = attention(nn.Module(), query, key, value, mask, "sdpa")
+    with torch.set_grad_enabled(training):
+        context, _ = attention(nn.Module(), query, key, value, mask, "sdpa")
     assert_close(context.double(), expected(query, key, value, seen), rtol=0, atol=tolerance)
 
 
