@@ -13,7 +13,7 @@ import psutil
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from glm2core.params import Params, flatten
+from glm2core.params import PARAMS_FILE, Params, flatten
 
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
@@ -27,7 +27,7 @@ class Execution:
         key: the same for all stages of the execution, and for its continuation after a kill.
         name: for people; DVC's experiment name where there is one.
         commit: git commit that the workspace is based on; None outside git.
-        dirty: the workspace differs from that commit (outs apart).
+        dirty: the workspace differs from that commit; outs and params apart, for they are on record.
         experiment: DVC's experiment name; None under `dvc repro`.
     """
 
@@ -44,7 +44,7 @@ def current_execution(params: Params) -> Execution:
     DVC names its experiments; `dvc repro` is known by what makes its result: params, commit, diff.
     """
     commit = (_git("rev-parse", "HEAD") or "").strip() or None
-    diff = _git("diff", "HEAD", "--full-index", "--", ".", *(f":(exclude){out}" for out in _written_by_dvc())) or ""
+    diff = _git("diff", "HEAD", "--full-index", "--", ".", *(f":(exclude){out}" for out in _apart_from_code())) or ""
     experiment = os.environ.get("DVC_EXP_NAME")
     if experiment:
         commit = os.environ.get("DVC_EXP_BASELINE_REV") or commit
@@ -88,9 +88,9 @@ def _inputs_digest(entry: dict[str, Any]) -> str:
     return _digest([entry.get("cmd"), deps, entry.get("params")])
 
 
-def _written_by_dvc() -> list[str]:
-    """Paths that change while the pipeline runs, and so say nothing about what was run."""
-    paths = [str(LOCK_FILE)]
+def _apart_from_code() -> list[str]:
+    """Paths that change while the pipeline runs, and so say nothing about what was run; params are known apart."""
+    paths = [str(LOCK_FILE), str(PARAMS_FILE)]
     for stage in _read(PIPELINE_FILE).get("stages", {}).values():
         for kind in ("outs", "metrics", "plots"):
             paths += [next(iter(out)) if isinstance(out, dict) else out for out in stage.get(kind, [])]

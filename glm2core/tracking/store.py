@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from glm2core.files import project_root, sha256_file
-from glm2core.params import Params
+from glm2core.params import PARAMS_FILE, Params
 from glm2core.tracking.execution import (
     LOCK_FILE,
     PIPELINE_FILE,
@@ -56,7 +56,7 @@ class Recorder:
 
     def complete_row(self) -> None:
         """Give the row what reproduces it, and the figures of stages that DVC did not need to run."""
-        for file in (Path("params.yaml"), PIPELINE_FILE, LOCK_FILE):
+        for file in (PARAMS_FILE, PIPELINE_FILE, LOCK_FILE):
             if file.exists():
                 self._client.log_artifact(self._parent, str(file))
         self._book.link_cached(self._stage, self._parent)

@@ -1,0 +1,402 @@
+"""The real pipeline: dvc in a clone of this working tree, with settings small enough for a test.
+
+Each trap of DVC and MLflow that the pipeline avoids has its test here.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+pytestmark = pytest.mark.xdist_group("pipeline")  # the tests share one clone
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ["convert", "tokenize", "train", "evaluate"]
+STEPS = 6
+SMALL: dict[str, Any] = {
+    "convert": {
+        "sources": [
+            {"path": "data/raw/alpaca_en.json", "format": "alpaca"},
+            {"path": "data/raw/chat_pairs.jsonl", "format": "chatglm"},
+            {"format": "lines", "generate": {"conversations": 8, "lines": [4], "questions": 2}},
+        ]
+    },
+    "tokenize": {"vocabulary_size": 400},
+    "train": {
+        "max_steps": STEPS, "logging_steps": 1, "eval_steps": 3, "save_steps": 5, "batch_tokens": 512, "threads": 1,
+    },
+    "evaluate": {
+        "threads": 1,
+        "generation": {"rows": 2, "max_new_tokens": 4},
+        "retrieval": {"tasks": ["lines"], "lengths": [512], "contexts": 1, "questions": 5, "depths": 5},
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A project folder of its own, and the environment that its commands run in."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+        )  # fmt: skip
+
+    def run(self, *command: str, **options: Any) -> Done:
+        started = time.perf_counter()
+        process = self.start(*command, **options)
+        out, _ = process.communicate()
+        return Done(process.returncode, out, time.perf_counter() - started)
+
+    def must(self, *command: str) -> Done:
+        done = self.run(*command)
+        assert done.code == 0, done.out
+        return done
+
+    def set_params(self, changes: dict[str, Any]) -> None:
+        yaml = YAML()
+        file = self.folder / "params.yaml"
+        params = yaml.load(file.read_text(encoding="utf-8"))
+        for section, values in changes.items():
+            params[section].update(values)
+        with file.open("w", encoding="utf-8") as handle:
+            yaml.dump(params, handle)
+
+    def runs(self, kind: str) -> list[Any]:
+        """MLflow runs in the project's store, oldest first."""
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("glm2core").experiment_id
+        return list(client.search_runs([experiment], f"tags.kind = '{kind}'", order_by=["attributes.start_time ASC"]))
+
+    def row(self, experiment: str | None) -> Any:
+        (row,) = [run for run in self.runs("execution") if run.data.tags.get("dvc_experiment") == experiment]
+        return row
+
+    def children(self, row: Any) -> dict[str, Any]:
+        runs = [run for run in self.runs("stage") if run.data.tags["mlflow.parentRunId"] == row.info.run_id]
+        return {run.data.tags["stage"]: run for run in runs}
+
+    def curve(self, run: Any, name: str) -> list[int]:
+        """Steps of a curve."""
+        with sqlite3.connect(self.folder / "mlflow.db") as database:
+            query = "SELECT step FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp"
+            return [step for (step,) in database.execute(query, (run.info.run_id, name))]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    names = ("GIT_AUTHOR", "GIT_COMMITTER")
+    person = {f"{name}_{what}": value for name in names for what, value in (("NAME", "t"), ("EMAIL", "t@example.org"))}
+    # Stages have to write bytecode here: it must not count as a change of the code.
+    ours = ("DVC_", "MLFLOW_", "GIT_", "PYTEST_", "PYTHON")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, **person, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_SITE_CACHE_DIR": str(cache), "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The working tree as git would take it, committed in a folder of its own, with small settings."""
+    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    workspace = Workspace(folder, environment(folder.parent / "site-cache"))
+    workspace.set_params(SMALL)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        workspace.must("git", *command)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def reproduced(clone: Workspace) -> Done:
+    return clone.must("dvc", "repro")
+
+
+@pytest.fixture(scope="module")
+def repeated(clone: Workspace, reproduced: Done) -> Done:
+    return clone.must("dvc", "repro")
+
+
+@pytest.fixture(scope="module")
+def experiment(clone: Workspace, repeated: Done) -> Done:
+    done = clone.must("dvc", "exp", "run", "-n", "slower", "-S", "train.learning_rate=2e-5")
+    assert "learning_rate: 2e-05" in (clone.folder / "params.yaml").read_text(encoding="utf-8")
+    return done
+
+
+@pytest.fixture(scope="module")
+def temporary(clone: Workspace, experiment: Done) -> Done:
+    return clone.must("dvc", "exp", "run", "--temp", "-n", "elsewhere", "-S", "evaluate.generation.rows=1")
+
+
+def copy_of(clone: Workspace, folder: Path) -> Workspace:
+    """The clone with its DVC cache, and nothing in MLflow."""
+    shutil.copytree(clone.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"))
+    return Workspace(folder, clone.environment)
+
+
+def test_all_four_stages_run_and_leave_what_they_promise(clone: Workspace, reproduced: Done) -> None:
+    for stage in STAGES:
+        assert f"Running stage '{stage}'" in reproduced.out
+        metrics = json.loads((clone.folder / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
+        assert metrics
+    outs = ["data/converted/train.parquet", "data/tokenized/test.parquet", "data/tokenized/tokenizer",
+            "models/tuned/config.json", "models/tuned/model.safetensors", "reports/evaluate"]  # fmt: skip
+    assert [out for out in outs if not (clone.folder / out).exists()] == []
+    assert "Traceback" not in reproduced.out
+    assert "mlflow ui" in reproduced.out
+
+
+def test_git_sees_nothing_but_the_lock_and_the_metrics(clone: Workspace, reproduced: Done) -> None:
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=clone.folder, capture_output=True, text=True, check=True
+    )
+    assert {line[3:] for line in status.stdout.splitlines()} <= {"dvc.lock", "metrics/", "params.yaml"}
+
+
+def test_a_second_repro_runs_nothing(clone: Workspace, repeated: Done) -> None:
+    assert list((clone.folder / "glm2core").rglob("__pycache__"))  # which must not count as a change
+    assert "Running stage" not in repeated.out
+    assert "up to date" in repeated.out
+    assert repeated.seconds < 10  # 1 s on an idle machine, imports of dvc included
+
+
+def test_an_execution_is_one_row_with_four_children(clone: Workspace, reproduced: Done) -> None:
+    row = clone.row(None)
+    children = clone.children(row)
+    assert list(children) == STAGES
+    assert {run.info.status for run in (row, *children.values())} == {"FINISHED"}
+    assert row.data.params["train.max_steps"] == str(STEPS)
+    for stage, run in children.items():
+        metrics = json.loads((clone.folder / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
+        for name in metrics:  # the same names and figures in DVC, on the child and on the row
+            assert run.data.metrics[name] == row.data.metrics[f"{stage}/{name}"]
+        assert run.inputs.dataset_inputs
+    assert set(clone.curve(children["train"], "loss")) == set(range(1, STEPS + 1))
+    assert set(clone.curve(children["train"], "learning_rate")) == set(range(1, STEPS + 1))
+    assert row.data.tags["git_dirty"] == "false"
+    assert (Path(row.info.artifact_uri.removeprefix("file://")) / "params.yaml").is_file()
+    assert (Path(row.info.artifact_uri.removeprefix("file://")) / "dvc.lock").is_file()
+
+
+def test_an_override_is_a_number_and_reruns_only_what_it_concerns(clone: Workspace, experiment: Done) -> None:
+    ran = [stage for stage in STAGES if f"Running stage '{stage}'" in experiment.out]
+    assert ran == ["train", "evaluate"]
+    row = clone.row("slower")
+    assert float(row.data.params["train.learning_rate"]) == 2e-5
+    assert row.info.run_name == "slower"
+    assert list(clone.children(row)) == ["train", "evaluate"]
+
+
+def test_cached_stages_are_linked_and_their_figures_stand_on_the_row(clone: Workspace, experiment: Done) -> None:
+    first, row = clone.row(None), clone.row("slower")
+    made = clone.children(first)
+    for stage in ("convert", "tokenize"):
+        assert row.data.tags[f"{stage}.cached_from_run"] == made[stage].info.run_id
+        figures = {name for name in first.data.metrics if name.startswith(f"{stage}/")}
+        assert figures
+        assert {name: row.data.metrics[name] for name in figures} == {
+            name: first.data.metrics[name] for name in figures
+        }
+
+
+def test_a_temporary_workspace_writes_to_the_projects_store(clone: Workspace, temporary: Done) -> None:
+    row = clone.row("elsewhere")
+    children = clone.children(row)
+    assert list(children) == ["evaluate"]
+    assert row.data.params["evaluate.generation.rows"] == "1"
+    kept = Path(children["evaluate"].info.artifact_uri.removeprefix("file://"))
+    assert kept.is_relative_to(clone.folder / "mlruns")
+    assert list(kept.iterdir())
+    assert not list((clone.folder / ".dvc" / "tmp" / "exps").rglob("mlflow.db"))
+
+
+def test_plain_mlflow_and_dvc_show_the_runs(clone: Workspace, temporary: Done) -> None:
+    listed = clone.must("mlflow", "runs", "list", "--experiment-id", "1").out
+    for name in ("slower", "elsewhere", "train slower", "evaluate elsewhere"):
+        assert name in listed
+    shown = clone.must("dvc", "exp", "show", "--json").out
+    assert "slower" in shown
+    assert "elsewhere" in shown
+    assert "validation_loss" in clone.must("dvc", "metrics", "show").out
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+train.methd=lora", "train.methd is not a key, got it with 'lora' (did you mean 'train.method'?)"),
+        ("train.max_steps=many", "train.max_steps must be a whole number; got 'many'"),
+        ("train.quantization_bits=4", "method full goes with quantization_bits null, got 4"),
+        ("train.methd=lora", "Key 'methd' is not in struct"),  # DVC's own refusal
+    ],
+)
+def test_wrong_params_stop_the_run_at_once(clone: Workspace, temporary: Done, override: str, said: str) -> None:
+    before = (clone.folder / "dvc.lock").read_bytes()
+    done = clone.run("dvc", "exp", "run", "-S", override)
+    clone.must("git", "checkout", "-q", "params.yaml")
+    assert done.code != 0
+    assert said in done.out
+    assert "Traceback" not in done.out
+    assert (clone.folder / "dvc.lock").read_bytes() == before
+
+
+def test_the_same_inputs_give_the_same_bytes(clone: Workspace, temporary: Done) -> None:
+    clone.must("git", "checkout", "-q", "params.yaml")
+    before = (clone.folder / "data" / "tokenized" / "train.parquet").read_bytes()
+    lock = YAML(typ="safe").load((clone.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    clone.must("dvc", "repro", "-f", "tokenize")
+    again = YAML(typ="safe").load((clone.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    assert (clone.folder / "data" / "tokenized" / "train.parquet").read_bytes() == before
+    for stage in ("convert", "tokenize"):
+        assert again[stage]["outs"] == lock[stage]["outs"]
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Until something is there; a process that ends before is a failure that shows what it said."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def trainer_of(dvc: subprocess.Popen[str]) -> psutil.Process:
+    children = psutil.Process(dvc.pid).children(recursive=True)
+    return next(child for child in children if "stages.train" in child.cmdline() and "python" in child.name())
+
+
+def test_a_stopped_and_then_killed_training_goes_on_and_is_whole_at_last(
+    clone: Workspace, temporary: Done, tmp_path: Path
+) -> None:
+    workspace = copy_of(clone, tmp_path / "killed")
+    workspace.must("git", "checkout", "-q", "params.yaml")
+    steps = 60
+    workspace.set_params({"train": {"max_steps": steps}})
+
+    def checkpoints() -> set[str]:
+        return {path.name for path in (workspace.folder / ".checkpoints").glob("*/step-*")}
+
+    def half_done() -> bool:
+        return (workspace.folder / "models" / "tuned").exists()
+
+    # Ctrl-C in a terminal reaches dvc and its stage alike
+    old = checkpoints()
+    dvc = workspace.start("dvc", "repro", "train", start_new_session=True)
+    wait_for(lambda: checkpoints() - old, dvc)
+    os.killpg(dvc.pid, signal.SIGINT)
+    out, _ = dvc.communicate()
+    assert dvc.returncode != 0, out  # DVC would commit a stage that ends with 0
+    assert not half_done()
+    stopped_at = max(checkpoints())
+    (row,) = workspace.runs("execution")
+    assert workspace.children(row)["train"].info.status == "KILLED"
+
+    # The trainer alone is killed (out of memory, say)
+    dvc = workspace.start("dvc", "repro", "train", start_new_session=True)
+    wait_for(lambda: max(checkpoints()) > stopped_at, dvc)
+    trainer_of(dvc).kill()
+    out, _ = dvc.communicate()
+    assert dvc.returncode != 0, out
+    assert f"going on from {stopped_at}" in out
+    assert not half_done()
+    (row,) = workspace.runs("execution")
+    assert workspace.children(row)["train"].info.status == "RUNNING"  # nobody was left to close it
+
+    done = workspace.must("dvc", "repro", "train")
+    assert f"going on from {stopped_at}" not in done.out
+    assert "going on from step-" in done.out
+    assert (workspace.folder / "models" / "tuned" / "model.safetensors").is_file()
+    (row,) = workspace.runs("execution")
+    (train,) = workspace.runs("stage")
+    assert {row.info.status, train.info.status} == {"FINISHED"}
+    drawn = set(workspace.curve(train, "loss"))  # a kill loses the points of its last moment
+    assert drawn <= set(range(1, steps + 1))
+    assert {1, steps} <= drawn
+    assert len(drawn) > steps - 10
+
+
+@pytest.mark.parametrize(("stage", "out"), [("convert", "data/converted"), ("tokenize", "data/tokenized")])
+def test_a_full_disk_stops_a_stage_and_leaves_no_out(
+    clone: Workspace, temporary: Done, tmp_path: Path, stage: str, out: str
+) -> None:
+    workspace = copy_of(clone, tmp_path / "full")
+    shutil.rmtree(workspace.folder / out)
+    done = workspace.run("bash", "-c", f"ulimit -f 2; exec python -m stages.{stage}")  # KiB a file
+    assert done.code == 1, done.out
+    assert f"{stage}: could not write {out}" in done.out
+    assert "Traceback" not in done.out
+    assert not (workspace.folder / out).exists()
+    assert list((workspace.folder / out).parent.glob(".*.partial-*")) == []
+
+
+@pytest.mark.slow
+def test_a_queue_of_two_workers_runs_to_its_end(clone: Workspace, temporary: Done, tmp_path: Path) -> None:
+    workspace = copy_of(clone, tmp_path / "queue")
+    workspace.must("git", "checkout", "-q", "params.yaml")
+    workspace.must("git", "add", "-A")
+    workspace.must("git", "commit", "-qm", "lock")
+    workspace.must("dvc", "exp", "run", "--queue", "-S", "model.rope.type=linear,yarn", "-S", "model.rope.factor=2,4")
+    workspace.must("dvc", "queue", "start", "-j", "2")
+    deadline = time.monotonic() + 600
+    while any(word in (status := workspace.must("dvc", "queue", "status").out) for word in ("Queued", "Running")):
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    assert status.count("Success") == 4, status
+
+    rows = workspace.runs("execution")
+    assert len(rows) == 4
+    assert {run.info.status for run in rows + workspace.runs("stage")} == {"FINISHED"}
+    combinations = {(row.data.params["model.rope.type"], row.data.params["model.rope.factor"]) for row in rows}
+    assert combinations == {(kind, factor) for kind in ("linear", "yarn") for factor in ("2.0", "4.0")}
+    for row in rows:
+        assert list(workspace.children(row)) == ["train", "evaluate"]  # shared stages come from the run cache
+        assert "evaluate/test_loss" in row.data.metrics
+        assert row.data.tags["git_dirty"] == "false"
+
+
+@pytest.mark.slow
+def test_an_untracked_source_is_found_from_a_temporary_workspace(
+    clone: Workspace, temporary: Done, tmp_path: Path
+) -> None:
+    workspace = copy_of(clone, tmp_path / "untracked")
+    workspace.must("git", "checkout", "-q", "params.yaml")
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": f"{n} it is, as asked."} for n in range(80)]
+    (workspace.folder / ".git" / "info" / "exclude").write_text("own.json\n")
+    (workspace.folder / "own.json").write_text(json.dumps(rows), encoding="utf-8")
+    done = workspace.must(
+        "dvc", "exp", "run", "--temp", "-n", "own", "-S", "convert.sources=[{path: own.json, format: alpaca}]"
+    )
+    assert "own.json lies outside data/raw" in done.out
+    assert workspace.row("own").data.metrics["convert/rows_read"] == 80
