@@ -131,7 +131,7 @@ class GlmTrainer(Trainer):
         result = super().compute_loss(model, given, return_outputs, num_items_in_batch)
         loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss):
-            self._refuse_loss(float(loss), inputs["rows"])
+            self._refuse_loss(loss.item(), inputs["rows"])
         supervised = int((inputs["labels"] != -100).sum())
         lengths = inputs["lengths"]
         self._progress.add_batch(int(lengths.sum()), supervised, self._cost.operations(lengths, supervised))

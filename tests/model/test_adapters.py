@@ -1,7 +1,6 @@
 """Adapters on disk: the same network after loading, and never on another base."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def test_another_base_is_refused(root: Path) -> None:
 
 def test_an_adapter_without_its_reference_is_refused(root: Path) -> None:
     tuned(root / "models/tuned", "lora", None, "models/base")
-    os.unlink(root / "models/tuned/base.json")
+    (root / "models/tuned/base.json").unlink()
     with pytest.raises(UserError, match=r"no base\.json"):
         load(root / "models/tuned")
     (root / "models/tuned/base.json").write_text('{"path": 3}')

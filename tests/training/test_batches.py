@@ -1,0 +1,54 @@
+"""Batches of one pass over the whole training."""
+
+import numpy as np
+import torch
+
+from glm2core.data.dataset import TokenizedDataset
+from glm2core.training.batching import TokenBudgetBatches, training_batches, validation_batches
+
+
+def test_a_batch_is_padded_on_the_right_and_carries_no_mask(rows: TokenizedDataset) -> None:
+    batch = next(iter(training_batches(rows, batch_tokens=192, total=1, seed=0)))
+    assert set(batch) == {"input_ids", "labels", "rows", "lengths"}
+    assert batch["input_ids"].shape[1] % 16 == 0
+    for ids, labels, row, length in zip(*(batch[k] for k in ("input_ids", "labels", "rows", "lengths")), strict=True):
+        expected_ids, expected_labels, _ = rows.row(int(row))
+        assert ids[:length].tolist() == expected_ids.tolist()
+        assert labels[:length].tolist() == expected_labels.tolist()
+        assert (labels[length:] == -100).all()
+
+
+def test_each_epoch_has_every_row_once_in_another_order(rows: TokenizedDataset) -> None:
+    batches = list(TokenBudgetBatches(rows.lengths, batch_tokens=192, total=200, seed=0))
+    epochs = {}
+    for batch in batches:
+        for epoch, row in batch:
+            epochs.setdefault(epoch, []).append(row)
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(len(rows)))
+    assert epochs[0] != epochs[1]
+
+
+def test_processes_share_the_batches_of_one(rows: TokenizedDataset) -> None:
+    alone = list(TokenBudgetBatches(rows.lengths, batch_tokens=192, total=20, seed=0))
+    shares = [
+        list(TokenBudgetBatches(rows.lengths, batch_tokens=192, total=10, seed=0, rank=rank, world=2))
+        for rank in range(2)
+    ]
+    assert alone[::2] == shares[0]
+    assert alone[1::2] == shares[1]
+
+
+def test_stretched_positions_differ_by_epoch_and_keep_to_segments(rows: TokenizedDataset) -> None:
+    seen: dict[int, list[list[int]]] = {}
+    for batch in training_batches(rows, batch_tokens=192, total=60, seed=0, position_range=4096):
+        assert batch["position_ids"].shape == batch["input_ids"].shape
+        for row, length, positions in zip(batch["rows"], batch["lengths"], batch["position_ids"], strict=True):
+            own = positions[:length]
+            assert set((torch.diff(own) > 1).nonzero().flatten().add(1).tolist()) <= set(rows.row(int(row))[2].tolist())
+            seen.setdefault(int(row), []).append(own.tolist())
+    assert all(len(places) >= 2 and places[0] != places[1] for places in list(seen.values())[:10])
+
+
+def test_validation_has_every_row_once(held_out: TokenizedDataset) -> None:
+    found = np.concatenate([batch["rows"] for batch in validation_batches(held_out, batch_tokens=64)])
+    assert sorted(found) == list(range(len(held_out)))

@@ -1,0 +1,168 @@
+"""Which tensors each method moves, and that the frozen ones keep their bytes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from glm2core.errors import UserError
+from glm2core.model import ChatGLM2ForCausalLM
+from glm2core.params import ModelParams
+from glm2core.training.methods import Prepared, default_learning_rate, prepare
+from glm2core.training.optimizer import make_optimizer
+from tests.training.conftest import tiny_model, train_params
+
+METHODS = [
+    ("full", None),
+    ("lora", None),
+    ("qlora", 4),
+    ("qlora", 8),
+    ("ptuning", None),
+    ("ptuning", 4),
+    ("ptuning", 8),
+]
+LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny_model().save_pretrained(folder)
+    return folder
+
+
+def prepared(method: str, bits: int | None, base: Path | None, tmp_path: Path, **changes: object) -> Prepared:
+    return prepare(
+        ModelParams(base=None if base is None else str(base)),
+        train_params(method=method, quantization_bits=bits, **changes),
+        vocab_size=320,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        work_folder=tmp_path,
+        notice=lambda _: None,
+    )
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, 300, (2, 24), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": ids, "labels": ids.masked_fill(torch.arange(24) < 12, -100)}
+
+
+def trained(model: nn.Module, steps: int) -> None:
+    model.train()
+    optimizer = make_optimizer(model, name="adamw", learning_rate=1e-2, weight_decay=0.0)
+    for _ in range(steps):
+        model(**batch()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def validated(model: nn.Module) -> float:
+    model.eval()
+    with torch.no_grad():
+        return model(**batch()).loss.item()
+
+
+def raw_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize(("method", "bits"), METHODS)
+def test_what_moves_and_what_stays(method: str, bits: int | None, base: Path, tmp_path: Path) -> None:
+    """Through train - validate - train: a validation pass repacks nf4 weights on some CPUs."""
+    model = prepared(method, bits, base, tmp_path).model
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert all(_belongs(name, method) for name in trainable)
+    before = {name: raw_bytes(p) for name, p in model.named_parameters()}
+    trained(model, 3)
+    first = validated(model)
+    trained(model, 3)
+    assert validated(model) < first
+    moved = {name for name, p in model.named_parameters() if raw_bytes(p) != before[name]}
+    assert moved == trainable
+
+
+def _belongs(name: str, method: str) -> bool:
+    parts = {"full": ("transformer.",), "lora": ("lora_A", "lora_B"), "ptuning": ("prompt_encoder",)}
+    return any(part in name for part in parts["lora" if method == "qlora" else method])
+
+
+@pytest.mark.parametrize(("method", "bits"), METHODS)
+def test_gradients_reach_every_trainable_tensor(method: str, bits: int | None, base: Path, tmp_path: Path) -> None:
+    model = prepared(method, bits, base, tmp_path).model
+    trained(model, 1)  # LoRA's B starts at zero, so A has no gradient in the first step
+    model(**batch()).loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_adapters_sit_on_all_four_linears_of_the_quantized_network(
+    bits: int | None, base: Path, tmp_path: Path
+) -> None:
+    """The original quantized after adapting, and lost its adapters."""
+    model = prepared("qlora" if bits else "lora", bits, base, tmp_path).model
+    assert isinstance(model, PeftModel)
+    adapted = {n.removesuffix(".lora_A.default") for n, m in model.named_modules() if n.endswith("lora_A.default")}
+    assert len(adapted) == 2 * len(LINEARS)
+    assert {name.rpartition(".")[2] for name in adapted} == set(LINEARS)
+    kinds = {None: "Linear", 4: "Linear4bit", 8: "Linear8bitLt"}
+    for name in adapted:
+        assert type(model.get_submodule(name).base_layer).__name__ == kinds[bits]
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+def test_a_prefix_takes_up_no_position(base: Path, tmp_path: Path) -> None:
+    """peft counts the prefix as positions; the released P-tuning v2 does not."""
+    tuned = prepared("ptuning", None, base, tmp_path)
+    model = tuned.model.eval()
+    ids = batch()["input_ids"]
+    own = ChatGLM2ForCausalLM.from_pretrained(base, dtype=torch.bfloat16).config
+    own.pre_seq_len = 5
+    native = ChatGLM2ForCausalLM(own).to(torch.bfloat16).eval()
+    native.load_state_dict(
+        {
+            **tuned.network.state_dict(),
+            "transformer.prefix_encoder.embedding.weight": model.prompt_encoder["default"].embedding.weight,
+        }
+    )
+    with torch.no_grad():
+        expected = native(input_ids=ids).logits
+        torch.testing.assert_close(model(input_ids=ids).logits, expected)
+        torch.testing.assert_close(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, expected)
+        stretched = torch.arange(24).repeat(2, 1) * 3
+        given = model(input_ids=ids, position_ids=stretched).logits
+        torch.testing.assert_close(given, native(input_ids=ids, position_ids=stretched).logits)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("full", None), ("lora", None), ("qlora", 4)])
+def test_recomputed_blocks_give_the_same_gradients(method: str, bits: int | None, base: Path, tmp_path: Path) -> None:
+    gradients = []
+    for recompute in (False, True):
+        lora = {"rank": 4, "dropout": 0.0}
+        model = prepared(method, bits, base, tmp_path, gradient_checkpointing=recompute, lora=lora).model
+        model.train()
+        model(**batch()).loss.backward()
+        gradients.append({n: p.grad.float() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_a_prefix_with_recomputation_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gradient_checkpointing does not go with method ptuning"):
+        prepared("ptuning", None, base, tmp_path, gradient_checkpointing=True)
+
+
+def test_each_method_has_its_own_learning_rate() -> None:
+    assert default_learning_rate("full", from_scratch=False) == 1e-5
+    assert default_learning_rate("full", from_scratch=True) == 1e-3
+    assert default_learning_rate("lora", from_scratch=False) == 1e-4
+    assert default_learning_rate("qlora", from_scratch=True) == 2e-4
+    assert default_learning_rate("ptuning", from_scratch=False) == 1e-2

@@ -1,0 +1,202 @@
+"""A run in this process: its loss, its curves, and what stops it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from glm2core.data.dataset import TokenizedDataset
+from glm2core.errors import UserError
+from glm2core.training.checkpoints import CheckpointFolder
+from glm2core.training.methods import Prepared
+from glm2core.training.run import Outcome, Run
+from tests.training.conftest import tiny_model, train_params
+
+LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
+
+
+def make_run(
+    folder: Path, rows: TokenizedDataset, held_out: TokenizedDataset, *, report=lambda metrics, step: None, **changes
+) -> Run:
+    params = train_params(**({"dtype": "float32"} | changes))
+    dtype = torch.float32 if params.dtype == "float32" else torch.bfloat16
+    model = tiny_model(dtype)
+    if params.memory == "low":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    folder.mkdir(parents=True, exist_ok=True)
+    said: list[str] = []
+    return Run(
+        Prepared(model), params, rows, held_out, learning_rate=params.learning_rate or 0.0, dtype=dtype,
+        device=torch.device("cpu"), report=report, notice=said.append,
+        checkpoints=CheckpointFolder(folder, keep=params.keep_checkpoints, notice=said.append),
+    )  # fmt: skip
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in run.prepared.model.named_parameters()}
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_run_learns_and_tells_its_curves(tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset) -> None:
+    points: list[tuple[int, dict[str, float]]] = []
+    outcome = make_run(tmp_path / "c", rows, held_out, report=lambda m, step: points.append((step, m))).train()
+    assert [step for step, m in points if "loss" in m] == [3, 6, 9, 12]
+    assert [step for step, m in points if "validation_loss" in m] == [0, 4, 8, 12]
+    for _, metrics in points:
+        if "loss" in metrics:
+            assert set(metrics) == {
+                "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_gib",
+            }  # fmt: skip
+            assert all(value > 0 for name, value in metrics.items() if name != "learning_rate")
+    assert outcome.metrics["validation_loss"] < outcome.metrics["validation_loss_before"]
+    assert outcome.metrics["train_loss_last"] < outcome.metrics["train_loss_first"]
+    assert outcome.metrics["steps"] == 12
+
+
+def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
+) -> None:
+    """Two batches of unlike size weigh by their tokens: the gradient is that of both in one batch."""
+    changes = {"max_steps": 1, "gradient_accumulation_steps": 2, "eval_steps": None, "logging_steps": 1}
+    run = make_run(tmp_path / "c", rows, held_out, **changes, warmup_fraction=0.0, max_grad_norm=None)
+    before = weights(run)
+    reference = tiny_model()
+    batches = list(run._trainer(_quiet(run), _never()).get_train_dataloader())
+    supervised = sum(int((b["labels"] != -100).sum()) for b in batches)
+    assert len({int((b["labels"] != -100).sum()) for b in batches}) == 2
+    total = sum(
+        reference(input_ids=b["input_ids"], labels=b["labels"], num_items_in_batch=1).loss for b in batches
+    ) / supervised  # fmt: skip
+    total.backward()
+    outcome = run.train()
+    assert outcome.progress.curve("loss") == [(1, pytest.approx(total.item(), rel=1e-5))]
+    norm = torch.stack([p.grad.norm() for p in reference.parameters()]).norm().item()
+    assert outcome.progress.curve("grad_norm") == [(1, pytest.approx(norm, rel=1e-4))]
+    assert any(not torch.equal(before[name], p) for name, p in weights(run).items())
+
+
+def _quiet(run: Run):
+    from glm2core.training.progress import Progress
+
+    return Progress(every=1, operations_per_second=1.0, report=run.report)
+
+
+def _never():
+    from glm2core.training.interrupt import StopRequest
+
+    return StopRequest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "gradient_accumulation_steps": 3},
+        {"dtype": "bfloat16", **LOW},
+        {"dtype": "bfloat16", "optimizer": "adafactor"},
+        {"optimizer": "adamw_8bit"},
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset, changes: dict[str, object]
+) -> None:
+    straight = make_run(tmp_path / "straight", rows, held_out, **changes)
+    outcome = straight.train()
+
+    def interrupt(metrics: dict[str, float], step: int) -> None:
+        if step == 6 and "loss" in metrics:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = make_run(tmp_path / "stopped", rows, held_out, report=interrupt, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    again = make_run(tmp_path / "stopped", rows, held_out, **changes)
+    resumed = again.train()
+    assert_equal(weights(again), weights(straight))
+    for name in ("loss", "validation_loss", "grad_norm", "learning_rate"):
+        assert resumed.progress.curve(name) == outcome.progress.curve(name)
+    assert resumed.metrics["tokens"] == outcome.metrics["tokens"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_any_update(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
+) -> None:
+    run = make_run(tmp_path / "c", rows, held_out, eval_steps=None)
+    guilty = int(rows.row(17)[0][3])
+    with torch.no_grad():
+        run.prepared.model.get_input_embeddings().weight[guilty] = float("nan")
+    with pytest.raises(UserError, match=r"the loss of step \d+ is nan on the rows .*row\d+") as error:
+        run.train()
+    step = int(str(error.value).split("step ")[1].split()[0])
+    named = str(error.value).split("on the rows ")[1].split(";")[0].split(", ")
+    assert any(guilty in rows.row(int(name.removeprefix("row")))[0] for name in named)
+    kept = run.checkpoints.newest()
+    assert (kept is None) == (step <= 2)
+    for name, parameter in run.prepared.model.named_parameters():
+        if "embeddings" not in name:
+            assert torch.isfinite(parameter).all(), name
+
+
+@pytest.mark.parametrize("changes", [{}, LOW])
+def test_a_gradient_that_is_not_finite_stops_before_its_update(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset, changes: dict[str, object]
+) -> None:
+    run = make_run(tmp_path / "c", rows, held_out, eval_steps=None, **changes)
+    first = run.prepared.model.transformer.encoder.layers[0].mlp.dense_h_to_4h.weight
+    before = first.detach().clone()
+    first.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match="is not finite"):
+        run.train()
+    assert torch.equal(first, before)
+
+
+def test_early_stopping_keeps_the_best_weights(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
+) -> None:
+    """At a learning rate that is far too high the loss rises from the start."""
+    changes = {"learning_rate": 5.0, "eval_steps": 1, "early_stopping": 2, "max_steps": 40, "warmup_fraction": 0.0}
+    run = make_run(tmp_path / "c", rows, held_out, **changes)
+    outcome = run.train()
+    losses = [loss for _, loss in outcome.progress.curve("validation_loss")]
+    best = losses.index(min(losses))
+    assert outcome.metrics["steps"] < 40
+    assert outcome.metrics["validation_loss"] == min(losses)
+    assert len(losses) - 1 - best == 2
+    if best:
+        assert _validation(run) == pytest.approx(min(losses), rel=1e-6)
+
+
+def _validation(run: Run) -> float:
+    from glm2core.training.batching import validation_batches
+
+    total = count = 0.0
+    with torch.no_grad():
+        for batch in validation_batches(run.validation, batch_tokens=192):
+            loss = run.prepared.model(input_ids=batch["input_ids"], labels=batch["labels"], num_items_in_batch=1).loss
+            total, count = total + loss.item(), count + int((batch["labels"] != -100).sum())
+    return total / count
+
+
+def test_low_memory_learns_like_adamw(tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset) -> None:
+    def loss(name: str, **changes: object) -> float:
+        run = make_run(tmp_path / name, rows, held_out, max_steps=40, eval_steps=None, **changes)
+        outcome: Outcome = run.train()
+        return outcome.metrics["validation_loss"]
+
+    fp32 = loss("fp32")
+    assert loss("bf16", dtype="bfloat16") == pytest.approx(fp32, rel=0.01)
+    assert loss("low", dtype="bfloat16", **LOW) < fp32 * 1.05
+
+
+def test_an_empty_split_is_refused(tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset) -> None:
+    from tests.training.conftest import write_rows
+
+    write_rows(tmp_path / "empty.parquet", "0" * 64, 0)
+    empty = TokenizedDataset.load(tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match="the validation split has no supervised row"):
+        make_run(tmp_path / "c", rows, empty).train()
