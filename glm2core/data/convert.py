@@ -132,24 +132,24 @@ class _Conversion:
         return self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
 
     def _add_rows(self, name: str, unit: str, rows: Iterator[_RawConversation], source: Source, left: int) -> int:
-        """Take at most `left` rows; returns how many were kept."""
-        tally = self.report.by_source.setdefault(name, Tally())
-        before = tally.kept
-        kept = 0
+        """Keep at most `left` rows; returns how many were kept."""
+        tally = Tally()
         for raw in rows:
             tally.read += 1
-            if kept == left:
+            if tally.kept == left:
                 tally.not_taken += 1
             else:
-                kept += self._add_row(raw, name, unit, source, tally)
+                self._add_row(raw, name, unit, source, tally)
             if tally.read % 1000 == 0:
                 self._progress(1000)
         self._progress(tally.read % 1000)
         tally.check(name)
         self.report.total += tally
-        return tally.kept - before
+        known = self.report.by_source.setdefault(name, Tally())
+        known += tally
+        return tally.kept
 
-    def _add_row(self, raw: _RawConversation, name: str, unit: str, source: Source, tally: Tally) -> bool:
+    def _add_row(self, raw: _RawConversation, name: str, unit: str, source: Source, tally: Tally) -> None:
         try:
             if raw.record.problem is not None:
                 raise RejectionError(raw.record.problem)
@@ -158,17 +158,16 @@ class _Conversion:
         except RejectionError as rejection:
             tally.rejected += 1
             self._keep_rejected(name, unit, raw.record, str(rejection))
-            return False
+            return
         key = bytes.fromhex(identity.id)
         if key in self._seen:
             tally.duplicates += 1
-            return False
+            return
         self._seen.add(key)
         split = split_of(identity.split_point, self.params.validation_fraction, self.params.test_fraction)
         self.writer.add(split, identity.id, name, conversation, source)
         self.report.by_split[split] += 1
         tally.kept += 1
-        return True
 
     def _keep_rejected(self, name: str, unit: str, record: Record, reason: str) -> None:
         self.report.reasons[reason] += 1

@@ -85,6 +85,13 @@ def test_limits_over_several_files_of_a_glob(tmp_path):
         assert set(table[name].to_pylist()) == {value}
 
 
+def test_a_file_named_twice_is_counted_twice(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", GOOD)
+    report = convert_sources(params(source, source), tmp_path / "out")
+    assert vars(report.total) == {"read": 80, "kept": 40, "rejected": 0, "duplicates": 40, "not_taken": 0}
+    assert [vars(tally) for tally in report.by_source.values()] == [vars(report.total)]
+
+
 def test_formats_are_detected_and_said(tmp_path):
     sources = [
         write_rows(tmp_path / "a.jsonl", GOOD),
