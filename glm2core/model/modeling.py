@@ -122,7 +122,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
     def _with_prefix(self, cache: Cache | None, hidden: Tensor) -> Cache:
         """The cache, with the learned prefix in it."""
         assert self.prefix_encoder is not None
-        if self.encoder.layers[0].gradient_checkpointing and self.training:
+        if self.training and any(layer.gradient_checkpointing for layer in self.encoder.layers):
             raise UserError("a P-tuning prefix cannot be trained with gradient checkpointing, which drops the cache")
         cache = DynamicCache() if cache is None else cache
         if cache.get_seq_length() == 0:
