@@ -143,6 +143,8 @@ def answer_questions(
 ) -> list[list[int]]:
     """Greedy answers to several questions after one context, whose cache is extended by all of them.
 
+    In fp32 they are those of each question asked alone; in half precision a tie may fall otherwise.
+
     Args:
         questions: ids of each question, up to where the answer begins.
 

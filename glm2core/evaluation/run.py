@@ -73,10 +73,10 @@ class Evaluation:
         prompt_format = PromptFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
-        rows = pq.read_table(converted, columns=["id", "source"]).to_pylist()
-        sources = {row["id"]: row["source"] for row in rows}
+        sources = _read_sources(converted, dataset)
         base_answers = _ask_base(base, prompt_format, params, dtype, device)
-        network = load_tuned(model, dtype=dtype, device=device)
+        # An adapter's PeftModel passes on what it is asked, as any model would answer it
+        network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
         return cls(network.eval(), prompt_format, dataset, sources, base_answers, params)
 
     def loss(self, folder: Path) -> dict[str, float]:
@@ -136,6 +136,18 @@ class Evaluation:
         if report is not None:
             _report_lengths(answers, report)
         return report_retrieval(answers, self.base_answers, settings.depths, folder)
+
+
+def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
+    """Row id -> source of every row of `dataset`."""
+    rows = pq.read_table(converted, columns=["id", "source"]).to_pylist() if converted.exists() else []
+    sources = {row["id"]: row["source"] for row in rows}
+    if missing := set(dataset.ids) - set(sources):
+        raise UserError(
+            f"{converted} lacks {len(missing):,} of the {len(dataset):,} rows that were tokenized. "
+            "Run the pipeline from its start: dvc repro."
+        )
+    return sources
 
 
 def _ask_base(
