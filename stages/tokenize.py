@@ -37,7 +37,7 @@ def tokenize(params: Params) -> None:
                 progress=lambda rows: bar.advance(task, rows),
             )
         metrics = tokenize_metrics(report, tokenizer)
-        write_tokenize_tables(report, render_examples(TOKENIZED, tokenizer), REPORTS)
+        write_tokenize_tables(report, render_examples(report, tokenizer), REPORTS)
         write_json(METRICS, metrics)
         run.headline(metrics)
         for split in SPLITS:

@@ -13,7 +13,7 @@ import numpy as np
 
 from glm2core.data.conversation import SPLITS
 from glm2core.data.converted import ConvertedBatch, count_rows, read_converted
-from glm2core.data.dataset import TokenizedDataset, TokenizedInfo, TokenizedWriter
+from glm2core.data.dataset import TokenizedInfo, TokenizedWriter
 from glm2core.data.layout import Limits, PlannedBatch
 from glm2core.data.pairs import IGNORED, PairBatch, PairBuilder
 from glm2core.data.prompt import TemplateName, jinja_template, prompt_text
@@ -22,6 +22,7 @@ from glm2core.errors import UserError
 from glm2core.files import resolve_path
 from glm2core.params import TokenizeParams
 
+_EXAMPLES = 3
 _TRAINING_CHARS = 32_000_000  # what the small tokenizer is trained on at most
 
 
@@ -67,6 +68,8 @@ class EncodeReport:
     cuts: Counter[str] = field(default_factory=Counter)
     dropped: list[tuple[str, str, str]] = field(default_factory=list)
     """(split, id, reason) of each row without a pair."""
+    examples: list[tuple[str, np.ndarray, np.ndarray]] = field(default_factory=list)
+    """(id, input_ids, labels) of the first rows of the training split."""
 
 
 def tokenizer_for(base: str | None, params: TokenizeParams, converted: Path) -> tuple[SpTokenizer, TemplateName, str]:
@@ -112,6 +115,8 @@ def encode_converted(
             for batch, pairs in _encoded(builder, converted / f"{split}.parquet", params):
                 writer.write(batch.ids.take(pairs.rows), pairs)
                 _count(report, split, batch, pairs)
+                if split == "train":
+                    _keep_examples(report, batch, pairs)
                 progress(len(batch))
     if not report.rows["train"]:
         raise UserError(
@@ -126,13 +131,11 @@ def converted_rows(converted: Path) -> int:
     return sum(count_rows(path) for split in SPLITS if (path := converted / f"{split}.parquet").exists())
 
 
-def render_examples(out: Path, tokenizer: SpTokenizer, count: int = 3) -> str:
+def render_examples(report: EncodeReport, tokenizer: SpTokenizer) -> str:
     """The first rows of the training split as Markdown, supervised text between « and »."""
-    dataset = TokenizedDataset.load(out / "train.parquet")
     blocks = ["Tokens between « and » are supervised; the rest is only read.\n"]
-    for index in range(min(count, len(dataset))):
-        input_ids, labels, _ = dataset.row(index)
-        title = f"## {dataset.ids[index]} ({len(input_ids)} tokens)"
+    for row_id, input_ids, labels in report.examples:
+        title = f"## {row_id} ({len(input_ids)} tokens)"
         blocks.append(f"{title}\n\n```\n{_marked(input_ids, labels, tokenizer)}\n```\n")
     return "\n".join(blocks)
 
@@ -185,6 +188,14 @@ def _count(report: EncodeReport, split: str, batch: ConvertedBatch, pairs: PairB
     report.supervised_tokens += int(np.count_nonzero(pairs.labels != IGNORED))
     report.cuts += pairs.cuts
     report.dropped += [(split, batch.ids[row].as_py(), reason) for row, reason in pairs.dropped]
+
+
+def _keep_examples(report: EncodeReport, batch: ConvertedBatch, pairs: PairBatch) -> None:
+    for row, start, end in zip(pairs.rows, pairs.ends, pairs.ends[1:], strict=False):
+        if len(report.examples) == _EXAMPLES:
+            return
+        tokens = slice(start, end)
+        report.examples.append((batch.ids[row].as_py(), pairs.input_ids[tokens].copy(), pairs.labels[tokens].copy()))
 
 
 def _training_texts(path: Path) -> Iterator[str]:

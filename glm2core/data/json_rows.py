@@ -13,7 +13,8 @@ _CHUNK = 1 << 20
 _LONGEST_ROW = 1 << 28  # characters; beyond it a missing bracket is likelier than a row
 _SPACES = " \t\n\r"
 _SPACE = re.compile(f"[{_SPACES}]*")
-_STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
+# Possessive: a string that does not end yet fails at once, without going back through megabytes
+_STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 
 
 class Record(NamedTuple):

@@ -67,7 +67,7 @@ def test_every_row_is_counted_and_ends_unless_cut(converted, tmp_path, tokenizer
 
 def test_tables_for_plots(converted, tmp_path, tokenizer):
     report = encode(converted, tmp_path / "out", tokenizer, truncation="drop")
-    write_tokenize_tables(report, render_examples(tmp_path / "out", tokenizer), tmp_path / "reports")
+    write_tokenize_tables(report, render_examples(report, tokenizer), tmp_path / "reports")
     header, *lines = (tmp_path / "reports/lengths.csv").read_text().splitlines()
     assert header == "tokens,prompts,responses,rows"
     columns = np.array([[int(value) for value in line.split(",")] for line in lines])
