@@ -9,7 +9,6 @@ by name only. SentencePiece writes a space as U+2581, so that character comes ba
 import hashlib
 import io
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -171,11 +170,6 @@ def template_of(base: Path) -> tuple[TemplateName, str]:
     return "chatglm2", "nothing in the folder speaks for chatglm3"
 
 
-def pair_format_of(folder: Path) -> PairFormat:
-    """Which special tokens a folder's model was tuned with in front; glm2 where it does not say."""
-    return "llama" if _json_file(folder / CONFIG_FILE).get("pair_format") == "llama" else "glm2"
-
-
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
     """Train a small BPE tokenizer that works as the released one does.
 
@@ -196,13 +190,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
     except RuntimeError as error:
         model = _train(lines, _largest_size(error))
     return SpTokenizer(model)
-
-
-def copy_tokenizer_files(source: Path, target: Path) -> None:
-    """Copy `tokenizer.model` and `tokenizer_config.json`, e.g. beside tuned weights."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in (MODEL_FILE, CONFIG_FILE):
-        shutil.copyfile(source / name, target / name)
 
 
 def _train(lines: list[str], size: int) -> bytes:
