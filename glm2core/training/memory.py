@@ -23,14 +23,37 @@ from glm2core.training.methods import adapt
 GIB = 1 << 30
 
 # Resident before anything is loaded: interpreter and libraries, or the CUDA context. Measured.
-_LIBRARIES = {"cpu": 0.6 * GIB, "cuda": 0.5 * GIB}
-# fp32 copies of a block of 2 M elements in RoundingAdafactor: weight, gradient, update and their squares.
-_ADAFACTOR_SCRATCH = 6 * 4 * (1 << 21)
+_LIBRARIES = {"cpu": 0.65 * GIB, "cuda": 0.5 * GIB}
+# fp32 copies of a block of 2 M elements in RoundingAdafactor, and what the allocator keeps of them. Measured.
+_ADAFACTOR_SCRATCH = 0.25 * GIB
 _ADAFACTOR_BLOCK = 1 << 21
+# What the allocator keeps of freed pieces, as a share of the activations: glibc's heap, torch's CUDA cache. Measured.
+_ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
 _LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
 # Bytes a weight of a quantized linear with its scales, and of AdamW's two moments of one parameter.
 _QUANTIZED = {4: 0.52, 8: 1.0}
 _MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.1}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained, and on what.
+
+    Args:
+        config: of the network, without a prefix.
+        dtype: of the weights.
+        device: cpu or cuda.
+        row_tokens: of the longest row, which goes alone when it is over `train.batch_tokens`.
+        supervised: share of the tokens that are supervised.
+        from_files: the weights are loaded, not made from scratch.
+    """
+
+    config: ChatGLM2Config
+    dtype: torch.dtype
+    device: str
+    row_tokens: int
+    supervised: float
+    from_files: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,7 @@ class TrainingMemory:
         weights: of the network, adapter included.
         gradients: all of them (memory normal), or the largest one (low).
         optimizer: its state, and the fp32 copies that it works on.
-        activations: what forward keeps for backward, in all blocks.
+        activations: what forward keeps for backward in all blocks, and the gradients inside one.
         loss: logits and their gradient, on supervised positions.
         libraries: before anything is loaded.
         loading: while weights are read from files: twice the weights, half of that mapped files,
@@ -78,52 +101,82 @@ class TrainingMemory:
         return max(self.total, self.libraries + self.loading)
 
 
-def training_memory(
-    config: ChatGLM2Config,
-    params: TrainParams,
-    *,
-    dtype: torch.dtype,
-    device: str,
-    row_tokens: int,
-    supervised: float,
-    from_files: bool,
-) -> TrainingMemory:
-    """Estimate one process's training memory.
+@dataclass(frozen=True)
+class TrainingDisk:
+    """Bytes that a training run writes.
 
     Args:
-        config: of the network, without a prefix.
-        dtype: of the weights.
-        device: cpu or cuda.
-        row_tokens: of the longest row, which goes alone when it is over `params.batch_tokens`.
-        supervised: share of the tokens that are supervised.
-        from_files: the weights are loaded, not made from scratch.
+        base: weights kept for an adapter on a network from scratch; 0 otherwise.
+        checkpoints: all that are kept at once, the one being written included.
+        tuned: the result in models/tuned.
+        cache: DVC's copy of the result (none where the file system can link).
     """
-    model = _on_meta(config, params, dtype)
+
+    base: float
+    checkpoints: float
+    tuned: float
+    cache: float
+
+    @property
+    def total(self) -> float:
+        return self.base + self.checkpoints + self.tuned + self.cache
+
+
+def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
+    """Estimate one process's training memory."""
+    model = _on_meta(workload, params)
     trainable = [p for p in model.parameters() if p.requires_grad]
     weights = _weight_bytes(model, params)
     gradients = [p.numel() * p.element_size() for p in trainable]
-    tokens = max(params.batch_tokens, row_tokens)
+    tokens = max(params.batch_tokens, workload.row_tokens)
     output = _output_layer(model).weight
     return TrainingMemory(
         weights=weights,
         gradients=max(gradients) if params.memory == "low" else sum(gradients),
         optimizer=_optimizer_bytes(trainable, params),
-        activations=_activation_bytes(config, params, dtype, rows=max(1, tokens // row_tokens), row_tokens=row_tokens),
-        loss=_loss_bytes(config.padded_vocab_size, round(tokens * supervised), dtype),
-        libraries=_LIBRARIES[device],
-        loading=2 * weights if from_files or params.method != "full" else 0.0,
+        activations=_ALLOCATOR[workload.device]
+        * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens)),
+        loss=_loss_bytes(workload, round(tokens * workload.supervised)),
+        libraries=_LIBRARIES[workload.device],
+        loading=2 * weights if workload.from_files or params.method != "full" else 0.0,
         accumulates=params.gradient_accumulation_steps > 1,
         output_gradient=output.numel() * output.element_size() if output.requires_grad else 0.0,
     )
 
 
-def _on_meta(config: ChatGLM2Config, params: TrainParams, dtype: torch.dtype) -> nn.Module:
-    """The network as the method tunes it, without content."""
-    config = copy.deepcopy(config)
+def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
+    """Estimate what a run writes: checkpoints hold trainable weights and the optimizer's state."""
+    model = _on_meta(workload, params)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    numbers = sum(p.numel() for p in trainable)
+    state = sum(4.0 * _factored(p) for p in trainable)
+    if params.optimizer != "adafactor":
+        state = _MOMENTS[params.optimizer] * numbers + sum(4 * p.numel() for p in trainable if p.element_size() < 4)
+    weights = float(sum(p.numel() * p.element_size() for p in trainable))
+    frozen = float(sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad))
+    base = 0.0 if workload.from_files else frozen
+    kept = params.keep_checkpoints + 1 + (params.early_stopping is not None)
+    return TrainingDisk(base, kept * (weights + state), weights + base, weights + base)
+
+
+def parameter_count(workload: Workload, params: TrainParams) -> int:
+    """Numbers in the network, an adapter's included."""
+    return sum(p.numel() for p in _on_meta(workload, params).parameters())
+
+
+def cache_bytes(config: ChatGLM2Config, tokens: int, dtype: torch.dtype) -> int:
+    """Keys and values of so many tokens in all layers, when the model is used."""
+    return 2 * config.num_layers * config.multi_query_group_num * config.kv_channels * tokens * dtype.itemsize
+
+
+def _on_meta(workload: Workload, params: TrainParams, layers: int | None = None) -> nn.Module:
+    """The network as the method tunes it, without content; with `layers` blocks, or as many as it has."""
+    config = copy.deepcopy(workload.config)
+    config.num_layers = layers or config.num_layers
     if params.method == "ptuning":  # the network's own prefix: peft's needs content
         config.pre_seq_len = params.prefix.length
     with torch.device("meta"):
-        network: nn.Module = ChatGLM2ForCausalLM(config).to(dtype).train()
+        network: nn.Module = ChatGLM2ForCausalLM(config).to(workload.dtype).train()
         if params.method in ("lora", "qlora"):
             return adapt(cast(Any, network), params.method, params.lora, params.prefix)
     if params.method == "ptuning":
@@ -165,25 +218,20 @@ def _factored(parameter: nn.Parameter) -> int:
     return rows + columns * -(-parameter.numel() // _ADAFACTOR_BLOCK)
 
 
-def _activation_bytes(
-    config: ChatGLM2Config, params: TrainParams, dtype: torch.dtype, *, rows: int, row_tokens: int
-) -> float:
-    """What forward keeps in all blocks: all of it, or with checkpointing their inputs and one block's."""
-    shallow, deep = (_kept(config, params, dtype, layers, rows, row_tokens) for layers in (1, 2))
-    block = deep - shallow
-    if not (params.gradient_checkpointing or params.memory == "low"):
-        return shallow + (config.num_layers - 1) * block
-    inputs = config.num_layers * rows * row_tokens * config.hidden_size * dtype.itemsize
-    return shallow + inputs
+def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
+    """What forward keeps in all blocks, or with checkpointing their inputs and one block's; and one block's gradients."""
+    shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
+    layers, block = workload.config.num_layers, deep - shallow
+    if params.gradient_checkpointing or params.memory == "low":
+        kept = layers * rows * workload.row_tokens * workload.config.hidden_size * workload.dtype.itemsize
+    else:
+        kept = (layers - 1) * block
+    return shallow + kept + block
 
 
-def _kept(
-    config: ChatGLM2Config, params: TrainParams, dtype: torch.dtype, layers: int, rows: int, row_tokens: int
-) -> int:
+def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> int:
     """Bytes that forward keeps for backward in a network of `layers` blocks."""
-    config = copy.deepcopy(config)
-    config.num_layers = layers
-    model = _on_meta(config, params, dtype)
+    model = _on_meta(workload, params, layers)
     kept: dict[int, int] = {}
     storages = []  # kept alive, so that an address stands for one storage
     own = {_address(p) for p in model.parameters()}
@@ -194,7 +242,7 @@ def _kept(
             kept[_address(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
-    ids = torch.zeros(rows, row_tokens, dtype=torch.long, device="meta")
+    ids = torch.zeros(rows, workload.row_tokens, dtype=torch.long, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor), _FusedAttention():
         _network(model).transformer(input_ids=ids, use_cache=False)
     return sum(kept.values())
@@ -204,10 +252,11 @@ def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _loss_bytes(vocabulary: int, supervised: int, dtype: torch.dtype) -> float:
+def _loss_bytes(workload: Workload, supervised: int) -> float:
     """Log-probabilities and their gradient in fp32, and the gradient in the network's dtype, for a chunk at a time."""
+    vocabulary, width = workload.config.padded_vocab_size, workload.dtype.itemsize
     chunk = min(supervised, max(1, _LOSS_CHUNK // vocabulary))
-    return float(chunk * vocabulary * (8 + (dtype.itemsize if dtype.itemsize < 4 else 0)))
+    return float(chunk * vocabulary * (8 + (width if width < 4 else 0)))
 
 
 class _FusedAttention(TorchFunctionMode):

@@ -1,0 +1,90 @@
+"""`chat`: several rounds with a model; its answers appear as they are made."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from glm2core.cli.answering import Answerer, AnswerStream, load_answerer
+from glm2core.data.conversation import ASSISTANT, SYSTEM, USER, Message
+from glm2core.errors import UserError
+
+CLEAR, STOP = "clear", "stop"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    answerer = load_answerer(arguments, _note)
+    _note(f"{arguments.model} is ready. {CLEAR} forgets the rounds so far, {STOP} ends.")
+    chat = Chat(answerer, arguments.system)
+    for line in _lines():
+        match line.strip():
+            case "":
+                continue
+            case "stop":
+                return
+            case "clear":
+                chat.clear()
+                _note("cleared")
+            case question:
+                _answer(chat, question)
+
+
+class Chat:
+    """The rounds so far."""
+
+    def __init__(self, answerer: Answerer, system: str | None = None) -> None:
+        self._answerer = answerer
+        self._start: list[Message] = [{"role": SYSTEM, "content": system}] if system else []
+        self.messages = list(self._start)
+
+    def clear(self) -> None:
+        """Forget all rounds; the system text stays."""
+        self.messages = list(self._start)
+
+    def ask(self, question: str) -> str:
+        """Answer in view of the rounds before, written to stdout as it grows.
+
+        The oldest rounds are forgotten when all of them no longer fit the model's positions.
+
+        Raises:
+            UserError: the question alone does not fit; the rounds before stay.
+        """
+        asked = [*self.messages, {"role": USER, "content": question}]
+        fitting = self._answerer.drop_oldest_rounds(asked)
+        if len(fitting) < len(asked):
+            _note(f"the oldest {(len(asked) - len(fitting)) // 2} rounds no longer fit and are forgotten")
+        [answer] = self._answerer.answer([fitting], AnswerStream(self._answerer.wording, _write))
+        _write("\n")
+        self.messages = [*fitting, {"role": ASSISTANT, "content": answer.answer}]
+        return answer.answer
+
+
+def _answer(chat: Chat, question: str) -> None:
+    try:
+        chat.ask(question)
+    except UserError as error:  # of this question only
+        _note(str(error))
+    except KeyboardInterrupt:
+        _write("\n")
+        _note(f"interrupted: this round is forgotten. {STOP} ends.")
+
+
+def _lines() -> Iterator[str]:
+    """What the user types; editing and recall of earlier lines where there is a terminal."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401  # gives input() its line editing
+
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _note(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

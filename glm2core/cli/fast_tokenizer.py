@@ -1,0 +1,99 @@
+"""A SentencePiece tokenizer.model as a tokenizer.json, which plain transformers reads: the same ids.
+
+Differences that a tokenizer.json brings with it: a special token that a user types becomes special
+there. `sop` and `eop`, which are words and parts of words ("soprano"), are therefore spelled `<sop>`
+and `<eop>`, as GLM-4 spells them; the ids stay.
+"""
+
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import generate_merges
+
+from glm2core.data.prompt import PREFIX_TOKENS, PairFormat, TemplateName, jinja_template
+from glm2core.data.sp import SpTokenizer
+from glm2core.errors import UserError
+
+SPELLED = {"sop": "<sop>", "eop": "<eop>"}
+
+_SPACE = "\u2581"
+_BPE = 2
+_NORMAL_PIECE = 1
+
+
+def fast_tokenizer(
+    tokenizer: SpTokenizer, template: TemplateName, pair_format: PairFormat, *, max_length: int
+) -> PreTrainedTokenizerFast:
+    """The same tokenizer for transformers, with its chat template.
+
+    Args:
+        max_length: positions of the model.
+
+    Raises:
+        UserError: the SentencePiece model is not a BPE.
+    """
+    prefix = tuple(SPELLED.get(token, token) for token in PREFIX_TOKENS[pair_format])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_backend(tokenizer, prefix),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
+        padding_side="left",
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        chat_template=jinja_template(template, prefix),
+    )
+
+
+def special_spellings(tokenizer: SpTokenizer) -> dict[str, int]:
+    """Special token as it is spelled in tokenizer.json -> id."""
+    return {SPELLED.get(name, name): token for name, token in tokenizer.special_ids.items()}
+
+
+def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
+    proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    if proto.trainer_spec.model_type != _BPE:
+        raise UserError("tokenizer.model is not a BPE model, as all of the ChatGLM2 family are: it can't be exported.")
+    backend = Tokenizer(_bpe(proto))
+    backend.normalizer = _normalizer(proto.normalizer_spec)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    spellings = special_spellings(tokenizer)
+    for name in sorted(spellings, key=spellings.__getitem__):
+        backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+        assert backend.token_to_id(name) == spellings[name]
+    backend.post_processor = TemplateProcessing(
+        single=[*prefix, "$A"],
+        pair=[*prefix, "$A", "$B", "</s>"],
+        special_tokens=[(name, spellings[name]) for name in {*prefix, "</s>"}],
+    )
+    return backend
+
+
+def _bpe(proto: sentencepiece_model_pb2.ModelProto) -> BPE:
+    """Only normal pieces are merged: SentencePiece never reads `<0x0A>` or `</s>` from a text."""
+    vocabulary = {piece.piece: token for token, piece in enumerate(proto.pieces)}
+    scores = {piece.piece: piece.score for piece in proto.pieces}
+    never_merged = {piece.piece for piece in proto.pieces if piece.type != _NORMAL_PIECE}
+    return BPE(
+        vocabulary,
+        generate_merges(vocabulary, scores, never_merged),
+        unk_token=proto.trainer_spec.unk_piece,
+        fuse_unk=True,
+        byte_fallback=proto.trainer_spec.byte_fallback,
+    )
+
+
+def _normalizer(spec: sentencepiece_model_pb2.NormalizerSpec) -> normalizers.Normalizer:
+    """With a space in front of every text: `SpTokenizer` takes no model without."""
+    steps: list[normalizers.Normalizer] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    return normalizers.Sequence([*steps, normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])

@@ -1,0 +1,150 @@
+"""The arguments of `python -m glm2core`; only the command that was chosen is imported."""
+
+import argparse
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+from glm2core.console import quiet_libraries
+from glm2core.errors import UserError
+
+_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 an error in a sentence, 2 wrong usage, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    quiet_libraries()
+    warnings.simplefilter("ignore", FutureWarning)  # libraries' words to each other
+    try:
+        import_module(f"glm2core.cli.{parsed.command}").run(parsed)
+    except UserError as error:
+        print(f"{parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{parsed.command}: stopped", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m glm2core",
+        description="Talk with a model, answer a file of rows, export for other tools, estimate memory.",
+        epilog="MODEL is a folder: models/tuned as the pipeline writes it (full weights or an adapter), or released "
+        "weights.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_chat(commands)
+    _add_predict(commands)
+    _add_export(commands)
+    _add_memory(commands)
+    return parser
+
+
+def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="talk with a model, answers appear as they are made",
+        description="Talk with a model over several rounds. Type `clear` to forget them, `stop` (or Ctrl-D) to leave. "
+        "Lines from a pipe are answered one by one.",
+    )
+    chat.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    chat.add_argument("--system", help="a system text in front of the first round")
+    _add_generation(chat, max_new_tokens=1024)
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="answer the rows of a file into JSON lines",
+        description="Answer the rows of a file: Alpaca, chatGLM or messages; JSON, JSON lines, CSV or parquet, plain "
+        "or gzip. A killed run goes on where it stopped when the same command is given again.",
+    )
+    predict.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    predict.add_argument(
+        "file", type=Path, metavar="FILE", help="rows with questions; answers in them are not looked at"
+    )
+    predict.add_argument(
+        "-o", "--output", type=Path, help="JSON lines to write (default: FILE.answers.jsonl beside FILE)"
+    )
+    predict.add_argument("--restart", action="store_true", help="forget the answers of a killed run")
+    predict.add_argument(
+        "--format", choices=["auto", "alpaca", "chatglm", "messages"], default="auto", help="layout of the rows (auto)"
+    )
+    predict.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=THEIRS",
+        help="a column's name in this file; may be repeated",
+    )
+    predict.add_argument("--batch-size", type=_count, default=8, help="rows answered at once (8)")
+    _add_generation(predict, max_new_tokens=512)
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a model that transformers, vLLM and others load without remote code",
+        description="Write MODEL as transformers' GlmForCausalLM with safetensors, tokenizer.json and chat template; "
+        "an adapter is merged into its full-precision base. The result is checked before it takes its name.",
+    )
+    export.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    export.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
+    export.add_argument(
+        "--dtype", choices=["auto", "float32", "float16", "bfloat16"], default="auto",
+        help="of the exported weights; auto = as MODEL (or its base) is stored",
+    )  # fmt: skip
+
+
+def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    memory = commands.add_parser(
+        "memory",
+        help="memory and disk that the train stage will need, before it runs",
+        description="Estimate, for the choices in params.yaml, the memory of weights, gradients, optimizer and "
+        "activations on a CPU and on a GPU, of the cache when the model is used, and the disk.",
+    )
+    memory.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+
+
+def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda where there is one"
+    )
+    parser.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto",
+        help="of the weights; auto = bfloat16 where the device computes in it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-new-tokens", type=_count, default=max_new_tokens, help=f"longest answer ({max_new_tokens})"
+    )
+    parser.add_argument(
+        "--temperature", type=_non_negative, default=0.0, help="0 = always the likeliest token; above, sampled (0)"
+    )
+    parser.add_argument(
+        "--top-p", type=_fraction, default=0.8, help="sample from the likeliest tokens of this share (0.8)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (0)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return value
+
+
+def _non_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value

@@ -1,0 +1,139 @@
+"""`memory`: what the choices in params.yaml will need of memory and disk, before anything runs."""
+
+import argparse
+import shutil
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from glm2core.data.sp import SPECIAL_TOKENS, SpTokenizer
+from glm2core.files import project_root, resolve_path
+from glm2core.model.checkpoint import read_config, weight_files
+from glm2core.model.config import ChatGLM2Config, apply_rope
+from glm2core.model.hardware import choose_dtype
+from glm2core.model.presets import preset_config
+from glm2core.params import Params, load_params
+from glm2core.training.fit import available_memory, fitting_changes, in_gib
+from glm2core.training.memory import (
+    GIB,
+    TrainingMemory,
+    Workload,
+    cache_bytes,
+    parameter_count,
+    training_disk,
+    training_memory,
+)
+
+_PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    params = load_params(arguments.params)
+    workloads = {device: workload_of(params, device) for device in ("cpu", "cuda")}
+    needs = {device: training_memory(workload, params.train) for device, workload in workloads.items()}
+    console = Console()
+    console.print(_training_table(params, workloads, needs))
+    _print_fit(console, params, workloads, needs)
+    console.print(_use_table(params, workloads["cpu"]))
+    console.print(_disk_table(params, workloads["cpu"]))
+
+
+def workload_of(params: Params, device: str) -> Workload:
+    """What the train stage would do on a cpu or cuda device, with rows as long as tokenize lets them be."""
+    sources = [params.tokenize, *params.convert.sources]
+    source = max(s.max_source_length or 0 for s in sources)
+    target = max(s.max_target_length or 0 for s in sources)
+    return Workload(
+        config=_config(params),
+        dtype=_dtype(params, device),
+        device=device,
+        row_tokens=source + target,
+        supervised=target / (source + target) if params.tokenize.loss_on == "last" else 1.0,
+        from_files=params.model.base is not None,
+    )
+
+
+def _config(params: Params) -> ChatGLM2Config:
+    model = params.model
+    if model.base is not None:
+        config = read_config(resolve_path(model.base), family=model.family, notice=lambda sentence: None)
+    else:
+        config = preset_config(model.preset, _vocabulary(params))
+    apply_rope(config, model.rope.type, model.rope.factor, model.rope.unit)
+    return config
+
+
+def _vocabulary(params: Params) -> int:
+    """Of the tokenizer that is there, else of the one that tokenize will train."""
+    folder = resolve_path("data/tokenized/tokenizer")
+    if (folder / "tokenizer.model").is_file():
+        return len(SpTokenizer.load(folder))
+    return params.tokenize.vocabulary_size + len(SPECIAL_TOKENS)
+
+
+def _dtype(params: Params, device: str) -> torch.dtype:
+    if device == "cuda" and params.train.dtype == "auto":
+        return torch.bfloat16  # also where this machine has no GPU to ask
+    return choose_dtype(params.train.dtype, torch.device(device), notice=lambda sentence: None)
+
+
+def _training_table(params: Params, workloads: dict[str, Workload], needs: dict[str, TrainingMemory]) -> Table:
+    train = params.train
+    how = f"train: {train.method}" + (f", {train.bits} bits" if train.bits else "")
+    table = _table(f"{how}, {train.optimizer}, memory {train.memory}; GiB at the fullest moment")
+    table.add_column("")
+    for device in needs:
+        dtype = str(workloads[device].dtype).removeprefix("torch.")
+        table.add_column(f"{'CPU' if device == 'cpu' else 'GPU'}, {dtype}", justify="right")
+    for part in _PARTS:
+        table.add_row(part, *(f"{getattr(need, part) / GIB:,.2f}" for need in needs.values()))
+    table.add_row("needed at once", *(f"{need.total / GIB:,.2f}" for need in needs.values()), style="bold")
+    return table
+
+
+def _print_fit(
+    console: Console, params: Params, workloads: dict[str, Workload], needs: dict[str, TrainingMemory]
+) -> None:
+    console.print("  Gradients and activations are not there in full together, so the parts add up to more.")
+    for device, need in needs.items():
+        if device == "cuda" and not torch.cuda.is_available():
+            console.print("  GPU: there is none here; compare with the card you mean to use.")
+            continue
+        free = available_memory(torch.device(device))
+        verdict = "fits" if need.total <= free else "does not fit"
+        console.print(f"  {'CPU' if device == 'cpu' else 'GPU'}: {in_gib(free)} free here: the run {verdict}.")
+        if need.total > free:
+            console.print(f"  What would fit: {fitting_changes(workloads[device], params.train, free)}")
+
+
+def _use_table(params: Params, workload: Workload) -> Table:
+    config = workload.config
+    table = _table("using the model in bfloat16; GiB")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("weights", f"{2 * parameter_count(workload, params.train) / GIB:,.2f}")
+    longest = max(params.evaluate.retrieval.lengths, default=config.seq_length)
+    for tokens in sorted({longest, config.seq_length}):
+        table.add_row(f"cache of {tokens:,} tokens", f"{cache_bytes(config, tokens, torch.bfloat16) / GIB:,.2f}")
+    return table
+
+
+def _disk_table(params: Params, workload: Workload) -> Table:
+    disk = training_disk(workload, params.train)
+    base = disk.base
+    if params.model.base is not None:
+        base = sum(file.stat().st_size for file in weight_files(resolve_path(params.model.base)))
+    table = _table(f"disk; GiB ({in_gib(shutil.disk_usage(project_root()).free)} free here)")
+    table.add_column("")
+    table.add_column("", justify="right")
+    there = " (there already)" if params.model.base is not None else ""
+    rows = {f"base{there}": base, "checkpoints": disk.checkpoints, "models/tuned": disk.tuned, "DVC cache": disk.cache}
+    for name, size in rows.items():
+        table.add_row(name, f"{size / GIB:,.2f}")
+    table.add_row("to be written", f"{disk.total / GIB:,.2f}", style="bold")
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left")
