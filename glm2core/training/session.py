@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -98,8 +98,10 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
     key = _fingerprint(params, tokenized, dtype, device, threads)
     folder = project_root() / ".checkpoints" / key
     checkpoints = CheckpointFolder(folder, keep=params.train.keep_checkpoints, notice=notice)
-    with checkpoints.locked():
-        checkpoints.remove_other_finished()
+    # The first of several processes holds the lock for all of them.
+    with checkpoints.locked() if _rank() == 0 else nullcontext():
+        if _rank() == 0:
+            checkpoints.remove_other_finished()
         prepared = prepare(
             params.model,
             params.train,

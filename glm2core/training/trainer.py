@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -196,7 +197,9 @@ class GlmTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Everything that resuming needs, atomically; frozen weights are not part of it."""
         best = self._progress.best_validation() if self._params.early_stopping else None
-        self._checkpoints.save(self.state.global_step, self._write_state, best_step=best[0] if best else None)
+        if self.args.should_save:  # the first of several processes
+            self._checkpoints.save(self.state.global_step, self._write_state, best_step=best[0] if best else None)
+        self.accelerator.wait_for_everyone()
         self._progress.restart_clock()
 
     def _write_state(self, folder: Path) -> None:
@@ -214,9 +217,10 @@ class GlmTrainer(Trainer):
     @torch.no_grad()
     def load_weights(self, folder: Path) -> None:
         """Put a checkpoint's trainable weights in place."""
-        saved = load_file(folder / _WEIGHTS)
-        for name, parameter in self._trainable().items():
-            parameter.copy_(saved[name])
+        # Tensor by tensor: a second copy of a large network would not fit.
+        with safe_open(folder / _WEIGHTS, framework="pt") as saved:
+            for name, parameter in self._trainable().items():
+                parameter.copy_(saved.get_tensor(name))
 
 
 class _Flow(TrainerCallback):

@@ -4,11 +4,16 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from glm2core.training.checkpoints import CheckpointFolder
+from stages.train import train
+from tests.stages.data_project import run_in
 from tests.training.conftest import folder_bytes, start_stage, write_params, write_project
 
 STEPS = 60
@@ -33,12 +38,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / ".checkpoints").glob("*/step-*"))
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an uninterrupted run gives."""
-    folder = tmp_path / "undisturbed"
+    folder = tmp_path_factory.mktemp("undisturbed")
     write_project(folder, SLOWER)
-    finish(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        assert run_in(folder, "train", train) == 0
     return folder_bytes(folder / "models/tuned")
 
 
@@ -69,12 +76,8 @@ def test_twenty_kills_at_random_moments(folder: Path, undisturbed: dict[str, byt
     kills = 0
     while kills < 20:
         process = start_stage(folder)
-        try:
-            process.wait(timeout=3 + moments.random() * 6)
-        except TimeoutError:
-            pass
-        except Exception as expired:
-            assert type(expired).__name__ == "TimeoutExpired"
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=3 + moments.random() * 12)
         if process.poll() is not None:  # it came to its end: begin another
             process.communicate()
             assert folder_bytes(folder / "models/tuned") == undisturbed
@@ -88,6 +91,7 @@ def test_twenty_kills_at_random_moments(folder: Path, undisturbed: dict[str, byt
     assert folder_bytes(folder / "models/tuned") == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_its_step_and_fails(
     folder: Path, undisturbed: dict[str, bytes], number: signal.Signals
@@ -104,17 +108,23 @@ def test_a_stopped_run_saves_its_step_and_fails(
     assert folder_bytes(folder / "models/tuned") == undisturbed
 
 
-def test_a_second_trainer_is_refused(folder: Path) -> None:
+@pytest.mark.slow
+def test_a_trainer_beside_another_is_refused(folder: Path) -> None:
+    """As when `dvc` was killed and its trainer lives on; this process holds the lock."""
     first = start_stage(folder)
     wait_for(folder, "*/step-*")
-    second = start_stage(folder)
-    output, _ = second.communicate(timeout=120)
-    assert second.returncode == 1
-    assert "another training of the same run is at work" in output
     first.kill()
     first.communicate()
+    run = checkpoints(folder)[0].parent
+    with CheckpointFolder(run, keep=2, notice=print).locked():
+        second = start_stage(folder)
+        output, _ = second.communicate(timeout=300)
+    assert second.returncode == 1
+    assert "another training of the same run is at work" in " ".join(output.split())
+    finish(folder)
 
 
+@pytest.mark.slow
 def test_a_corrupted_newest_checkpoint_falls_back(folder: Path, undisturbed: dict[str, bytes]) -> None:
     process = start_stage(folder)
     wait_for(folder, "*/step-00000010")
@@ -134,6 +144,7 @@ def checkpoints_before(path: Path) -> str:
     return f"step-{step - SLOWER['save_steps']:08d}"
 
 
+@pytest.mark.slow
 def test_changed_params_start_afresh(folder: Path, tmp_path: Path) -> None:
     process = start_stage(folder)
     wait_for(folder, "*/step-*")
@@ -148,6 +159,7 @@ def test_changed_params_start_afresh(folder: Path, tmp_path: Path) -> None:
     assert folder_bytes(folder / "models/tuned") == folder_bytes(fresh / "models/tuned")
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(folder: Path, undisturbed: dict[str, bytes]) -> None:
     """A file-size limit stands in for the full disk: the weights fit, the optimizer state doesn't."""
     import resource
