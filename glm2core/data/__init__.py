@@ -1,0 +1,1 @@
+"""Raw files -> conversations -> supervised token pairs."""
