@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
@@ -44,9 +45,10 @@ class Answerer:
         positions: prompt and answer together never go beyond so many tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, wording: Wording, sampling: Sampling) -> None:
-        self._model, self.wording = model, wording
-        self.positions: int = model.config.seq_length
+    def __init__(self, model: PreTrainedModel | PeftModel, wording: Wording, sampling: Sampling) -> None:
+        self._model: Any = model
+        self.wording = wording
+        self.positions: int = self._model.config.seq_length
         self._room = self.positions - sampling.max_new_tokens
         self._config = _generation_config(wording, sampling)
 

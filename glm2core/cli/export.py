@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -29,6 +30,7 @@ from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.convert_glm import glm_config, glm_state_dict
+from glm2core.model.modeling import ChatGLM2ForCausalLM
 
 _MIXED_TEXTS = 2000
 _CHECKED_TOKENS = 48
@@ -114,16 +116,16 @@ def _refuse_prefix(folder: Path) -> None:
         )
 
 
-def _merged(folder: Path, dtype: torch.dtype, notice: Notice) -> PreTrainedModel:
+def _merged(folder: Path, dtype: torch.dtype, notice: Notice) -> ChatGLM2ForCausalLM:
     """The network in `dtype` with its adapter added, never onto quantized weights, which would round it away."""
     model = load_tuned(folder, dtype=dtype, quantized=False, notice=notice)
     if not isinstance(model, PeftModel):
-        return model
+        return cast(ChatGLM2ForCausalLM, model)
     notice(f"merging the adapter into its base in {str(dtype).removeprefix('torch.')}")
-    return model.merge_and_unload(safe_merge=True)
+    return cast(ChatGLM2ForCausalLM, model.merge_and_unload(safe_merge=True))
 
 
-def _write_model(network: PreTrainedModel, wording: Wording, folder: Path) -> None:
+def _write_model(network: ChatGLM2ForCausalLM, wording: Wording, folder: Path) -> None:
     config = glm_config(network.config)
     stop_ids = wording.stop_ids
     config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
@@ -174,7 +176,8 @@ def _sample_logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 def _check_logits(folder: Path, expected: torch.Tensor) -> None:
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    model, info = loaded
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UserError(f"the exported weights don't fit GlmForCausalLM ({wrong[0]}); nothing was written.")

@@ -5,6 +5,8 @@ there. `sop` and `eop`, which are words and parts of words ("soprano"), are ther
 and `<eop>`, as GLM-4 spells them; the ids stay.
 """
 
+from typing import Any
+
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
@@ -55,7 +57,8 @@ def special_spellings(tokenizer: SpTokenizer) -> dict[str, int]:
 
 
 def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    messages: Any = sentencepiece_model_pb2  # its classes are made at run time
+    proto = messages.ModelProto.FromString(tokenizer.model)
     if proto.trainer_spec.model_type != _BPE:
         raise UserError("tokenizer.model is not a BPE model, as all of the ChatGLM2 family are: it can't be exported.")
     backend = Tokenizer(_bpe(proto))
@@ -75,7 +78,7 @@ def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
     return backend
 
 
-def _bpe(proto: sentencepiece_model_pb2.ModelProto) -> BPE:
+def _bpe(proto: Any) -> BPE:
     """Only normal pieces are merged: SentencePiece never reads `<0x0A>` or `</s>` from a text."""
     vocabulary = {piece.piece: token for token, piece in enumerate(proto.pieces)}
     scores = {piece.piece: piece.score for piece in proto.pieces}
@@ -89,7 +92,7 @@ def _bpe(proto: sentencepiece_model_pb2.ModelProto) -> BPE:
     )
 
 
-def _normalizer(spec: sentencepiece_model_pb2.NormalizerSpec) -> normalizers.Normalizer:
+def _normalizer(spec: Any) -> normalizers.Normalizer:
     """With a space in front of every text: `SpTokenizer` takes no model without."""
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:

@@ -9,10 +9,8 @@ from rich.table import Table
 
 from glm2core.data.sp import SPECIAL_TOKENS, SpTokenizer
 from glm2core.files import project_root, resolve_path
-from glm2core.model.checkpoint import read_config, weight_files
-from glm2core.model.config import ChatGLM2Config, apply_rope
+from glm2core.model.checkpoint import weight_files
 from glm2core.model.hardware import choose_dtype
-from glm2core.model.presets import preset_config
 from glm2core.params import Params, load_params
 from glm2core.training.fit import available_memory, fitting_changes, in_gib
 from glm2core.training.memory import (
@@ -20,6 +18,7 @@ from glm2core.training.memory import (
     TrainingMemory,
     Workload,
     cache_bytes,
+    network_config,
     parameter_count,
     training_disk,
     training_memory,
@@ -41,27 +40,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def workload_of(params: Params, device: str) -> Workload:
     """What the train stage would do on a cpu or cuda device, with rows as long as tokenize lets them be."""
-    sources = [params.tokenize, *params.convert.sources]
-    source = max(s.max_source_length or 0 for s in sources)
-    target = max(s.max_target_length or 0 for s in sources)
+    source = max(params.tokenize.max_source_length, *(s.max_source_length or 0 for s in params.convert.sources))
+    target = max(params.tokenize.max_target_length, *(s.max_target_length or 0 for s in params.convert.sources))
     return Workload(
-        config=_config(params),
+        config=network_config(params.model, _vocabulary(params)),
         dtype=_dtype(params, device),
         device=device,
         row_tokens=source + target,
         supervised=target / (source + target) if params.tokenize.loss_on == "last" else 1.0,
         from_files=params.model.base is not None,
     )
-
-
-def _config(params: Params) -> ChatGLM2Config:
-    model = params.model
-    if model.base is not None:
-        config = read_config(resolve_path(model.base), family=model.family, notice=lambda sentence: None)
-    else:
-        config = preset_config(model.preset, _vocabulary(params))
-    apply_rope(config, model.rope.type, model.rope.factor, model.rope.unit)
-    return config
 
 
 def _vocabulary(params: Params) -> int:

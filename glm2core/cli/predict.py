@@ -156,7 +156,10 @@ def _close(lines: ResumableLines, out: Path) -> None:
     if not answered:
         raise UserError(f"no row could be answered; the first one: {problems[0]['problem']}. {out} was not written.")
     lines.finish()
-    rows = {"answered": len(answered), "cut at --max-new-tokens": sum(not line["finished"] for line in answered)}
+    rows: dict[str, object] = {
+        "answered": len(answered),
+        "cut at --max-new-tokens": sum(not line["finished"] for line in answered),
+    }
     closing_table("predict", rows | {"not answered": len(problems)}, {"answers, one a line": out})
 
 

@@ -42,8 +42,8 @@ def check_fits(workload: Workload, params: TrainParams, *, device: torch.device,
     if disk.total > room:
         raise UserError(
             f"this run writes about {in_gib(disk.total)} (checkpoints {in_gib(disk.checkpoints)}, "
-            f"models/tuned and DVC's copy of it {in_gib(disk.tuned)} each), and {in_gib(room)} are free at {folder}. Free space, or lower "
-            "train.keep_checkpoints."
+            f"models/tuned and DVC's copy of it {in_gib(disk.tuned)} each), and {in_gib(room)} are free at {folder}. "
+            "Free space, or lower train.keep_checkpoints."
         )
 
 
@@ -63,9 +63,8 @@ def available_memory(device: torch.device) -> float:
     Of several processes on one machine (torchrun) each has its share.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return float(free)
-    free = float(psutil.virtual_memory().available)
+        return float(torch.cuda.mem_get_info(device)[0])
+    free: float = psutil.virtual_memory().available
     limit = _container_limit()
     if limit is not None:
         free = min(free, limit)

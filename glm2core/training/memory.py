@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from glm2core.model.config import ChatGLM2Config
+from glm2core.files import resolve_path
+from glm2core.model.checkpoint import read_config
+from glm2core.model.config import ChatGLM2Config, apply_rope
 from glm2core.model.modeling import ChatGLM2ForCausalLM
-from glm2core.params import TrainParams
+from glm2core.model.presets import preset_config
+from glm2core.params import ModelParams, TrainParams
 from glm2core.training.methods import adapt
 
 GIB = 1 << 30
@@ -122,6 +125,20 @@ class TrainingDisk:
         return self.base + self.checkpoints + self.tuned + self.cache
 
 
+def network_config(params: ModelParams, vocab_size: int) -> ChatGLM2Config:
+    """The configuration of the network in params.
+
+    Args:
+        vocab_size: tokens of the tokenizer, for a network from scratch.
+    """
+    if params.base is not None:
+        config = read_config(resolve_path(params.base), family=params.family, notice=lambda sentence: None)
+    else:
+        config = preset_config(params.preset, vocab_size)
+    apply_rope(config, params.rope.type, params.rope.factor, params.rope.unit)
+    return config
+
+
 def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
     """Estimate one process's training memory."""
     model = _on_meta(workload, params)
@@ -176,16 +193,17 @@ def _on_meta(workload: Workload, params: TrainParams, layers: int | None = None)
     if params.method == "ptuning":  # the network's own prefix: peft's needs content
         config.pre_seq_len = params.prefix.length
     with torch.device("meta"):
-        network: nn.Module = ChatGLM2ForCausalLM(config).to(workload.dtype).train()
+        network: Any = ChatGLM2ForCausalLM(config)
+        network = network.to(workload.dtype).train()
         if params.method in ("lora", "qlora"):
-            return adapt(cast(Any, network), params.method, params.lora, params.prefix)
+            return adapt(network, params.method, params.lora, params.prefix)
     if params.method == "ptuning":
         network.requires_grad_(False)
-        cast(Any, network).transformer.prefix_encoder.float().requires_grad_(True)
+        network.transformer.prefix_encoder.float().requires_grad_(True)
     return network
 
 
-def _network(model: nn.Module) -> Any:
+def _network(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -219,7 +237,7 @@ def _factored(parameter: nn.Parameter) -> int:
 
 
 def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
-    """What forward keeps in all blocks, or with checkpointing their inputs and one block's; and one block's gradients."""
+    """What forward keeps (with checkpointing: the blocks' inputs and one block), and one block's gradients."""
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
     if params.gradient_checkpointing or params.memory == "low":

@@ -20,6 +20,8 @@ from glm2core.model.checkpoint import fingerprint
 from glm2core.model.hardware import choose_device, choose_dtype, set_threads
 from glm2core.params import Params
 from glm2core.training.checkpoints import CheckpointFolder, run_fingerprint, source_fingerprint
+from glm2core.training.fit import check_fits
+from glm2core.training.memory import Workload, network_config
 from glm2core.training.methods import Prepared, default_learning_rate, prepare
 from glm2core.training.progress import Report
 from glm2core.training.run import Run
@@ -95,6 +97,7 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
     dtype = choose_dtype(params.train.dtype, device, notice=notice)
     threads = set_threads(params.train.threads)
     training, validation = _load_rows(params, tokenized)
+    _require_room(params, tokenized, training, dtype, device)
     key = _fingerprint(params, tokenized, dtype, device, threads)
     folder = project_root() / ".checkpoints" / key
     checkpoints = CheckpointFolder(folder, keep=params.train.keep_checkpoints, notice=notice)
@@ -131,6 +134,23 @@ def _load_rows(params: Params, tokenized: Path) -> tuple[TokenizedDataset, Token
         TokenizedDataset.load(tokenized / f"{split}.parquet", sha) for split in ("train", "validation")
     )
     return training, validation
+
+
+def _require_room(
+    params: Params, tokenized: Path, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Before hours are spent: too little memory or disk is told with what would fit."""
+    if not len(training):
+        return  # told by the run, with what to do about it
+    workload = Workload(
+        config=network_config(params.model, len(SpTokenizer.load(tokenized / "tokenizer"))),
+        dtype=dtype,
+        device=device.type,
+        row_tokens=int(training.lengths.max()),
+        supervised=training.supervised_tokens / int(training.lengths.sum()),
+        from_files=params.model.base is not None,
+    )
+    check_fits(workload, params.train, device=device, folder=project_root())
 
 
 def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:

@@ -40,6 +40,7 @@ def test_a_missing_model_is_a_sentence(tmp_path):
 def test_earlier_rounds_are_part_of_the_prompt(full_model, capsys):
     talker = answerer(full_model)
     chat = Chat(talker, system="Be brief.")
+    capsys.readouterr()
     first = chat.ask("一加一?")
     chat.ask("and why?")
     assert [message["content"] for message in chat.messages[:4]] == ["Be brief.", "一加一?", first, "and why?"]

@@ -2,7 +2,10 @@
 
 import csv
 import json
-import shutil
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -44,31 +47,28 @@ def test_every_row_gets_a_line_in_order(full_model, rows):
 
 
 def test_a_killed_run_goes_on(full_model, rows, tmp_path, capsys):
-    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
-    sampled = ("--temperature", "1")
-    assert predict(full_model, rows, "-o", str(whole), *sampled) == 0
-    assert predict(full_model, rows, "-o", str(resumed), *sampled) == 0
-    lines = resumed.read_bytes().splitlines(keepends=True)
-    partial = tmp_path / "resumed.jsonl.partial"
-    # What a kill leaves: the head, some batches, half a line
-    head = _head_of_a_run(full_model, rows, tmp_path, sampled)
-    resumed.unlink()
-    partial.write_bytes(head + b"".join(lines[2:6]) + lines[6][:20])
-    assert predict(full_model, rows, "-o", str(resumed), *sampled) == 0
-    assert "going on: 4 of 10" in capsys.readouterr().err
-    assert resumed.read_bytes() == whole.read_bytes()
-    assert not partial.exists()
-
-
-def test_answers_of_another_making_are_not_continued(full_model, rows, tmp_path, capsys):
-    out = tmp_path / "out.jsonl"
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     partial = tmp_path / "out.jsonl.partial"
-    partial.write_bytes(_head_of_a_run(full_model, rows, tmp_path, ()))
-    assert predict(full_model, rows, "-o", str(out), "--temperature", "0.5") == 1
-    assert "another temperature" in capsys.readouterr().err
-    assert partial.exists() and not out.exists()
-    assert predict(full_model, rows, "-o", str(out), "--temperature", "0.5", "--restart") == 0
+    settings = ["--temperature", "1", "--max-new-tokens", "200"]
+    _kill_after_lines(3, ["predict", str(full_model), str(rows), *QUICK, "-o", str(out), *settings], partial)
+    partial.write_bytes(partial.read_bytes() + b'{"line": 9, "row": {"pro')  # a line that was cut short
+    assert predict(full_model, rows, "-o", str(out), *settings, "--temperature", "0.5") == 1
+    assert "a run with another temperature" in capsys.readouterr().err
+    assert not out.exists()
+    assert predict(full_model, rows, "-o", str(out), *settings) == 0
+    assert "going on: " in capsys.readouterr().err
+    assert not partial.exists()
+    assert predict(full_model, rows, "-o", str(whole), *settings) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_finished_answers_are_not_overwritten_and_restart_forgets(full_model, rows, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.partial").write_text('{"model": "another"}\n{"line": 1, "row": null, "answer": "old"}\n')
     assert predict(full_model, rows, "-o", str(out)) == 1
+    assert predict(full_model, rows, "-o", str(out), "--restart") == 0
+    assert "old" not in out.read_text("utf-8")
+    assert predict(full_model, rows, "-o", str(out), "--restart") == 1
     assert "exists already" in capsys.readouterr().err
 
 
@@ -125,15 +125,14 @@ def test_files_without_rows(content, words, full_model, tmp_path, capsys):
     assert not (tmp_path / "rows.json.answers.jsonl").exists()
 
 
-def _head_of_a_run(model, rows, tmp_path, more):
-    """The first line of a run that was stopped before its first answer, by a model folder that can't be loaded."""
-    broken = tmp_path / "broken"
-    shutil.copytree(model, broken)
-    (broken / "config.json").write_text("{")
-    out = tmp_path / "head.jsonl"
-    assert predict(broken, rows, "-o", str(out), *more) == 1
-    head = json.loads((tmp_path / "head.jsonl.partial").read_bytes().splitlines()[0])
-    shutil.rmtree(broken)
-    from glm2core.cli.predict import content_hash
-
-    return json.dumps({**head, "model": content_hash(model)}).encode() + b"\n"
+def _kill_after_lines(count, arguments, partial):
+    """Run the command in a process of its own and kill it when so many lines are on the disk."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "glm2core", *arguments], cwd=PROJECT, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        while not partial.exists() or partial.read_bytes().count(b"\n") < count:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.005)
+        process.kill()
