@@ -114,7 +114,16 @@ class RopeParams(Section):
 
 class ModelParams(Section):
     base: str | None = Field(None, description="folder of released or tuned weights; null = from scratch by preset")
-    preset: str = Field("tiny", description="shape of a network from scratch; see glm2core/model/presets.py")
+    preset: Literal[
+        "tiny",
+        "small",
+        "chatglm2-6b",
+        "chatglm2-6b-32k",
+        "codegeex2-6b",
+        "chatglm3-6b",
+        "chatglm3-6b-32k",
+        "chatglm3-6b-128k",
+    ] = Field("tiny", description="shape of a network from scratch")
     family: Literal["auto", "chatglm2", "chatglm3"] = Field(
         "auto", description="decides what a checkpoint's rope_ratio means"
     )

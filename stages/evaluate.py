@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from glm2core.console import closing_table
+from glm2core.console import closing_table, quiet_libraries
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params
 from glm2core.tracking import stage_run
@@ -19,8 +19,10 @@ METRICS = Path("metrics/evaluate.json")
 
 def evaluate(params: Params) -> None:
     # torch takes seconds to import; params are checked before
+    quiet_libraries()
     from glm2core.evaluation.report import PREDICTIONS, RETRIEVAL_PREDICTIONS
-    from glm2core.evaluation.run import Evaluation, peak_memory_gib
+    from glm2core.evaluation.run import Evaluation
+    from glm2core.model.hardware import peak_memory_gib
 
     started = time.perf_counter()
     with stage_run("evaluate", params) as run:

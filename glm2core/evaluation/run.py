@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,7 +36,6 @@ from glm2core.model.hardware import choose_device, choose_dtype, set_threads
 from glm2core.params import EvaluateParams, ModelParams, RetrievalParams
 
 Report = Callable[[dict[str, float], int], None]
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -189,11 +186,3 @@ def _report_lengths(answers: list[Answer], report: Report) -> None:
         for length in sorted({answer.length for answer in answers if answer.task == task}):
             group = [answer for answer in answers if (answer.task, answer.length) == (task, length)]
             report({f"{task}_accuracy_by_length": score(group).accuracy}, length)
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _GIB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / _GIB if sys.platform == "darwin" else peak * 1024 / _GIB

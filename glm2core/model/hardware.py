@@ -1,6 +1,8 @@
-"""Which device, dtype and threads a run gets; `auto` is resolved here for train and evaluate alike."""
+"""Which device, dtype and threads a run gets, and the memory it took; for train and evaluate alike."""
 
 import os
+import resource
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,6 +11,8 @@ import torch
 from glm2core.errors import UserError
 
 Notice = Callable[[str], None]
+
+_GIB = 2**30
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.device") -> torch.device:
@@ -48,6 +52,14 @@ def set_threads(count: int | None) -> int:
         count = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(count)
     return count
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _GIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / _GIB if sys.platform == "darwin" else peak * 1024 / _GIB
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:

@@ -1,14 +1,11 @@
 """What training costs, measured: model operations, the machine's own matrix rate, peak memory."""
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-_GIB = 1 << 30
 # Large enough to reach the machine's rate, small enough to take milliseconds.
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 _TRIALS = 5
@@ -47,14 +44,6 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
     torch.matmul(a, b)
     best = min(_seconds_of_product(a, b) for _ in range(_TRIALS))
     return 2 * side**3 / best
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _GIB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / _GIB if sys.platform == "darwin" else peak * 1024 / _GIB
 
 
 def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:

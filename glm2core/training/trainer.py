@@ -14,10 +14,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_utils import EvalLoopOutput
 
 from glm2core.errors import UserError
+from glm2core.model.hardware import peak_memory_gib
 from glm2core.params import TrainParams
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.interrupt import StopRequest
-from glm2core.training.measure import Cost, peak_memory_gib
+from glm2core.training.measure import Cost
 from glm2core.training.optimizer import RoundingAdafactor, make_optimizer
 from glm2core.training.progress import Progress
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.model.checkpoint import read_config
 from glm2core.model.presets import PRESETS, preset_config
 from glm2core.model.rope import linear_rope, plain_rope
+from glm2core.params import ModelParams
 from tests.model.released_layout import MEMBERS, released_config
 
 MEANING = {
@@ -105,6 +107,12 @@ def test_presets_have_the_released_sizes() -> None:
     assert 2 * sum(t.numel() for t in tensors.values()) == 12_487_168_064 - 64
     assert round(tiny.num_parameters() / 1e6, 1) == 1.3
     assert round(small.num_parameters() / 1e6, 1) == 85.8
+
+
+def test_params_offer_exactly_the_presets_there_are() -> None:
+    # params.py names them itself: it must not import torch.
+    offered = get_args(ModelParams.model_fields["preset"].annotation)
+    assert set(offered) == set(PRESETS)
 
 
 def test_presets_fit_the_tokenizer() -> None:
