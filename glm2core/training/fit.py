@@ -95,6 +95,8 @@ def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
         }
     if params.method in ("full", "lora"):
         wanted["train.method qlora"] = {**_ADAPTER, "method": "qlora", "quantization_bits": 4, **recompute}
+    if workload.dtype == torch.bfloat16:
+        wanted.pop("the same with train.dtype bfloat16", None)
     now = {**params.model_dump(), "dtype": str(workload.dtype).removeprefix("torch.")}
     return {
         words: change for words, change in wanted.items() if any(now[key] != value for key, value in change.items())

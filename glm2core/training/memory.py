@@ -72,6 +72,7 @@ class TrainingMemory:
         libraries: before anything is loaded.
         loading: while weights are read from files: twice the weights, half of that mapped files,
             which the system takes back when it needs the room. 0 = from scratch.
+        mapped: weight files that stay mapped behind quantized weights; taken back in the same way.
         accumulates: gradients stay while the next batch runs forward.
         output_gradient: of the output layer, which is there first; 0 where it is frozen.
     """
@@ -83,6 +84,7 @@ class TrainingMemory:
     loss: float
     libraries: float
     loading: float
+    mapped: float
     accumulates: bool
     output_gradient: float
 
@@ -100,8 +102,8 @@ class TrainingMemory:
 
     @property
     def resident(self) -> float:
-        """Peak of resident memory, as the system shows it: mapped files while loading count."""
-        return max(self.total, self.libraries + self.loading)
+        """Peak of resident memory, as the system shows it: mapped files count."""
+        return max(self.total + self.mapped, self.libraries + self.loading)
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,9 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
         loss=_loss_bytes(workload, round(tokens * workload.supervised)),
         libraries=_LIBRARIES[workload.device],
         loading=2 * weights if workload.from_files or params.method != "full" else 0.0,
+        mapped=sum(p.numel() * p.element_size() for p in _quantized(model, params))
+        if workload.device == "cpu"
+        else 0.0,
         accumulates=params.gradient_accumulation_steps > 1,
         output_gradient=output.numel() * output.element_size() if output.requires_grad else 0.0,
     )
@@ -211,13 +216,20 @@ def _output_layer(model: nn.Module) -> nn.Linear:
     return cast(nn.Linear, _network(model).transformer.output_layer)
 
 
+def _quantized(model: nn.Module, params: TrainParams) -> list[nn.Parameter]:
+    """The frozen matrices of the blocks, where they are quantized."""
+    if params.bits is None:
+        return []
+    named = model.named_parameters()
+    return [p for name, p in named if ".layers." in name and p.dim() > 1 and not p.requires_grad]
+
+
 def _weight_bytes(model: nn.Module, params: TrainParams) -> float:
-    bits = params.bits
-    total = 0.0
-    for name, parameter in model.named_parameters():
-        quantized = bits is not None and ".layers." in name and parameter.dim() > 1 and not parameter.requires_grad
-        total += parameter.numel() * (_QUANTIZED[bits] if quantized and bits else parameter.element_size())
-    return total
+    total = float(sum(p.numel() * p.element_size() for p in model.parameters()))
+    if params.bits is None:
+        return total
+    width = _QUANTIZED[params.bits]
+    return total - sum(p.numel() * (p.element_size() - width) for p in _quantized(model, params))
 
 
 def _optimizer_bytes(trainable: list[nn.Parameter], params: TrainParams) -> float:
