@@ -110,6 +110,7 @@ def original_way(raw: Path, folder: Path, encode: Callable[[str], list[int]], *,
     if with_datasets:
         import datasets
 
+        datasets.disable_progress_bars()
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             loaded = datasets.load_dataset("json", data_files=str(lines), cache_dir=cache)["train"]
             loaded.map(lambda batch: padded_pairs(batch, encode), batched=True, remove_columns=loaded.column_names)
