@@ -1,6 +1,7 @@
 """What a person sees while the work runs: progress bars on long work and a closing table."""
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,10 +51,12 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 def quiet_libraries() -> None:
     """Keep libraries' own chatter off the screen; call it before they are imported.
 
-    bitsandbytes recommends a package that would fetch code from a hub.
+    bitsandbytes recommends a package that would fetch code from a hub; transformers reads these
+    variables when it is imported, and shows a bar of its own for each folder of weights.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:

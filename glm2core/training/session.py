@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from glm2core.data.dataset import TokenizedDataset
 from glm2core.data.sp import SpTokenizer
@@ -91,8 +90,6 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
         UserError: a device that isn't there, a tokenized file made with another tokenizer, another
             trainer at work on the same run, or what loading a base raises.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     device = choose_device(params.train.device)
     dtype = choose_dtype(params.train.dtype, device, notice=notice)
     threads = set_threads(params.train.threads)
