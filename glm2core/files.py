@@ -91,6 +91,15 @@ def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterat
         ) from error
 
 
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _os_reason(error: Exception) -> str | None:
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else None
 
@@ -109,7 +118,7 @@ def _why_not_written(error: Exception, partial: Path) -> str | None:
 
 
 def _take_name(partial: Path, path: Path) -> None:
-    _sync(partial)
+    _sync_tree(partial)
     if path.is_dir():
         # A folder can't be renamed over, and deleting it in place could stop half-way.
         replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
@@ -118,7 +127,7 @@ def _take_name(partial: Path, path: Path) -> None:
         _remove(replaced)
     else:
         partial.replace(path)
-    _sync_entry(path.parent)
+    sync(path.parent)
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -137,15 +146,6 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _sync(path: Path) -> None:
+def _sync_tree(path: Path) -> None:
     for entry in (path, *path.rglob("*")):
-        _sync_entry(entry)
-
-
-def _sync_entry(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(entry)

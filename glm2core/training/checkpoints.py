@@ -11,7 +11,6 @@ of anything the result depends on gives another fingerprint, hence a fresh start
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from glm2core.errors import UserError
-from glm2core.files import sha256_file, write_json
+from glm2core.files import sha256_file, sync, write_json
 
 _MANIFEST = "manifest.json"
 _FINISHED = "finished.json"
@@ -114,7 +113,7 @@ class CheckpointFolder:
             target = self.folder / f"step-{step:08d}"
             self._remove(target)
             self._partial.rename(target)
-            _sync(self.folder)
+            sync(self.folder)
         except WRITE_ERRORS as error:
             self._remove(self._partial)
             before = self._checkpoints()
@@ -162,7 +161,7 @@ def _seal(folder: Path) -> None:
     manifest = {file.name: sha256_file(file) for file in files}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for file in [*files, folder / _MANIFEST, folder]:
-        _sync(file)
+        sync(file)
 
 
 def _first_broken_file(folder: Path) -> str | None:
@@ -172,11 +171,3 @@ def _first_broken_file(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return f"{changed[0]} has changed" if changed else None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
