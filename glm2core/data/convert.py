@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -239,5 +240,7 @@ def _json_line(value: Any) -> str:
     except UnicodeEncodeError:
         line = json.dumps(value, default=str)
     except RecursionError:
-        line = json.dumps(dict(value, row=repr(type(value["row"]))))
+        # A thread's stack begins anew, so what could be read, deep in this one's, can be written there
+        with ThreadPoolExecutor(max_workers=1) as fresh:
+            line = fresh.submit(json.dumps, value, default=str).result()
     return line + "\n"

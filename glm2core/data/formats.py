@@ -90,7 +90,7 @@ def _chatglm(row: Row, answer_needed: bool) -> Conversation:
 def _history(history: Any) -> tuple[list[list[str]], list[str]]:
     """Past rounds as [query, answer] pairs, or the texts that the prompt asks about; one of them is empty."""
     if isinstance(history, str):
-        history = _history_cell(history)
+        history = _list_cell(history, "history")
     if history is None:
         return [], []
     if not isinstance(history, list):
@@ -102,14 +102,14 @@ def _history(history: Any) -> tuple[list[list[str]], list[str]]:
     return [_pair(entry) for entry in history], []
 
 
-def _history_cell(cell: str) -> Any:
+def _list_cell(cell: str, name: str) -> Any:
     """A CSV cell holds the list as JSON."""
     if not cell.strip():
         return None
     try:
         return json.loads(cell)
     except (ValueError, RecursionError):
-        raise RejectionError("history is a text that is not a JSON list") from None
+        raise RejectionError(f"{name} is a text that is not a JSON list") from None
 
 
 def _pair(entry: Any) -> list[str]:
@@ -127,7 +127,7 @@ def _pair(entry: Any) -> list[str]:
 def _messages(row: Row, answer_needed: bool) -> Conversation:
     entries = row.get("messages")
     if isinstance(entries, str):  # a CSV cell
-        entries = _history_cell(entries)
+        entries = _list_cell(entries, "messages")
     if not isinstance(entries, list) or not entries:
         raise RejectionError("messages is empty" if entries == [] else f"messages is {_kind(entries)}, not a list")
     messages = [_checked_message(entry) for entry in entries]

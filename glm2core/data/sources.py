@@ -57,8 +57,8 @@ class RowFile:
 
     @contextmanager
     def _open_text(self) -> Iterator[TextIO]:
-        # An undecodable byte becomes a lone surrogate, so that its row alone is rejected, with its place
-        errors = "surrogateescape" if self.encoding.startswith("utf-8") else "strict"
+        # What can't be decoded becomes a lone surrogate, so that its row alone is rejected, with its place
+        errors = "surrogateescape" if self.encoding.startswith("utf-8") else "surrogatepass"
         newline = "" if self.layout == "CSV" else None
         with _open(self.path, self.compressed) as binary:
             yield io.TextIOWrapper(binary, encoding=self.encoding, errors=errors, newline=newline)
@@ -158,7 +158,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is a damaged or cut-off gzip file ({error}). Fetch it again.") from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not valid {error.encoding} at byte {error.start} ({error.reason}). Convert it to UTF-8."
+            f"{path} is not valid {error.encoding} ({error.reason}): cut off or damaged. Fetch it again."
         ) from error
     except BrokenFileError as error:
         raise UserError(f"{path}: {error}") from error

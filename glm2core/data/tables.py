@@ -24,6 +24,8 @@ def read_csv(text: TextIO) -> Iterator[Record]:
         header = next(reader)
     except (StopIteration, csv.Error) as error:
         raise BrokenFileError(f"line 1: no CSV header ({error})") from None
+    if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+        raise BrokenFileError(f"line 1: the CSV header names {', '.join(map(repr, twice))} twice")
     while True:
         lines.forget()
         try:

@@ -1,6 +1,7 @@
 """The whole conversion: every row accounted for, splits that hold still, a parquet that others read."""
 
 import json
+import sys
 from pathlib import Path
 
 import datasets
@@ -60,6 +61,22 @@ def test_every_row_is_accounted_for(tmp_path):
         },
     ]
     assert report.reasons.total() == 4
+
+
+def test_a_rejected_row_is_kept_as_deep_as_it_could_be_read(tmp_path):
+    """Around the depth where reading stops, no row is lost: kept parsed below it, as text above it."""
+    limit = sys.getrecursionlimit()
+    deep = [{"instruction": "[" * depth + "]" * depth, "output": "x"} for depth in range(limit // 2, limit)]
+    rows = [json.dumps(row).replace('"[', "[").replace(']"', "]") for row in deep]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*map(json.dumps, GOOD), *rows]) + "\n")
+    report = convert_sources(params(Source(path=str(path)), max_rejected_fraction=1.0), tmp_path / "out")
+    assert report.total.rejected == len(rows)
+    assert set(report.reasons) == {"instruction is a list, not a text", "nested too deeply"}
+    kept = (tmp_path / "out/rejected.jsonl").read_text().splitlines()
+    for row, line in zip(rows, kept, strict=True):
+        depth = row.count("[")
+        assert line.count("[") == depth
 
 
 def test_too_many_rejected_rows_stop_with_the_first_reasons(tmp_path):

@@ -91,6 +91,7 @@ def turns(*roles: str) -> dict:
         ("chatglm", CHAT | {"history": [["q", ""]]}, "a text in history is empty"),
         ("chatglm", CHAT | {"history": ["text", ["q", "a"]]}, "history mixes texts and pairs"),
         ("messages", {"messages": []}, "messages is empty"),
+        ("messages", {"messages": "words"}, "messages is a text that is not a JSON list"),
         ("messages", {"messages": ["x"]}, "a message is a text, not an object"),
         ("messages", turns("tool"), "a message's role is not system, user or assistant"),
         ("messages", {"messages": [{"role": "user", "content": ["x"]}]}, "content is a list, not a text"),

@@ -140,6 +140,13 @@ def test_undecodable_bytes_mark_their_row_alone(tmp_path):
     assert [record.value["a"] for record in open_rows(path)] == ["ok", "\udcc4\udce3", "ok"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_half_a_character_marks_its_row_alone_in_16_bit_files(tmp_path, encoding):
+    content = '{"a": "ok"}\n{"a": "\ud800"}\n{"a": "ok"}\n'.encode(encoding, "surrogatepass")
+    path = write(tmp_path / "a.jsonl", content)
+    assert [record.value["a"] for record in open_rows(path)] == ["ok", "\ud800", "ok"]
+
+
 def test_csv_rows_that_do_not_fit_the_header(tmp_path):
     path = write(tmp_path / "a.csv", b'a,b\n1,2\n3\n4,5,6\n"7\n7",8\n9,"10\n')
     records = list(open_rows(path))
@@ -161,6 +168,7 @@ def test_csv_rows_that_do_not_fit_the_header(tmp_path):
         ("a.json", b"", "is empty"),
         ("a.json", b" \n\xef\xbb\xbf"[:2], "is empty"),
         ("a.txt", b"hello", "not a JSON array, JSON lines or parquet"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "line 1: the CSV header names 'a' twice"),
         ("a.parquet", b"PAR1 no more", "damaged parquet file"),
         (
             "a.json.gz",
