@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,11 +53,13 @@ def quiet_libraries() -> None:
     """Keep libraries' own chatter off the screen; call it before they are imported.
 
     bitsandbytes recommends a package that would fetch code from a hub; transformers reads these
-    variables when it is imported, and shows a bar of its own for each folder of weights.
+    variables when it is imported, and shows a bar of its own for each folder of weights; peft asks
+    transformers for a name that is deprecated.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:
