@@ -8,6 +8,7 @@ import glob
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,17 +105,28 @@ def find_files(pattern: str, place: str) -> list[Path]:
 
 def source_name(path: Path) -> str:
     """What a source is called in the data: relative to the project, so the same in every workspace."""
-    resolved = path.resolve()
-    for root in (Path.cwd().resolve(), project_root()):
-        if resolved.is_relative_to(root):
-            return resolved.relative_to(root).as_posix()
-    return str(path)
+    inside = _in_project(path)
+    if inside is not None:
+        return inside.as_posix()
+    if path.is_absolute() and ".." not in path.parts:
+        return str(path)
+    return Path(os.path.relpath(path, project_root())).as_posix()
 
 
 def is_tracked(path: Path) -> bool:
     """Whether a source lies in data/raw, whose content DVC watches."""
-    resolved = path.resolve()
-    return any(resolved.is_relative_to(root / "data" / "raw") for root in (Path.cwd().resolve(), project_root()))
+    inside = _in_project(path)
+    return inside is not None and inside.is_relative_to("data/raw")
+
+
+def _in_project(path: Path) -> Path | None:
+    """A path relative to the workspace or the project root; None outside both."""
+    # As it is named first: DVC may keep a file of data/raw as a link into its cache
+    for place in (Path(os.path.normpath(path.absolute())), path.resolve()):
+        for root in (Path.cwd().resolve(), project_root()):
+            if place.is_relative_to(root):
+                return place.relative_to(root)
+    return None
 
 
 def _layout(path: Path, start: str) -> str:

@@ -201,6 +201,27 @@ def test_paths_and_globs_from_the_workspace_and_the_project_root(tmp_path, monke
     assert not is_tracked(write(tmp_path / "c.json", b"[]"))
 
 
+def test_a_source_has_one_name_in_every_workspace(tmp_path, monkeypatch):
+    project, workspace = tmp_path / "project", tmp_path / "project/.dvc/tmp/exps/one"
+    for folder in (project / "data/raw", workspace):
+        folder.mkdir(parents=True)
+    outside = write(tmp_path / "beside.json", b"[]")
+    (project / "data/raw/linked.json").symlink_to(outside)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    names = {}
+    for place in (project, workspace):
+        monkeypatch.chdir(place)
+        for pattern in ("../beside.json", "../besid*.json", "data/raw/linked.json", str(outside)):
+            (path,) = find_files(pattern, "p")
+            names.setdefault(pattern, set()).add((source_name(path), is_tracked(path)))
+    assert names == {
+        "../beside.json": {("../beside.json", False)},
+        "../besid*.json": {("../beside.json", False)},
+        "data/raw/linked.json": {("data/raw/linked.json", True)},
+        str(outside): {(str(outside), False)},
+    }
+
+
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [
