@@ -140,6 +140,7 @@ def load_answerer(arguments: argparse.Namespace, notice: Callable[[str], None]) 
     device = choose_device(arguments.device, key="--device")
     dtype = choose_dtype(arguments.dtype, device, notice=notice)
     model = load_tuned(arguments.model, dtype=dtype, device=device, notice=notice)
+    wording.require_rows(model.config.padded_vocab_size, arguments.model)
     torch.manual_seed(arguments.seed)
     return Answerer(model, wording, Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p))
 

@@ -77,6 +77,7 @@ def export(folder: Path, out: Path, *, dtype: torch.dtype | None = None, notice:
     wording = read_wording(folder)
     _refuse_prefix(folder)
     network = _merged(folder, dtype or stored_dtype(folder), notice)
+    wording.require_rows(network.config.padded_vocab_size, folder)
     with atomic_path(out) as partial:
         partial.mkdir()
         expected = _sample_logits(network)

@@ -30,6 +30,10 @@ class Wording:
         """Ids up to where the answer begins."""
         return self.tokenizer.prompt_ids(messages, self.template, self.pair_format)
 
+    def require_rows(self, rows: int, folder: Path) -> None:
+        """Raises: UserError: the network's `rows` are too few for the tokenizer in `folder`."""
+        self.tokenizer.require_rows(rows, self.template, self.pair_format, folder)
+
     @property
     def stop_ids(self) -> list[int]:
         """Tokens that end an answer."""

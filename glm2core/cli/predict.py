@@ -71,14 +71,15 @@ def read_questions(path: Path, layout: str, columns: dict[str, str]) -> Question
         UserError: no rows, or columns that don't tell the layout.
     """
     rows = open_rows(path)
-    total, first = 0, None
+    total, first, problem = 0, None, "it has no elements"
     for record in rows:
         total += 1
+        problem = record.problem or problem
         if first is None and record.problem is None and isinstance(record.value, dict):
             first = record.value
     if first is None:
         raise UserError(
-            f"{path} holds no row that can be read ({rows.description}; {total:,} elements). Put rows into it."
+            f"{path} holds no row that can be read ({rows.description}; {total:,} elements; {problem}). Mend the file."
         )
     found = detect(first, columns) if layout == "auto" else layout
     if found is None:

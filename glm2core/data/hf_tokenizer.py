@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 
-from glm2core.data.conversation import ASSISTANT, Message
+from glm2core.data.conversation import ASSISTANT, SYSTEM, USER, Message
 from glm2core.data.prompt import PREFIX_TOKENS, PairFormat, TemplateName, jinja_template
 from glm2core.data.sp import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer, template_of
+from glm2core.errors import UserError
 
 
 class ChatGLM2Tokenizer(PreTrainedTokenizer):
@@ -38,6 +39,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         self.sp = SpTokenizer(path.read_bytes(), str(path))
         self.prompt_template = prompt_template or template_of(path.parent)[0]
         self.pair_format = pair_format
+        kwargs.pop("auto_map", None)  # saved again, it would send AutoTokenizer to the released code
         kwargs |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
         kwargs["extra_special_tokens"] = list(SPECIAL_TOKENS)
         kwargs["added_tokens_decoder"] = {
@@ -133,6 +135,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         return self.sp.decode([self.sp.piece_id(token) for token in tokens], skip_special=False)
 
     def _chat_ids(self, messages: Any) -> list[int]:
+        _require_turns(messages)
         ids = self.sp.prompt_ids(messages, self.prompt_template, self.pair_format)
         if messages[-1]["role"] == ASSISTANT:
             ids += self.sp.encode(messages[-1]["content"])
@@ -159,3 +162,13 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
 
     def _convert_id_to_token(self, index: int) -> str:
         return self.sp.piece(index)
+
+
+def _require_turns(messages: list[Message]) -> None:
+    roles = [message["role"] for message in messages]
+    turns = roles[roles[:1] == [SYSTEM] :]
+    if not turns or turns != [(USER, ASSISTANT)[place % 2] for place in range(len(turns))]:
+        raise UserError(
+            "a chat has at most one system message first, then user and assistant in turn; got "
+            f"{', '.join(roles) or 'none'}. Join messages of one role, and leave other roles out."
+        )

@@ -19,7 +19,7 @@ import numpy as np
 import sentencepiece
 
 from glm2core.data.conversation import Message
-from glm2core.data.prompt import PREFIX_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
+from glm2core.data.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
 from glm2core.errors import UserError
 from glm2core.files import write_json
 
@@ -136,6 +136,20 @@ class SpTokenizer:
         """Ids of a whole prompt, from the first special token to where the answer begins."""
         parts = render(messages, template)
         return self.prefix_ids(pair_format) + [token for part in parts for token in self.part_ids(part)]
+
+    def require_rows(self, rows: int, template: TemplateName, pair_format: PairFormat, place: Path) -> None:
+        """Check that an embedding of so many rows has one for every id that prompts and answers hold.
+
+        Raises:
+            UserError: it has too few: `place`'s tokenizer.model is another network's.
+        """
+        used = (*PREFIX_TOKENS[pair_format], *STOP_TOKENS[template])
+        needed = 1 + max(self.size - 1, *(self.special_ids[token] for token in used))
+        if needed > rows:
+            raise UserError(
+                f"{place}: {MODEL_FILE} has {needed:,} tokens, but the network has {rows:,} rows (config: "
+                f"padded_vocab_size). Copy the {MODEL_FILE} that the weights were released with."
+            )
 
     @cached_property
     def _special_names(self) -> dict[int, str]:

@@ -231,20 +231,30 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        _require_exact(loaded[1], pretrained_model_name_or_path)
+        _require_exact(loaded[1], pretrained_model_name_or_path, has_prefix=bool(loaded[0].config.pre_seq_len))
         return loaded if wants_info else loaded[0]
 
 
-def _require_exact(info: dict[str, Any], path: Any) -> None:
+def _require_exact(info: dict[str, Any], path: Any, *, has_prefix: bool) -> None:
     wrong = [f"missing {name}" for name in sorted(info["missing_keys"])]
     wrong += [f"unexpected {name}" for name in sorted(info["unexpected_keys"])]
     wrong += [
         f"{name} is {list(found)} and should be {list(expected)}"
         for name, found, expected in sorted(info["mismatched_keys"])
     ]
+    if has_prefix and _is_prefix_alone(info["missing_keys"]):
+        raise UserError(
+            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Put the "
+            "base's weight files beside it: docs/export.md, 'A released P-tuning result', has the lines for that."
+        )
     if wrong:
         listed = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
         raise UserError(f"{path}: the weights do not fit its config.json: {listed}")
+
+
+def _is_prefix_alone(missing: set[str]) -> bool:
+    """Whether the embedding is missing, and of the prefix nothing is."""
+    return any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing)
 
 
 def _without_right_padding(attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:

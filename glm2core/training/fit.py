@@ -80,23 +80,25 @@ def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
     """Changes to the train section in words, mild ones first; without those that are in force already."""
     recompute: Change = {} if params.method == "ptuning" else {"gradient_checkpointing": True}
     smaller: Change = {"batch_tokens": min(workload.row_tokens, params.batch_tokens)}
+    both = {**smaller, **recompute} if recompute and smaller["batch_tokens"] < params.batch_tokens else {}
     wanted: dict[str, Change] = {
         "train.gradient_checkpointing true": recompute,
         f"train.batch_tokens {smaller['batch_tokens']}": smaller,
-        "both of these": {**smaller, **recompute},
+        f"train.gradient_checkpointing true with train.batch_tokens {smaller['batch_tokens']}": both,
         "train.dtype bfloat16": {"dtype": "bfloat16"},
     }
+    low = "train.memory low with optimizer adafactor, max_grad_norm null"
     if params.method == "full":
         wanted |= {
             "train.optimizer adafactor": {"optimizer": "adafactor"},
-            "train.memory low with optimizer adafactor and max_grad_norm null": _LOW,
-            "the same with train.dtype bfloat16": {**_LOW, "dtype": "bfloat16"},
+            low: _LOW,
+            f"{low} and dtype bfloat16": {**_LOW, "dtype": "bfloat16"},
             "train.method lora": {**_ADAPTER, "method": "lora", **recompute},
         }
     if params.method in ("full", "lora"):
         wanted["train.method qlora"] = {**_ADAPTER, "method": "qlora", "quantization_bits": 4, **recompute}
     if workload.dtype == torch.bfloat16:
-        wanted.pop("the same with train.dtype bfloat16", None)
+        wanted.pop(f"{low} and dtype bfloat16", None)
     now = {**params.model_dump(), "dtype": str(workload.dtype).removeprefix("torch.")}
     return {
         words: change for words, change in wanted.items() if any(now[key] != value for key, value in change.items())

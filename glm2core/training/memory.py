@@ -70,6 +70,7 @@ class TrainingMemory:
         activations: what forward keeps for backward in all blocks, and the gradients inside one.
         loss: logits and their gradient, on supervised positions.
         libraries: before anything is loaded.
+        making: a network from scratch, which is there in full precision before an adapter's base is quantized.
         loading: while weights are read from files: twice the weights, half of that mapped files,
             which the system takes back when it needs the room. 0 = from scratch.
         mapped: weight files that stay mapped behind quantized weights; taken back in the same way.
@@ -83,6 +84,7 @@ class TrainingMemory:
     activations: float
     loss: float
     libraries: float
+    making: float
     loading: float
     mapped: float
     accumulates: bool
@@ -98,7 +100,8 @@ class TrainingMemory:
         start_of_backward = self.activations + self.loss + self.output_gradient
         if self.accumulates:
             start_of_backward += self.gradients
-        return self.libraries + self.weights + self.optimizer + max(start_of_backward, self.gradients)
+        training = self.weights + self.optimizer + max(start_of_backward, self.gradients)
+        return self.libraries + max(training, self.making)
 
     @property
     def resident(self) -> float:
@@ -157,6 +160,7 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
         * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens)),
         loss=_loss_bytes(workload, round(tokens * workload.supervised)),
         libraries=_LIBRARIES[workload.device],
+        making=0.0 if workload.from_files else float(sum(p.numel() * p.element_size() for p in model.parameters())),
         loading=2 * weights if workload.from_files or params.method != "full" else 0.0,
         mapped=sum(p.numel() * p.element_size() for p in _quantized(model, params))
         if workload.device == "cpu"

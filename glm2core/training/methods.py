@@ -90,6 +90,11 @@ def prepare(
 
 def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixParams) -> PeftModel:
     """Freeze `model` (quantized or not) and put an adapter on it; the adapter's weights are fp32."""
+    if method == "ptuning" and model.config.pre_seq_len:
+        raise UserError(
+            f"train.method is ptuning, but the base has a P-tuning prefix of {model.config.pre_seq_len} already, which "
+            "a new one would replace. Name the base without it, or set train.method to full or lora."
+        )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     config = _prefix_config(model, prefix) if method == "ptuning" else _lora_config(lora)

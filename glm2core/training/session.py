@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.sp import SpTokenizer
+from glm2core.data.sp import SpTokenizer, template_of
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, project_root, resolve_path, sha256_file
 from glm2core.model.checkpoint import fingerprint
@@ -136,11 +136,17 @@ def _load_rows(params: Params, tokenized: Path) -> tuple[TokenizedDataset, Token
 def _require_room(
     params: Params, tokenized: Path, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Before hours are spent: too little memory or disk is told with what would fit."""
+    """Before hours are spent: too few rows for the tokenizer, or too little memory or disk."""
     if not len(training):
         return  # told by the run, with what to do about it
+    tokenizer = SpTokenizer.load(tokenized / "tokenizer")
+    config = network_config(params.model, len(tokenizer))
+    template, _ = template_of(tokenized / "tokenizer")
+    tokenizer.require_rows(
+        config.padded_vocab_size, template, params.tokenize.pair_format, resolve_path(params.model.base or tokenized)
+    )
     workload = Workload(
-        config=network_config(params.model, len(SpTokenizer.load(tokenized / "tokenizer"))),
+        config=config,
         dtype=dtype,
         device=device.type,
         row_tokens=int(training.lengths.max()),

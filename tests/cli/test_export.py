@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from glm2core.cli.export import export
 from glm2core.cli.folders import read_wording
+from glm2core.cli.main import main
 from glm2core.errors import UserError
 from glm2core.model.adapters import load_tuned
+from glm2core.model.checkpoint import new_model
 from tests.cli.conftest import make_full
 
 # What another tool does: no glm2core, no remote code.
@@ -110,6 +112,16 @@ def test_an_existing_folder_is_kept(full_model, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         export(full_model, tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_tokenizer_of_another_network_is_named(tokenizer, tmp_path, capsys):
+    """As when a tokenizer.model of 64,789 pieces lies beside the weights of a smaller network."""
+    new_model("tiny", 640, dtype=torch.float32).save_pretrained(tmp_path / "model")
+    tokenizer.save(tmp_path / "model", "chatglm2")
+    with pytest.raises(UserError, match=r"tokenizer\.model has [\d,]+ tokens, but the network has 640 rows"):
+        export(tmp_path / "model", tmp_path / "out")
+    assert main(["chat", str(tmp_path / "model")]) == 1
+    assert "the network has 640 rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "no weights"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from glm2core.data.hf_tokenizer import ChatGLM2Tokenizer
 from glm2core.data.prompt import prompt_text
 from glm2core.data.sp import EOS, SPECIAL_TOKENS
+from glm2core.errors import UserError
 from tests.data.conftest import TEXTS
 from tests.data.test_prompt import CHATS, chat
 
@@ -117,3 +118,11 @@ def test_a_released_folder_loads(tokenizer, tmp_path):
     hf = ChatGLM2Tokenizer.from_pretrained(tmp_path)
     assert hf.prompt_template == "chatglm3"
     assert hf("a")["input_ids"] == tokenizer.prefix_ids() + tokenizer.encode("a")
+    hf.save_pretrained(tmp_path / "saved")
+    assert "auto_map" not in (tmp_path / "saved" / "tokenizer_config.json").read_text()
+
+
+@pytest.mark.parametrize("roles", [[], ["assistant"], ["user", "user"], ["user", "observation"], ["user", "system"]])
+def test_a_chat_out_of_turn_is_refused(hf, roles):
+    with pytest.raises(UserError, match="user and assistant in turn"):
+        hf.apply_chat_template([{"role": role, "content": "x"} for role in roles])

@@ -49,6 +49,28 @@ def test_a_prefix_encoder_is_read(projected: bool, tmp_path: Path) -> None:
     assert (model.transformer.prefix_encoder.trans is not None) == projected
 
 
+def test_a_released_prefix_alone_is_joined_with_its_base_as_documented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = released_config("chatglm2-6b", pre_seq_len=5)
+    whole = released_weights(config)
+    base = {name: weight for name, weight in whole.items() if "prefix_encoder" not in name}
+    alone = {name: weight for name, weight in whole.items() if "prefix_encoder" in name}
+    write_checkpoint(tmp_path / "models/chatglm2-6b", released_config("chatglm2-6b"), base)
+    (tmp_path / "models/chatglm2-6b/tokenizer.model").write_bytes(b"")
+    prefix = tmp_path / "models/ptuned"
+    write_checkpoint(prefix, config, alone, shards=1)
+    with pytest.raises(UserError, match=r"a P-tuning prefix alone.*docs/export\.md, 'A released P-tuning result'"):
+        load(prefix)
+    section = (
+        (Path(__file__).parents[2] / "docs/export.md").read_text("utf-8").split("## A released P-tuning result")[1]
+    )
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-c", section.split("```python\n")[1].split("```")[0]], check=True)
+    loaded = load(prefix).state_dict()
+    assert all(loaded[name].equal(weight.float()) for name, weight in whole.items() if "inv_freq" not in name)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

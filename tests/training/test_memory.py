@@ -110,3 +110,19 @@ def test_the_changes_named_do_fit():
     assert "train.memory low" in words and "train.method lora" in words
     assert "gradient_checkpointing true (" not in words  # alone it saves too little
     assert "none of the usual changes" in fitting_changes(RELEASED, TrainParams(), 1 * GIB)
+
+
+@pytest.mark.parametrize("free", [3, 8, 14, 16, 40])
+def test_a_change_is_understood_without_the_others(free):
+    """Those that do not fit are left out, so none may refer to another."""
+    for params in (TrainParams(), TrainParams(batch_tokens=8000), TrainParams(method="qlora", batch_tokens=8000)):
+        words = fitting_changes(RELEASED, params, free * GIB)
+        assert "both" not in words and "the same" not in words
+
+
+def test_a_network_from_scratch_is_whole_before_it_is_quantized():
+    with torch.device("meta"):
+        weights = 2 * sum(p.numel() for p in ChatGLM2ForCausalLM(RELEASED.config).parameters())
+    params = TrainParams(method="qlora", batch_tokens=500, gradient_checkpointing=True)
+    assert training_memory(RELEASED, params).total < weights
+    assert training_memory(replace(RELEASED, from_files=False), params).total > weights

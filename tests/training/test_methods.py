@@ -8,9 +8,10 @@ from peft import PeftModel
 from torch import nn
 
 from glm2core.errors import UserError
-from glm2core.model import ChatGLM2ForCausalLM
-from glm2core.params import ModelParams
-from glm2core.training.methods import Prepared, default_learning_rate, prepare
+from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
+from glm2core.model.presets import PRESETS
+from glm2core.params import LoraParams, ModelParams, PrefixParams
+from glm2core.training.methods import Prepared, adapt, default_learning_rate, prepare
 from glm2core.training.optimizer import make_optimizer
 from tests.training.conftest import tiny_model, train_params
 
@@ -158,6 +159,13 @@ def test_recomputed_blocks_give_the_same_gradients(method: str, bits: int | None
 def test_a_prefix_with_recomputation_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gradient_checkpointing does not go with method ptuning"):
         prepared("ptuning", None, base, tmp_path, gradient_checkpointing=True)
+
+
+def test_a_prefix_on_a_base_with_a_prefix_is_refused() -> None:
+    with torch.device("meta"):
+        network = ChatGLM2ForCausalLM(ChatGLM2Config(**{**PRESETS["tiny"], "pre_seq_len": 3}))
+    with pytest.raises(UserError, match="has a P-tuning prefix of 3 already"):
+        adapt(network, "ptuning", LoraParams(), PrefixParams(length=4))
 
 
 def test_each_method_has_its_own_learning_rate() -> None:
