@@ -16,7 +16,8 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
     """Texts and chats to ids and back, as transformers' generate, pipelines and Trainer expect it.
 
     A call puts `[gMASK] sop` in front, pads on the left and, as in `sp.py`, never reads special
-    tokens from a text. `apply_chat_template` gives the ids that training saw.
+    tokens from a text. `apply_chat_template` gives the ids that training saw. Load it by this class:
+    AutoTokenizer knows exported folders only, and makes up another tokenizer for tuned and released ones.
 
     Args:
         vocab_file: path of a tokenizer.model.
