@@ -71,7 +71,7 @@ class Truncator:
             case "left":
                 cuts["prompts_cut_left"] += 1
                 kept = max(row.max_length - row.prefix, 0)
-                return joined(whole.part(0, row.prefix), whole.part(len(row.tokens.ids) - kept))
+                return joined(whole.part(0, row.prefix), _without_cut_answer(whole.part(len(whole.ids) - kept)))
             case "right":
                 cuts["prompts_cut_right"] += 1
                 return whole.part(0, row.max_length)
@@ -156,6 +156,14 @@ def _without_end_label(tokens: Tokens) -> Tokens:
     """The first round left has no answer before it whose end its first label would teach."""
     labels = tokens.labels.copy()
     labels[:1] = IGNORED
+    return Tokens(tokens.ids, labels)
+
+
+def _without_cut_answer(tokens: Tokens) -> Tokens:
+    """An answer that begins before the cut is read, but the rest of it is not taught as an answer."""
+    labels = tokens.labels.copy()
+    ignored = np.flatnonzero(labels == IGNORED)
+    labels[: ignored[0] if len(ignored) else len(labels)] = IGNORED
     return Tokens(tokens.ids, labels)
 
 

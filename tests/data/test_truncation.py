@@ -97,7 +97,13 @@ def test_left_right_and_drop(tokenizer, conversation, template, loss_on, length)
     assert got["left"].input_ids.tolist() == prefix + rest[source - (length - 2) :] + target
     assert got["right"].input_ids.tolist() == rest[:length] + target
     assert got["left"].labels[:2].tolist() == [IGNORED, IGNORED]
-    assert got["left"].labels[2:].tolist() == whole.labels[source - (length - 2) :].tolist()
+    expected = whole.labels[source - (length - 2) :].tolist()
+    read = 0  # the rest of an answer that begins before the cut is not taught as an answer
+    while read < length - 2 and expected[read] != IGNORED:
+        read += 1
+    assert got["left"].labels[2:].tolist() == [IGNORED] * read + expected[read:]
+    taught = supervised_texts(tokenizer, got["left"].labels)
+    assert taught == answers_of(conversation)[-len(taught) :]
     assert got["right"].labels[:length].tolist() == whole.labels[:length].tolist()
     assert (got["left"].cuts["prompts_cut_left"], got["right"].cuts["prompts_cut_right"]) == (1, 1)
     assert [reason for _, reason in got["drop"].dropped] == ["the prompt is over max_source_length"]
