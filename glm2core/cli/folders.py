@@ -47,7 +47,7 @@ def read_wording(folder: Path) -> Wording:
         UserError: no such folder, or no tokenizer.model in it.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder. Name one with a model in it, such as models/tuned.")
+        raise UserError(f"{folder} is no folder. Name one with a model in it; `dvc repro` makes models/tuned.")
     tokenizer = SpTokenizer.load(folder)
     file = folder / CONFIG_FILE
     values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
