@@ -70,30 +70,49 @@ class Case:
     chance: float
 
 
-def generate_cases(params: RetrievalParams, count_tokens: CountTokens) -> Iterator[Case]:
+class LengthTooShortError(UserError):
+    """A task does not fit into a context of this length, by this tokenizer."""
+
+
+def generate_cases(
+    params: RetrievalParams, count_tokens: CountTokens, notice: Callable[[str], None] = print
+) -> Iterator[Case]:
     """Cases of every task and length in `params`: `contexts * questions` questions each, equally many at each depth.
 
     A context too short for all its questions takes fewer, and more contexts are made. `passkey` has one
-    question a context, and `contexts` contexts at each depth.
+    question a context, and `contexts` contexts at each depth. A length that is too short for a task (a small
+    tokenizer spends more tokens on a line) is left out, and `notice` told so.
 
     Raises:
-        UserError: a length is too short for a task.
+        LengthTooShortError: no length is long enough for any task.
     """
-    build = {"lines": _lines_case, "multikey": _multikey_case, "passkey": _passkey_case}
-    for task in params.tasks:
-        for length in sorted(set(params.lengths)):
-            left = _questions(task, params)
-            for index in itertools.count():
-                rng = random.Random(f"{task} {params.seed} {length} {index}")
-                case = build[task](rng, params, length, index, min(left, params.questions), count_tokens)
+    too_short, fits = None, False
+    for task, length in itertools.product(params.tasks, sorted(set(params.lengths))):
+        try:
+            for case in _cases(task, length, params, count_tokens):
+                fits = True
                 yield case
-                left -= len(case.questions)
-                if not left:
-                    break
+        except LengthTooShortError as error:
+            too_short = too_short or error
+            notice(f"left out: {error}")
+    if too_short is not None and not fits:
+        raise too_short
+
+
+def _cases(task: str, length: int, params: RetrievalParams, count_tokens: CountTokens) -> Iterator[Case]:
+    build = {"lines": _lines_case, "multikey": _multikey_case, "passkey": _passkey_case}[task]
+    left = _questions(task, params)
+    for index in itertools.count():
+        rng = random.Random(f"{task} {params.seed} {length} {index}")
+        case = build(rng, params, length, index, min(left, params.questions), count_tokens)
+        yield case
+        left -= len(case.questions)
+        if not left:
+            return
 
 
 def count_questions(params: RetrievalParams) -> int:
-    """How many questions the cases of `generate_cases` ask."""
+    """How many questions the cases of `generate_cases` ask where every length is long enough."""
     return len(set(params.lengths)) * sum(_questions(task, params) for task in params.tasks)
 
 
@@ -226,8 +245,8 @@ def _fill(
     return _hide(header, filler(sentences), needles) if sentences >= len(needles) else None
 
 
-def _too_short(task: str, length: int, reason: str) -> UserError:
-    return UserError(
+def _too_short(task: str, length: int, reason: str) -> LengthTooShortError:
+    return LengthTooShortError(
         f"evaluate.retrieval.lengths: {length} is too short for task {task}: a prompt of {length} tokens {reason}. "
         "Raise the length, or lower evaluate.retrieval.depths."
     )

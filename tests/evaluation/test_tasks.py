@@ -61,6 +61,14 @@ def test_a_length_too_short_for_a_task_is_named(tokenizer: SpTokenizer, task: st
         list(generate_cases(params, PromptFormat(tokenizer, "chatglm2").count_tokens))
 
 
+def test_a_length_too_short_is_left_out_where_others_are_long_enough(tokenizer: SpTokenizer) -> None:
+    params = RetrievalParams(lengths=[128, 1024], contexts=1, questions=20, depths=20)
+    told: list[str] = []
+    cases = list(generate_cases(params, PromptFormat(tokenizer, "chatglm2").count_tokens, told.append))
+    assert {case.length for case in cases} == {1024}
+    assert len(told) == 1 and "left out: evaluate.retrieval.lengths: 128 is too short for task lines" in told[0]
+
+
 @pytest.mark.skipif(not LONGEVAL.exists(), reason="LongEval's cases are not here")
 @pytest.mark.parametrize("lines", [200, 400, 680])
 def test_longevals_own_cases_are_asked_word_for_word(lines: int) -> None:
