@@ -68,6 +68,21 @@ def stage_process(project: Path, body: str, **environment: str) -> subprocess.Po
     )  # fmt: skip
 
 
+def test_mlflow_sends_no_telemetry(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI"):  # nothing around may be what switches it off
+        monkeypatch.delenv(name, raising=False)
+    process = stage_process(
+        project,
+        """
+        import mlflow.telemetry
+        from mlflow.telemetry.client import get_telemetry_client
+        print(os.environ["MLFLOW_DISABLE_TELEMETRY"], get_telemetry_client())
+        """,
+    )
+    out, err = process.communicate(timeout=120)
+    assert out.split() == ["true", "None"], err
+
+
 def test_an_execution_is_one_row_with_its_stages_as_children(project: Path, git: Callable[..., str]) -> None:
     params = load_params()
     polars.DataFrame({"a": range(7)}).write_parquet("train.parquet")
