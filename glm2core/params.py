@@ -152,6 +152,13 @@ class PrefixParams(Section):
     length: Count = Field(128, description="virtual tokens in front of every layer's keys and values")
 
 
+class CurriculumStage(Section):
+    """One entry of `train.curriculum`: short rows first."""
+
+    until: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the steps at which this stage ends")
+    max_tokens: Count = Field(description="only rows of at most so many tokens until then")
+
+
 class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
     launcher: str = Field("python", description="command that starts the stage, e.g. torchrun --nproc_per_node 2")
@@ -168,7 +175,9 @@ class TrainParams(Section):
     learning_rate: Positive | None = Field(None, description="null = the method's default")
     schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="learning rate after warm-up")
     warmup_fraction: Fraction = Field(0.03, description="share of the steps that raise the learning rate from 0")
-    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = Field("adamw", description="adafactor saves memory")
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor", "muon"] = Field(
+        "adamw", description="adafactor saves memory; muon: small networks from scratch learn faster"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
     max_grad_norm: Positive | None = Field(1.0, description="gradients are clipped to this norm; null = not")
     memory: Literal["normal", "low"] = Field(
@@ -176,6 +185,7 @@ class TrainParams(Section):
     )
     gradient_checkpointing: bool = Field(False, description="recompute blocks in backward: less memory, a third slower")
     position_stretch: bool = Field(False, description="PoSE: gaps in the positions so that they cover factor x unit")
+    curriculum: list[CurriculumStage] = Field([], description="short rows first; after the last stage, all rows")
     logging_steps: Count = Field(10, description="steps between points of the curves")
     eval_steps: Count | None = Field(None, description="steps between validations; null = only first and last")
     save_steps: Count = Field(100, description="steps between checkpoints")
@@ -197,6 +207,9 @@ class TrainParams(Section):
             raise ValueError(f"method {self.method} goes with quantization_bits {bits}, got {got}")
         if self.memory == "low":
             self._low_memory_fits()
+        ends = [stage.until for stage in self.curriculum]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"curriculum: each stage must end later than the one before it; until is {ends}")
         if self.early_stopping is not None and self.eval_steps is None:
             raise ValueError("early_stopping counts validations: set eval_steps too")
         return self

@@ -5,8 +5,8 @@ after it, and what padding itself computes is never looked at. Rows stand apart 
 documents never see each other.
 """
 
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from glm2core.data.pairs import IGNORED
 from glm2core.training.stretch import stretched_positions
 
 Key = tuple[int, int]  # epoch, row
+Curriculum = Sequence[tuple[float, int]]
 
 # oneDNN compiles and keeps a bf16 kernel for every new shape: with rows padded to a multiple of 16 there are
 # few shapes, which costs 5% more padding and saves about 20% of the time, and memory stops growing.
@@ -36,30 +37,51 @@ class TokenBudgetBatches(Sampler[list[Key]]):
         lengths: tokens of each row.
         batch_tokens: budget of a padded batch; a longer row goes alone.
         total: batches for this process.
+        curriculum: (share of the training, tokens): until then only rows of at most so many tokens.
         rank, world: this process takes every `world`-th batch.
     """
 
     def __init__(
-        self, lengths: np.ndarray, *, batch_tokens: int, total: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        lengths: np.ndarray,
+        *,
+        batch_tokens: int,
+        total: int,
+        seed: int,
+        curriculum: Curriculum = (),
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._lengths, self._batch_tokens, self._seed = lengths, batch_tokens, seed
         self._total, self._rank, self._world = total, rank, world
+        self._curriculum = curriculum
 
     def __len__(self) -> int:
         return self._total
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for index, batch in zip(range(self._total * self._world), self._endless(), strict=False):
+        for index, batch in enumerate(self._all()):
             if index % self._world == self._rank:
                 yield batch
 
-    def _endless(self) -> Iterator[list[Key]]:
-        for epoch in count():
+    def _all(self) -> Iterator[list[Key]]:
+        """The batches of all processes: stage by stage of the curriculum, epoch by epoch."""
+        everything = self._total * self._world
+        done, epochs = 0, count()
+        for share, tokens in [*self._curriculum, (1.0, int(self._lengths.max()))]:
+            rows = np.flatnonzero(self._lengths <= tokens)
+            until = round(share * everything)
+            if done < until:
+                yield from islice(self._endless(rows, epochs), until - done)
+                done = until
+
+    def _endless(self, rows: np.ndarray, epochs: Iterator[int]) -> Iterator[list[Key]]:
+        for epoch in epochs:
             batches = length_sorted_batches(
-                self._lengths, self._batch_tokens, seed=self._seed, epoch=epoch, shuffle=True
+                self._lengths[rows], self._batch_tokens, seed=self._seed, epoch=epoch, shuffle=True
             )
             for batch in batches:
-                yield [(epoch, row) for row in batch]
+                yield [(epoch, int(rows[row])) for row in batch]
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
@@ -106,6 +128,7 @@ def training_batches(
     batch_tokens: int,
     total: int,
     seed: int,
+    curriculum: Curriculum = (),
     position_range: int | None = None,
     rank: int = 0,
     world: int = 1,
@@ -113,7 +136,13 @@ def training_batches(
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """The training batches of this process, all epochs in one pass."""
     sampler = TokenBudgetBatches(
-        tokenized.lengths, batch_tokens=batch_tokens, total=total, seed=seed, rank=rank, world=world
+        tokenized.lengths,
+        batch_tokens=batch_tokens,
+        total=total,
+        seed=seed,
+        curriculum=curriculum,
+        rank=rank,
+        world=world,
     )
     rows = TrainingRows(tokenized, seed=seed, position_range=position_range)
     return DataLoader(rows, batch_sampler=sampler, collate_fn=collate, pin_memory=pin_memory)

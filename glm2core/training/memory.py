@@ -22,6 +22,7 @@ from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.methods import adapt
+from glm2core.training.optimizer import is_block_matrix
 
 GIB = 1 << 30
 
@@ -35,7 +36,8 @@ _ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
 _LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
 # Bytes a weight of a quantized linear with its scales, and of AdamW's two moments of one parameter.
 _QUANTIZED = {4: 0.52, 8: 1.0}
-_MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.1}
+_MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.1, "muon": 8.0}
+_MUON_MOMENT = 4.0  # the one of a block's matrix
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
     return TrainingMemory(
         weights=weights,
         gradients=max(gradients) if params.memory == "low" else sum(gradients),
-        optimizer=_optimizer_bytes(trainable, params),
+        optimizer=_optimizer_bytes(model, params),
         activations=_ALLOCATOR[workload.device]
         * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens)),
         loss=_loss_bytes(workload, round(tokens * workload.supervised)),
@@ -174,10 +176,9 @@ def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
     """Estimate what a run writes: checkpoints hold trainable weights and the optimizer's state."""
     model = _on_meta(workload, params)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    numbers = sum(p.numel() for p in trainable)
     state = sum(4.0 * _factored(p) for p in trainable)
     if params.optimizer != "adafactor":
-        state = _MOMENTS[params.optimizer] * numbers + sum(4 * p.numel() for p in trainable if p.element_size() < 4)
+        state = _moment_bytes(model, params) + sum(4 * p.numel() for p in trainable if p.element_size() < 4)
     weights = float(sum(p.numel() * p.element_size() for p in trainable))
     frozen = float(sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad))
     base = 0.0 if workload.from_files else frozen
@@ -236,12 +237,20 @@ def _weight_bytes(model: nn.Module, params: TrainParams) -> float:
     return total - sum(p.numel() * (p.element_size() - width) for p in _quantized(model, params))
 
 
-def _optimizer_bytes(trainable: list[nn.Parameter], params: TrainParams) -> float:
+def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:
+    trainable = [p for p in model.parameters() if p.requires_grad]
     if params.optimizer == "adafactor":
         return _ADAFACTOR_SCRATCH + sum(4.0 * _factored(p) for p in trainable)
     # fp32 master weights and their gradients, for parameters in half precision
     masters = sum(8 * p.numel() for p in trainable if p.element_size() < 4)
-    return masters + _MOMENTS[params.optimizer] * sum(p.numel() for p in trainable)
+    return masters + _moment_bytes(model, params)
+
+
+def _moment_bytes(model: nn.Module, params: TrainParams) -> float:
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    by_muon = sum(p.numel() for name, p in named if params.optimizer == "muon" and is_block_matrix(name, p))
+    others = sum(p.numel() for _, p in named) - by_muon
+    return _MOMENTS[params.optimizer] * others + _MUON_MOMENT * by_muon
 
 
 def _factored(parameter: nn.Parameter) -> int:

@@ -10,6 +10,8 @@ rate of 1e-5 that is nearly all of them. Two remedies, by the memory at hand:
 - `RoundingAdafactor`: no copies; the fp32 result is rounded up or down at random so that its
   expectation is exact (Gupta et al. 2015, https://arxiv.org/abs/1502.02551), and the second moment
   is factored (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235).
+
+`MuonAndAdamW` is for small networks from scratch, which learn retrieval several times sooner with it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +24,7 @@ from transformers.optimization import Adafactor
 
 from glm2core.errors import UserError
 
-OptimizerName = Literal["adamw", "adamw_8bit", "adafactor"]
+OptimizerName = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 Named = list[tuple[str, nn.Parameter]]
 
 # 8 MiB in fp32: the passes over a block stay in a cache, which measured 2-4 times faster than whole tensors.
@@ -50,7 +52,7 @@ def make_optimizer(
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if name == "adafactor":
         return RoundingAdafactor(named, lr=learning_rate, weight_decay=weight_decay, in_backward=in_backward, seed=seed)
-    make = _adamw_8bit if name == "adamw_8bit" else _adamw
+    make = {"adamw": _adamw, "adamw_8bit": _adamw_8bit, "muon": MuonAndAdamW}[name]
     groups = _decay_groups(named, weight_decay)
     if any(p.dtype in (torch.bfloat16, torch.float16) for _, p in named):
         return MasterWeights(groups, lambda g: make(g, learning_rate))
@@ -67,21 +69,85 @@ def _adamw_8bit(groups: list[dict[str, Any]], learning_rate: float) -> Optimizer
     return AdamW8bit(groups, lr=learning_rate)
 
 
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix between hidden channels: one of a block, not the embedding or the output."""
+    return parameter.dim() == 2 and ".layers." in name
+
+
 def _decay_groups(named: Named, weight_decay: float) -> list[dict[str, Any]]:
-    matrices = [p for _, p in named if p.dim() > 1]
+    blocks = [p for n, p in named if is_block_matrix(n, p)]
+    others = [p for n, p in named if p.dim() > 1 and not is_block_matrix(n, p)]
     vectors = [p for _, p in named if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": blocks, "weight_decay": weight_decay, "block_matrices": True},
+        {"params": others, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
-class MasterWeights(Optimizer):
+class _Wrapper(Optimizer):
+    """An optimizer made of others: schedulers and checkpoints see their groups and states."""
+
+    def __init__(self) -> None:
+        # Optimizer.__init__ is not called: the inner optimizers own groups and state.
+        pass
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        return {}
+
+
+class MuonAndAdamW(_Wrapper):
+    """Muon on the matrices of the blocks, AdamW on embedding, output layer and vectors.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every direction of a matrix
+    move alike. Its updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so one
+    learning rate serves both.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
+        super().__init__()
+        blocks = [group for group in groups if group.get("block_matrices")]
+        others = [group for group in groups if not group.get("block_matrices")]
+        self._parts: list[Optimizer] = []
+        if blocks:
+            self._parts.append(torch.optim.Muon(blocks, lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self._parts.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), fused=True))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return [group for part in self._parts for group in part.param_groups]
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        return {parameter: state for part in self._parts for parameter, state in part.state.items()}
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for part in self._parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self._parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+class MasterWeights(_Wrapper):
     """An optimizer over fp32 copies of the parameters; each step is cast back to the network's dtype.
 
     What the scheduler and the checkpoints see (`param_groups`, `state`) is the inner optimizer's.
     """
 
     def __init__(self, groups: list[dict[str, Any]], make_inner: Callable[[list[dict[str, Any]]], Optimizer]) -> None:
-        # Optimizer.__init__ is not called: the inner optimizer owns groups and state.
+        super().__init__()
         self._weights = [p for group in groups for p in group["params"]]
         self._masters = [nn.Parameter(p.detach().float().clone()) for p in self._weights]
         masters = iter(self._masters)
@@ -94,10 +160,6 @@ class MasterWeights(Optimizer):
     @property
     def state(self) -> Any:  # type: ignore[override]
         return self.inner.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        return self.inner.defaults
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -91,6 +91,7 @@ class Run:
             batch_tokens=params.batch_tokens,
             total=params.max_steps * params.gradient_accumulation_steps,
             seed=params.seed,
+            curriculum=self._curriculum(),
             position_range=self.position_range,
             pin_memory=self.device.type == "cuda",
             **shard,
@@ -107,6 +108,16 @@ class Run:
             params=params,
             stop=stop,
         )
+
+    def _curriculum(self) -> list[tuple[float, int]]:
+        shortest = int(self.training.lengths.min())
+        for number, stage in enumerate(self.params.curriculum):
+            if stage.max_tokens < shortest:
+                raise UserError(
+                    f"train.curriculum[{number}].max_tokens is {stage.max_tokens}, and the shortest training row has "
+                    f"{shortest} tokens. Raise it, or add shorter rows."
+                )
+        return [(stage.until, stage.max_tokens) for stage in self.params.curriculum]
 
     def _validate_result(self, trainer: GlmTrainer, progress: Progress) -> None:
         """With early stopping the best weights are the result; whatever it is gets its validation loss."""

@@ -1,6 +1,7 @@
 """Batches of one pass over the whole training."""
 
 import numpy as np
+import pytest
 import torch
 
 from glm2core.data.dataset import TokenizedDataset
@@ -26,6 +27,21 @@ def test_each_epoch_has_every_row_once_in_another_order(rows: TokenizedDataset) 
             epochs.setdefault(epoch, []).append(row)
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(len(rows)))
     assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_curriculum_holds_longer_rows_back(rows: TokenizedDataset, world: int) -> None:
+    shorter = int(np.median(rows.lengths))
+    batches = list(
+        TokenBudgetBatches(
+            rows.lengths, batch_tokens=192, total=60, seed=0, curriculum=[(0.5, shorter)], rank=world - 1, world=world
+        )
+    )
+    longest = [max(int(rows.lengths[row]) for _, row in batch) for batch in batches]
+    assert len(batches) == 60
+    assert max(longest[:30]) <= shorter < max(longest[30:])
+    keys = [key for batch in batches for key in batch]
+    assert len(set(keys)) == len(keys)
 
 
 def test_processes_share_the_batches_of_one(rows: TokenizedDataset) -> None:

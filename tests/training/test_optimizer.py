@@ -15,9 +15,24 @@ from glm2core.training.optimizer import MasterWeights, RoundingAdafactor, make_o
 SMALL_RATE = 1e-5
 
 
+class Block(nn.Module):
+    """A linear whose name says that it is a block's: Muon takes those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(16, 32)])
+
+    @property
+    def weight(self) -> nn.Parameter:
+        return self.layers[0].weight
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layers[0](inputs)
+
+
 def network(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 4)).to(dtype)
+    return nn.Sequential(Block(), nn.Linear(32, 4)).to(dtype)
 
 
 def make(model: nn.Module, name: str, in_backward: bool = False, learning_rate: float = 1e-3) -> Optimizer:
@@ -139,12 +154,29 @@ def test_a_gradient_that_is_not_finite_is_not_applied() -> None:
     first = model[0].weight.detach().clone()
     hidden = model[0](torch.randn(2, 16, dtype=torch.bfloat16))
     hidden.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(UserError, match=r"gradient of 0\.(weight|bias) is not finite"):
+    with pytest.raises(UserError, match=r"gradient of 0\.layers\.0\.(weight|bias) is not finite"):
         model[1](hidden).float().sum().backward()
     assert torch.equal(model[0].weight, first)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "adafactor"])
+def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
+    """A Muon update is orthogonal up to its scale: the singular values of a badly scaled gradient lie near lr * 0.2 * sqrt(larger side)."""
+    model = nn.ModuleDict({"block": Block(), "embedding": nn.Embedding(40, 16)})
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) * torch.logspace(0, -2, parameter.shape[-1])
+    optimizer = make_optimizer(model, name="muon", learning_rate=1e-2, weight_decay=0.0)
+    optimizer.step()
+    moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
+    sizes = torch.linalg.svdvals(moved["block.layers.0.weight"]) / (1e-2 * 0.2 * 32**0.5)
+    assert sizes.min() > 0.4 and sizes.max() < 1.4
+    for name in ("block.layers.0.bias", "embedding.weight"):  # AdamW's first step: the learning rate, everywhere
+        torch.testing.assert_close(moved[name].abs(), torch.full_like(moved[name], 1e-2), rtol=1e-2, atol=1e-5)
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "adafactor", "muon"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_resumed_optimizer_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     def trained(split: Callable[[nn.Module, Optimizer], Optimizer]) -> nn.Module:

@@ -100,6 +100,7 @@ def _never():
         {"dtype": "bfloat16", **LOW},
         {"dtype": "bfloat16", "optimizer": "adafactor"},
         {"optimizer": "adamw_8bit"},
+        {"dtype": "bfloat16", "optimizer": "muon", "curriculum": [{"until": 0.5, "max_tokens": 24}]},
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_bytes(
