@@ -290,8 +290,6 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Params":
-        if self.train.position_stretch and self.model.rope.factor == 1:
-            raise ValueError("train.position_stretch needs model.rope.type and a model.rope.factor above 1")
         if self.evaluate.retrieval.base_lengths and self.model.base is None:
             raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to []")
         return self

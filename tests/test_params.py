@@ -94,7 +94,6 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
         ),
         ({"model.rope.type": None, "model.rope.factor": 4}, ["model.rope: factor 4 has no effect with type null"]),
         ({"model.base": "models/x", "model.initialization": "retrieval"}, ["initialization is for networks from"]),
-        ({"train.position_stretch": True, "model.rope.factor": 1}, ["position_stretch needs", "model.rope.factor"]),
         ({"evaluate.retrieval.questions": 7, "evaluate.retrieval.depths": 5}, ["questions (7)", "depths (5)"]),
         ({"convert.validation_fraction": 0.6, "convert.test_fraction": 0.4}, ["below 1", "got 1"]),
         ({"train.early_stopping": 2, "train.eval_steps": None}, ["early_stopping", "set eval_steps"]),

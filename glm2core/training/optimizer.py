@@ -102,8 +102,7 @@ class MuonAndAdamW(_Wrapper):
     """Muon on the matrices of the blocks, AdamW on embedding, output layer and vectors.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every direction of a matrix
-    move alike. Its updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so one
-    learning rate serves both.
+    move alike. Its updates are scaled as in that post, so one learning rate serves both.
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
@@ -112,7 +111,7 @@ class MuonAndAdamW(_Wrapper):
         others = [group for group in groups if not group.get("block_matrices")]
         self._parts: list[Optimizer] = []
         if blocks:
-            self._parts.append(torch.optim.Muon(blocks, lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
+            self._parts.append(torch.optim.Muon(blocks, lr=learning_rate, adjust_lr_fn="original"))
         if others:
             self._parts.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), fused=True))
 
