@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Tests run side by side: OpenMP threads that wait should sleep (stages/runner.py says more)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup repro test test-slow lint format bench lock
+.PHONY: help setup repro test test-slow lint format bench base longcontext lock
 
 help:
 	@echo "make repro      set up and run the pipeline (dvc repro) on the embedded data"
@@ -14,6 +14,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements of benchmarks/, each figure a ratio of one run"
+	@echo "make base       make the embedded base model anew (about half an hour)"
+	@echo "make longcontext  the long-context claim with its controls (about two hours on two cores)"
 	@echo "make setup      only set up .venv"
 
 setup:
@@ -41,7 +43,13 @@ format: setup
 	@ruff format .
 
 bench: setup
-	@for script in benchmarks/*.py; do echo "== $$script"; python -m benchmarks.$$(basename $$script .py) || exit 1; done
+	@for name in attention data evaluate pipeline; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
+
+base: setup
+	@python scripts/base.py
+
+longcontext: setup
+	@python -m benchmarks.long_context
 
 # Writes requirements.lock anew from what .venv holds; torch's build tag is not on the public index
 lock: setup

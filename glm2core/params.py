@@ -52,6 +52,7 @@ class Source(Section):
     max_source_length: Count | None = Field(None, description="overrides tokenize.max_source_length for this source")
     max_target_length: Count | None = Field(None, description="overrides tokenize.max_target_length for this source")
     loss_on: Literal["last", "every"] | None = Field(None, description="overrides tokenize.loss_on for this source")
+    held_out: bool = Field(True, description="false: every row is trained on, none is kept to validate or test")
     generate: GeneratedLines | None = Field(None, description="with format lines: what to generate")
 
     @model_validator(mode="after")

@@ -165,7 +165,8 @@ class _Conversion:
             tally.duplicates += 1
             return
         self._seen.add(key)
-        split = split_of(identity.split_point, self.params.validation_fraction, self.params.test_fraction)
+        fractions = (self.params.validation_fraction, self.params.test_fraction) if source.held_out else (0.0, 0.0)
+        split = split_of(identity.split_point, *fractions)
         self.writer.add(split, identity.id, name, conversation, source)
         self.report.by_split[split] += 1
         tally.kept += 1

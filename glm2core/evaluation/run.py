@@ -128,7 +128,7 @@ class Evaluation:
         settings = self.params.retrieval
         from_files = [case for file in settings.files for case in read_longeval(resolve_path(file))]
         with (folder / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file:
-            answers = _ask(self.model, self.prompt_format, self.params, settings, from_files, file)
+            answers = ask(self.model, self.prompt_format, self.params, settings, from_files, file)
             append_records(file, (answer.record() for answer in self.base_answers))
         if report is not None:
             _report_lengths(answers, report)
@@ -155,11 +155,11 @@ def _ask_base(
     if not settings.lengths or base.base is None:
         return []
     network = load_model(resolve_path(base.base), dtype=dtype, device=device, family=base.family)
-    answers = _ask(network, prompt_format, params, settings, [], None)
+    answers = ask(network, prompt_format, params, settings, [], None)
     return [replace(answer, model=BASE) for answer in answers]
 
 
-def _ask(
+def ask(
     model: PreTrainedModel,
     prompt_format: PromptFormat,
     params: EvaluateParams,

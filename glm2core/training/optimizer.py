@@ -29,6 +29,7 @@ Named = list[tuple[str, nn.Parameter]]
 
 # 8 MiB in fp32: the passes over a block stay in a cache, which measured 2-4 times faster than whole tensors.
 _BLOCK_ELEMENTS = 1 << 21
+_VECTOR_RATE = 20  # times the learning rate, with muon
 
 
 def make_optimizer(
@@ -79,9 +80,9 @@ def _decay_groups(named: Named, weight_decay: float) -> list[dict[str, Any]]:
     others = [p for n, p in named if p.dim() > 1 and not is_block_matrix(n, p)]
     vectors = [p for _, p in named if p.dim() <= 1]
     groups = [
-        {"params": blocks, "weight_decay": weight_decay, "block_matrices": True},
-        {"params": others, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": blocks, "weight_decay": weight_decay, "kind": "block matrices"},
+        {"params": others, "weight_decay": weight_decay, "kind": "embedding and output"},
+        {"params": vectors, "weight_decay": 0.0, "kind": "vectors"},
     ]
     return [group for group in groups if group["params"]]
 
@@ -103,12 +104,20 @@ class MuonAndAdamW(_Wrapper):
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every direction of a matrix
     move alike. Its updates are scaled as in that post, so one learning rate serves both.
+
+    Vectors take `_VECTOR_RATE` times that rate: after a change of RoPE the biases of queries and keys have to
+    grow by a multiple of their size before a head tells neighbours apart again, and at the plain rate that takes
+    longer than all else (docs/long-context.md has the figures).
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
         super().__init__()
-        blocks = [group for group in groups if group.get("block_matrices")]
-        others = [group for group in groups if not group.get("block_matrices")]
+        blocks = [group for group in groups if group["kind"] == "block matrices"]
+        others = [
+            {**group, "lr": learning_rate * (_VECTOR_RATE if group["kind"] == "vectors" else 1)}
+            for group in groups
+            if group["kind"] != "block matrices"
+        ]
         self._parts: list[Optimizer] = []
         if blocks:
             self._parts.append(torch.optim.Muon(blocks, lr=learning_rate, adjust_lr_fn="original"))
