@@ -180,6 +180,7 @@ class TrainParams(Section):
         "adamw", description="adafactor saves memory; muon: small networks from scratch learn faster"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
+    vector_rate: Positive = Field(1.0, description="biases and norms learn so many times as fast as matrices")
     max_grad_norm: Positive | None = Field(1.0, description="gradients are clipped to this norm; null = not")
     memory: Literal["normal", "low"] = Field(
         "normal", description="low: the update runs inside backward, one gradient alive at a time"

@@ -40,7 +40,9 @@ SMALL: dict[str, Any] = {
     "evaluate": {
         "threads": 1,
         "generation": {"rows": 2, "max_new_tokens": 4},
-        "retrieval": {"tasks": ["lines"], "lengths": [512], "contexts": 1, "questions": 5, "depths": 5},
+        "retrieval": {
+            "tasks": ["lines"], "lengths": [512], "base_lengths": [], "contexts": 1, "questions": 5, "depths": 5,
+        },
     },
 }  # fmt: skip
 

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_predict(commands)
     _add_export(commands)
+    _add_retrieval(commands)
     _add_memory(commands)
     return parser
 
@@ -97,6 +98,29 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--dtype", choices=["auto", "float32", "float16", "bfloat16"], default="auto",
         help="of the exported weights; auto = as MODEL (or its base) is stored",
     )  # fmt: skip
+
+
+def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    retrieval = commands.add_parser(
+        "retrieval",
+        help="how far a model's context reaches: the evaluate stage's retrieval alone, on any folder",
+        description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and LongEval's own "
+        "files, greedily and with rotary tables in fp32. Writes every answer, tables and pictures.",
+    )
+    retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
+    retrieval.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+    retrieval.add_argument(
+        "--lengths", type=_count, nargs="*", help="context lengths in tokens, in place of the params file's; none = []"
+    )
+    retrieval.add_argument("--contexts", type=_count, help="contexts at each length, in place of the params file's")
+    retrieval.add_argument(
+        "--file", type=Path, action="append", default=[], help="a LongEval *_lines.jsonl file; may be repeated"
+    )
+    retrieval.add_argument(
+        "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions, untuned"
+    )
+    retrieval.add_argument("--rope-factor", type=float, default=1.0, help="context multiplier of --rope-type (1)")
 
 
 def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

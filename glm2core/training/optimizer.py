@@ -29,7 +29,6 @@ Named = list[tuple[str, nn.Parameter]]
 
 # 8 MiB in fp32: the passes over a block stay in a cache, which measured 2-4 times faster than whole tensors.
 _BLOCK_ELEMENTS = 1 << 21
-_VECTOR_RATE = 20  # times the learning rate, with muon
 
 
 def make_optimizer(
@@ -38,6 +37,7 @@ def make_optimizer(
     name: OptimizerName,
     learning_rate: float,
     weight_decay: float,
+    vector_rate: float = 1.0,
     in_backward: bool = False,
     seed: int = 0,
 ) -> Optimizer:
@@ -46,15 +46,18 @@ def make_optimizer(
     Args:
         learning_rate: absolute, also for Adafactor (no scaling by the weights' size).
         weight_decay: decoupled; biases and norm weights (the vectors) are spared.
+        vector_rate: their learning rate is so many times `learning_rate`. After a change of RoPE the biases of
+            queries and keys have to grow by a multiple before a head tells neighbours apart again, and at the
+            plain rate that takes longer than all else (docs/long-context.md has the figures).
         in_backward: step each parameter as soon as its gradient is there, and free the gradient
             (`train.memory: low`); Adafactor only.
         seed: of the stochastic rounding.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = _groups(named, learning_rate, weight_decay, vector_rate)
     if name == "adafactor":
-        return RoundingAdafactor(named, lr=learning_rate, weight_decay=weight_decay, in_backward=in_backward, seed=seed)
+        return RoundingAdafactor(groups, dict(named), lr=learning_rate, in_backward=in_backward, seed=seed)
     make = {"adamw": _adamw, "adamw_8bit": _adamw_8bit, "muon": MuonAndAdamW}[name]
-    groups = _decay_groups(named, weight_decay)
     if any(p.dtype in (torch.bfloat16, torch.float16) for _, p in named):
         return MasterWeights(groups, lambda g: make(g, learning_rate))
     return make(groups, learning_rate)
@@ -75,14 +78,14 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.dim() == 2 and ".layers." in name
 
 
-def _decay_groups(named: Named, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(named: Named, rate: float, weight_decay: float, vector_rate: float) -> list[dict[str, Any]]:
     blocks = [p for n, p in named if is_block_matrix(n, p)]
     others = [p for n, p in named if p.dim() > 1 and not is_block_matrix(n, p)]
     vectors = [p for _, p in named if p.dim() <= 1]
     groups = [
-        {"params": blocks, "weight_decay": weight_decay, "kind": "block matrices"},
-        {"params": others, "weight_decay": weight_decay, "kind": "embedding and output"},
-        {"params": vectors, "weight_decay": 0.0, "kind": "vectors"},
+        {"params": blocks, "lr": rate, "weight_decay": weight_decay, "kind": "block matrices"},
+        {"params": others, "lr": rate, "weight_decay": weight_decay, "kind": "embedding and output"},
+        {"params": vectors, "lr": rate * vector_rate, "weight_decay": 0.0, "kind": "vectors"},
     ]
     return [group for group in groups if group["params"]]
 
@@ -104,20 +107,12 @@ class MuonAndAdamW(_Wrapper):
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every direction of a matrix
     move alike. Its updates are scaled as in that post, so one learning rate serves both.
-
-    Vectors take `_VECTOR_RATE` times that rate: after a change of RoPE the biases of queries and keys have to
-    grow by a multiple of their size before a head tells neighbours apart again, and at the plain rate that takes
-    longer than all else (docs/long-context.md has the figures).
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
         super().__init__()
         blocks = [group for group in groups if group["kind"] == "block matrices"]
-        others = [
-            {**group, "lr": learning_rate * (_VECTOR_RATE if group["kind"] == "vectors" else 1)}
-            for group in groups
-            if group["kind"] != "block matrices"
-        ]
+        others = [group for group in groups if group["kind"] != "block matrices"]
         self._parts: list[Optimizer] = []
         if blocks:
             self._parts.append(torch.optim.Muon(blocks, lr=learning_rate, adjust_lr_fn="original"))
@@ -209,11 +204,18 @@ class RoundingAdafactor(Optimizer):
         UserError: a gradient isn't finite; its tensor has not been stepped.
     """
 
-    def __init__(self, named: Named, *, lr: float, weight_decay: float, in_backward: bool, seed: int) -> None:
-        groups = _decay_groups(named, weight_decay)
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
-        device = named[0][1].device
-        self._names = {p: n for n, p in named}
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        named: dict[str, nn.Parameter],
+        *,
+        lr: float,
+        in_backward: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
+        device = next(iter(named.values())).device
+        self._names = {p: n for n, p in named.items()}
         self._group_of = {p: group for group in self.param_groups for p in group["params"]}
         self._blocks: dict[str, list[dict[str, Any]]] = {}
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -222,7 +224,7 @@ class RoundingAdafactor(Optimizer):
         self._squared_norms: list[Tensor] = []
         self.in_backward = in_backward
         if in_backward:
-            for _, parameter in named:
+            for parameter in named.values():
                 parameter.register_post_accumulate_grad_hook(self._step_parameter)
 
     @torch.no_grad()

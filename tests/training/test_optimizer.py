@@ -166,7 +166,7 @@ def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
     torch.manual_seed(1)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter) * torch.logspace(0, -2, parameter.shape[-1])
-    optimizer = make_optimizer(model, name="muon", learning_rate=1e-2, weight_decay=0.0)
+    optimizer = make_optimizer(model, name="muon", learning_rate=1e-2, weight_decay=0.0, vector_rate=20)
     optimizer.step()
     moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
     sizes = torch.linalg.svdvals(moved["block.layers.0.weight"]) / (1e-2 * (32 / 16) ** 0.5)

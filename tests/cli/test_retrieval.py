@@ -1,0 +1,51 @@
+"""retrieval: the evaluate stage's questions to any model folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glm2core.cli.main import main
+from tests.cli.conftest import PROJECT, SHARED
+
+PARAMS = PROJECT / "params.yaml"
+
+
+def retrieval(model: Path, out: Path, *more: str) -> int:
+    return main(["retrieval", str(model), str(out), "--params", str(PARAMS), "--contexts", "1", *more])
+
+
+def test_any_folder_is_asked_and_scored(full_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert retrieval(full_model, out, "--lengths", "700", "900") == 0
+    answers = [json.loads(line) for line in (out / "retrieval_predictions.jsonl").read_text("utf-8").splitlines()]
+    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+    assert {answer["length"] for answer in answers} == {700, 900}
+    for length in (700, 900):
+        marks = [answer["correct"] for answer in answers if answer["length"] == length]
+        assert metrics[f"retrieval_lines_{length}"] == sum(marks) / len(marks)
+    assert (out / "retrieval_by_length.csv").is_file()
+    assert (out / "retrieval_grid_lines.png").is_file()
+
+
+def test_longeval_files_alone(full_model: Path, tmp_path: Path) -> None:
+    source = SHARED / "data" / "longeval" / "lines" / "200_lines.jsonl"
+    if not source.is_file():
+        pytest.skip("LongEval's files are not here")
+    file = tmp_path / "two_lines.jsonl"
+    file.write_text("".join(source.read_text("utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    assert retrieval(full_model, tmp_path / "out", "--file", str(file), "--lengths") == 0
+    assert set(json.loads((tmp_path / "out" / "metrics.json").read_text("utf-8"))) == {"longeval_two_lines"}
+
+
+def test_a_scaling_on_a_scaled_model_is_refused(
+    full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrieval(full_model, tmp_path / "out", "--rope-type", "yarn", "--rope-factor", "4") == 1
+    assert "already has linear scaling by 4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_is_not_overwritten(full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert retrieval(full_model, tmp_path) == 1
+    assert "exists already" in capsys.readouterr().err
