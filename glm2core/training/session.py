@@ -17,10 +17,10 @@ from glm2core.errors import UserError
 from glm2core.files import atomic_path, project_root, resolve_path, sha256_file
 from glm2core.model.checkpoint import fingerprint
 from glm2core.model.hardware import choose_device, choose_dtype, set_threads
-from glm2core.params import Params
+from glm2core.params import Params, TrainParams
 from glm2core.training.checkpoints import CheckpointFolder, run_fingerprint, source_fingerprint
 from glm2core.training.fit import check_fits
-from glm2core.training.memory import Workload, network_config
+from glm2core.training.memory import Workload, network_config, parameter_count
 from glm2core.training.methods import Prepared, default_learning_rate, prepare
 from glm2core.training.progress import Report
 from glm2core.training.run import Run
@@ -29,6 +29,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 # When checkpoints are written changes nothing about the result.
 _WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
+# What helps a small network find its way after a change of RoPE would ruin a large one in a few steps.
+_SMALL_NETWORK = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,25 @@ def _require_room(
         supervised=training.supervised_tokens / int(training.lengths.sum()),
         from_files=params.model.base is not None,
     )
+    _require_settings_for_size(parameter_count(workload, params.train), params.train)
     check_fits(workload, params.train, device=device, folder=project_root())
+
+
+def _require_settings_for_size(parameters: int, params: TrainParams) -> None:
+    usual = {}
+    if params.optimizer == "muon":
+        usual["optimizer"] = "adamw"
+    if params.vector_rate > 1:
+        usual["vector_rate"] = "1"
+    if (params.learning_rate or 0) > 10 * default_learning_rate(params.method, from_scratch=False):
+        usual["learning_rate"] = "null"
+    if parameters > _SMALL_NETWORK and usual:
+        found = ", ".join(f"{name} {getattr(params, name)}" for name in usual)
+        raise UserError(
+            f"train: {found}: that is for small networks such as models/base, and this one has "
+            f"{parameters / 1e9:.1f} billion parameters. Run it with "
+            + " ".join(f"-S train.{name}={value}" for name, value in usual.items())
+        )
 
 
 def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:

@@ -229,3 +229,12 @@ def test_others_read_the_parquet_and_the_bytes_are_the_same(tmp_path, alpaca_fil
     assert loaded[:]["messages"] == [row["messages"] for row in rows]
     column = pq.ParquetFile(file).metadata.row_group(0).column(0)
     assert column.compression == "ZSTD"
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_source_may_hold_nothing_out(tmp_path, held_out):
+    generate = GeneratedLines(conversations=60, lines=[2], questions=1)
+    source = Source(format="lines", generate=generate, held_out=held_out)
+    report = convert_sources(params(source, validation_fraction=0.3, test_fraction=0.3), tmp_path / "out")
+    assert report.total.kept == 60
+    assert (report.by_split["train"] == 60) is not held_out
