@@ -33,16 +33,17 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=25)
     parser.add_argument("--alone", type=int, default=3, help="questions really asked alone")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16", help="of the weights: bfloat16, as evaluate takes, or float32")
     parser.add_argument("--memory-of", type=int, help="only print the peak memory of one context of so many tokens")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = ChatGLM2ForCausalLM(preset_config("tiny", VOCABULARY)).eval()
+    model = ChatGLM2ForCausalLM(preset_config("tiny", VOCABULARY)).to(getattr(torch, arguments.dtype)).eval()
     if arguments.memory_of:
         _ask(model, _tokens(arguments.memory_of), [_tokens(QUESTION_TOKENS)] * arguments.questions)
         print(f"{peak_memory_gib(model.device):.3f}")
         return
     _compare(model, arguments.length, arguments.questions, arguments.alone)
-    _memory(arguments.questions, arguments.threads)
+    _memory(arguments.questions, arguments.threads, arguments.dtype)
 
 
 def _compare(model: ChatGLM2ForCausalLM, length: int, questions: int, alone: int) -> None:
@@ -50,17 +51,17 @@ def _compare(model: ChatGLM2ForCausalLM, length: int, questions: int, alone: int
     _ask(model, context[:512], asked[:2])  # kernels are chosen at the first call
     shared = _seconds(lambda: _ask(model, context, asked))
     each = statistics.median(_seconds(lambda q=q: _ask(model, context, [q])) for q in asked[:alone])
-    print(f"{questions} questions on one context of {length:,} tokens, {NEW_TOKENS} new tokens each")
+    print(f"{questions} questions on one context of {length:,} tokens, {NEW_TOKENS} new tokens each, {model.dtype}")
     print(f"  context read once: {shared:8.2f} s")
     print(f"  each asked alone:  {each * questions:8.2f} s ({each:.2f} s a question, median of {alone})")
     print(f"  {each * questions / shared:.1f} times cheaper")
 
 
-def _memory(questions: int, threads: int) -> None:
+def _memory(questions: int, threads: int, dtype: str) -> None:
     print(f"peak resident memory of the process, {questions} questions")
     for length in (2048, 4096, 8192, 16384, 32768):
         command = [sys.executable, "-m", "benchmarks.evaluate", "--memory-of", str(length)]
-        command += ["--questions", str(questions), "--threads", str(threads)]
+        command += ["--questions", str(questions), "--threads", str(threads), "--dtype", dtype]
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
         print(f"  {length:6,} tokens: {found} GiB", flush=True)
 

@@ -33,7 +33,7 @@ def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
 def report_retrieval(
     answers: Sequence[Answer], base_answers: Sequence[Answer], depths: int, folder: Path
 ) -> dict[str, float]:
-    """Write retrieval_by_length.csv, retrieval_grid.csv and their pictures.
+    """Write retrieval_by_length.csv, retrieval_grid.csv and their pictures, and accuracy_by_length.csv for `dvc plots`.
 
     Args:
         answers: of the tuned model.
@@ -56,11 +56,20 @@ def report_retrieval(
         write_csv(folder / "retrieval_grid.csv", cells)
         for task in dict.fromkeys(row["task"] for row in cells):
             plots.plot_grid([row for row in cells if row["task"] == task], folder / f"retrieval_grid_{task}.png")
+        write_csv(folder / "accuracy_by_length.csv", _curve(generated))
         metrics["retrieval_accuracy"] = score(generated).accuracy
         metrics["effective_context_length"] = effective_length(generated)
     if (change := short_context_change(answers, base_answers)) is not None:
         metrics["short_context_change"] = change
     return metrics
+
+
+def _curve(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Accuracy at each length over all tasks: one line, so that experiments compare in one plot."""
+    lengths = sorted({answer.length for answer in answers})
+    return [
+        {"length": length, "accuracy": score(a for a in answers if a.length == length).accuracy} for length in lengths
+    ]
 
 
 def report_answers(answers: Sequence[HeldOutAnswer], sources: Mapping[str, str], folder: Path) -> dict[str, float]:

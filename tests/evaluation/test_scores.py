@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glm2core.evaluation.report import report_retrieval
 from glm2core.evaluation.scores import (
     Answer,
     by_length,
@@ -127,3 +128,10 @@ def test_short_context_change_counts_what_both_were_asked() -> None:
     base = answers(7, 10, model="base") + answers(0, 10, length=8192, model="base")
     assert short_context_change(tuned, base) == pytest.approx(0.2)
     assert short_context_change(tuned, []) is None
+
+
+def test_the_curve_pools_tasks_and_leaves_the_base_out(tmp_path: Path) -> None:
+    asked = [*answers(3, 4, task="lines", length=512), *answers(1, 4, task="passkey", length=512)]
+    base = answers(4, 4, task="lines", length=512, model="base")
+    report_retrieval(asked, base, 1, tmp_path)
+    assert (tmp_path / "accuracy_by_length.csv").read_text("utf-8") == "length,accuracy\n512,0.5\n"
