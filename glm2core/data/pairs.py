@@ -63,11 +63,19 @@ class PairBatch:
     def segments(self, newline: int) -> tuple[np.ndarray, np.ndarray]:
         """Where rounds and lines start in each row: its first token and each one behind a line end.
 
+        Not the head of a supervised answer, though: an answer stands right behind its question. With gaps
+        between them (training/stretch.py) a network would learn that the nearest question is not the one asked.
+
         Returns:
             indices within their rows (int32), and their ends a row. [B + 1]
         """
+        line_ends = self.input_ids == newline
         starts = np.zeros(len(self.input_ids), bool)
-        starts[1:] = self.input_ids[:-1] == newline
+        starts[1:] = line_ends[:-1] & ~line_ends[1:]
+        answers = np.flatnonzero((self.labels[1:] != IGNORED) & (self.labels[:-1] == IGNORED)) + 1
+        lines = np.flatnonzero(starts)
+        heads = np.searchsorted(lines, answers, side="right") - 1
+        starts[lines[heads[heads >= 0]]] = False
         starts[self.ends[:-1]] = True
         places = np.flatnonzero(starts)
         ends = np.searchsorted(places, self.ends)

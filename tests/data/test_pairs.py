@@ -1,5 +1,7 @@
 """Exactly which ids are supervised, for any conversation, wording, pair format and loss_on."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -83,15 +85,16 @@ def test_one_row_by_hand(tokenizer):
     assert (batch.input_ids.dtype, batch.labels.dtype) == (np.int32, np.int32)
 
 
-def test_segments_start_at_rounds_and_lines(tokenizer):
-    builder = PairBuilder(tokenizer)
-    batch = builder.build(
-        [Conversation(chat("a\nb", "c")), Conversation(chat("d", "e\n"))], [Limits(LONG, LONG, "last")] * 2
-    )
+def test_segments_start_at_rounds_and_lines_but_not_between_question_and_answer(tokenizer):
+    talk = [*chat("first\nsecond", "one"), *chat("third", "two\nthree")]
+    batch = PairBuilder(tokenizer).build([Conversation(talk)] * 2, [Limits(LONG, LONG, "every")] * 2)
     segments, ends = batch.segments(tokenizer.newline)
     for row, (ids, _) in enumerate(rows_of(batch)):
-        lines = [i + 1 for i, token in enumerate(ids[:-1]) if token == tokenizer.newline]
-        assert segments[ends[row] : ends[row + 1]].tolist() == [0, *lines]
+        starts = segments[ends[row] : ends[row + 1]].tolist()
+        lines = [tokenizer.decode(ids[a:b]).strip() for a, b in itertools.pairwise([*starts, len(ids)])]
+        assert lines == ["[Round 1]", "问：first", "second\n\n答： one", "[Round 2]", "问：third\n\n答： two", "three"]
+        assert starts[0] == 0
+        assert all(ids[start - 1] == tokenizer.newline for start in starts[1:])
 
 
 def test_a_real_unknown_token_stays_supervised(tokenizer):
