@@ -61,7 +61,7 @@ class Control:
         seeds: of its tuning; None = the base, not tuned.
         tables: precision in which the rotary tables are built.
         of: take the tuned model of this control instead of tuning one.
-        longeval: LongEval's own files are asked too.
+        longeval: LongEval's own files are asked too, with the first seed.
     """
 
     name: str
@@ -77,16 +77,18 @@ class Control:
 
 LINEAR = "linear 16, tuned"
 CONTROLS = (
-    Control("base, plain", longeval=True),
+    Control("base, plain"),
     Control("base, linear 16, not tuned", "linear", 16),
     Control("base, NTK 16, not tuned", "ntk", 16),
     Control("base, YaRN 16, not tuned", "yarn", 16),
     Control(LINEAR, "linear", 16, seeds=(0, 1, 2), lengths=FAR, longeval=True),
     Control("plain, tuned as long", seeds=(0, 1, 2)),
-    Control("YaRN 16, tuned", "yarn", 16, seeds=(0, 1, 2)),
-    Control("linear 16, tuned, fp16 tables", "linear", 16, seeds=(0,), tables=torch.float16, of=LINEAR, lengths=FAR),
-    Control("linear 16, tuned, bf16 tables", "linear", 16, seeds=(0,), tables=torch.bfloat16, of=LINEAR, lengths=FAR),
+    Control("YaRN 16, tuned", "yarn", 16, seeds=(0,)),
     Control("linear 32, tuned", "linear", 32, seeds=(0,), lengths=(*FAR, 65536), contexts=4),
+    *(
+        Control(f"{LINEAR}, {name} tables", "linear", 16, seeds=(0,), tables=dtype, of=LINEAR, lengths=FAR, contexts=4)
+        for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16))
+    ),
 )
 
 
@@ -144,7 +146,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
         model.transformer.rotary_pos_emb = HalfTables(model.config, control.tables)
     changes = {"lengths": list(control.lengths), "contexts": control.contexts, "questions": QUESTIONS}
     settings = params.evaluate.retrieval.model_copy(update={"tasks": ["lines"], **changes})
-    cases = [case for file in files if control.longeval for case in read_longeval(file)]
+    cases = [case for file in files if control.longeval and seed == control.seeds[0] for case in read_longeval(file)]
     tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
     with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
         answers = ask(model, PromptFormat(tokenizer, "chatglm2"), params.evaluate, settings, cases, file)

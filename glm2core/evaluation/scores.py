@@ -70,7 +70,8 @@ def wilson_interval(right: int, cases: int, z: float = 1.96) -> tuple[float, flo
     share, spread = right / cases, z * z / cases
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / cases + spread / (4 * cases))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding must not put the share itself outside
+    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
 def score(answers: Iterable[Answer]) -> Score:
