@@ -3,8 +3,9 @@ PYTHON ?= python3
 # Stages run as `python`, dvc and pytest of .venv, whether or not it is activated
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# Tests run side by side: OpenMP threads that wait should sleep (stages/runner.py says more)
+# Tests run side by side: OpenMP threads that wait should soon sleep (stages/runner.py says more)
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: help setup repro test test-slow lint format bench base longcontext lock
 
