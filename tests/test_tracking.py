@@ -152,7 +152,7 @@ def test_other_params_code_or_commit_is_another_execution_and_outs_are_not(
     assert (edited.dirty, committed.dirty) == (True, False)
     assert edited.commit == committed.commit
 
-    assert current_execution(changed(project, "max_steps: 2200", "max_steps: 2201")).key != edited.key
+    assert current_execution(changed(project, "warmup_fraction: 0.03", "warmup_fraction: 0.04")).key != edited.key
 
 
 def test_an_experiment_in_a_temporary_workspace_lands_in_the_projects_store(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from glm2core.data.words import Pool, pool
+from glm2core.data.words import LARGEST_VALUE, Pool, pool
 from glm2core.params import GeneratedLines
 
 HEADER = (
@@ -23,6 +23,7 @@ HEADER = (
 )
 RECORD_OVER = "Now the record is over. "
 _LINE = re.compile(r"^line ([^:\n]+?)-([^:\n]+): REGISTER_CONTENT is <(\d+)>$", re.MULTILINE)
+_LINES_A_STEM = 6
 _SAMPLE = 32  # lines that a first estimate of their cost is taken from
 
 
@@ -116,17 +117,32 @@ def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
 
 
 def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool = False) -> list[Line]:
-    """`count` lines with different keys; hard negatives share both their words with many other lines."""
+    """`count` lines with different keys; hard negatives share both their words, and their first digits, with others.
+
+    A long record has many lines that agree with the asked one in a word or in some digits; hard negatives
+    bring that into a short one.
+    """
     adjectives, nouns = words.adjectives, words.nouns
     if hard_negatives:
         side = math.ceil(math.sqrt(2 * count))
         adjectives, nouns = tuple(rng.sample(adjectives, side)), tuple(rng.sample(nouns, side))
     keys = rng.sample(range(len(adjectives) * len(nouns)), count)
-    values = rng.choices(words.values, k=count)
+    values = _values_alike(rng, count, words) if hard_negatives else rng.choices(words.values, k=count)
     return [
         Line(adjectives[key // len(nouns)], nouns[key % len(nouns)], value)
         for key, value in zip(keys, values, strict=True)
     ]
+
+
+def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
+    """Values around a few stems of four digits: the stem, a fifth digit behind it, or another last digit."""
+    known = frozenset(words.values)
+    values: list[int] = []
+    for stem in rng.sample(range(1000, LARGEST_VALUE // 10), math.ceil(count / _LINES_A_STEM)):
+        around = [stem, *range(10 * stem, 10 * stem + 10), *range(stem - stem % 10, stem - stem % 10 + 10)]
+        values += rng.choices([value for value in around if value in known] or words.values, k=_LINES_A_STEM)
+    rng.shuffle(values)
+    return values[:count]
 
 
 def parse_record(text: str) -> list[Line]:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,14 @@ def test_repeats_and_hard_negatives_change_the_record() -> None:
         record = lines.parse_record(messages[0]["content"])
         assert len(record) == 40 and len({line.key for line in record}) == 20
     hard = SPEC.model_copy(update={"lines": [40], "hard_negatives": 1.0})
+    known = frozenset(pool("training").values)
     for messages in lines.generate_conversations(hard):
         record = lines.parse_record(messages[0]["content"])
         assert len({line.key for line in record}) == 40
         assert sum(lines.colliding(record)) >= 38
+        starts = Counter(str(line.value)[:3] for line in record)
+        assert sum(count for count in starts.values() if count > 1) >= 30
+        assert all(line.value in known for line in record)
 
 
 @settings(max_examples=30, deadline=None)
