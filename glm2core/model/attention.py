@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # Rows of scores that one product makes in `_Blocks`: few enough for a core's cache, enough for fast products.
 _TRAINING_ROWS, _READING_ROWS = 256, 512
+_SHAPES = 32
 
 
 def attention(
@@ -158,7 +159,7 @@ class _BlockedAttention(torch.autograd.Function):
         # Sums over all blocks, in fp32 so that no block's share is rounded away
         of_key, of_value = (torch.zeros(key.shape, dtype=torch.float32) for _ in range(2))
         for block in blocks:
-            seen = slice(0, block.stop)
+            seen = blocks.seen(block)
             probabilities = blocks.probabilities(block)
             queries, gradients = blocks.query[..., block, :].flatten(2, 3), gradient[..., block, :].flatten(2, 3)
             of_value[:, :, seen] += torch.matmul(probabilities.mT, gradients)
@@ -175,7 +176,7 @@ def _attend(scaled: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
     blocks = _Blocks(scaled, key, rows)
     context = torch.empty_like(blocks.query)
     for block in blocks:
-        attended = torch.matmul(blocks.probabilities(block), value[:, :, : block.stop])
+        attended = torch.matmul(blocks.probabilities(block), value[:, :, blocks.seen(block)])
         context[..., block, :] = attended.view_as(context[..., block, :])
     return context.flatten(1, 2).transpose(1, 2)
 
@@ -183,9 +184,10 @@ def _attend(scaled: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
 class _Blocks:
     """Causal scores by matrix products, for a block of query tokens at a time.
 
-    A block meets the keys up to its own end only, which halves the work. The query heads of a group are
-    stacked, so that one product serves them all. Scores and probabilities have one buffer each: fresh
-    memory for every block would cost as much as a product.
+    A block meets the keys up to its own end only, or a little further, which halves the work. Further, because
+    oneDNN keeps a kernel for every shape: a long text has `_SHAPES` of them, not one for each block. The query
+    heads of a group are stacked, so that one product serves them all. Scores and probabilities have one buffer
+    each: fresh memory for every block would cost as much as a product.
 
     Args:
         query: [B, H, T, D], scaled.
@@ -198,7 +200,8 @@ class _Blocks:
         self._key = key
         batch, groups, heads, tokens, _ = self.query.shape
         self._size = min(tokens, max(16, rows // heads))
-        self._later = torch.full((self._size, self._size), float("-inf"), dtype=query.dtype).triu(1)
+        self._step = self._size * max(1, tokens // (_SHAPES * self._size))
+        self._later = torch.full((self._size, self._step + self._size), float("-inf"), dtype=query.dtype).triu(1)
         self._scores = torch.empty(batch * groups * heads * self._size * tokens, dtype=query.dtype)
         self._probabilities = torch.empty_like(self._scores)
 
@@ -206,13 +209,18 @@ class _Blocks:
         tokens = self.query.shape[3]
         return (slice(start, min(start + self._size, tokens)) for start in range(0, tokens, self._size))
 
+    def seen(self, block: slice) -> slice:
+        """The keys that a block meets."""
+        return slice(0, min(self.query.shape[3], math.ceil(block.stop / self._step) * self._step))
+
     def probabilities(self, block: slice) -> Tensor:
-        """Of a block's queries over the keys up to its end, [B, G, H / G * block, block.stop]; valid until the next."""
+        """Of a block's queries over the keys it meets, [B, G, H / G * block, keys]; valid until the next call."""
         queries = self.query[..., block, :].flatten(2, 3)
-        size, shape = block.stop - block.start, (*queries.shape[:3], block.stop)
+        keys = self.seen(block).stop
+        size, shape = block.stop - block.start, (*queries.shape[:3], keys)
         scores, probabilities = (
             buffer[: math.prod(shape)].view(shape) for buffer in (self._scores, self._probabilities)
         )
-        torch.matmul(queries, self._key[:, :, : block.stop].mT, out=scores)
-        scores.unflatten(2, (-1, size))[..., block].add_(self._later[:size, :size])
+        torch.matmul(queries, self._key[:, :, :keys].mT, out=scores)
+        scores.unflatten(2, (-1, size))[..., block.start :].add_(self._later[:size, : keys - block.start])
         return torch.softmax(scores, dim=-1, out=probabilities)

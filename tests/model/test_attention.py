@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from glm2core.model.attention import attention, grouped_attention
@@ -37,6 +38,24 @@ def test_as_defined(tokens: int, keys: int, dtype: torch.dtype, tolerance: float
     with torch.set_grad_enabled(training):
         context, _ = attention(nn.Module(), query, key, value, mask, "sdpa")
     assert_close(context.double(), expected(query, key, value, seen), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("tokens", [2, 70, 300, 2200, 4500])
+def test_blocks_are_the_flash_kernels_result_and_gradients(tokens: int) -> None:
+    """Half precision on the CPU goes by blocks: from one that is not full to more than `_SHAPES` of them."""
+    torch.manual_seed(tokens)
+    shapes = [(1, HEADS, tokens, CHANNELS), *[(1, GROUPS, tokens, CHANNELS)] * 2]
+    half = [torch.randn(shape).bfloat16().requires_grad_() for shape in shapes]
+    whole = [tensor.detach().float().requires_grad_() for tensor in half]
+    context, _ = attention(nn.Module(), *half, None, "sdpa")
+    reference = F.scaled_dot_product_attention(*whole, is_causal=True, enable_gqa=True).transpose(1, 2)
+    assert_close(context.float(), reference, rtol=0, atol=0.03)
+    gradient = torch.randn_like(reference)
+    found = torch.autograd.grad(context, half, gradient.bfloat16())
+    for ours, theirs in zip(found, torch.autograd.grad(reference, whole, gradient), strict=True):
+        assert_close(ours.float(), theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
+    with torch.inference_mode():
+        assert_close(attention(nn.Module(), *half, None, "sdpa")[0].float(), reference, rtol=0, atol=0.03)
 
 
 def test_eager_returns_weights() -> None:
