@@ -85,9 +85,7 @@ class TokenizeParams(Section):
         "auto", description="prompt wording; auto = chatglm3 where the base is one, else chatglm2's [Round n]"
     )
     loss_on: Literal["last", "every"] = Field("last", description="supervise the last answer, or every answer")
-    truncation: Literal["rounds", "left", "right", "drop"] = Field(
-        "rounds", description="what to do with a prompt over max_source_length"
-    )
+    truncation: Literal["rounds", "left", "right", "drop"] = Field("rounds", description="of prompts that are too long")
     max_source_length: Count = Field(300, description="tokens of [gMASK] sop and prompt")
     max_target_length: Count = Field(200, description="tokens of a response and its </s>")
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
@@ -113,21 +111,16 @@ class RopeParams(Section):
         return self
 
 
+Preset = Literal[
+    "tiny", "small", "chatglm2-6b", "chatglm2-6b-32k", "codegeex2-6b", "chatglm3-6b", "chatglm3-6b-32k",
+    "chatglm3-6b-128k",
+]  # fmt: skip
+
+
 class ModelParams(Section):
     base: str | None = Field(None, description="folder of released or tuned weights; null = from scratch by preset")
-    preset: Literal[
-        "tiny",
-        "small",
-        "chatglm2-6b",
-        "chatglm2-6b-32k",
-        "codegeex2-6b",
-        "chatglm3-6b",
-        "chatglm3-6b-32k",
-        "chatglm3-6b-128k",
-    ] = Field("tiny", description="shape of a network from scratch")
-    family: Literal["auto", "chatglm2", "chatglm3"] = Field(
-        "auto", description="decides what a checkpoint's rope_ratio means"
-    )
+    preset: Preset = Field("tiny", description="shape of a network from scratch")
+    family: Literal["auto", "chatglm2", "chatglm3"] = Field("auto", description="says what rope_ratio means")
     initialization: Literal["default", "retrieval"] = Field(
         "default", description="from scratch only: default, or one that makes small models learn retrieval"
     )
@@ -153,6 +146,9 @@ class PrefixParams(Section):
     length: Count = Field(128, description="virtual tokens in front of every layer's keys and values")
 
 
+Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
+
+
 class CurriculumStage(Section):
     """One entry of `train.curriculum`: short rows first."""
 
@@ -164,27 +160,19 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
     launcher: str = Field("python", description="command that starts the stage, e.g. torchrun --nproc_per_node 2")
     method: Literal["full", "lora", "qlora", "ptuning"] = Field("full", description="what is tuned")
-    quantization_bits: Literal[4, 8] | None = Field(
-        None, description="4 = nf4, 8 = LLM.int8; null = none, or 4 with qlora"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the weights; auto = bfloat16 where the device computes in it, else float32"
-    )
+    quantization_bits: Literal[4, 8] | None = Field(None, description="4 = nf4, 8 = LLM.int8; null = none; qlora: 4")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where computed in")
     max_steps: Count = Field(500, description="optimizer steps")
     batch_tokens: Count = Field(2048, description="tokens in a batch, padding included; a longer row goes alone")
     gradient_accumulation_steps: Count = Field(1, description="batches in one optimizer step")
     learning_rate: Positive | None = Field(None, description="null = the method's default")
     schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="learning rate after warm-up")
     warmup_fraction: Fraction = Field(0.03, description="share of the steps that raise the learning rate from 0")
-    optimizer: Literal["adamw", "adamw_8bit", "adafactor", "muon"] = Field(
-        "adamw", description="adafactor saves memory; muon: small networks from scratch learn faster"
-    )
+    optimizer: Optimizer = Field("adamw", description="adafactor saves memory; muon is for small networks")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
     vector_rate: Positive = Field(1.0, description="biases and norms learn so many times as fast as matrices")
     max_grad_norm: Positive | None = Field(1.0, description="gradients are clipped to this norm; null = not")
-    memory: Literal["normal", "low"] = Field(
-        "normal", description="low: the update runs inside backward, one gradient alive at a time"
-    )
+    memory: Literal["normal", "low"] = Field("normal", description="low: updates inside backward, one gradient alive")
     gradient_checkpointing: bool = Field(False, description="recompute blocks in backward: less memory, a third slower")
     position_stretch: bool = Field(False, description="PoSE: gaps in the positions so that they cover factor x unit")
     curriculum: list[CurriculumStage] = Field([], description="short rows first; after the last stage, all rows")
@@ -249,7 +237,7 @@ class RetrievalParams(Section):
         [512, 1024, 2048, 4096, 8192], description="context lengths in tokens"
     )
     base_lengths: list[Annotated[int, Field(ge=128)]] = Field(
-        [], description="lengths at which model.base, untuned, is asked the same cases, to compare; [] = not asked"
+        [], description="lengths at which model.base, untuned, is asked the same cases; [] = not asked"
     )
     contexts: Count = Field(2, description="contexts at each length")
     questions: Count = Field(10, description="questions on each context, spread over its depth")

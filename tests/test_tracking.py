@@ -106,8 +106,8 @@ def test_an_execution_is_one_row_with_its_stages_as_children(project: Path, git:
 
     assert row.data.params == flat_params(params)
     assert row.data.params["train.learning_rate"] == "0.003"
-    assert row.data.params["model.base"] == "null"
-    assert row.data.params["evaluate.retrieval.lengths"] == "[512, 1024, 2048, 4096, 8192]"
+    assert row.data.params["train.quantization_bits"] == "null"
+    assert row.data.params["evaluate.retrieval.lengths"] == "[512, 1024, 2048, 4096, 8192, 16384, 32768]"
     assert json.loads(row.data.params["convert.sources"])[0]["path"] == "data/raw/alpaca_en.json"
     assert row.data.metrics == {"tokenize/rows": 7, "train/loss": 0.25, "train/validation.loss": 0.5}
 
