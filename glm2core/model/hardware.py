@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from glm2core.errors import UserError
 Notice = Callable[[str], None]
 
 _GIB = 2**30
+_STATUS = Path("/proc/self/status")  # Linux
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.device") -> torch.device:
@@ -58,6 +60,10 @@ def peak_memory_gib(device: torch.device) -> float:
     """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
+    if _STATUS.exists():
+        # getrusage would count what a large parent held when it started this process
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / _GIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / _GIB if sys.platform == "darwin" else peak * 1024 / _GIB
 
