@@ -138,6 +138,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     folder, key = _folder(control, seed), _key(control, seed, files)
     if (folder / "key").is_file() and (folder / "key").read_text() == key:
         return
+    (folder / "key").unlink(missing_ok=True)  # answers that are being written must not look whole
     quiet_libraries()
     set_threads(1)
     params = load_params(ROOT / "params.yaml")
