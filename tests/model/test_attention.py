@@ -58,6 +58,21 @@ def test_blocks_are_the_flash_kernels_result_and_gradients(tokens: int) -> None:
         assert_close(attention(nn.Module(), *half, None, "sdpa")[0].float(), reference, rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_large_scores_of_neighbours_are_told_apart(training: bool) -> None:
+    """Heads that look a token back have scores of 50 and more that differ by less than half precision holds."""
+    torch.manual_seed(0)
+    query, key = torch.randn(1, HEADS, 300, CHANNELS), torch.randn(1, GROUPS, 300, CHANNELS)
+    query[..., :2] += 14
+    key[..., :2] += 14
+    half = [query.bfloat16(), key.bfloat16(), torch.randn(1, GROUPS, 300, CHANNELS).bfloat16()]
+    reference = F.scaled_dot_product_attention(*(t.float() for t in half), is_causal=True, enable_gqa=True)
+    assert (half[0].float() @ half[1].float().mT.repeat_interleave(4, 1) / CHANNELS**0.5).amax(-1).median() > 100
+    with torch.set_grad_enabled(training):
+        context, _ = attention(nn.Module(), half[0].requires_grad_(training), *half[1:], None, "sdpa")
+    assert float((context.detach().float() - reference.transpose(1, 2)).abs().mean()) < 0.01
+
+
 def test_eager_returns_weights() -> None:
     query = torch.randn(2, HEADS, 5, CHANNELS)
     key, value = (torch.randn(2, GROUPS, 5, CHANNELS) for _ in range(2))
