@@ -27,7 +27,7 @@ class GeneratedLines(Section):
 
 
 class Source(Section):
-    """One entry of `convert.sources`."""
+    """A file, a glob, or generated conversations."""
 
     format: Literal["auto", "alpaca", "chatglm", "messages", "lines"] = Field(
         "auto", description="layout of the rows; auto detects it and says what it found; lines are generated"

@@ -32,7 +32,7 @@ Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 
 
 class CurriculumStage(Section):
-    """One entry of `train.curriculum`: short rows first."""
+    """A part of the steps that takes short rows only."""
 
     until: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the steps at which this stage ends")
     max_tokens: Count = Field(description="only rows of at most so many tokens until then")
