@@ -7,10 +7,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: help setup repro test test-slow lint format bench base longcontext lock
+.PHONY: help setup repro promote test test-slow lint format bench base longcontext lock
 
 help:
 	@echo "make repro      set up and run the pipeline (dvc repro) on the embedded data"
+	@echo "make promote    keep the tuned model as a version in MLflow's model registry"
 	@echo "make test       set up and run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff and mypy"
@@ -26,6 +27,9 @@ repro: setup
 	@echo "repro: running the pipeline: convert, tokenize, train, evaluate"
 	@dvc repro
 	@echo "repro: done. Figures: dvc metrics show. Curves: dvc plots show. Runs: mlflow ui. (first: source .venv/bin/activate)"
+
+promote: setup
+	@python -m glm2core promote
 
 test: setup
 	@echo "test: running the tests (make test-slow runs those that take minutes)"

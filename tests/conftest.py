@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workspace import Workspace, new_workspace
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -40,3 +42,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, git: Callable[..., 
     git(folder, "commit", "-qm", "start")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reproduced_project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A small project after `dvc repro`, its lock committed, and its MLflow store. To change it, take a copy."""
+    workspace = new_workspace(tmp_path_factory.mktemp("reproduced") / "project")
+    workspace.must("dvc", "repro")
+    workspace.must("git", "commit", "-qam", "reproduced")
+    return workspace

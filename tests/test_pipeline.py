@@ -7,138 +7,25 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from tests.workspace import STEPS, Done, Workspace, copy_of, new_workspace
+
 pytestmark = pytest.mark.xdist_group("pipeline")  # the tests share one clone
 
-ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["convert", "tokenize", "train", "evaluate"]
-STEPS = 6
-SMALL: dict[str, Any] = {
-    "convert": {
-        "sources": [
-            {"path": "data/raw/alpaca_en.json", "format": "alpaca"},
-            {"path": "data/raw/chat_pairs.jsonl", "format": "chatglm"},
-            {"format": "lines", "generate": {"conversations": 8, "lines": [4], "questions": 2}},
-        ]
-    },
-    "tokenize": {"vocabulary_size": 400},
-    "train": {
-        "max_steps": STEPS, "logging_steps": 1, "eval_steps": 3, "save_steps": 5, "batch_tokens": 512, "threads": 1,
-    },
-    "evaluate": {
-        "threads": 1,
-        "generation": {"rows": 2, "max_new_tokens": 4},
-        "retrieval": {
-            "tasks": ["lines"], "lengths": [512], "base_lengths": [], "contexts": 1, "questions": 5, "depths": 5,
-        },
-    },
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """A project folder of its own, and the environment that its commands run in."""
-
-    folder: Path
-    environment: dict[str, str]
-
-    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
-        )  # fmt: skip
-
-    def run(self, *command: str, **options: Any) -> Done:
-        started = time.perf_counter()
-        process = self.start(*command, **options)
-        out, _ = process.communicate()
-        return Done(process.returncode, out, time.perf_counter() - started)
-
-    def must(self, *command: str) -> Done:
-        done = self.run(*command)
-        assert done.code == 0, done.out
-        return done
-
-    def set_params(self, changes: dict[str, Any]) -> None:
-        yaml = YAML()
-        file = self.folder / "params.yaml"
-        params = yaml.load(file.read_text(encoding="utf-8"))
-        for section, values in changes.items():
-            params[section].update(values)
-        with file.open("w", encoding="utf-8") as handle:
-            yaml.dump(params, handle)
-
-    def runs(self, kind: str) -> list[Any]:
-        """MLflow runs in the project's store, oldest first."""
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        from mlflow.tracking import MlflowClient
-
-        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name("glm2core").experiment_id
-        return list(client.search_runs([experiment], f"tags.kind = '{kind}'", order_by=["attributes.start_time ASC"]))
-
-    def row(self, experiment: str | None) -> Any:
-        (row,) = [run for run in self.runs("execution") if run.data.tags.get("dvc_experiment") == experiment]
-        return row
-
-    def children(self, row: Any) -> dict[str, Any]:
-        runs = [run for run in self.runs("stage") if run.data.tags["mlflow.parentRunId"] == row.info.run_id]
-        return {run.data.tags["stage"]: run for run in runs}
-
-    def curve(self, run: Any, name: str) -> list[int]:
-        """Steps of a curve."""
-        with sqlite3.connect(self.folder / "mlflow.db") as database:
-            query = "SELECT step FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp"
-            return [step for (step,) in database.execute(query, (run.info.run_id, name))]
-
-
-def environment(cache: Path) -> dict[str, str]:
-    names = ("GIT_AUTHOR", "GIT_COMMITTER")
-    person = {f"{name}_{what}": value for name in names for what, value in (("NAME", "t"), ("EMAIL", "t@example.org"))}
-    # Stages have to write bytecode here: it must not count as a change of the code.
-    ours = ("DVC_", "MLFLOW_", "GIT_", "PYTEST_", "PYTHON")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, **person, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_SITE_CACHE_DIR": str(cache), "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The working tree as git would take it, committed in a folder of its own, with small settings."""
-    folder = tmp_path_factory.mktemp("pipeline") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    workspace = Workspace(folder, environment(folder.parent / "site-cache"))
-    workspace.set_params(SMALL)
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        workspace.must("git", *command)
-    return workspace
+    return new_workspace(tmp_path_factory.mktemp("pipeline") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +48,6 @@ def experiment(clone: Workspace, repeated: Done) -> Done:
 @pytest.fixture(scope="module")
 def temporary(clone: Workspace, experiment: Done) -> Done:
     return clone.must("dvc", "exp", "run", "--temp", "-n", "elsewhere", "-S", "evaluate.generation.rows=1")
-
-
-def copy_of(clone: Workspace, folder: Path) -> Workspace:
-    """The clone with its DVC cache, and nothing in MLflow."""
-    shutil.copytree(clone.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"))
-    return Workspace(folder, clone.environment)
 
 
 def test_all_four_stages_run_and_leave_what_they_promise(clone: Workspace, reproduced: Done) -> None:

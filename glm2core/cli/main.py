@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m glm2core",
-        description="Talk with a model, answer a file of rows, export for other tools, estimate memory.",
+        description="Talk with a model, answer a file of rows, export for other tools, estimate memory, keep a model.",
         epilog="MODEL is a folder: models/tuned as the pipeline writes it (full weights or an adapter), or released "
         "weights.",
     )
@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_retrieval(commands)
     _add_memory(commands)
+    _add_promote(commands)
+    _add_parameters(commands)
     return parser
 
 
@@ -131,6 +133,25 @@ def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "activations on a CPU and on a GPU, of the cache when the model is used, and the disk.",
     )
     memory.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+
+
+def _add_promote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    promote = commands.add_parser(
+        "promote",
+        help="keep the tuned model as a version in MLflow's model registry",
+        description="Register models/tuned in MLflow's model registry with its headline figures and what it was made "
+        "from. The weights are not copied: DVC keeps them, and the version says how to bring them back.",
+    )
+    promote.add_argument("--name", help="of the registered model (tracking.experiment of params.yaml)")
+
+
+def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parameters = commands.add_parser(
+        "parameters",
+        help="every key of params.yaml: type, allowed values, default, meaning",
+        description="Print every key of params.yaml as Markdown tables, with the values that the file has now.",
+    )
+    parameters.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
 
 
 def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:

@@ -43,8 +43,10 @@ def current_execution(params: Params) -> Execution:
 
     DVC names its experiments; `dvc repro` is known by what makes its result: params, commit, diff.
     """
-    commit = (_git("rev-parse", "HEAD") or "").strip() or None
-    diff = _git("diff", "HEAD", "--full-index", "--", ".", *(f":(exclude){out}" for out in _apart_from_code())) or ""
+    commit = (git_output("rev-parse", "HEAD") or "").strip() or None
+    diff = (
+        git_output("diff", "HEAD", "--full-index", "--", ".", *(f":(exclude){out}" for out in _apart_from_code())) or ""
+    )
     experiment = os.environ.get("DVC_EXP_NAME")
     if experiment:
         commit = os.environ.get("DVC_EXP_BASELINE_REV") or commit
@@ -61,8 +63,8 @@ def flat_params(params: Params) -> dict[str, str]:
 
 def stages_before(stage: str) -> dict[str, str]:
     """Earlier stages in dvc.yaml -> digest of what went into their current outs, as dvc.lock has it."""
-    stages = list(_read(PIPELINE_FILE).get("stages", {}))
-    locked = _read(LOCK_FILE).get("stages", {})
+    stages = list(read_yaml(PIPELINE_FILE).get("stages", {}))
+    locked = read_yaml(LOCK_FILE).get("stages", {})
     earlier = stages[: stages.index(stage)] if stage in stages else []
     return {name: _inputs_digest(locked[name]) for name in earlier if name in locked}
 
@@ -91,17 +93,19 @@ def _inputs_digest(entry: dict[str, Any]) -> str:
 def _apart_from_code() -> list[str]:
     """Paths that change while the pipeline runs, and so say nothing about what was run; params are known apart."""
     paths = [str(LOCK_FILE), str(PARAMS_FILE)]
-    for stage in _read(PIPELINE_FILE).get("stages", {}).values():
+    for stage in read_yaml(PIPELINE_FILE).get("stages", {}).values():
         for kind in ("outs", "metrics", "plots"):
             paths += [next(iter(out)) if isinstance(out, dict) else out for out in stage.get(kind, [])]
     return paths
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's keys; none where there is no file."""
     return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
 
 
-def _git(*arguments: str) -> str | None:
+def git_output(*arguments: str) -> str | None:
+    """What a git command prints; None where it fails."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,7 +105,7 @@ class Recorder:
     def _log_metrics(self, run: str, points: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(_metric_name(name), value, when, step) for name, value, when, step in points]
+        metrics = [Metric(metric_name(name), value, when, step) for name, value, when, step in points]
         for start in range(0, len(metrics), _METRICS_A_WRITE):
             self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_WRITE])
 
@@ -116,13 +116,8 @@ def open_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
     Raises:
         Exception: of MLflow, its database, the lock (held for a minute) or the disk.
     """
-    client_class = _import_client()
     root = project_root()
-    uri = store_uri(root)
-    # MLflow migrates the schema when a client is built: two processes on a fresh file would both fail.
-    with FileLock(root / "mlflow.db.lock", timeout=_LOCK_SECONDS):
-        _probe(uri)
-        client = client_class(tracking_uri=uri)
+    with locked_client(root) as client:
         book = _Book(client, _experiment_id(client, params.tracking.experiment, root))
         book.close_abandoned()
         parent = book.parent(execution, flat_params(params))
@@ -130,9 +125,27 @@ def open_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
     return Recorder(client, book, stage, parent, child)
 
 
+@contextlib.contextmanager
+def locked_client(root: Path) -> "Iterator[MlflowClient]":
+    """A client of the store, with the store's lock held in the body.
+
+    MLflow migrates the schema when a client is built: two processes on a fresh file would both fail.
+    """
+    client_class = _import_client()
+    uri = store_uri(root)
+    with FileLock(root / "mlflow.db.lock", timeout=_LOCK_SECONDS):
+        _probe(uri)
+        yield client_class(tracking_uri=uri)
+
+
 def store_uri(root: Path) -> str:
     """The user's MLFLOW_TRACKING_URI, else the file that plain `mlflow ui` opens at the project root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root / 'mlflow.db'}"
+
+
+def is_sqlite(uri: str) -> bool:
+    """Whether the store is a file of this machine."""
+    return uri.startswith(_SQLITE)
 
 
 class _Book:
@@ -210,7 +223,7 @@ def _import_client() -> "type[MlflowClient]":
 
 def _probe(uri: str) -> None:
     """Raise at once where a sqlite store can't be written: MLflow would retry for 100 seconds."""
-    if uri.startswith(_SQLITE):
+    if is_sqlite(uri):
         with contextlib.closing(sqlite3.connect(uri.removeprefix(_SQLITE), timeout=_BUSY_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
 
@@ -220,7 +233,7 @@ def _experiment_id(client: "MlflowClient", name: str, root: Path) -> str:
     if found:
         return found.experiment_id
     # DVC's temporary workspaces are deleted, so a local store's artifacts need a place under the root.
-    local = store_uri(root).startswith(_SQLITE)
+    local = is_sqlite(store_uri(root))
     return client.create_experiment(name, artifact_location=(root / "mlruns").as_uri() if local else None)
 
 
@@ -233,7 +246,8 @@ def _common_tags(execution: Execution) -> dict[str, str]:
     return tags
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
+    """A figure's name as MLflow takes it."""
     return re.sub(r"[^/\w.\- :]", "_", name)
 
 

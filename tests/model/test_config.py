@@ -110,7 +110,7 @@ def test_presets_have_the_released_sizes() -> None:
 
 
 def test_params_offer_exactly_the_presets_there_are() -> None:
-    # params.py names them itself: it must not import torch.
+    # glm2core.params names them itself: it must not import torch.
     offered = get_args(ModelParams.model_fields["preset"].annotation)
     assert set(offered) == set(PRESETS)
 

@@ -1,0 +1,176 @@
+"""The sweeps of docs/recipes.md, run for real in a temporary clone, and their result tables.
+
+    python -m benchmarks.sweeps                                  all of them, into docs/sweeps/<name>.csv and .md
+    python -m benchmarks.sweeps rope --jobs 2                    one of them, two experiments at a time
+    python -m benchmarks.sweeps method --steps 20 --lengths 512 1024 --first 2 --out .sweeps     a quick try
+
+A clone of the committed state is made, the shared stages run once, the experiments are queued and worked off by DVC's
+own commands, and the table is what `dvc exp show` says. Settings are shortened for a CPU: 300 steps a model, contexts
+to 4,096 tokens; so the figures compare the experiments with one another, not with the default run.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMON = (
+    "train.eval_steps=100", "train.save_steps=100", "train.threads=1", "evaluate.threads=1",
+    "evaluate.generation.rows=16", "evaluate.retrieval.base_lengths=[]", "evaluate.retrieval.contexts=2",
+)  # fmt: skip
+FIGURES = ("validation_loss", "test_loss", "rouge_l", "retrieval_accuracy", "effective_context_length")
+BY_LENGTH = "retrieval_lines_"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One recipe.
+
+    Attributes:
+        swept: key -> its values; every combination is an experiment.
+        fixed: what all of its experiments change besides.
+        shared: the last stage that all experiments have in common.
+    """
+
+    swept: dict[str, tuple[str, ...]]
+    fixed: tuple[str, ...] = ()
+    shared: str = "tokenize"
+
+
+SWEEPS = {
+    "rope": Sweep({"model.rope.factor": ("2", "4", "8", "16"), "model.rope.type": ("linear", "yarn")}),
+    "method": Sweep(
+        {"train.method": ("full", "lora", "qlora", "ptuning")},
+        ("train.optimizer=adamw", "train.vector_rate=1", "train.learning_rate=1e-3"),
+    ),
+    "loss_on": Sweep({"tokenize.loss_on": ("last", "every")}, shared="convert"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*SWEEPS, []], metavar="NAME", help=", ".join(SWEEPS))
+    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time, a thread each (1)")
+    parser.add_argument("--steps", type=int, default=300, help="train.max_steps (300)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="context lengths")
+    parser.add_argument("--first", type=int, help="only so many experiments of each sweep")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "sweeps", help="folder of the tables (docs/sweeps)")
+    arguments = parser.parse_args()
+    for name in arguments.names or SWEEPS:
+        with tempfile.TemporaryDirectory() as folder:
+            _run(name, SWEEPS[name], Path(folder) / "glm2core", arguments)
+
+
+def _run(name: str, sweep: Sweep, clone: Path, arguments: argparse.Namespace) -> None:
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    settings = [*COMMON, *sweep.fixed, f"train.max_steps={arguments.steps}"]
+    settings.append(f"evaluate.retrieval.lengths={arguments.lengths}".replace(" ", ""))
+    started = time.perf_counter()
+    # Once, before two workers meet an empty cache and both do it.
+    _dvc(clone, "repro", sweep.shared)
+    _commit(clone)
+    combinations = list(itertools.product(*sweep.swept.values()))[: arguments.first]
+    for number, combination in enumerate(combinations):
+        changes = [*settings, *map("=".join, zip(sweep.swept, combination, strict=True))]
+        _dvc(clone, "exp", "run", "--queue", "-n", f"{name}-{number}", *_overrides(changes))
+    _work_off(clone, arguments.jobs)
+    rows = _table(clone, name, list(sweep.swept))
+    minutes = (time.perf_counter() - started) / 60
+    note = f"{len(rows)} experiments in {minutes:.1f} minutes, {arguments.jobs} at a time; {_stages_that_ran(clone)}."
+    _write(arguments.out, name, rows, f"{note} Settings: `{'` `'.join(settings)}`.")
+
+
+def _overrides(changes: Sequence[str]) -> list[str]:
+    return [part for change in changes for part in ("-S", change)]
+
+
+def _work_off(clone: Path, jobs: int) -> None:
+    """Run the queue to its end.
+
+    The workers go on in the background and would hold a pipe open, so their start is not captured.
+    """
+    _dvc(clone, "queue", "start", "-j", str(jobs))
+    while any(word in (status := _output(clone, "queue", "status")) for word in ("Queued", "Running")):
+        time.sleep(5)
+    _dvc(clone, "queue", "stop")
+    print(status, flush=True)
+    if "Failed" in status:
+        sys.exit(f"an experiment failed; `dvc queue logs NAME` in {clone} said:\n{_failures(clone, status)}")
+
+
+def _failures(clone: Path, status: str) -> str:
+    names = [line.split()[1] for line in status.splitlines() if "Failed" in line]
+    return "\n".join(_output(clone, "queue", "logs", name)[-3000:] for name in names)
+
+
+def _table(clone: Path, name: str, keys: list[str]) -> list[dict[str, str]]:
+    """What `dvc exp show` says of the sweep's experiments: the swept keys, then the headline figures."""
+    shown = list(csv.DictReader(io.StringIO(_output(clone, "exp", "show", "--csv"))))
+    own = [row for row in shown if row["Experiment"].startswith(f"{name}-")]
+    if not own:
+        sys.exit("dvc exp show lists none of the experiments")
+    lengths = sorted((key for key in own[0] if key.startswith(BY_LENGTH)), key=lambda key: int(key.split("_")[-1]))
+    columns = [*keys, *FIGURES, *lengths]
+    rows = [{column: _rounded(row[column]) for column in columns} for row in own]
+    return sorted(rows, key=lambda row: [(len(row[key]), row[key]) for key in keys])
+
+
+def _rounded(text: str) -> str:
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def _stages_that_ran(clone: Path) -> str:
+    """How often each stage really ran, by MLflow's rows."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{clone / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("glm2core")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'stage'")
+    stages = [run.data.tags["stage"] for run in runs]
+    return "stages that ran: " + ", ".join(
+        f"{stage} {stages.count(stage)}" for stage in ("convert", "tokenize", "train", "evaluate")
+    )
+
+
+def _write(folder: Path, name: str, rows: list[dict[str, str]], note: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    head = "| " + " | ".join(f"`{key}`" if "." in key else key.replace("_", " ") for key in rows[0]) + " |\n"
+    lines = "".join("| " + " | ".join(row.values()) + " |\n" for row in rows)
+    text = f"{head}{'|---' * len(rows[0])}|\n{lines}\n{note}\n"
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text, flush=True)
+
+
+def _commit(clone: Path) -> None:
+    person = ("-c", "user.name=sweeps", "-c", "user.email=sweeps@localhost")
+    subprocess.run(["git", *person, "commit", "--quiet", "-am", "lock of the shared stages"], cwd=clone, check=True)
+
+
+def _dvc(clone: Path, *arguments: str) -> None:
+    nowhere = subprocess.DEVNULL
+    subprocess.run(["dvc", *arguments], cwd=clone, stdin=nowhere, stdout=nowhere, check=True)
+
+
+def _output(clone: Path, *arguments: str) -> str:
+    return subprocess.run(["dvc", *arguments], cwd=clone, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()

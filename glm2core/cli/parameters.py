@@ -1,0 +1,141 @@
+"""`python -m glm2core parameters`: the reference of params.yaml, from the types that check it."""
+
+import argparse
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+
+from glm2core.params import Params, load_params
+
+_LONGEST = 60  # characters of a default that a table cell shows
+_HEAD = """# Parameters
+
+Every key of [params.yaml](../params.yaml), from the types that check it (`python -m glm2core parameters`). The default
+is the value that params.yaml comes with. Keep every key in the file: one that is left out takes a default of the code,
+which may be another value.
+
+One experiment changes a key by `dvc exp run -S section.key=value`; values are YAML, so lists are written
+`-S 'evaluate.retrieval.lengths=[512, 1024]'` (with brackets: a bare `512,1024` makes two experiments, and only with
+`--queue`). A wrong key, type, value or combination stops every stage at once, with a sentence that names it.
+"""
+_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the reference with the values of `arguments.params` as defaults.
+
+    Raises:
+        UserError: a params file that can't be read or is wrong.
+    """
+    load_params(arguments.params)
+    print(reference(arguments.params), end="")
+
+
+def reference(params_file: Path) -> str:
+    """All sections as Markdown tables."""
+    values = YAML(typ="safe", pure=True).load(params_file.read_text(encoding="utf-8"))
+    return _HEAD + "".join(_section(name, field, values[name]) for name, field in Params.model_fields.items())
+
+
+def _section(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
+    section = typing.cast("type[BaseModel]", field.annotation)
+    text = f"\n## {name}\n{_summary(section)}\n\n" + _table(_rows(section, f"{name}.", values))
+    for place, entry in _entries(section, name):
+        text += f"\n### Within `{place}`\n{_summary(entry)}\n\n" + _table(_rows(entry, "", None))
+    return text
+
+
+def _entries(section: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Sections that are entries of a list, or that may be null, with their place."""
+    for name, field in section.model_fields.items():
+        inner = _without_null(field.annotation)
+        arguments = typing.get_args(inner)
+        entry: Any = arguments[0] if typing.get_origin(inner) is list else inner
+        if _is_section(entry) and entry is not field.annotation:
+            yield f"{place}.{name}", entry
+            yield from _entries(entry, f"{place}.{name}")
+
+
+def _rows(section: type[BaseModel], prefix: str, values: Mapping[str, Any] | None) -> Iterator[tuple[str, ...]]:
+    """(key, type, allowed, default, meaning) of each leaf; without `values` the default is the code's."""
+    for name, field in section.model_fields.items():
+        if _is_section(field.annotation):
+            inner = None if values is None else values[name]
+            yield from _rows(typing.cast("type[BaseModel]", field.annotation), f"{prefix}{name}.", inner)
+            continue
+        default = _code_default(field) if values is None else _cell(values[name])
+        kind, allowed = _described(field.annotation, field.metadata)
+        meaning = str(field.description).replace("<", "&lt;")  # </s> would be taken for HTML
+        yield f"`{prefix}{name}`", kind, allowed, default, meaning
+
+
+def _described(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
+    """The type in words, and what is allowed beyond it."""
+    null = " or null" if type(None) in typing.get_args(annotation) else ""
+    annotation = _without_null(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation, *inner = typing.get_args(annotation)
+        metadata = [*metadata, *(bound for item in inner for bound in getattr(item, "metadata", [item]))]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    bounds = ", ".join(filter(None, map(_bound, metadata)))
+    if origin is typing.Literal:
+        choices = [*(["null"] if null else []), *map(str, arguments)]
+        return "choice", ", ".join(f"`{choice}`" for choice in choices)
+    if origin is list:
+        kind, allowed = _described(arguments[0], [])
+        return f"list ({kind}){null}", ", ".join(filter(None, [bounds, allowed and f"each {allowed}"]))
+    if origin is dict:
+        return "keys and texts", bounds
+    return _NAMES.get(annotation, "keys, see below") + null, bounds
+
+
+def _bound(bound: Any) -> str:
+    match bound:
+        case annotated_types.Ge(ge):
+            return f"{ge} or more"
+        case annotated_types.Gt(gt):
+            return f"above {gt}"
+        case annotated_types.Le(le):
+            return f"at most {le}"
+        case annotated_types.Lt(lt):
+            return f"below {lt}"
+        case annotated_types.MinLen(least):
+            return f"at least {least}" if least > 1 else "not empty"
+    return ""
+
+
+def _code_default(field: FieldInfo) -> str:
+    return "required" if field.is_required() else _cell(field.get_default())
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"`{text}`" if len(text) <= _LONGEST else f"{len(value)} entries, see params.yaml"
+
+
+def _table(rows: Iterator[tuple[str, ...]]) -> str:
+    head = "| key | type | allowed | default | meaning |\n|---|---|---|---|---|\n"
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _summary(section: type[BaseModel]) -> str:
+    return str(section.__doc__).strip().splitlines()[0]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _without_null(annotation: Any) -> Any:
+    """X | None -> X."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(annotation) if part is not type(None))
+    return annotation

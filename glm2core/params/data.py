@@ -1,0 +1,110 @@
+"""The sections of the data stages: `convert` and `tokenize`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from glm2core.params.section import Count, Fraction, NonNegative, Section
+
+
+class GeneratedLines(Section):
+    """Long conversations in LongEval's `lines` wording: one record, many questions about it."""
+
+    conversations: Count = Field(description="how many conversations to generate")
+    lines: list[Count] = Field(
+        min_length=1,
+        description="lines in a record, about 22 tokens each by the embedded tokenizer; a conversation takes one of "
+        "these counts",
+    )
+    questions: Count = Field(description="questions (rounds) asked about one record")
+    repeats: Fraction = Field(
+        0.0, description="share of conversations whose record names some lines twice, which is easier to learn from"
+    )
+    hard_negatives: Fraction = Field(
+        0.0, description="share of conversations whose lines share words and digits, so that keys nearly collide"
+    )
+    seed: NonNegative = Field(0, description="seed of the generator; another seed, other records")
+
+
+class Source(Section):
+    """A file, a glob, or generated conversations."""
+
+    format: Literal["auto", "alpaca", "chatglm", "messages", "lines"] = Field(
+        "auto", description="layout of the rows; auto detects it and says what it found; lines are generated"
+    )
+    path: str | None = Field(
+        None, description="file or glob, against the project's folder; null for generated lines, which need no file"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="standard column name -> its name in this file, as in {prompt: question, response: answer}"
+    )
+    limit: Count | None = Field(None, description="take at most so many rows, the first ones; null = all")
+    max_source_length: Count | None = Field(
+        None, description="overrides tokenize.max_source_length for this source; null = as there"
+    )
+    max_target_length: Count | None = Field(
+        None, description="overrides tokenize.max_target_length for this source; null = as there"
+    )
+    loss_on: Literal["last", "every"] | None = Field(
+        None, description="overrides tokenize.loss_on for this source; null = as there"
+    )
+    held_out: bool = Field(True, description="false: every row is trained on, none is kept to validate or test")
+    generate: GeneratedLines | None = Field(None, description="with format lines: what to generate; else null")
+
+    @model_validator(mode="after")
+    def _path_or_generate(self) -> "Source":
+        if (self.generate is not None) != (self.format == "lines"):
+            raise ValueError("generate goes with format lines, and format lines needs generate")
+        if (self.path is None) != (self.generate is not None):
+            raise ValueError("needs a path (or, with format lines, generate instead of a path)")
+        return self
+
+
+class ConvertParams(Section):
+    """Raw files -> conversations."""
+
+    sources: list[Source] = Field(min_length=1, description="what to read, in order: files, globs, generated lines")
+    validation_fraction: Fraction = Field(
+        0.05, description="share of prompts held out to watch training; a prompt's rows stay together"
+    )
+    test_fraction: Fraction = Field(
+        0.05, description="share of prompts held out for the evaluate stage; with validation_fraction below 1"
+    )
+    max_rejected_fraction: Fraction = Field(
+        0.05, description="more rejected rows than this share stop the stage; below it they are counted and kept"
+    )
+    seed: NonNegative = Field(0, description="salt of the split's hash: another seed, other splits")
+
+    @model_validator(mode="after")
+    def _some_left_to_train_on(self) -> "ConvertParams":
+        held_out = self.validation_fraction + self.test_fraction
+        if held_out >= 1:
+            raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {held_out:g}")
+        return self
+
+
+class TokenizeParams(Section):
+    """Conversations -> token pairs."""
+
+    pair_format: Literal["glm2", "llama"] = Field(
+        "glm2", description="order of a pair; glm2: [gMASK] sop A B </s>, as released; llama: <s> A B </s>"
+    )
+    template: Literal["auto", "chatglm2", "chatglm3"] = Field(
+        "auto", description="prompt wording; auto = chatglm3 where the base is one, else chatglm2's [Round n]"
+    )
+    loss_on: Literal["last", "every"] = Field(
+        "last", description="which answers of a conversation are supervised: the last one, or every one"
+    )
+    truncation: Literal["rounds", "left", "right", "drop"] = Field(
+        "rounds",
+        description="what is done with a prompt over max_source_length: rounds drops the oldest rounds and then the "
+        "middle of the text, never the question; left and right cut tokens of that side; drop leaves the row out",
+    )
+    max_source_length: Count = Field(
+        300, description="most tokens of [gMASK] sop and prompt; memory and time grow with it"
+    )
+    max_target_length: Count = Field(200, description="most tokens of an answer and its </s>; longer answers are cut")
+    vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
+        2000, description="pieces of the tokenizer that is trained when model.base is null"
+    )
+    threads: Count | None = Field(None, description="tokenizer threads; null = all cores; never changes the result")

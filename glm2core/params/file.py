@@ -1,0 +1,80 @@
+"""params.yaml as a whole: read, checked, and flattened."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
+
+from glm2core.errors import UserError
+from glm2core.params.data import ConvertParams, TokenizeParams
+from glm2core.params.evaluate import EvaluateParams
+from glm2core.params.messages import messages
+from glm2core.params.model import ModelParams
+from glm2core.params.section import Section
+from glm2core.params.train import TrainParams
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class TrackingParams(Section):
+    """MLflow."""
+
+    experiment: str = Field(
+        "glm2core", min_length=1, description="name of the MLflow experiment, and of promoted models"
+    )
+    log_examples: bool = Field(True, description="false keeps users' texts out of MLflow")
+
+
+class Params(Section):
+    """All of params.yaml: one section per stage, the model's, and tracking's."""
+
+    convert: ConvertParams
+    tokenize: TokenizeParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    tracking: TrackingParams = TrackingParams()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Params":
+        if self.evaluate.retrieval.base_lengths and self.model.base is None:
+            raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to []")
+        return self
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check a params file.
+
+    YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string).
+
+    Raises:
+        UserError: a sentence for each key that is wrong.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}. Run the stages from the project's folder.") from None
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1
+        raise UserError(f"{path}, line {line}: {error.problem.split(' with value')[0]}. Keep one of the two.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {sentence}" for sentence in messages(error, Params))) from None
+
+
+def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, as `-S` and MLflow name them; lists stay values."""
+    flat: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

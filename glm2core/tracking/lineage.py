@@ -1,0 +1,113 @@
+"""What the tuned model in the workspace was made from, and how it can be had again. Knows nothing of MLflow."""
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glm2core.errors import UserError
+from glm2core.files import sha256_file
+from glm2core.params import PARAMS_FILE
+from glm2core.tracking.execution import LOCK_FILE, git_output, read_yaml
+
+MODEL = Path("models/tuned")
+METRICS = Path("metrics")
+_TOKENIZER = "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The tuned model's bytes and what they came from.
+
+    Attributes:
+        model_md5: DVC's hash of models/tuned, by which its cache keeps this version.
+        data_md5: DVC's hash of data/tokenized, the rows that were trained on.
+        tokenizer_sha256: of tokenizer.model.
+        params_sha256: of params.yaml.
+        lock_commit: the git commit whose dvc.lock and params.yaml are the workspace's; None = not committed.
+    """
+
+    model_md5: str
+    data_md5: str
+    tokenizer_sha256: str
+    params_sha256: str
+    lock_commit: str | None
+
+
+def current_lineage() -> Lineage:
+    """The lineage of models/tuned, which must be what dvc.lock says it is.
+
+    Raises:
+        UserError: there is no tuned model, or `dvc repro` would still change something.
+    """
+    if not MODEL.is_dir():
+        raise UserError(f"{MODEL} does not exist, so there is nothing to promote. Run `dvc repro` first.")
+    _require_up_to_date()
+    stages = read_yaml(LOCK_FILE)["stages"]
+    return Lineage(
+        model_md5=_out_md5(stages["train"], MODEL),
+        data_md5=_out_md5(stages["tokenize"], Path("data/tokenized")),
+        tokenizer_sha256=sha256_file(MODEL / _TOKENIZER),
+        params_sha256=sha256_file(PARAMS_FILE),
+        lock_commit=_commit_of_lock(),
+    )
+
+
+def stage_figures(stage: str) -> dict[str, float]:
+    """The figures of metrics/<stage>.json."""
+    figures: dict[str, float] = json.loads((METRICS / f"{stage}.json").read_text(encoding="utf-8"))
+    return figures
+
+
+def restore_command(lineage: Lineage, experiment: str | None) -> str | None:
+    """The command that brings this version of models/tuned back; None where neither a commit nor an experiment has it.
+
+    Args:
+        experiment: name of the DVC experiment that made it.
+    """
+    if lineage.lock_commit:
+        return f"git checkout {lineage.lock_commit} && dvc checkout"
+    if experiment and git_output("for-each-ref", f"refs/exps/*/*/{experiment}"):
+        return f"dvc exp apply {shlex.quote(experiment)}"
+    return None
+
+
+def _require_up_to_date() -> None:
+    # A process of its own: DVC's state of the workspace is read by DVC's own command, as a user would.
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"`dvc status` failed: {done.stderr.strip()}. Run the command from the project's folder.")
+    changes = json.loads(done.stdout or "{}")
+    if changes:
+        raise UserError(
+            f"the workspace is not what dvc.lock describes ({_in_words(changes)}), so the figures may be another "
+            "model's. Run `dvc repro` (or `dvc checkout` to go back to what dvc.lock describes), then promote."
+        )
+
+
+def _in_words(changes: dict[str, list[Any]]) -> str:
+    """{'train': [{'changed outs': {'models/tuned': 'modified'}}]} -> 'train: changed outs models/tuned (modified)'."""
+    return "; ".join(f"{stage}: {', '.join(map(_change_in_words, found))}" for stage, found in changes.items())
+
+
+def _change_in_words(change: Any) -> str:
+    if not isinstance(change, dict):
+        return str(change)
+    kind, places = next(iter(change.items()))
+    return f"{kind} " + ", ".join(f"{place} ({how})" for place, how in places.items())
+
+
+def _out_md5(entry: dict[str, Any], path: Path) -> str:
+    return next(out["md5"] for out in entry["outs"] if out["path"] == path.as_posix())
+
+
+def _commit_of_lock() -> str | None:
+    """HEAD, where it holds the workspace's dvc.lock and params.yaml."""
+    files = ("--", str(LOCK_FILE), str(PARAMS_FILE))
+    if git_output("diff", "HEAD", "--name-only", *files) or not git_output("ls-files", *files):
+        return None
+    return (git_output("rev-parse", "HEAD") or "").strip() or None

@@ -1,0 +1,147 @@
+"""MLflow's model registry: the tuned model as a version, with its figures and where it came from.
+
+The weights are not copied. DVC's cache holds them already, under the hash that the version records; the version's
+source is models/tuned, and its tag `restore` is the command that brings these weights back there.
+"""
+
+import sqlite3
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from glm2core.errors import UserError
+from glm2core.files import project_root
+from glm2core.params import Params
+from glm2core.tracking.lineage import MODEL, Lineage, current_lineage, restore_command, stage_figures
+from glm2core.tracking.store import is_sqlite, locked_client, metric_name, store_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+_HEADLINES = {
+    "train": ("validation_loss", "tokens_per_second", "peak_memory_gib"),
+    "evaluate": ("test_loss", "rouge_l", "bleu_4", "retrieval_accuracy", "effective_context_length"),
+}
+_ORIGIN = ("git_commit", "git_dirty", "dvc_experiment")  # tags of the run that trained
+_BY_LENGTH = "retrieval_"  # evaluate's retrieval_<task>_<length>
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A version in the registry.
+
+    Attributes:
+        name, version: of the registered model.
+        new: False where these weights from this run were registered before; its tags are then written anew.
+        figures: `<stage>/<name>` -> value.
+        restore: the command that brings the weights back; None where nothing committed names them.
+        run: id of the run that the figures are from.
+    """
+
+    name: str
+    version: str
+    new: bool
+    figures: dict[str, float]
+    restore: str | None
+    run: str
+
+
+def promote(name: str, params: Params) -> Promotion:
+    """Register models/tuned as a version of the model `name`.
+
+    Args:
+        params: of the workspace; names the MLflow experiment.
+
+    Raises:
+        UserError: no tuned model, a workspace that dvc.lock does not describe, no run with these figures in the
+            store, or a store that can't be used.
+    """
+    lineage = current_lineage()
+    # Imported here: MLflow takes a second, and what is wrong with the workspace is told before.
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with locked_client(project_root()) as client:
+            return _register(client, name, params.tracking.experiment, lineage)
+    except (MlflowException, sqlite3.Error, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"MLflow's store at {store_uri(project_root())} could not be used: {reason}") from error
+
+
+def _register(client: "MlflowClient", name: str, experiment: str, lineage: Lineage) -> Promotion:
+    train, evaluate = (_run_of(client, experiment, stage) for stage in ("train", "evaluate"))
+    row = client.get_run(evaluate.data.tags["mlflow.parentRunId"])
+    restore = restore_command(lineage, train.data.tags.get("dvc_experiment"))
+    figures = _headlines()
+    tags: dict[str, str] = {key: value for key, value in asdict(lineage).items() if value}
+    tags |= {key: train.data.tags[key] for key in _ORIGIN if key in train.data.tags}
+    tags |= {"train_run": train.info.run_id, "evaluate_run": evaluate.info.run_id}
+    tags |= {"restore": restore} if restore else {}
+    tags |= {key: f"{value:g}" for key, value in figures.items()}
+    version, new = _version(client, name, row, lineage, tags)
+    return Promotion(name, str(version.version), new, figures, restore, row.info.run_id)
+
+
+def _run_of(client: "MlflowClient", experiment: str, stage: str) -> "Run":
+    """The newest finished run of a stage whose figures are those of metrics/<stage>.json, its seconds among them."""
+    figures = {metric_name(key): float(value) for key, value in stage_figures(stage).items()}
+    found = client.get_experiment_by_name(experiment)
+    wanted = f"tags.kind = 'stage' and tags.stage = '{stage}' and attributes.status = 'FINISHED'"
+    runs = client.search_runs([found.experiment_id], wanted) if found else []
+    for run in runs:
+        if figures.items() <= run.data.metrics.items():
+            return run
+    raise UserError(
+        f"no run in MLflow's experiment {experiment} at {client.tracking_uri} has the figures of "
+        f"metrics/{stage}.json: it was deleted, or made on another machine or in another store. "
+        f"Set MLFLOW_TRACKING_URI to that store, or run `dvc repro -f {stage}` here."
+    )
+
+
+def _headlines() -> dict[str, float]:
+    """`<stage>/<name>` -> figure, of those that tell one model from another."""
+    chosen: dict[str, float] = {}
+    for stage, names in _HEADLINES.items():
+        figures = stage_figures(stage)
+        wanted = [*(name for name in names if name in figures), *(n for n in figures if n.startswith(_BY_LENGTH))]
+        chosen |= {f"{stage}/{name}": figures[name] for name in dict.fromkeys(wanted)}
+    return chosen
+
+
+def _version(
+    client: "MlflowClient", name: str, row: "Run", lineage: Lineage, tags: dict[str, str]
+) -> tuple["ModelVersion", bool]:
+    """The version of these weights from this run: the one that is there, with `tags` written anew, or a new one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name, description="Tuned by glm2core; the tag `restore` brings a version back.")
+    for there in client.search_model_versions(f"name = '{name}'"):
+        if there.run_id == row.info.run_id and there.tags.get("model_md5") == lineage.model_md5:
+            for key, value in tags.items():
+                client.set_model_version_tag(name, there.version, key, value)
+            return there, False
+    source = _source(row)
+    return client.create_model_version(name, source, row.info.run_id, tags=tags, description=_describe(tags)), True
+
+
+def _source(row: "Run") -> str:
+    """models/tuned itself; a server takes no paths of other machines, so there it is the run's own dvc.lock."""
+    root = project_root()
+    return (root / MODEL).as_uri() if is_sqlite(store_uri(root)) else f"runs:/{row.info.run_id}/dvc.lock"
+
+
+def _describe(tags: dict[str, str]) -> str:
+    """Markdown, as MLflow's page of a version shows it."""
+    rows = "\n".join(f"| {key} | `{value}` |" for key, value in tags.items())
+    how = (
+        f"`{tags['restore']}` puts these weights back into {MODEL}."
+        if "restore" in tags
+        else f"No commit names these weights yet. DVC's cache keeps them as `{tags['model_md5']}`."
+    )
+    return f"{how}\n\n| | |\n|---|---|\n{rows}\n"

@@ -1,0 +1,32 @@
+"""docs/parameters.md is what the types and params.yaml say."""
+
+from glm2core.cli.main import main
+from glm2core.cli.parameters import reference
+from glm2core.params import flatten, load_params
+from tests.cli.conftest import PROJECT
+
+
+def test_the_document_is_what_the_command_prints(capsys, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    assert main(["parameters"]) == 0
+    printed = capsys.readouterr().out
+    written = (PROJECT / "docs" / "parameters.md").read_text(encoding="utf-8")
+    assert written == printed, "run: python -m glm2core parameters > docs/parameters.md"
+
+
+def test_every_key_has_a_row_with_its_default_and_meaning():
+    rows = [line.split(" | ") for line in reference(PROJECT / "params.yaml").splitlines() if line.startswith("| `")]
+    assert {len(row) for row in rows} == {5}
+    assert all(row[-1].strip(" |") for row in rows)
+    by_key = {row[0].strip("| `"): row for row in rows}
+    assert by_key.keys() >= flatten(load_params(PROJECT / "params.yaml")).keys()
+    assert by_key["train.method"][2] == "`full`, `lora`, `qlora`, `ptuning`"
+    assert by_key["train.quantization_bits"][2:4] == ["`null`, `4`, `8`", "`null`"]
+    assert by_key["convert.test_fraction"][1:3] == ["number", "0 or more, at most 1"]
+    assert by_key["conversations"][3] == "required"
+
+
+def test_a_wrong_params_file_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "params.yaml").write_text("train: {methd: full}\n")
+    assert main(["parameters", "--params", str(tmp_path / "params.yaml")]) == 1
+    assert "train.methd is not a key" in capsys.readouterr().err
