@@ -71,9 +71,8 @@ class TrainParams(Section):
         "adamw", description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
-    vector_rate: Positive = Field(
-        1.0, description="biases and norms learn so many times as fast as matrices: for small networks after a change "
-        "of RoPE"
+    bias_rate: Positive = Field(
+        1.0, description="biases learn so many times as fast as all else: for small networks after a change of RoPE"
     )  # fmt: skip
     max_grad_norm: Positive | None = Field(1.0, description="gradients are clipped to this norm; null = not clipped")
     memory: Literal["normal", "low"] = Field(

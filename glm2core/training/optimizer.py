@@ -11,7 +11,7 @@ rate of 1e-5 that is nearly all of them. Two remedies, by the memory at hand:
   expectation is exact (Gupta et al. 2015, https://arxiv.org/abs/1502.02551), and the second moment
   is factored (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235).
 
-`MuonAndAdamW` is for small networks from scratch, which learn retrieval several times sooner with it.
+`MuonAndAdamW` is for small networks (docs/long-context.md).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +37,7 @@ def make_optimizer(
     name: OptimizerName,
     learning_rate: float,
     weight_decay: float,
-    vector_rate: float = 1.0,
+    bias_rate: float = 1.0,
     in_backward: bool = False,
     seed: int = 0,
 ) -> Optimizer:
@@ -45,8 +45,8 @@ def make_optimizer(
 
     Args:
         learning_rate: absolute, also for Adafactor (no scaling by the weights' size).
-        weight_decay: decoupled; biases and norm weights (the vectors) are spared.
-        vector_rate: their learning rate is so many times `learning_rate`. After a change of RoPE the biases of
+        weight_decay: decoupled; biases and norm weights are spared.
+        bias_rate: the learning rate of biases is so many times `learning_rate`. After a change of RoPE the biases of
             queries and keys have to grow by a multiple before a head tells neighbours apart again, and at the
             plain rate that takes longer than all else (docs/long-context.md has the figures).
         in_backward: step each parameter as soon as its gradient is there, and free the gradient
@@ -54,7 +54,7 @@ def make_optimizer(
         seed: of the stochastic rounding.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = _groups(named, learning_rate, weight_decay, vector_rate)
+    groups = _groups(named, learning_rate, weight_decay, bias_rate)
     if name == "adafactor":
         return RoundingAdafactor(groups, dict(named), lr=learning_rate, in_backward=in_backward, seed=seed)
     make = {"adamw": _adamw, "adamw_8bit": _adamw_8bit, "muon": MuonAndAdamW}[name]
@@ -78,14 +78,16 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.dim() == 2 and ".layers." in name
 
 
-def _groups(named: Named, rate: float, weight_decay: float, vector_rate: float) -> list[dict[str, Any]]:
+def _groups(named: Named, rate: float, weight_decay: float, bias_rate: float) -> list[dict[str, Any]]:
     blocks = [p for n, p in named if is_block_matrix(n, p)]
     others = [p for n, p in named if p.dim() > 1 and not is_block_matrix(n, p)]
-    vectors = [p for _, p in named if p.dim() <= 1]
+    biases = [p for n, p in named if n.endswith("bias")]
+    norms = [p for n, p in named if p.dim() <= 1 and not n.endswith("bias")]
     groups = [
         {"params": blocks, "lr": rate, "weight_decay": weight_decay, "kind": "block matrices"},
         {"params": others, "lr": rate, "weight_decay": weight_decay, "kind": "embedding and output"},
-        {"params": vectors, "lr": rate * vector_rate, "weight_decay": 0.0, "kind": "vectors"},
+        {"params": norms, "lr": rate, "weight_decay": 0.0, "kind": "norms"},
+        {"params": biases, "lr": rate * bias_rate, "weight_decay": 0.0, "kind": "biases"},
     ]
     return [group for group in groups if group["params"]]
 
@@ -103,7 +105,7 @@ class _Wrapper(Optimizer):
 
 
 class MuonAndAdamW(_Wrapper):
-    """Muon on the matrices of the blocks, AdamW on embedding, output layer and vectors.
+    """Muon on the matrices of the blocks, AdamW on embedding, output layer, norms and biases.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every direction of a matrix
     move alike. Its updates are scaled as in that post, so one learning rate serves both.

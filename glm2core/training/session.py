@@ -163,8 +163,8 @@ def _require_settings_for_size(parameters: int, params: TrainParams) -> None:
     usual = {}
     if params.optimizer == "muon":
         usual["optimizer"] = "adamw"
-    if params.vector_rate > 1:
-        usual["vector_rate"] = "1"
+    if params.bias_rate > 1:
+        usual["bias_rate"] = "1"
     if (params.learning_rate or 0) > 10 * default_learning_rate(params.method, from_scratch=False):
         usual["learning_rate"] = "null"
     if parameters > _SMALL_NETWORK and usual:

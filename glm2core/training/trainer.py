@@ -116,7 +116,7 @@ class GlmTrainer(Trainer):
                 name=self._params.optimizer,
                 learning_rate=self.args.learning_rate,
                 weight_decay=self._params.weight_decay,
-                vector_rate=self._params.vector_rate,
+                bias_rate=self._params.bias_rate,
                 in_backward=self._params.memory == "low",
                 seed=self._params.seed,
             )

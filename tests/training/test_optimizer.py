@@ -161,19 +161,19 @@ def test_a_gradient_that_is_not_finite_is_not_applied() -> None:
 
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
     """A Muon update of a badly scaled gradient is nearly orthogonal: singular values near lr * sqrt(rows / columns)."""
-    model = nn.ModuleDict({"block": Block(), "embedding": nn.Embedding(40, 16)})
+    model = nn.ModuleDict({"block": Block(), "embedding": nn.Embedding(40, 16), "norm": nn.RMSNorm(16)})
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     torch.manual_seed(1)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter) * torch.logspace(0, -2, parameter.shape[-1])
-    optimizer = make_optimizer(model, name="muon", learning_rate=1e-2, weight_decay=0.0, vector_rate=20)
+    optimizer = make_optimizer(model, name="muon", learning_rate=1e-2, weight_decay=0.0, bias_rate=20)
     optimizer.step()
     moved = {name: before[name] - p.detach() for name, p in model.named_parameters()}
     sizes = torch.linalg.svdvals(moved["block.layers.0.weight"]) / (1e-2 * (32 / 16) ** 0.5)
     assert sizes.min() > 0.4 and sizes.max() < 1.4
-    for name, rate in {"embedding.weight": 1e-2, "block.layers.0.bias": 0.2}.items():  # AdamW's first step
+    for name, rate in {"embedding.weight": 1e-2, "norm.weight": 1e-2, "block.layers.0.bias": 0.2}.items():  # AdamW's first step
         torch.testing.assert_close(moved[name].abs(), torch.full_like(moved[name], rate), rtol=1e-2, atol=1e-5)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-2, 1e-2, 0.2])
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-2, 1e-2, 1e-2, 0.2])
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "adafactor", "muon"])
