@@ -100,7 +100,7 @@ def _work_off(clone: Path, jobs: int) -> None:
     """
     _dvc(clone, "queue", "start", "-j", str(jobs))
     while any(word in (status := _output(clone, "queue", "status")) for word in ("Queued", "Running")):
-        time.sleep(5)
+        time.sleep(20)  # each look is a process of its own, and takes from the workers
     _dvc(clone, "queue", "stop")
     print(status, flush=True)
     if "Failed" in status:

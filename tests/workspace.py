@@ -1,11 +1,16 @@
 """A project folder of its own for tests of the real pipeline: this working tree, small settings, the real dvc."""
 
+import contextlib
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,3 +141,34 @@ def copy_of(clone: Workspace, folder: Path) -> Workspace:
     """The clone with its DVC cache, and nothing in MLflow."""
     shutil.copytree(clone.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"))
     return Workspace(folder, clone.environment)
+
+
+@contextlib.contextmanager
+def serving(workspace: Workspace, command: str) -> Iterator[str]:
+    """An `mlflow ui` command in the project's folder, on a free port; yields its address once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with (workspace.folder.parent / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command} --port {port}"], cwd=workspace.folder, env=workspace.environment,
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(f"{address}/health"):
+            assert process.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
+            time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
