@@ -97,6 +97,10 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
         ({"evaluate.retrieval.questions": 7, "evaluate.retrieval.depths": 5}, ["questions (7)", "depths (5)"]),
         ({"convert.validation_fraction": 0.6, "convert.test_fraction": 0.4}, ["below 1", "got 1"]),
         ({"train.early_stopping": 2, "train.eval_steps": None}, ["early_stopping", "set eval_steps"]),
+        (
+            {"train.schedule": "wsd", "train.decay_fraction": 0.9, "train.warmup_fraction": 0.2},
+            ["warmup_fraction 0.2", "decay_fraction 0.9", "lower one"],
+        ),
         ({"convert.sources.0.path": None}, ["convert.sources[0]: needs a path"]),
     ],
 )

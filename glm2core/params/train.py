@@ -65,7 +65,10 @@ class TrainParams(Section):
         None, description="null = the method's default: full 1e-5 on trained weights and 1e-3 from scratch, lora 1e-4, "
         "qlora 2e-4, ptuning 1e-2"
     )  # fmt: skip
-    schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="learning rate after warm-up")
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
+        "cosine", description="learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to 0"
+    )
+    decay_fraction: Fraction = Field(0.6, description="share of the steps that lower the learning rate, for wsd")
     warmup_fraction: Fraction = Field(0.03, description="share of the steps that raise the learning rate from 0")
     optimizer: Optimizer = Field(
         "adamw", description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks"
@@ -116,6 +119,11 @@ class TrainParams(Section):
         ends = [stage.until for stage in self.curriculum]
         if ends != sorted(set(ends)):
             raise ValueError(f"curriculum: each stage must end later than the one before it; until is {ends}")
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} are "
+                "together more than all steps; lower one"
+            )
         if self.early_stopping is not None and self.eval_steps is None:
             raise ValueError("early_stopping counts validations: set eval_steps too")
         return self

@@ -26,7 +26,7 @@ _WEIGHTS = "weights.safetensors"
 _PROGRESS = "progress.json"
 _STATE = "trainer_state.json"
 _NOT_FOR_THE_MODEL = ("rows", "lengths")
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
 
 
 def training_arguments(
@@ -39,6 +39,7 @@ def training_arguments(
         gradient_accumulation_steps=params.gradient_accumulation_steps,
         learning_rate=learning_rate,
         lr_scheduler_type=_SCHEDULES[params.schedule],
+        lr_scheduler_kwargs=_schedule_settings(params),
         warmup_steps=round(params.warmup_fraction * params.max_steps),
         max_grad_norm=params.max_grad_norm or 0.0,
         seed=params.seed,
@@ -56,6 +57,12 @@ def training_arguments(
         label_names=["labels"],
         ddp_find_unused_parameters=False,
     )
+
+
+def _schedule_settings(params: TrainParams) -> dict[str, Any] | None:
+    if params.schedule != "wsd":
+        return None
+    return {"num_decay_steps": round(params.decay_fraction * params.max_steps), "decay_type": "linear"}
 
 
 class GlmTrainer(Trainer):

@@ -58,6 +58,15 @@ def test_a_run_learns_and_tells_its_curves(tmp_path: Path, rows: TokenizedDatase
     assert outcome.metrics["steps"] == 12
 
 
+def test_wsd_keeps_the_rate_then_lowers_it_to_nothing(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
+) -> None:
+    changes = {"schedule": "wsd", "warmup_fraction": 0.2, "decay_fraction": 0.5, "max_steps": 10, "logging_steps": 1}
+    outcome = make_run(tmp_path / "c", rows, held_out, **changes, eval_steps=None, learning_rate=1e-3).train()
+    rates = [rate for _, rate in outcome.progress.curve("learning_rate")]
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 8e-4, 6e-4, 4e-4, 2e-4])
+
+
 def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
     tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
 ) -> None:
