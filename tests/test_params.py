@@ -101,6 +101,10 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
             {"train.schedule": "wsd", "train.decay_fraction": 0.9, "train.warmup_fraction": 0.2},
             ["warmup_fraction 0.2", "decay_fraction 0.9", "lower one"],
         ),
+        (
+            {"train.curriculum": [{"until": 0.5, "max_tokens": 64}, {"until": 0.25, "max_tokens": 128}]},
+            ["curriculum: each stage must end later", "[0.5, 0.25]"],
+        ),
         ({"convert.sources.0.path": None}, ["convert.sources[0]: needs a path"]),
     ],
 )

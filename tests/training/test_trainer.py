@@ -67,6 +67,14 @@ def test_wsd_keeps_the_rate_then_lowers_it_to_nothing(
     assert rates == pytest.approx([0, 5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 8e-4, 6e-4, 4e-4, 2e-4])
 
 
+def test_a_stage_of_the_curriculum_that_no_row_fits_is_named(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
+) -> None:
+    run = make_run(tmp_path / "c", rows, held_out, curriculum=[{"until": 0.5, "max_tokens": 1}])
+    with pytest.raises(UserError, match=r"train\.curriculum\[0\]\.max_tokens is 1, .*shortest training row"):
+        run.train()
+
+
 def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
     tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
 ) -> None:

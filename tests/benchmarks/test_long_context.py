@@ -1,0 +1,63 @@
+"""The table of the long-context controls, and what makes a file of theirs count as there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.long_context import HalfTables, _is_current, _once
+from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
+from glm2core.evaluation.scores import Answer
+from glm2core.model.presets import preset_config
+from glm2core.model.rope import RotaryEmbedding
+
+
+def answers(right: int, wrong: int, length: int, task: str = "lines") -> list[Answer]:
+    return [
+        Answer(task, length, 0, 0.5, index % 2 == 0, 0.01, 1000, 7, "line a-b: <7>" if index < right else "<8>")
+        for index in range(right + wrong)
+    ]
+
+
+def test_seeds_are_put_together_and_their_range_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"tuned": [answers(10, 0, 2048), answers(8, 2, 2048) + answers(9, 1, 0, "200_lines")], "absent": []}
+    rows = list(table_rows(given))
+    assert [(row["length"], row["cases"], row["right"], row["seeds"]) for row in rows] == [
+        (2048, 20, 18, 2),
+        (0, 10, 9, 1),
+    ]
+    assert (rows[0]["lowest_seed"], rows[0]["highest_seed"]) == (0.8, 1.0)
+    print_table(rows)
+    printed = capsys.readouterr().out
+    assert "| tuned | 90.0 (69.9–97.2; 80.0–100.0) |" in printed
+    assert "tuned, 200_lines: 9 of 10 (1,000 tokens)" in printed
+    assert "absent" not in printed
+    write_csv(rows, tmp_path / "t.csv")
+    plot(rows, tmp_path / "t.png")
+    assert (tmp_path / "t.csv").read_text().splitlines()[1].startswith("tuned,lines,2048,2,20,18,0.9,")
+    assert (tmp_path / "t.png").stat().st_size > 5000
+
+
+def test_a_file_counts_only_for_its_key_and_when_whole(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    _once(file, "first", lambda path: path.write_text("1") and None)
+    assert _is_current(file, "first") and not _is_current(file, "second")
+    _once(file, "first", lambda path: pytest.fail("it is there already"))
+
+    def broken(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        _once(file, "second", broken)
+    assert not _is_current(file, "first") and not _is_current(file, "second")
+
+
+def test_half_tables_round_angles_as_the_released_code_does() -> None:
+    """Positions above 2,048 are not all whole numbers in fp16, nor above 256 in bf16."""
+    config = preset_config("tiny")
+    positions = torch.tensor([[200, 257, 2049, 9001]])
+    exact = RotaryEmbedding(config).angles(positions)[0, :, 0]
+    assert exact.tolist() == [200, 257, 2049, 9001]
+    assert HalfTables(config, torch.bfloat16).angles(positions)[0, :, 0].tolist() == [200, 256, 2048, 8992]
+    assert HalfTables(config, torch.float16).angles(positions)[0, :, 0].tolist() == [200, 257, 2048, 9000]
