@@ -118,7 +118,9 @@ def _table(clone: Path, name: str, keys: list[str]) -> list[dict[str, str]]:
     own = [row for row in shown if row["Experiment"].startswith(f"{name}-")]
     if not own:
         sys.exit("dvc exp show lists none of the experiments")
-    lengths = sorted((key for key in own[0] if key.startswith(BY_LENGTH)), key=lambda key: int(key.split("_")[-1]))
+    # The committed run's lengths are columns too; only those that were asked here count.
+    asked = [key for key in own[0] if key.startswith(BY_LENGTH) and any(row[key] for row in own)]
+    lengths = sorted(asked, key=lambda key: int(key.split("_")[-1]))
     columns = [*keys, *FIGURES, *lengths]
     rows = [{column: _rounded(row[column]) for column in columns} for row in own]
     return sorted(rows, key=lambda row: [(len(row[key]), row[key]) for key in keys])
