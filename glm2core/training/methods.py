@@ -14,6 +14,7 @@ from glm2core.files import atomic_path, resolve_path
 from glm2core.model.adapters import BaseReference, attach_prefix_length, load_base, reference_to, save_adapter
 from glm2core.model.checkpoint import load_model, new_model
 from glm2core.params import LoraParams, ModelParams, PrefixParams, TrainParams
+from glm2core.training.processes import is_first, meet
 
 Notice = Callable[[str], None]
 
@@ -162,8 +163,10 @@ def _adapted(
         )
     if model_params.base is None:
         base = work_folder / "base"
-        with atomic_path(base) as partial:
-            _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
+        if is_first():
+            with atomic_path(base) as partial:
+                _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
+        meet()
         # The scaling is in the config that was just written.
         reference = reference_to(base, own=True, bits=params.bits)
     else:

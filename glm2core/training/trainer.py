@@ -1,6 +1,9 @@
 """transformers' Trainer with small overrides: our batches, loss checks, curves and checkpoints."""
 
+import io
 import json
+import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.interrupt import StopRequest
 from glm2core.training.measure import Cost
 from glm2core.training.optimizer import RoundingAdafactor, make_optimizer
+from glm2core.training.processes import anywhere, gathered, is_first, meet, rank, summed, world_size
 from glm2core.training.progress import Progress
 
 _WEIGHTS = "weights.safetensors"
@@ -55,6 +59,7 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # RoPE tables, which no step changes
     )
 
 
@@ -133,11 +138,15 @@ class GlmTrainer(Trainer):
         given = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
         result = super().compute_loss(model, given, return_outputs, num_items_in_batch)
         loss = result[0] if isinstance(result, tuple) else result
-        if not torch.isfinite(loss):
+        supervised, lengths = int((inputs["labels"] != -100).sum()), inputs["lengths"]
+        operations = self._cost.operations(lengths, supervised)
+        broken = not torch.isfinite(loss)
+        tokens, supervised_tokens, operations, any_broken = summed(
+            [int(lengths.sum()), supervised, operations, broken], self.args.device
+        )
+        if any_broken:
             self._refuse_loss(loss.item(), inputs["rows"])
-        supervised = int((inputs["labels"] != -100).sum())
-        lengths = inputs["lengths"]
-        self._progress.add_batch(int(lengths.sum()), supervised, self._cost.operations(lengths, supervised))
+        self._progress.add_batch(tokens, supervised_tokens, operations)
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -170,7 +179,9 @@ class GlmTrainer(Trainer):
         return 0
 
     def _refuse_loss(self, loss: float, rows: Tensor) -> None:
-        ids = ", ".join(self._row_ids[row] for row in rows.tolist())
+        found = gathered((loss, rows.tolist()))
+        loss, guilty = next((loss, rows) for loss, rows in found if not math.isfinite(loss))
+        ids = ", ".join(self._row_ids[row] for row in guilty)
         raise UserError(
             f"the loss of step {self.state.global_step + 1} is {loss} on the rows {ids}; nothing was updated. "
             "Look at these rows, lower train.learning_rate, or set train.dtype to float32. "
@@ -199,15 +210,33 @@ class GlmTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Everything that resuming needs, atomically; frozen weights are not part of it."""
         best = self._progress.best_validation() if self._params.early_stopping else None
-        if self.args.should_save:  # the first of several processes
-            self._checkpoints.save(self.state.global_step, self._write_state, best_step=best[0] if best else None)
-        self.accelerator.wait_for_everyone()
+        random_states = gathered(self._random_state())
+        if is_first():
+            self._checkpoints.save(
+                self.state.global_step,
+                lambda folder: self._write_state(folder, random_states),
+                best_step=best[0] if best else None,
+            )
+        meet()
         self._progress.restart_clock()
 
-    def _write_state(self, folder: Path) -> None:
+    def _random_state(self) -> tuple[str, bytes]:
+        """File name and content of this process's random state, as Trainer reads them."""
+        state: dict[str, Any] = {
+            "python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state(),
+        }  # fmt: skip
+        several = world_size() > 1
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.random.get_rng_state_all() if several else torch.cuda.random.get_rng_state()
+        content = io.BytesIO()
+        torch.save(state, content)
+        return f"rng_state_{rank()}.pth" if several else "rng_state.pth", content.getvalue()
+
+    def _write_state(self, folder: Path, random_states: list[tuple[str, bytes]]) -> None:
         save_file({n: t.contiguous() for n, t in self._trainable().items()}, folder / _WEIGHTS)
         self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
+        for name, content in random_states:
+            (folder / name).write_bytes(content)
         (folder / _PROGRESS).write_text(json.dumps(self._progress.state_dict()), encoding="utf-8")
         self.state.save_to_json(str(folder / _STATE))
 
@@ -237,7 +266,7 @@ class _Flow(TrainerCallback):
         self._progress.restart_clock()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._stop.requested:
+        if anywhere(self._stop.requested, args.device):
             control.should_save = control.should_training_stop = True
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
