@@ -25,9 +25,9 @@ def train(params: Params) -> None:
         tracked.dataset(TOKENIZED / "train.parquet", "training")
         tracked.dataset(TOKENIZED / "validation.parquet", "validation")
         outcome = session.run(tracked.report).train()
+        session.write_model(TUNED)
         if not session.writes:
             return
-        session.write_model(TUNED)
         outcome.write_curves(REPORTS)
         outcome.write_metrics(METRICS)
         session.finish()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from glm2core.errors import UserError
@@ -54,10 +54,14 @@ class Prepared:
         assert isinstance(network, PreTrainedModel)
         return network
 
-    def save(self, folder: Path) -> None:
-        """Write full weights, or the adapter with what is needed to find its base."""
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write full weights, or the adapter with what is needed to find its base.
+
+        Args:
+            weights: whole ones, where the network's are sharded.
+        """
         if self.reference is None:
-            self.network.save_pretrained(folder)
+            self.network.save_pretrained(folder, state_dict=weights)
         else:
             assert isinstance(self.model, PeftModel) and self.base is not None
             save_adapter(self.model, folder, self.reference, self.base)

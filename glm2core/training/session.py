@@ -24,6 +24,7 @@ from glm2core.training.methods import Prepared, default_learning_rate, prepare
 from glm2core.training.processes import first_decides, is_first, joined, world_size
 from glm2core.training.progress import Report
 from glm2core.training.run import Run
+from glm2core.training.sharding import is_asked_for, is_sharded, require_shardable, whole_tensors
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -70,9 +71,13 @@ class Session:
         )
 
     def write_model(self, folder: Path) -> None:
-        """Weights or adapter, and the tokenizer: whole or not at all."""
+        """Weights or adapter, and the tokenizer: whole or not at all; every process calls this, the first writes."""
+        network = self.prepared.network
+        weights = whole_tensors(network.state_dict()) if is_sharded(network) else None
+        if not self.writes:
+            return
         with atomic_path(folder) as partial:
-            self.prepared.save(partial)
+            self.prepared.save(partial, weights)
             for file in sorted((self.tokenized / "tokenizer").iterdir()):
                 shutil.copy2(file, partial / file.name)
 
@@ -97,6 +102,8 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
     threads = set_threads(params.train.threads)
     training, validation = _load_rows(params, tokenized)
     _require_one_process_for_low_memory(params.train)
+    if is_asked_for():
+        require_shardable(params.train, dtype)
     _require_room(params, tokenized, training, dtype, device)
     with ExitStack() as stack:
         stack.enter_context(joined(device))
@@ -156,6 +163,8 @@ def _require_room(
         row_tokens=int(training.lengths.max()),
         supervised=training.supervised_tokens / int(training.lengths.sum()),
         from_files=params.model.base is not None,
+        processes=world_size(),
+        sharded=is_asked_for(),
     )
     _require_settings_for_size(parameter_count(workload, params.train), params.train)
     check_fits(workload, params.train, device=device, folder=project_root())
@@ -196,7 +205,7 @@ def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: to
             "model": params.model.model_dump(mode="json"),
             "data": {file: sha256_file(tokenized / file) for file in ("train.parquet", "validation.parquet")},
             "base": None if base is None else fingerprint(resolve_path(base)),
-            "machine": [str(dtype), device.type, threads, world_size()],
+            "machine": [str(dtype), device.type, threads, world_size(), is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
             "source": source_fingerprint(_PACKAGE / "training", _PACKAGE / "model"),
         }
