@@ -68,7 +68,6 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,  # RoPE tables, which no step changes
     )
 
 

@@ -22,7 +22,7 @@ def test_sharded_parameters_are_dtensors_and_the_loss_is_that_of_the_unsharded_n
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == ["process 0 of 2: equal", "process 1 of 2: equal"]
+    assert all(f"process {rank} of 2: equal" in done.stdout for rank in (0, 1))
 
 
 def test_the_plan_is_what_accelerate_takes_from_the_network() -> None:
