@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,9 @@ class Run:
         (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
         progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=self.report)
         last = first_decides(self.checkpoints.newest)
-        shown = progress_bar("train", self.params.max_steps) if is_first() else nullcontext()
+        shown: AbstractContextManager[tuple[Bar, Any] | None] = (
+            progress_bar("train", self.params.max_steps) if is_first() else nullcontext()
+        )
         with stop_on_signals(self.notice) as stop, shown as bar:
             trainer = self._trainer(progress, stop)
             if bar is not None:

@@ -13,7 +13,7 @@ import torch
 
 from glm2core.training.batching import TokenBudgetBatches, validation_batches
 from tests.stages.data_project import run_of
-from tests.training.conftest import folder_bytes, start_stage, write_params, write_project
+from tests.training.conftest import folder_bytes, start_stage, write_project
 
 FIGURES = {
     "dtype": "float32", "max_steps": 20, "logging_steps": 1, "eval_steps": 5, "save_steps": 5, "learning_rate": 3e-3,
@@ -69,7 +69,7 @@ def test_two_processes_give_the_curve_of_one(two: Path, tmp_path: Path) -> None:
     assert losses[0][-1] < losses[0][0]
 
 
-def test_only_the_first_process_writes_and_tracks(two: Path, tmp_path: Path) -> None:
+def test_only_the_first_process_writes_and_tracks(two: Path) -> None:
     tracked = run_of(two, "train")
     assert tracked.data.metrics["steps"] == 20
     (checkpoints,) = (two / ".checkpoints").iterdir()
@@ -81,12 +81,11 @@ def test_only_the_first_process_writes_and_tracks(two: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path, first: bool) -> None:
-    """A signal to either process, or Ctrl-C to the launcher, saves the step; going on gives the same bytes."""
+    """A signal to either process saves the step in both; going on gives the same bytes."""
     folder = project(tmp_path / "stopped")
     process = start_stage(folder, 2)
     wait_for(folder, "*/step-00000005")
-    number = signal.SIGTERM
-    os.kill(workers(process)[0 if first else 1].pid, number)
+    os.kill(workers(process)[0 if first else 1].pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0, output
     assert "stopped after step" in output
@@ -147,14 +146,11 @@ def test_low_memory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_all_with_the_rows(tmp_path: Path) -> None:
-    folder = project(tmp_path / "nan", learning_rate=1e9, max_grad_norm=None, warmup_fraction=0.0)
-    write_params(folder, FIGURES | {"learning_rate": 1e30, "max_grad_norm": None, "warmup_fraction": 0.0})
+    folder = project(tmp_path / "nan", learning_rate=1e30, max_grad_norm=None, warmup_fraction=0.0)
     process = start_stage(folder, 2)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    told = " ".join(output.split())
-    assert "nothing was updated" in told
-    assert "Traceback (most recent call last): File" not in told.split("torch.distributed.elastic")[0]
+    assert "nothing was updated" in " ".join(output.split())
 
 
 def test_processes_share_the_batches_of_one(rows) -> None:
