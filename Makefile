@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: help setup repro promote test test-slow lint format bench base longcontext lock
+.PHONY: help setup repro promote test test-slow lint format bench bench-train base longcontext lock
 
 help:
 	@echo "make repro      set up and run the pipeline (dvc repro) on the embedded data"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements of benchmarks/, each figure a ratio of one run"
+	@echo "make bench-train  training against other ways, and the 6.24 B network (hours)"
 	@echo "make base       make the embedded base model anew (about half an hour)"
 	@echo "make longcontext  the long-context claim with its controls (about two hours on two cores)"
 	@echo "make setup      only set up .venv"
@@ -50,11 +51,14 @@ format: setup
 bench: setup
 	@for name in attention data evaluate pipeline; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
 
+bench-train: setup
+	@python -m benchmarks.train
+
 base: setup
 	@python scripts/base.py
 
 longcontext: setup
-	@python -m benchmarks.long_context
+	@python -m benchmarks.long_context $(if $(LONGEVAL),--longeval $(LONGEVAL))
 
 # Writes requirements.lock anew from what .venv holds; torch's build tag is not on the public index
 lock: setup

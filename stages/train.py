@@ -1,5 +1,6 @@
 """Train: the network is tuned as params say; weights or adapter, curves and metrics come out."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,9 +25,9 @@ def train(params: Params) -> None:
         tracked.dataset(TOKENIZED / "train.parquet", "training")
         tracked.dataset(TOKENIZED / "validation.parquet", "validation")
         outcome = session.run(tracked.report).train()
+        session.write_model(TUNED)
         if not session.writes:
             return
-        session.write_model(TUNED)
         outcome.write_curves(REPORTS)
         outcome.write_metrics(METRICS)
         session.finish()
@@ -40,4 +41,6 @@ def train(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("train", train))
+    # Under torchrun each process tells its own errors.
+    number = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
+    sys.exit(run_stage("train" if number is None else f"train, process {number}", train))

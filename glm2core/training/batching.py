@@ -20,6 +20,7 @@ from glm2core.data.pairs import IGNORED
 from glm2core.training.stretch import stretched_positions
 
 Key = tuple[int, int]  # epoch, row
+_UNSUPERVISED = -1  # in an epoch's place: the row without its labels
 Curriculum = Sequence[tuple[float, int]]
 
 # oneDNN compiles and keeps a bf16 kernel for every new shape: with rows padded to a multiple of 16 there are
@@ -100,6 +101,8 @@ class TrainingRows(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index = key
         row = self._tokenized.row(index)
+        if epoch == _UNSUPERVISED:
+            row = row[0], np.full_like(row[1], IGNORED), row[2]
         if self._range is None:
             return {"index": index, "row": row, "positions": None}
         rng = np.random.default_rng([self._seed, epoch, index])
@@ -151,9 +154,15 @@ def training_batches(
 def validation_batches(
     tokenized: TokenizedDataset, *, batch_tokens: int, rank: int = 0, world: int = 1
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Each row once, longest first, at plain positions."""
+    """Each row once, longest first, at plain positions.
+
+    A process that gets no batch in the last round gets one without labels: where weights are sharded,
+    a forward pass needs all processes.
+    """
     batches = length_sorted_batches(tokenized.lengths, batch_tokens, seed=0, epoch=0, shuffle=False)
     keys = [[(0, row) for row in batch] for batch in batches[rank::world]]
+    if len(keys) < -(-len(batches) // world):
+        keys.append([(_UNSUPERVISED, row) for row in batches[-1]])
     return DataLoader(TrainingRows(tokenized), batch_sampler=keys, collate_fn=collate)
 
 

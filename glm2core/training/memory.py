@@ -8,7 +8,7 @@ figure stays right when the network changes. `B` rows, `T` tokens, `V` vocabular
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ class Workload:
         row_tokens: of the longest row, which goes alone when it is over `train.batch_tokens`.
         supervised: share of the tokens that are supervised.
         from_files: the weights are loaded, not made from scratch.
+        processes: that train together.
+        sharded: each keeps 1/processes of weights, gradients and optimizer (FSDP).
     """
 
     config: ChatGLM2Config
@@ -59,6 +61,8 @@ class Workload:
     row_tokens: int
     supervised: float
     from_files: bool
+    processes: int = 1
+    sharded: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,20 +157,20 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
     weights = _weight_bytes(model, params)
     gradients = [p.numel() * p.element_size() for p in trainable]
     tokens = max(params.batch_tokens, workload.row_tokens)
-    output = _output_layer(model).weight
+    output = _network(model).transformer.output_layer.weight
+    shards = workload.processes if workload.sharded else 1
+    copies = 2 if workload.processes > shards else 1  # DDP adds gradients up in buckets, which are a copy of them
     return TrainingMemory(
-        weights=weights,
-        gradients=max(gradients) if params.memory == "low" else sum(gradients),
-        optimizer=_optimizer_bytes(model, params),
+        weights=weights / shards,
+        gradients=max(gradients) if params.memory == "low" else copies * sum(gradients) / shards,
+        optimizer=_optimizer_bytes(model, params) / shards,
         activations=_ALLOCATOR[workload.device]
         * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens)),
         loss=_loss_bytes(workload, round(tokens * workload.supervised)),
         libraries=_LIBRARIES[workload.device],
-        making=0.0 if workload.from_files else float(sum(p.numel() * p.element_size() for p in model.parameters())),
+        making=0.0 if workload.from_files and shards == 1 else _bytes(model.parameters()),
         loading=2 * weights if workload.from_files or params.method != "full" else 0.0,
-        mapped=sum(p.numel() * p.element_size() for p in _quantized(model, params))
-        if workload.device == "cpu"
-        else 0.0,
+        mapped=_bytes(_quantized(model, params)) if workload.device == "cpu" else 0.0,
         accumulates=params.gradient_accumulation_steps > 1,
         output_gradient=output.numel() * output.element_size() if output.requires_grad else 0.0,
     )
@@ -179,8 +183,8 @@ def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
     state = sum(4.0 * _factored(p) for p in trainable)
     if params.optimizer != "adafactor":
         state = _moment_bytes(model, params) + sum(4 * p.numel() for p in trainable if p.element_size() < 4)
-    weights = float(sum(p.numel() * p.element_size() for p in trainable))
-    frozen = float(sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad))
+    weights = _bytes(trainable)
+    frozen = _bytes(p for p in model.parameters() if not p.requires_grad)
     base = 0.0 if workload.from_files else frozen
     kept = params.keep_checkpoints + 1 + (params.early_stopping is not None)
     return TrainingDisk(base, kept * (weights + state), weights + base, weights + base)
@@ -217,10 +221,6 @@ def _network(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _output_layer(model: nn.Module) -> nn.Linear:
-    return cast(nn.Linear, _network(model).transformer.output_layer)
-
-
 def _quantized(model: nn.Module, params: TrainParams) -> list[nn.Parameter]:
     """The frozen matrices of the blocks, where they are quantized."""
     if params.bits is None:
@@ -230,11 +230,15 @@ def _quantized(model: nn.Module, params: TrainParams) -> list[nn.Parameter]:
 
 
 def _weight_bytes(model: nn.Module, params: TrainParams) -> float:
-    total = float(sum(p.numel() * p.element_size() for p in model.parameters()))
+    total = _bytes(model.parameters())
     if params.bits is None:
         return total
     width = _QUANTIZED[params.bits]
     return total - sum(p.numel() * (p.element_size() - width) for p in _quantized(model, params))
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> float:
+    return float(sum(p.numel() * p.element_size() for p in parameters))
 
 
 def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:

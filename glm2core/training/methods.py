@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from glm2core.errors import UserError
@@ -14,6 +14,7 @@ from glm2core.files import atomic_path, resolve_path
 from glm2core.model.adapters import BaseReference, attach_prefix_length, load_base, reference_to, save_adapter
 from glm2core.model.checkpoint import load_model, new_model
 from glm2core.params import LoraParams, ModelParams, PrefixParams, TrainParams
+from glm2core.training.processes import is_first, meet
 
 Notice = Callable[[str], None]
 
@@ -53,10 +54,14 @@ class Prepared:
         assert isinstance(network, PreTrainedModel)
         return network
 
-    def save(self, folder: Path) -> None:
-        """Write full weights, or the adapter with what is needed to find its base."""
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write full weights, or the adapter with what is needed to find its base.
+
+        Args:
+            weights: whole ones, where the network's are sharded.
+        """
         if self.reference is None:
-            self.network.save_pretrained(folder)
+            self.network.save_pretrained(folder, state_dict=weights)
         else:
             assert isinstance(self.model, PeftModel) and self.base is not None
             save_adapter(self.model, folder, self.reference, self.base)
@@ -162,8 +167,10 @@ def _adapted(
         )
     if model_params.base is None:
         base = work_folder / "base"
-        with atomic_path(base) as partial:
-            _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
+        if is_first():
+            with atomic_path(base) as partial:
+                _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
+        meet()
         # The scaling is in the config that was just written.
         reference = reference_to(base, own=True, bits=params.bits)
     else:

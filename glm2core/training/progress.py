@@ -31,8 +31,8 @@ class Progress:
         """Leave out what happened since the last step: validation, saving, loading."""
         self._clock = time.perf_counter()
 
-    def add_batch(self, tokens: int, supervised: int, operations: float) -> None:
-        """Count one batch's real (unpadded) tokens."""
+    def add_batch(self, tokens: float, supervised: float, operations: float) -> None:
+        """Count the real (unpadded) tokens of one batch in each process."""
         for sums in (self._sums, self._totals):
             sums["tokens"] += tokens
             sums["supervised"] += supervised

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.interrupt import StopRequest, stop_on_signals
 from glm2core.training.measure import Cost, matrix_rate
 from glm2core.training.methods import Prepared
+from glm2core.training.processes import anywhere, first_decides, is_first, meet, rank, summed, world_size
 from glm2core.training.progress import Progress, Record, Report
 from glm2core.training.trainer import GlmTrainer, training_arguments
 
@@ -64,17 +66,24 @@ class Run:
             UserError: no rows, or a loss or gradient that isn't finite.
         """
         _require_rows(self.training, self.validation)
-        rate = matrix_rate(self.dtype, self.device)
+        meet()  # so that the rates are taken at the same time: processes share memory and power
+        (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
         progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=self.report)
-        last = self.checkpoints.newest()
-        with stop_on_signals(self.notice) as stop, progress_bar("train", self.params.max_steps) as (bar, task):
+        last = first_decides(self.checkpoints.newest)
+        shown: AbstractContextManager[tuple[Bar, Any] | None] = (
+            progress_bar("train", self.params.max_steps) if is_first() else nullcontext()
+        )
+        with stop_on_signals(self.notice) as stop, shown as bar:
             trainer = self._trainer(progress, stop)
-            trainer.add_callback(_ShowProgress(bar, task, progress))
+            if bar is not None:
+                trainer.add_callback(_ShowProgress(*bar, progress))
             trainer.args.eval_on_start = last is None
             if last is not None:
                 self.notice(f"going on from {last.name} of {self.checkpoints.folder}")
+            if rank():  # else all processes would drop out the same channels; the first keeps its one seed
+                torch.manual_seed(self.params.seed + 1_000_003 * rank())
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-            if stop.requested and trainer.state.global_step < self.params.max_steps:
+            if anywhere(stop.requested, self.device) and trainer.state.global_step < self.params.max_steps:
                 self.notice(f"stopped after step {trainer.state.global_step}; dvc repro goes on from the checkpoint")
                 raise KeyboardInterrupt
             self._validate_result(trainer, progress)
@@ -85,7 +94,7 @@ class Run:
         arguments = training_arguments(
             params, learning_rate=self.learning_rate, output=self.checkpoints.folder, device=self.device
         )
-        shard: dict[str, Any] = {"rank": arguments.process_index, "world": arguments.world_size}
+        shard: dict[str, Any] = {"rank": rank(), "world": world_size()}
         batches = training_batches(
             self.training,
             batch_tokens=params.batch_tokens,

@@ -1,9 +1,8 @@
 """Everything around one training run: what the params mean on this machine, its checkpoints, its outs."""
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +21,10 @@ from glm2core.training.checkpoints import CheckpointFolder, run_fingerprint, sou
 from glm2core.training.fit import check_fits
 from glm2core.training.memory import Workload, network_config, parameter_count
 from glm2core.training.methods import Prepared, default_learning_rate, prepare
+from glm2core.training.processes import first_decides, is_first, joined, world_size
 from glm2core.training.progress import Report
 from glm2core.training.run import Run
+from glm2core.training.sharding import is_asked_for, is_sharded, require_shardable, whole_tensors
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -49,7 +50,7 @@ class Session:
     @property
     def writes(self) -> bool:
         """Only the first of several processes writes and tracks."""
-        return _rank() == 0
+        return is_first()
 
     def run(self, report: Report) -> Run:
         """The run itself; `report` gets the points of its curves."""
@@ -70,9 +71,13 @@ class Session:
         )
 
     def write_model(self, folder: Path) -> None:
-        """Weights or adapter, and the tokenizer: whole or not at all."""
+        """Weights or adapter, and the tokenizer: whole or not at all; every process calls this, the first writes."""
+        network = self.prepared.network
+        weights = whole_tensors(network.state_dict()) if is_sharded(network) else None
+        if not self.writes:
+            return
         with atomic_path(folder) as partial:
-            self.prepared.save(partial)
+            self.prepared.save(partial, weights)
             for file in sorted((self.tokenized / "tokenizer").iterdir()):
                 shutil.copy2(file, partial / file.name)
 
@@ -96,13 +101,17 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
     dtype = choose_dtype(params.train.dtype, device, notice=notice)
     threads = set_threads(params.train.threads)
     training, validation = _load_rows(params, tokenized)
+    _require_one_process_for_low_memory(params.train)
+    if is_asked_for():
+        require_shardable(params.train, dtype)
     _require_room(params, tokenized, training, dtype, device)
-    key = _fingerprint(params, tokenized, dtype, device, threads)
-    folder = project_root() / ".checkpoints" / key
-    checkpoints = CheckpointFolder(folder, keep=params.train.keep_checkpoints, notice=notice)
-    # The first of several processes holds the lock for all of them.
-    with checkpoints.locked() if _rank() == 0 else nullcontext():
-        if _rank() == 0:
+    with ExitStack() as stack:
+        stack.enter_context(joined(device))
+        key = first_decides(lambda: _fingerprint(params, tokenized, dtype, device, threads))
+        folder = project_root() / ".checkpoints" / key
+        checkpoints = CheckpointFolder(folder, keep=params.train.keep_checkpoints, notice=notice)
+        if is_first():  # it holds the lock for all of them
+            stack.enter_context(checkpoints.locked())
             checkpoints.remove_other_finished()
         prepared = prepare(
             params.model,
@@ -118,7 +127,7 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
 
 def notice(sentence: str) -> None:
     """Say something once, however many processes train."""
-    if _rank() == 0:
+    if is_first():
         print(sentence, flush=True)
 
 
@@ -154,9 +163,20 @@ def _require_room(
         row_tokens=int(training.lengths.max()),
         supervised=training.supervised_tokens / int(training.lengths.sum()),
         from_files=params.model.base is not None,
+        processes=world_size(),
+        sharded=is_asked_for(),
     )
     _require_settings_for_size(parameter_count(workload, params.train), params.train)
     check_fits(workload, params.train, device=device, folder=project_root())
+
+
+def _require_one_process_for_low_memory(params: TrainParams) -> None:
+    if params.memory == "low" and world_size() > 1:
+        raise UserError(
+            f"train.memory is low, and {world_size()} processes were started: each tensor is stepped inside its own "
+            "backward, before the others' gradients could be added. Start one process (train.launcher python), or "
+            "set train.memory to normal."
+        )
 
 
 def _require_settings_for_size(parameters: int, params: TrainParams) -> None:
@@ -185,12 +205,8 @@ def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: to
             "model": params.model.model_dump(mode="json"),
             "data": {file: sha256_file(tokenized / file) for file in ("train.parquet", "validation.parquet")},
             "base": None if base is None else fingerprint(resolve_path(base)),
-            "machine": [str(dtype), device.type, threads, int(os.environ.get("WORLD_SIZE", "1"))],
+            "machine": [str(dtype), device.type, threads, world_size(), is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
             "source": source_fingerprint(_PACKAGE / "training", _PACKAGE / "model"),
         }
     )
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))

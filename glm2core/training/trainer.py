@@ -1,6 +1,9 @@
 """transformers' Trainer with small overrides: our batches, loss checks, curves and checkpoints."""
 
+import io
 import json
+import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,21 @@ from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.interrupt import StopRequest
 from glm2core.training.measure import Cost
 from glm2core.training.optimizer import RoundingAdafactor, make_optimizer
+from glm2core.training.processes import anywhere, gathered, is_first, meet, rank, summed, world_size
 from glm2core.training.progress import Progress
+from glm2core.training.sharding import (
+    is_sharded,
+    put,
+    put_optimizer_state,
+    whole,
+    whole_optimizer_state,
+    whole_tensors,
+)
 
 _WEIGHTS = "weights.safetensors"
 _PROGRESS = "progress.json"
 _STATE = "trainer_state.json"
+_OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"  # as Trainer calls them
 _NOT_FOR_THE_MODEL = ("rows", "lengths")
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
 
@@ -116,6 +129,10 @@ class GlmTrainer(Trainer):
         assert isinstance(self.model, nn.Module)
         return self.model
 
+    @property
+    def _inner_optimizer(self) -> Any:
+        return getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = make_optimizer(
@@ -140,11 +157,15 @@ class GlmTrainer(Trainer):
         given = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
         result = super().compute_loss(model, given, return_outputs, num_items_in_batch)
         loss = result[0] if isinstance(result, tuple) else result
-        if not torch.isfinite(loss):
+        supervised, lengths = int((inputs["labels"] != -100).sum()), inputs["lengths"]
+        operations = self._cost.operations(lengths, supervised)
+        broken = not torch.isfinite(loss)
+        tokens, supervised_tokens, operations, any_broken = summed(
+            [int(lengths.sum()), supervised, operations, broken], self.args.device
+        )
+        if any_broken:
             self._refuse_loss(loss.item(), inputs["rows"])
-        supervised = int((inputs["labels"] != -100).sum())
-        lengths = inputs["lengths"]
-        self._progress.add_batch(int(lengths.sum()), supervised, self._cost.operations(lengths, supervised))
+        self._progress.add_batch(tokens, supervised_tokens, operations)
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -177,7 +198,9 @@ class GlmTrainer(Trainer):
         return 0
 
     def _refuse_loss(self, loss: float, rows: Tensor) -> None:
-        ids = ", ".join(self._row_ids[row] for row in rows.tolist())
+        found = gathered((loss, rows.tolist()))
+        loss, guilty = next((loss, rows) for loss, rows in found if not math.isfinite(loss))
+        ids = ", ".join(self._row_ids[row] for row in guilty)
         raise UserError(
             f"the loss of step {self.state.global_step + 1} is {loss} on the rows {ids}; nothing was updated. "
             "Look at these rows, lower train.learning_rate, or set train.dtype to float32. "
@@ -187,6 +210,7 @@ class GlmTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Called before the update: a gradient that isn't finite must not reach the weights."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = whole(norm) if isinstance(norm, Tensor) else norm
         if not torch.isfinite(torch.as_tensor(norm)):
             raise UserError(
                 f"the gradient of step {self.state.global_step + 1} is not finite; nothing was updated. "
@@ -195,7 +219,7 @@ class GlmTrainer(Trainer):
         return norm
 
     def _grad_norm(self, logs: dict[str, float]) -> float:
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        inner = self._inner_optimizer
         if isinstance(inner, RoundingAdafactor) and inner.in_backward:
             return inner.take_grad_norm()
         return float(logs.get("grad_norm", 0.0))
@@ -206,30 +230,70 @@ class GlmTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Everything that resuming needs, atomically; frozen weights are not part of it."""
         best = self._progress.best_validation() if self._params.early_stopping else None
-        if self.args.should_save:  # the first of several processes
-            self._checkpoints.save(self.state.global_step, self._write_state, best_step=best[0] if best else None)
-        self.accelerator.wait_for_everyone()
+        # Before the first process goes on alone: what all of them take part in.
+        random_states = gathered(self._random_state())
+        weights = whole_tensors(self._trainable())
+        sharded = self._sharded_optimizer_state()
+
+        def write(folder: Path) -> None:
+            save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / _WEIGHTS)
+            self._write_optimizer(folder, sharded)
+            for name, content in random_states:
+                (folder / name).write_bytes(content)
+            (folder / _PROGRESS).write_text(json.dumps(self._progress.state_dict()), encoding="utf-8")
+            self.state.save_to_json(str(folder / _STATE))
+
+        if is_first():
+            self._checkpoints.save(self.state.global_step, write, best_step=best[0] if best else None)
+        meet()
         self._progress.restart_clock()
 
-    def _write_state(self, folder: Path) -> None:
-        save_file({n: t.contiguous() for n, t in self._trainable().items()}, folder / _WEIGHTS)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
-        (folder / _PROGRESS).write_text(json.dumps(self._progress.state_dict()), encoding="utf-8")
-        self.state.save_to_json(str(folder / _STATE))
+    def _random_state(self) -> tuple[str, bytes]:
+        """File name and content of this process's random state, as Trainer reads them."""
+        state: dict[str, Any] = {
+            "python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state(),
+        }  # fmt: skip
+        several = world_size() > 1
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.random.get_rng_state_all() if several else torch.cuda.random.get_rng_state()
+        content = io.BytesIO()
+        torch.save(state, content)
+        return f"rng_state_{rank()}.pth" if several else "rng_state.pth", content.getvalue()
+
+    def _sharded_optimizer_state(self) -> dict[str, Any] | None:
+        if not is_sharded(self._network):
+            return None
+        assert self.optimizer is not None
+        return whole_optimizer_state(self._network, self._inner_optimizer)
+
+    def _write_optimizer(self, folder: Path, sharded: dict[str, Any] | None) -> None:
+        if sharded is None:
+            self._save_optimizer_and_scheduler(str(folder))
+            return
+        assert self.lr_scheduler is not None
+        torch.save(sharded, folder / _OPTIMIZER)
+        torch.save(self.lr_scheduler.state_dict(), folder / _SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self._network):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.lr_scheduler is not None
+        state = torch.load(Path(checkpoint) / _OPTIMIZER, map_location="cpu", weights_only=True)
+        put_optimizer_state(self._network, self._inner_optimizer, state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         self.load_weights(folder)
         self._progress.load_state_dict(json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
 
-    @torch.no_grad()
     def load_weights(self, folder: Path) -> None:
         """Put a checkpoint's trainable weights in place."""
         # Tensor by tensor: a second copy of a large network would not fit.
         with safe_open(folder / _WEIGHTS, framework="pt") as saved:
             for name, parameter in self._trainable().items():
-                parameter.copy_(saved.get_tensor(name))
+                put(parameter, saved.get_tensor(name))
 
 
 class _Flow(TrainerCallback):
@@ -244,7 +308,7 @@ class _Flow(TrainerCallback):
         self._progress.restart_clock()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._stop.requested:
+        if anywhere(self._stop.requested, args.device):
             control.should_save = control.should_training_stop = True
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

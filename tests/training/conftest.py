@@ -92,11 +92,12 @@ def write_params(folder: Path, train: dict[str, object] | None = None, model: di
     (folder / "params.yaml").write_text(json.dumps(sections), encoding="utf-8")
 
 
-def start_stage(folder: Path) -> subprocess.Popen[str]:
-    """The train stage in a process of its own."""
+def start_stage(folder: Path, processes: int = 1) -> subprocess.Popen[str]:
+    """The train stage in a process of its own, or in several under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DVC_ROOT": str(folder)}
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.train"],
+        [sys.executable, *(launcher if processes > 1 else []), "-m", "stages.train"],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

@@ -63,6 +63,16 @@ def test_weights_gradients_and_moments_are_counted():
     assert half.optimizer == 16 * parameters  # moments, fp32 copies and their gradients
 
 
+def test_processes_copy_gradients_and_shards_divide():
+    alone = training_memory(TINY, TrainParams())
+    together = training_memory(replace(TINY, processes=4), TrainParams())
+    assert (together.weights, together.gradients) == (alone.weights, 2 * alone.gradients)
+    sharded = training_memory(replace(TINY, processes=4, sharded=True), TrainParams())
+    for part in ("weights", "gradients", "optimizer"):
+        assert getattr(sharded, part) == getattr(alone, part) / 4
+    assert sharded.making == alone.weights  # whole, until it is sharded
+
+
 def test_what_forward_keeps_is_what_it_keeps_on_a_real_device():
     """The meta device against tensors with content, at the same shapes."""
     model = ChatGLM2ForCausalLM(TINY.config).train()

@@ -1,0 +1,105 @@
+"""Rows 4 and 5 of benchmarks/train.py: the released shape on a CPU, from weight files as the released ones lie."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from benchmarks.train_data import anonymous_peak
+from benchmarks.train_small import CPU, Figures, NoCheckpoints
+from glm2core.data.dataset import TokenizedDataset, TokenizedInfo
+from glm2core.data.pairs import IGNORED
+from glm2core.params import ModelParams, TrainParams
+from glm2core.training.measure import matrix_rate
+from glm2core.training.methods import Prepared, prepare
+from glm2core.training.run import Run
+
+LOW = {"method": "full", "memory": "low", "optimizer": "adafactor", "max_grad_norm": None, "learning_rate": 1e-4}
+NF4 = {"method": "qlora", "quantization_bits": 4, "gradient_checkpointing": True, "learning_rate": 2e-4}
+# Operations of a weight and a token: forward 2, forward again for the blocks' backward 2, backward 4.
+OPERATIONS = 8
+DTYPE = torch.bfloat16
+
+
+def full(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
+    """Full tuning with `memory: low` of one fixed row: peak, share of the matrix rate, step, and the loss's fall."""
+    params = _params(LOW, tokens, steps)
+    rows = fixed_row(tokens)
+    rate = matrix_rate(DTYPE, CPU)
+    with anonymous_peak() as peak:
+        prepared = _prepare(weights, work, params)
+        both = forward_and_backward(prepared.network, rows)
+        figures = _run(prepared, params, rows, work)
+    weights_count = sum(parameter.numel() for parameter in prepared.network.parameters())
+    return {
+        **figures,
+        "peak_gib": peak[0],
+        "forward_and_backward": both,
+        "update": figures["step"] - both,
+        "share": OPERATIONS * weights_count * tokens / both / rate,
+    }
+
+
+def quantized(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
+    """qlora on nf4 weights of the same row: peak, loading included."""
+    params = _params(NF4, tokens, steps)
+    with anonymous_peak() as peak:
+        figures = _run(_prepare(weights, work, params), params, fixed_row(tokens), work)
+    return {**figures, "peak_gib": peak[0]}
+
+
+def forward_and_backward(network: nn.Module, rows: TokenizedDataset) -> float:
+    """Seconds of one step without its update: each gradient is dropped as soon as it is there."""
+    ids, labels = (torch.from_numpy(part).long()[None] for part in rows.row(0)[:2])
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    handles = [parameter.register_post_accumulate_grad_hook(drop) for parameter in network.parameters()]
+    network.train()
+    seconds = []
+    for _ in range(2):  # kernels are chosen, and pages touched, in the first
+        started = time.perf_counter()
+        network(input_ids=ids, labels=labels).loss.backward()
+        seconds.append(time.perf_counter() - started)
+    for handle in handles:
+        handle.remove()
+    return min(seconds)
+
+
+def fixed_row(tokens: int) -> TokenizedDataset:
+    """One row of random ids, the last two fifths of it supervised."""
+    ids = np.random.default_rng(0).integers(3, 1000, tokens).astype(np.int32)
+    labels = ids.copy()
+    labels[: tokens * 3 // 5] = IGNORED
+    ends = np.array([0, tokens])
+    flat = {"input_ids": ids, "labels": labels, "segments": np.zeros(1, np.int32)}
+    offsets = {"input_ids": ends, "labels": ends, "segments": np.array([0, 1])}
+    return TokenizedDataset(pa.chunked_array([["row"]]), flat, offsets, TokenizedInfo("", "", "", ""))
+
+
+def _params(changes: dict[str, Any], tokens: int, steps: int) -> TrainParams:
+    common = {"device": "cpu", "dtype": "bfloat16", "max_steps": steps, "batch_tokens": tokens, "logging_steps": 1,
+              "warmup_fraction": 0.0, "schedule": "constant"}  # fmt: skip
+    return TrainParams.model_validate(common | changes)
+
+
+def _prepare(weights: Path, work: Path, params: TrainParams) -> Prepared:
+    model = ModelParams(base=str(weights), family="chatglm2")
+    return prepare(model, params, vocab_size=0, dtype=DTYPE, device=CPU, work_folder=work)
+
+
+def _run(prepared: Prepared, params: TrainParams, rows: TokenizedDataset, work: Path) -> Figures:
+    checkpoints = NoCheckpoints(work / "run")
+    with checkpoints.locked():
+        outcome = Run(
+            prepared, params, rows, rows, learning_rate=params.learning_rate or 0.0, dtype=DTYPE, device=CPU,
+            checkpoints=checkpoints, report=lambda metrics, step: print(f"  step {step}: {metrics}", flush=True),
+        ).train()  # fmt: skip
+    losses = [loss for _, loss in outcome.progress.curve("loss")]
+    later = [len(rows.row(0)[0]) / rate for _, rate in outcome.progress.curve("tokens_per_second")][1:]
+    return {"step": min(later), "first_loss": losses[0], "last_loss": losses[-1]}

@@ -1,0 +1,29 @@
+"""Every row of benchmarks/train.py at the smallest sizes: the code runs, the figures don't matter."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+MEASURES = {
+    "speed": ("the original recipe", "GlmForCausalLM", "share of the bf16"),
+    "quality": ("bf16 against fp32",),
+    "checkpoint": ("time lost to checkpoints",),
+    "full": ("peak without file pages", "forward + backward", "whole step", "loss of a fixed batch"),
+    "nf4": ("qlora nf4",),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_row_is_measured(name: str) -> None:
+    sizes = ["--preset", "tiny", "--large", "tiny", "--steps", "6", "--large-steps", "3", "--tokens", "48"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.train", "--only", name, "--threads", "1", *sizes],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = done.stdout.partition("\nmeasure")[2]
+    for words in MEASURES[name]:
+        assert words in table

@@ -1,0 +1,177 @@
+"""Two real processes under torchrun train as one does, stop together, and leave one set of files."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from glm2core.training.batching import TokenBudgetBatches, validation_batches
+from tests.stages.data_project import run_of
+from tests.training.conftest import folder_bytes, start_stage, write_project
+
+FIGURES = {
+    "dtype": "float32", "max_steps": 20, "logging_steps": 1, "eval_steps": 5, "save_steps": 5, "learning_rate": 3e-3,
+}  # fmt: skip
+
+
+def finish(folder: Path, processes: int = 2) -> str:
+    process = start_stage(folder, processes)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def curve(folder: Path, name: str, file: str = "curves.csv") -> list[float]:
+    with (folder / "reports/train" / file).open(encoding="utf-8") as lines:
+        return [float(row[name]) for row in csv.DictReader(lines)]
+
+
+def project(folder: Path, **changes: object) -> Path:
+    write_project(folder, FIGURES | changes)
+    return folder
+
+
+def wait_for(folder: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not list((folder / ".checkpoints").glob(pattern)):
+        assert time.monotonic() < deadline, f"no {pattern}"
+        time.sleep(0.01)
+
+
+def workers(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The training processes, by rank."""
+    children = [child for child in psutil.Process(launcher.pid).children() if "stages.train" in child.cmdline()]
+    return sorted(children, key=lambda child: int(child.environ()["RANK"]))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of two processes."""
+    folder = project(tmp_path_factory.mktemp("two"))
+    finish(folder)
+    return folder
+
+
+def test_two_processes_give_the_curve_of_one(two: Path, tmp_path: Path) -> None:
+    one = project(tmp_path / "one", gradient_accumulation_steps=2)
+    finish(one, processes=1)
+    for name in ("loss", "grad_norm", "learning_rate"):
+        assert len(curve(two, name)) == 20
+        assert curve(two, name) == pytest.approx(curve(one, name), abs=1e-4), name
+    losses = [curve(folder, "validation_loss", "validation.csv") for folder in (two, one)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0][-1] < losses[0][0]
+
+
+def test_only_the_first_process_writes_and_tracks(two: Path) -> None:
+    tracked = run_of(two, "train")
+    assert tracked.data.metrics["steps"] == 20
+    (checkpoints,) = (two / ".checkpoints").iterdir()
+    assert not list(checkpoints.glob("partial"))
+    newest = max(checkpoints.glob("step-*"))
+    states = [torch.load(newest / f"rng_state_{rank}.pth", weights_only=False)["cpu"] for rank in (0, 1)]
+    assert not torch.equal(*states), "both processes would drop out the same channels"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path, first: bool) -> None:
+    """A signal to either process saves the step in both; going on gives the same bytes."""
+    folder = project(tmp_path / "stopped")
+    process = start_stage(folder, 2)
+    wait_for(folder, "*/step-00000005")
+    os.kill(workers(process)[0 if first else 1].pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, output
+    assert "stopped after step" in output
+    assert not (folder / "models/tuned").exists()
+    assert "going on from step-" in finish(folder)
+    assert folder_bytes(folder / "models/tuned") == folder_bytes(two / "models/tuned")
+    assert curve(folder, "loss") == curve(two, "loss")
+
+
+def test_ctrl_c_at_the_launcher_saves_the_step(two: Path, tmp_path: Path) -> None:
+    folder = project(tmp_path / "stopped")
+    process = start_stage(folder, 2)
+    wait_for(folder, "*/step-00000005")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "stopped after step" in output
+    assert "going on from step-" in finish(folder)
+    assert curve(folder, "loss") == curve(two, "loss")
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(two: Path, tmp_path: Path) -> None:
+    folder = project(tmp_path / "killed")
+    process = start_stage(folder, 2)
+    wait_for(folder, "*/step-00000005")
+    started = workers(process)
+    started[1].kill()
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not any(worker.is_running() for worker in started)
+    finish(folder)
+    assert folder_bytes(folder / "models/tuned") == folder_bytes(two / "models/tuned")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora", "dtype": "bfloat16"},
+        {"method": "ptuning", "dtype": "bfloat16"},
+        {"method": "qlora", "dtype": "bfloat16"},
+        {"optimizer": "muon", "dtype": "bfloat16", "gradient_checkpointing": True},
+        {"optimizer": "adafactor", "dtype": "bfloat16", "gradient_accumulation_steps": 2},
+    ],
+)
+def test_every_method_and_optimizer_trains_in_two_processes(tmp_path: Path, changes: dict[str, object]) -> None:
+    folder = project(tmp_path / "run", max_steps=10, learning_rate=1e-2, **changes)
+    finish(folder)
+    validation = curve(folder, "validation_loss", "validation.csv")
+    assert validation[-1] < validation[0]
+
+
+def test_low_memory_is_refused(tmp_path: Path) -> None:
+    folder = project(tmp_path / "low", memory="low", optimizer="adafactor", max_grad_norm=None)
+    process = start_stage(folder, 2)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "train.memory is low, and 2 processes were started" in output
+
+
+def test_a_loss_that_is_not_finite_stops_all_with_the_rows(tmp_path: Path) -> None:
+    folder = project(tmp_path / "nan", learning_rate=1e30, max_grad_norm=None, warmup_fraction=0.0)
+    process = start_stage(folder, 2)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "nothing was updated" in " ".join(output.split())
+
+
+def test_processes_share_the_batches_of_one(rows) -> None:
+    def batches(rank: int, world: int, total: int) -> list:
+        sampler = TokenBudgetBatches(rows.lengths, batch_tokens=192, total=total, seed=0, rank=rank, world=world)
+        return list(sampler)
+
+    alone = batches(0, 1, 12)
+    first, second = (batches(rank, 2, 6) for rank in (0, 1))
+    assert [batch for pair in zip(first, second, strict=True) for batch in pair] == alone
+
+
+def test_every_process_has_as_many_validation_batches_and_each_row_counts_once(held_out) -> None:
+    world = 3
+    loaders = [list(validation_batches(held_out, batch_tokens=64, rank=rank, world=world)) for rank in range(world)]
+    assert len({len(batches) for batches in loaders}) == 1
+    counted = [
+        row
+        for batches in loaders
+        for batch in batches
+        for row, labels in zip(batch["rows"].tolist(), batch["labels"], strict=True)
+        if (labels != -100).any()
+    ]
+    assert sorted(counted) == list(range(len(held_out)))
