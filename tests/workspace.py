@@ -156,7 +156,7 @@ def serving(workspace: Workspace, command: str) -> Iterator[str]:
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not _answers(f"{address}/health"):
             assert process.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
             time.sleep(0.5)
