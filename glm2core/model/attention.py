@@ -201,7 +201,8 @@ class _Blocks:
 
     def __init__(self, query: Tensor, key: Tensor, rows: int) -> None:
         self.query = query.unflatten(1, (key.shape[1], -1))  # [B, G, H / G, T, D]
-        self._key = key
+        own = (self.query * key.unsqueeze(2)).sum(-1, keepdim=True)  # [B, G, H / G, T, 1]
+        self._lowered = torch.cat((self.query, -own), dim=-1)
         self._keys_and_one = torch.cat((key, torch.ones_like(key[..., :1])), dim=-1)  # [B, G, T, D + 1]
         batch, groups, heads, tokens, _ = self.query.shape
         self._size = min(tokens, max(16, rows // heads))
@@ -220,9 +221,7 @@ class _Blocks:
 
     def probabilities(self, block: slice) -> Tensor:
         """Of a block's queries over the keys it meets, [B, G, H / G * block, keys]; valid until the next call."""
-        queries = self.query[..., block, :]
-        own = (queries.float() * self._key[:, :, None, block].float()).sum(-1, keepdim=True)
-        queries = torch.cat((queries, -own.to(queries.dtype)), dim=-1).flatten(2, 3)  # [B, G, H / G * block, D + 1]
+        queries = self._lowered[..., block, :].flatten(2, 3)  # [B, G, H / G * block, D + 1]
         keys = self.seen(block).stop
         size, shape = block.stop - block.start, (*queries.shape[:3], keys)
         scores, probabilities = (

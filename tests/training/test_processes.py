@@ -79,6 +79,7 @@ def test_only_the_first_process_writes_and_tracks(two: Path) -> None:
     assert not torch.equal(*states), "both processes would drop out the same channels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path, first: bool) -> None:
     """A signal to either process saves the step in both; going on gives the same bytes."""
@@ -95,6 +96,7 @@ def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path
     assert curve(folder, "loss") == curve(two, "loss")
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_launcher_saves_the_step(two: Path, tmp_path: Path) -> None:
     folder = project(tmp_path / "stopped")
     process = start_stage(folder, 2)
@@ -107,6 +109,7 @@ def test_ctrl_c_at_the_launcher_saves_the_step(two: Path, tmp_path: Path) -> Non
     assert curve(folder, "loss") == curve(two, "loss")
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(two: Path, tmp_path: Path) -> None:
     folder = project(tmp_path / "killed")
     process = start_stage(folder, 2)
@@ -120,6 +123,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(two: Path, tmp_pat
     assert folder_bytes(folder / "models/tuned") == folder_bytes(two / "models/tuned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -145,6 +149,7 @@ def test_low_memory_is_refused(tmp_path: Path) -> None:
     assert "train.memory is low, and 2 processes were started" in output
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_all_with_the_rows(tmp_path: Path) -> None:
     folder = project(tmp_path / "nan", learning_rate=1e30, max_grad_norm=None, warmup_fraction=0.0)
     process = start_stage(folder, 2)
