@@ -41,6 +41,7 @@ from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import set_threads
 from glm2core.model.rope import RotaryEmbedding
 from glm2core.params import RetrievalParams, RopeParams, load_params
+from glm2core.training.checkpoints import source_fingerprint
 from glm2core.training.session import open_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,20 +149,21 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
         none = generated.model_copy(update={"tasks": []})
         cases = [case for file in files for case in read_longeval(file)]
         asked = _folder(control, seed) / "longeval.jsonl"
-        _once(asked, _model_key(control, seed), lambda file: _ask(control, seed, none, cases, file))
+        _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
 
 
 def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
     """Make a file or folder unless it is there for this key; what is being written never looks whole."""
-    if _is_current(path, key):
+    if _key(path) == key:
         return
     _key_file(path).unlink(missing_ok=True)
     make(path)
     _key_file(path).write_text(key)
 
 
-def _is_current(path: Path, key: str) -> bool:
-    return _key_file(path).is_file() and _key_file(path).read_text() == key
+def _key(path: Path) -> str:
+    """What a file or folder was made for; empty where there is none, or only a half."""
+    return _key_file(path).read_text() if _key_file(path).is_file() else ""
 
 
 def _key_file(path: Path) -> Path:
@@ -169,17 +171,9 @@ def _key_file(path: Path) -> Path:
 
 
 def _ask(control: Control, seed: int | None, settings: RetrievalParams, cases: list[Case], path: Path) -> None:
-    model = _model(control, seed)
-    tokenizer = SpTokenizer.load(_base())
+    model, prompts = _model(control, seed), PromptFormat(SpTokenizer.load(_base()), "chatglm2")
     with path.open("w", encoding="utf-8") as file:
-        ask(
-            model,
-            PromptFormat(tokenizer, "chatglm2"),
-            load_params(ROOT / "params.yaml").evaluate,
-            settings,
-            cases,
-            file,
-        )
+        ask(model, prompts, load_params(ROOT / "params.yaml").evaluate, settings, cases, file)
 
 
 def _tune(control: Control, seed: int, folder: Path) -> None:
@@ -222,12 +216,18 @@ class HalfTables(RotaryEmbedding):
 
 
 def _model_key(control: Control, seed: int | None) -> str:
-    """What a model depends on: the rows, the train section, the base, its RoPE and its seed."""
-    params = load_params(ROOT / "params.yaml").model_dump(mode="json")
-    rows = (
-        {section: params[section] for section in ("convert", "tokenize", "model", "train")} if seed is not None else {}
-    )
-    parts = [control.rope, control.factor, str(control.tables), seed, rows, sha256_file(_base() / "model.safetensors")]
+    """What a model and its answers depend on: code, base, RoPE; where it is tuned, seed, rows and the train section."""
+    code = source_fingerprint(*(ROOT / "glm2core" / name for name in ("data", "evaluation", "model", "training")))
+    parts: list[Any] = [
+        code,
+        control.rope,
+        control.factor,
+        str(control.tables),
+        sha256_file(_base() / "model.safetensors"),
+    ]
+    if seed is not None:
+        params = load_params(ROOT / "params.yaml").model_dump(mode="json")
+        parts += [str(seed), *(params[section] for section in ("convert", "tokenize", "model", "train"))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -235,6 +235,11 @@ def _answers_key(control: Control, seed: int | None) -> str:
     """That, and the questions."""
     questions = [control.lengths, control.contexts, load_params(ROOT / "params.yaml").evaluate.retrieval.seed]
     return hashlib.sha256(json.dumps([_model_key(control, seed), *questions]).encode()).hexdigest()
+
+
+def _longeval_key(control: Control, seed: int | None, files: list[Path]) -> str:
+    """Two words, the model's key first: a table knows the model, but not the files that were asked."""
+    return f"{_model_key(control, seed)} {hashlib.sha256(''.join(map(sha256_file, files)).encode()).hexdigest()}"
 
 
 def _control(name: str) -> Control:
@@ -250,7 +255,7 @@ def _read(control: Control, seed: int | None) -> list[Answer]:
     """The answers that are of the present params and base."""
     folder, names = _folder(control, seed), {field.name for field in fields(Answer)}
     keys = {"answers.jsonl": _answers_key(control, seed), "longeval.jsonl": _model_key(control, seed)}
-    current = [folder / name for name, key in keys.items() if _is_current(folder / name, key)]
+    current = [folder / name for name, key in keys.items() if _key(folder / name).startswith(key)]
     records = [json.loads(line) for file in current for line in file.read_text(encoding="utf-8").splitlines()]
     return [Answer(**{name: value for name, value in record.items() if name in names}) for record in records]
 

@@ -132,7 +132,7 @@ def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         description="Estimate, for the choices in params.yaml, the memory of weights, gradients, optimizer and "
         "activations on a CPU and on a GPU, of the cache when the model is used, and the disk.",
     )
-    memory.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+    _add_params_file(memory)
 
 
 def _add_promote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -151,7 +151,11 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         help="every key of params.yaml: type, allowed values, default, meaning",
         description="Print every key of params.yaml as Markdown tables, with the values that the file has now.",
     )
-    parameters.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+    _add_params_file(parameters)
+
+
+def _add_params_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
 
 
 def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:

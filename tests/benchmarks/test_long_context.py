@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.long_context import HalfTables, _is_current, _once
+from benchmarks.long_context import HalfTables, _key, _once
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
 from glm2core.evaluation.scores import Answer
 from glm2core.model.presets import preset_config
@@ -41,7 +41,7 @@ def test_seeds_are_put_together_and_their_range_is_told(tmp_path: Path, capsys: 
 def test_a_file_counts_only_for_its_key_and_when_whole(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     _once(file, "first", lambda path: path.write_text("1") and None)
-    assert _is_current(file, "first") and not _is_current(file, "second")
+    assert _key(file) == "first"
     _once(file, "first", lambda path: pytest.fail("it is there already"))
 
     def broken(path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_file_counts_only_for_its_key_and_when_whole(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="disk full"):
         _once(file, "second", broken)
-    assert not _is_current(file, "first") and not _is_current(file, "second")
+    assert _key(file) == ""
 
 
 def test_half_tables_round_angles_as_the_released_code_does() -> None:

@@ -1,10 +1,10 @@
 """Two real processes under torchrun train as one does, stop together, and leave one set of files."""
 
 import csv
-import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -79,18 +79,24 @@ def test_only_the_first_process_writes_and_tracks(two: Path) -> None:
     assert not torch.equal(*states), "both processes would drop out the same channels"
 
 
+def stopped(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> str:
+    """What two processes say whom `stop` reaches after their fifth step; nothing of a result may be there."""
+    process = start_stage(project(folder), 2)
+    wait_for(folder, "*/step-00000005")
+    stop(process)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, output
+    assert not (folder / "models/tuned").exists()
+    return output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path, first: bool) -> None:
     """A signal to either process saves the step in both; going on gives the same bytes."""
-    folder = project(tmp_path / "stopped")
-    process = start_stage(folder, 2)
-    wait_for(folder, "*/step-00000005")
-    os.kill(workers(process)[0 if first else 1].pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0, output
+    folder = tmp_path / "stopped"
+    output = stopped(folder, lambda launcher: workers(launcher)[0 if first else 1].terminate())
     assert "stopped after step" in output
-    assert not (folder / "models/tuned").exists()
     assert "going on from step-" in finish(folder)
     assert folder_bytes(folder / "models/tuned") == folder_bytes(two / "models/tuned")
     assert curve(folder, "loss") == curve(two, "loss")
@@ -98,27 +104,23 @@ def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_ctrl_c_at_the_launcher_saves_the_step(two: Path, tmp_path: Path) -> None:
-    folder = project(tmp_path / "stopped")
-    process = start_stage(folder, 2)
-    wait_for(folder, "*/step-00000005")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "stopped after step" in output
+    folder = tmp_path / "stopped"
+    assert "stopped after step" in stopped(folder, lambda launcher: launcher.send_signal(signal.SIGINT))
     assert "going on from step-" in finish(folder)
     assert curve(folder, "loss") == curve(two, "loss")
 
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(two: Path, tmp_path: Path) -> None:
-    folder = project(tmp_path / "killed")
-    process = start_stage(folder, 2)
-    wait_for(folder, "*/step-00000005")
-    started = workers(process)
-    started[1].kill()
-    process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert not any(worker.is_running() for worker in started)
+    folder = tmp_path / "killed"
+    started: list[psutil.Process] = []
+
+    def kill(launcher: subprocess.Popen[str]) -> None:
+        started.extend(workers(launcher))
+        started[1].kill()
+
+    stopped(folder, kill)
+    assert len(started) == 2 and not any(worker.is_running() for worker in started)
     finish(folder)
     assert folder_bytes(folder / "models/tuned") == folder_bytes(two / "models/tuned")
 
