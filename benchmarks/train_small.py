@@ -54,9 +54,9 @@ class NoCheckpoints(CheckpointFolder):
 
 
 def ours(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """Real tokens a second and MFU of the train stage's own path, without its first points."""
+    """Real tokens a second and MFU of the train stage's own path."""
     outcome = _train(preset, rows, steps=steps, dtype="bfloat16")
-    points = [record for record in outcome.progress.records if "loss" in record][1:]
+    points = [record for record in outcome.progress.records if "loss" in record and record["step"] > warm(steps)]
     return {name: statistics.mean(point[name] for point in points) for name in ("tokens_per_second", "mfu")}
 
 
@@ -65,7 +65,7 @@ def original(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps
     model = GlmForCausalLM(glm_config(preset_config(preset))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     order = np.random.default_rng(0).permutation(len(rows[0]))
-    meter = _Meter(warm=max(1, steps // 6))
+    meter = _Meter(warm(steps))
     for step in range(steps):
         batch = padded([rows[0].row(int(order[step % len(order)]))], to=PADDED)
         meter.start_step(batch)
@@ -78,7 +78,7 @@ def original(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps
 def glm_trainer(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
     """transformers' own Glm of the same shape under Trainer: bf16 weights, batches of 8 padded to the longest."""
     model = GlmForCausalLM(glm_config(preset_config(preset))).to(torch.bfloat16)
-    meter = _Meter(warm=max(1, steps // 6))
+    meter = _Meter(warm(steps))
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=LEARNING_RATE,
@@ -147,8 +147,13 @@ def padded(rows: list[tuple[np.ndarray, ...]], to: int | None = None) -> dict[st
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
+def warm(steps: int) -> int:
+    """Steps that no way to train is timed in: kernels are chosen for every new shape."""
+    return steps // 2
+
+
 class _Meter:
-    """Real tokens a second of the steps after the first `warm` ones, in which kernels are chosen."""
+    """Real tokens a second of the steps after the first `warm` ones."""
 
     def __init__(self, warm: int) -> None:
         self._warm, self._steps, self._tokens, self._started = warm, 0, 0, 0.0

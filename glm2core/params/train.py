@@ -82,8 +82,8 @@ class TrainParams(Section):
         "normal", description="low: weights are updated inside backward, one gradient alive at a time; slower, and for "
         "method full with optimizer adafactor only"
     )  # fmt: skip
-    gradient_checkpointing: bool = Field(
-        False, description="recompute the blocks in backward: less memory, about a third slower"
+    gradient_checkpointing: bool | None = Field(
+        None, description="recompute the blocks in backward: less memory, about a third slower; null = with memory low"
     )
     position_stretch: bool = Field(
         False, description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit"
@@ -132,6 +132,11 @@ class TrainParams(Section):
     def bits(self) -> Literal[4, 8] | None:
         """Bits of the quantized weights; plain `-S train.method=qlora` means 4."""
         return 4 if self.method == "qlora" and self.quantization_bits is None else self.quantization_bits
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether backward recomputes the blocks."""
+        return self.memory == "low" if self.gradient_checkpointing is None else self.gradient_checkpointing
 
     def _low_memory_fits(self) -> None:
         wrong = {

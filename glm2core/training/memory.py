@@ -21,6 +21,7 @@ from glm2core.model.config import ChatGLM2Config, apply_rope
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
+from glm2core.training.adafactor import BLOCK_ELEMENTS
 from glm2core.training.methods import adapt
 from glm2core.training.optimizer import is_block_matrix
 
@@ -28,9 +29,8 @@ GIB = 1 << 30
 
 # Resident before anything is loaded: interpreter and libraries, or the CUDA context. Measured.
 _LIBRARIES = {"cpu": 0.65 * GIB, "cuda": 0.5 * GIB}
-# fp32 copies of a block of 2 M elements in RoundingAdafactor, and what the allocator keeps of them. Measured.
-_ADAFACTOR_SCRATCH = 0.25 * GIB
-_ADAFACTOR_BLOCK = 1 << 21
+# fp32 copies of a block in RoundingAdafactor, its random numbers, and what the allocator keeps of them. Measured.
+_ADAFACTOR_SCRATCH = 0.1 * GIB
 # What the allocator keeps of freed pieces, as a share of the activations: glibc's heap, torch's CUDA cache. Measured.
 _ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
 _LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
@@ -262,14 +262,14 @@ def _factored(parameter: nn.Parameter) -> int:
     if parameter.dim() < 2:
         return parameter.numel()
     rows, columns = parameter.shape[0], parameter.numel() // parameter.shape[0]
-    return rows + columns * -(-parameter.numel() // _ADAFACTOR_BLOCK)
+    return rows + columns * -(-parameter.numel() // BLOCK_ELEMENTS)
 
 
 def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
     """What forward keeps (with checkpointing: the blocks' inputs and one block), and one block's gradients."""
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
-    if params.gradient_checkpointing or params.memory == "low":
+    if params.recomputes:
         kept = layers * rows * workload.row_tokens * workload.config.hidden_size * workload.dtype.itemsize
     else:
         kept = (layers - 1) * block

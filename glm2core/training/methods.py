@@ -88,7 +88,7 @@ def prepare(
         prepared = Prepared(_full(model_params, params, vocab_size, dtype, device, notice))
     else:
         prepared = _adapted(model_params, params, vocab_size, dtype, device, work_folder, notice)
-    if params.gradient_checkpointing or params.memory == "low":
+    if params.recomputes:
         _checkpoint_blocks(prepared.network)
     return prepared
 

@@ -7,28 +7,22 @@ rate of 1e-5 that is nearly all of them. Two remedies, by the memory at hand:
   the gradient's copy, besides 4 for the bf16 weight and gradient). On a CPU it is also the faster
   way: AdamW's fused kernel takes 0.05 s for 85.7 M fp32 parameters, 0.36 s in bf16; both casts
   together add 0.05 s. Its validation loss stays within 0.1% of fp32 training (docs/training.md).
-- `RoundingAdafactor`: no copies; the fp32 result is rounded up or down at random so that its
-  expectation is exact (Gupta et al. 2015, https://arxiv.org/abs/1502.02551), and the second moment
-  is factored (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235).
+- `RoundingAdafactor` (adafactor.py): no copies, and a factored second moment.
 
 `MuonAndAdamW` is for small networks (docs/long-context.md).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers.optimization import Adafactor
 
-from glm2core.errors import UserError
+from glm2core.training.adafactor import RoundingAdafactor
 
 OptimizerName = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 Named = list[tuple[str, nn.Parameter]]
-
-# 8 MiB in fp32: the passes over a block stay in a cache, which measured 2-4 times faster than whole tensors.
-_BLOCK_ELEMENTS = 1 << 21
 
 
 def make_optimizer(
@@ -190,124 +184,3 @@ class MasterWeights(_Wrapper):
         self.inner.load_state_dict(state_dict["inner"])
         for master, saved in zip(self._masters, state_dict["masters"], strict=True):
             master.copy_(saved)
-
-
-class RoundingAdafactor(Optimizer):
-    """transformers' Adafactor over fp32 copies of one block at a time, rounded stochastically to bf16.
-
-    A matrix of more than 2 M elements is taken as blocks of rows, each with a factored second
-    moment of its own, so the fp32 copies never exceed one block.
-
-    With `in_backward` the step happens in post-accumulate-grad hooks, so one parameter's gradient
-    is alive at a time; `step()` then has nothing left to do. That rules out gradient accumulation,
-    clipping by the global norm, and several processes.
-
-    Raises:
-        UserError: a gradient isn't finite; its tensor has not been stepped.
-    """
-
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        named: dict[str, nn.Parameter],
-        *,
-        lr: float,
-        in_backward: bool,
-        seed: int,
-    ) -> None:
-        super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
-        device = next(iter(named.values())).device
-        self._names = {p: n for n, p in named.items()}
-        self._group_of = {p: group for group in self.param_groups for p in group["params"]}
-        self._blocks: dict[str, list[dict[str, Any]]] = {}
-        self._generator = torch.Generator(device).manual_seed(seed)
-        self._scratch = nn.Parameter(torch.empty(0, device=device))
-        self._inner = Adafactor([self._scratch], lr=lr, scale_parameter=False, relative_step=False)
-        self._squared_norms: list[Tensor] = []
-        self.in_backward = in_backward
-        if in_backward:
-            for parameter in named.values():
-                parameter.register_post_accumulate_grad_hook(self._step_parameter)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        if not self.in_backward:
-            for parameter in self._names:
-                if parameter.grad is not None:
-                    self._step_parameter(parameter)
-
-    def take_grad_norm(self) -> float:
-        """Global norm of the gradients stepped since the last call."""
-        norm = sum(self._squared_norms, torch.zeros(())).sqrt().item() if self._squared_norms else 0.0
-        self._squared_norms.clear()
-        return norm
-
-    @torch.no_grad()
-    def _step_parameter(self, parameter: Tensor) -> None:
-        assert isinstance(parameter, nn.Parameter) and parameter.grad is not None
-        squared_norm = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square()
-        if not torch.isfinite(squared_norm):
-            raise UserError(
-                f"the gradient of {self._names[parameter]} is not finite; it was not applied. "
-                "Lower train.learning_rate, or use dtype float32, and run again: the last checkpoint remains."
-            )
-        self._squared_norms.append(squared_norm)
-        self._configure_inner(parameter)
-        states = self._blocks.setdefault(self._names[parameter], [])
-        for index, (weight, gradient) in enumerate(_row_blocks(parameter, parameter.grad)):
-            if index == len(states):
-                states.append({})
-            self._step_block(weight, gradient, states[index])
-        parameter.grad = None
-
-    def _configure_inner(self, parameter: nn.Parameter) -> None:
-        group = self._group_of[parameter]
-        self._inner.param_groups[0].update(lr=float(group["lr"]), weight_decay=group["weight_decay"])
-
-    def _step_block(self, weight: Tensor, gradient: Tensor, state: dict[str, Any]) -> None:
-        """One Adafactor step: the inner optimizer is lent the block and the block's state."""
-        self._scratch.data = weight.float() if weight.dtype != torch.float32 else weight
-        self._scratch.grad = gradient.float()
-        self._inner.state[self._scratch] = state
-        self._inner.step()
-        if weight.dtype != torch.float32:
-            round_stochastically(self._scratch.data, weight, self._generator)
-        self._scratch.grad, self._scratch.data = None, torch.empty(0, device=weight.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "blocks": self._blocks,
-            "generator": self._generator.get_state(),
-            "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._blocks = state_dict["blocks"]
-        self._generator.set_state(state_dict["generator"].cpu())
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update(saved)
-
-
-def round_stochastically(source: Tensor, target: Tensor, generator: torch.Generator) -> None:
-    """Write fp32 `source` into bf16 `target`, up with the probability of the part that doesn't fit.
-
-    bf16 is the upper half of fp32's bits: adding a random lower half carries with exactly that
-    probability.
-    """
-    # One 64-bit draw serves four elements.
-    draws = torch.empty((source.numel() + 3) // 4, dtype=torch.int64, device=source.device)
-    draws.random_(-(1 << 63), None, generator=generator)
-    noise = draws.view(torch.int16)[: source.numel()].view(source.shape)
-    bits = source.contiguous().view(torch.int32) + (noise.to(torch.int32) & 0xFFFF)
-    target.copy_((bits & -0x10000).view(torch.float32))
-
-
-def _row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors cut alike into blocks of whole rows of at most `_BLOCK_ELEMENTS` elements."""
-    first = tensors[0]
-    if first.dim() < 2 or first.numel() <= _BLOCK_ELEMENTS:
-        yield tensors
-        return
-    rows = max(1, _BLOCK_ELEMENTS // first[0].numel())
-    pieces: Iterable[tuple[Tensor, ...]] = zip(*(t.split(rows) for t in tensors), strict=True)
-    yield from pieces

@@ -19,10 +19,11 @@ from transformers.trainer_utils import EvalLoopOutput
 from glm2core.errors import UserError
 from glm2core.model.hardware import peak_memory_gib
 from glm2core.params import TrainParams
+from glm2core.training.adafactor import RoundingAdafactor
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.interrupt import StopRequest
 from glm2core.training.measure import Cost
-from glm2core.training.optimizer import RoundingAdafactor, make_optimizer
+from glm2core.training.optimizer import make_optimizer
 from glm2core.training.processes import anywhere, gathered, is_first, meet, rank, summed, world_size
 from glm2core.training.progress import Progress
 from glm2core.training.sharding import (

@@ -1,4 +1,4 @@
-"""Updates that bf16 would swallow, and Adafactor inside backward."""
+"""Updates that bf16 would swallow, Muon, and optimizers that go on from a file."""
 
 import io
 from collections.abc import Callable
@@ -7,47 +7,11 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from transformers.optimization import Adafactor
 
-from glm2core.errors import UserError
-from glm2core.training.optimizer import MasterWeights, RoundingAdafactor, make_optimizer, round_stochastically
+from glm2core.training.optimizer import MasterWeights, make_optimizer
+from tests.training.small_networks import Block, make, network, steps
 
 SMALL_RATE = 1e-5
-
-
-class Block(nn.Module):
-    """A linear whose name says that it is a block's: Muon takes those."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(16, 32)])
-
-    @property
-    def weight(self) -> nn.Parameter:
-        return self.layers[0].weight
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.layers[0](inputs)
-
-
-def network(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(Block(), nn.Linear(32, 4)).to(dtype)
-
-
-def make(model: nn.Module, name: str, in_backward: bool = False, learning_rate: float = 1e-3) -> Optimizer:
-    return make_optimizer(
-        model, name=name, learning_rate=learning_rate, weight_decay=0.1, in_backward=in_backward, seed=3
-    )
-
-
-def steps(model: nn.Module, optimizer: Optimizer, count: int, start: int = 0) -> None:
-    for step in range(start, start + count):
-        torch.manual_seed(100 + step)
-        inputs = torch.randn(8, 16, dtype=model[0].weight.dtype)
-        model(inputs).float().square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def through_a_file(state: dict) -> dict:
@@ -97,66 +61,6 @@ def test_master_weights_follow_fp32_adamw() -> None:
 
 def test_fp32_weights_need_no_copies() -> None:
     assert isinstance(make(network(torch.float32), "adamw"), torch.optim.AdamW)
-
-
-@pytest.mark.parametrize("value", [1.001, -1.001, 3e-5, 0.0])
-def test_stochastic_rounding_is_exact_on_average(value: float) -> None:
-    source, target = torch.full((1 << 20,), value), torch.empty(1 << 20, dtype=torch.bfloat16)
-    round_stochastically(source, target, torch.Generator().manual_seed(0))
-    rounded = target.double()
-    spacing = (rounded.max() - rounded.min()).item()
-    assert len(rounded.unique()) <= 2
-    assert spacing <= abs(value) / 128
-    assert abs(rounded.mean().item() - source[0].item()) <= spacing * 5 / 1024  # five standard errors
-
-
-def test_adafactor_in_backward_is_the_same_step_without_gradients_left() -> None:
-    after, inside = network(), network()
-    steps(after, make(after, "adafactor"), 4)
-    optimizer = make(inside, "adafactor", in_backward=True)
-    steps(inside, optimizer, 4)
-    assert isinstance(optimizer, RoundingAdafactor)
-    # Backward reaches the last layer first, so the rounding draws differ: compare what they round.
-    for p, q in zip(after.parameters(), inside.parameters(), strict=True):
-        torch.testing.assert_close(p, q, atol=2**-7, rtol=2**-6)
-        assert q.grad is None
-
-
-def test_adafactor_in_fp32_is_transformers() -> None:
-    ours, theirs = network(torch.float32), network(torch.float32)
-    decayed = [p for p in theirs.parameters() if p.dim() > 1], [p for p in theirs.parameters() if p.dim() == 1]
-    reference = Adafactor(
-        [{"params": decayed[0], "weight_decay": 0.1}, {"params": decayed[1]}],
-        lr=1e-3,
-        scale_parameter=False,
-        relative_step=False,
-    )
-    steps(ours, make(ours, "adafactor"), 4)
-    steps(theirs, reference, 4)
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(p, q)
-
-
-def test_large_matrices_are_taken_in_blocks_of_rows() -> None:
-    torch.manual_seed(0)
-    weight = nn.Parameter(torch.randn(3, 1 << 20, dtype=torch.bfloat16))
-    optimizer = make_optimizer(nn.ParameterList([weight]), name="adafactor", learning_rate=1e-2, weight_decay=0.0)
-    before = weight.detach().clone()
-    weight.grad = torch.randn_like(weight)
-    optimizer.step()
-    assert [len(blocks) for blocks in optimizer.state_dict()["blocks"].values()] == [2]
-    assert ((weight - before) * weight.new_tensor(1) != 0).float().mean() > 0.9
-
-
-def test_a_gradient_that_is_not_finite_is_not_applied() -> None:
-    model = network()
-    make(model, "adafactor", in_backward=True)
-    first = model[0].weight.detach().clone()
-    hidden = model[0](torch.randn(2, 16, dtype=torch.bfloat16))
-    hidden.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(UserError, match=r"gradient of 0\.layers\.0\.(weight|bias) is not finite"):
-        model[1](hidden).float().sum().backward()
-    assert torch.equal(model[0].weight, first)
 
 
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
