@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -15,6 +16,37 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from glm2core.model.attention import attention
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.rope import rotate
+
+
+class Normalization(torch.autograd.Function):
+    """What RMSNorm computes, done again in backward: its input alone is kept, not two fp32 copies of it.
+
+    In 28 blocks of chatglm2-6b those take 0.9 GiB at 500 tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """[..., C] to [..., C]."""
+        ctx.save_for_backward(hidden, weight)
+        ctx.eps = eps
+        return Normalization.values(hidden, weight, eps)
+
+    @staticmethod
+    def values(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = hidden.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        return (wide * scale * weight).to(hidden.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        needed = ctx.needs_input_grad[:2]
+        inputs = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad():
+            result = Normalization.values(*inputs, ctx.eps)
+        found = iter(torch.autograd.grad(result, [t for t in inputs if t.requires_grad], gradient))
+        of_hidden, of_weight = (next(found) if need else None for need in needed)
+        return of_hidden, of_weight, None
 
 
 class RMSNorm(nn.Module):
@@ -26,9 +58,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        wide = hidden.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale * self.weight).to(hidden.dtype)
+        normalized: Tensor = Normalization.apply(hidden, self.weight, self.eps)
+        return normalized
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps:g}"
@@ -70,8 +101,29 @@ class SelfAttention(nn.Module):
         return self.dense(context.reshape(batch, tokens, -1)), weights
 
 
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202), which keeps its input alone for backward.
+
+    Autograd would keep silu(gate) too: 0.4 GiB in 28 blocks of chatglm2-6b at 500 tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        """[..., 2F], gate first, to [..., F]."""
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gate, up = ctx.saved_tensors[0].chunk(2, dim=-1)
+        of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return torch.cat((of_gate, gradient * F.silu(gate)), dim=-1)
+
+
 class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv:2002.05202); the first F rows of `dense_h_to_4h` are the gate."""
+    """Up through a SwiGLU and down again; the first F rows of `dense_h_to_4h` are the gate."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -79,8 +131,7 @@ class MLP(nn.Module):
         self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        gate, up = self.dense_h_to_4h(hidden).chunk(2, dim=-1)  # [B, T, F] each
-        return self.dense_4h_to_h(F.silu(gate) * up)
+        return self.dense_4h_to_h(SwiGLU.apply(self.dense_h_to_4h(hidden)))
 
 
 class GLMBlock(GradientCheckpointingLayer):
