@@ -162,7 +162,11 @@ def _write(folder: Path, name: str, rows: list[dict[str, str]], note: str) -> No
 
 def _commit(clone: Path) -> None:
     person = ("-c", "user.name=sweeps", "-c", "user.email=sweeps@localhost")
-    subprocess.run(["git", *person, "commit", "--quiet", "-am", "lock of the shared stages"], cwd=clone, check=True)
+    subprocess.run(
+        ["git", *person, "commit", "--quiet", "--allow-empty", "-am", "lock of the shared stages"],
+        cwd=clone,
+        check=True,
+    )
 
 
 def _dvc(clone: Path, *arguments: str) -> None:
