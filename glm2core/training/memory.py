@@ -30,7 +30,7 @@ GIB = 1 << 30
 # Resident before anything is loaded: interpreter and libraries, or the CUDA context. Measured.
 _LIBRARIES = {"cpu": 0.65 * GIB, "cuda": 0.5 * GIB}
 # fp32 copies of a block in RoundingAdafactor, its random numbers, and what the allocator keeps of them. Measured.
-_ADAFACTOR_SCRATCH = 0.1 * GIB
+_ADAFACTOR_SCRATCH = 0.05 * GIB
 # What the allocator keeps of freed pieces, as a share of the activations: glibc's heap, torch's CUDA cache. Measured.
 _ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
 _LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
