@@ -41,10 +41,10 @@ class Normalization(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         needed = ctx.needs_input_grad[:2]
-        inputs = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needed, strict=True)]
+        hidden, weight = (t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needed, strict=True))
         with torch.enable_grad():
-            result = Normalization.values(*inputs, ctx.eps)
-        found = iter(torch.autograd.grad(result, [t for t in inputs if t.requires_grad], gradient))
+            result = Normalization.values(hidden, weight, ctx.eps)
+        found = iter(torch.autograd.grad(result, [t for t in (hidden, weight) if t.requires_grad], gradient))
         of_hidden, of_weight = (next(found) if need else None for need in needed)
         return of_hidden, of_weight, None
 

@@ -6,14 +6,12 @@ figure stays right when the network changes. `B` rows, `T` tokens, `V` vocabular
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from glm2core.files import resolve_path
 from glm2core.model.checkpoint import read_config
@@ -22,6 +20,7 @@ from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.adafactor import BLOCK_ELEMENTS
+from glm2core.training.measure import kept_for_backward
 from glm2core.training.methods import adapt
 from glm2core.training.optimizer import is_block_matrix
 
@@ -163,7 +162,7 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
     return TrainingMemory(
         weights=weights / shards,
         gradients=max(gradients) if params.memory == "low" else copies * sum(gradients) / shards,
-        optimizer=_optimizer_bytes(model, params) / shards,
+        optimizer=_optimizer_bytes(model, params) / shards + _unpacked_bytes(trainable, params, workload.device),
         activations=_ALLOCATOR[workload.device]
         * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens)),
         loss=_loss_bytes(workload, round(tokens * workload.supervised)),
@@ -250,6 +249,12 @@ def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:
     return masters + _moment_bytes(model, params)
 
 
+def _unpacked_bytes(trainable: list[nn.Parameter], params: TrainParams, device: str) -> float:
+    """fp32 moments and update of one parameter, where bitsandbytes has no kernel that does without them."""
+    largest = max((p.numel() for p in trainable), default=0)
+    return 16.0 * largest if params.optimizer == "adamw_8bit" and device == "cpu" else 0.0
+
+
 def _moment_bytes(model: nn.Module, params: TrainParams) -> float:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     by_muon = sum(p.numel() for name, p in named if params.optimizer == "muon" and is_block_matrix(name, p))
@@ -279,24 +284,8 @@ def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> 
 def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> int:
     """Bytes that forward keeps for backward in a network of `layers` blocks."""
     model = _on_meta(workload, params, layers)
-    kept: dict[int, int] = {}
-    storages = []  # kept alive, so that an address stands for one storage
-    own = {_address(p) for p in model.parameters()}
-
-    def remember(tensor: Tensor) -> Tensor:
-        if _address(tensor) not in own:
-            storages.append(tensor.untyped_storage())
-            kept[_address(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor
-
     ids = torch.zeros(rows, workload.row_tokens, dtype=torch.long, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor), _FusedAttention():
-        _network(model).transformer(input_ids=ids, use_cache=False)
-    return sum(kept.values())
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return kept_for_backward(model, lambda: _network(model).transformer(input_ids=ids, use_cache=False))
 
 
 def _loss_bytes(workload: Workload, supervised: int) -> float:
@@ -304,17 +293,3 @@ def _loss_bytes(workload: Workload, supervised: int) -> float:
     vocabulary, width = workload.config.padded_vocab_size, workload.dtype.itemsize
     chunk = min(supervised, max(1, _LOSS_CHUNK // vocabulary))
     return float(chunk * vocabulary * (8 + (width if width < 4 else 0)))
-
-
-class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch takes attention apart, scores and all; real devices run a fused kernel."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            query, key, value = args[:3]
-            causal = query.shape[2] == key.shape[2]
-            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            return kernel(query, key, value, is_causal=causal)[0]
-        return func(*args, **(kwargs or {}))
