@@ -70,7 +70,10 @@ def test_the_projects_own_file_is_valid() -> None:
         ({"convert.sources.0.path": 7}, ["convert.sources[0].path must be text or null", "got 7"]),
         ({"convert.sources.0.formt": "alpaca"}, ["sources[0].formt", "did you mean 'convert.sources[0].format'"]),
         ({"evaluate.retrieval.lengths": [512, 100]}, ["evaluate.retrieval.lengths[1] must be at least 128", "got 100"]),
-        ({"train.gradient_checkpointing": "yes"}, ["train.gradient_checkpointing must be true or false or null"]),
+        (
+            {"train.gradient_checkpointing": "yes"},
+            ["train.gradient_checkpointing must be true or false or null", "'yes'"],
+        ),
         ({"train": None}, ["train must hold the keys device", "got null"]),
         ({"learning_rate": 1e-4}, ["learning_rate is not a key", "did you mean 'train.learning_rate'"]),
         ({"train.rank": 8}, ["train.rank is not a key", "did you mean 'train.lora.rank'", "got it with 8"]),

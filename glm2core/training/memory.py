@@ -250,7 +250,7 @@ def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:
 
 
 def _unpacked_bytes(trainable: list[nn.Parameter], params: TrainParams, device: str) -> float:
-    """fp32 moments and update of one parameter, where bitsandbytes has no kernel that does without them."""
+    """What a step of bitsandbytes takes on the CPU besides, as far as it was measured: fp32 copies of one parameter."""
     largest = max((p.numel() for p in trainable), default=0)
     return 16.0 * largest if params.optimizer == "adamw_8bit" and device == "cpu" else 0.0
 

@@ -48,7 +48,7 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
         "optimizer": params.optimizer != "adamw" and params.optimizer,
         "memory": params.memory != "normal" and params.memory,
         "dtype": dtype != torch.float32 and str(dtype).removeprefix("torch."),
-        "gradient_checkpointing": params.recomputes and "true",
+        "gradient_checkpointing": params.gradient_checkpointing and "true",
     }
     found = ", ".join(f"train.{name} {value}" for name, value in wrong.items() if value)
     if found:
