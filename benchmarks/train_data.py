@@ -43,8 +43,11 @@ def tokenized_rows(data: Path, folder: Path, vocabulary: int) -> tuple[Tokenized
     return training, validation
 
 
-def write_released_weights(folder: Path, preset: str) -> None:
+def write_released_weights(folder: Path, preset: str, device: torch.device | None = None) -> None:
     """Random bf16 weights of a preset's shape as the released ones lie: safetensors shards with their index.
+
+    Args:
+        device: draws the numbers; None = the CPU, which takes minutes for billions.
 
     Raises:
         SystemExit: too little disk.
@@ -61,7 +64,7 @@ def write_released_weights(folder: Path, preset: str) -> None:
             "Name another place with --work."
         )
     _write_config(folder, config)
-    _write_shards(folder, shapes, size)
+    _write_shards(folder, shapes, size, device or torch.device("cpu"))
 
 
 def _write_config(folder: Path, config: Any) -> None:
@@ -78,9 +81,9 @@ def _write_config(folder: Path, config: Any) -> None:
     (folder / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 
-def _write_shards(folder: Path, shapes: dict[str, torch.Size], size: int) -> None:
+def _write_shards(folder: Path, shapes: dict[str, torch.Size], size: int, device: torch.device) -> None:
     shards = max(1, -(-size // _SHARD_BYTES))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     weight_map: dict[str, str] = {}
     pending: dict[str, Tensor] = {}
     number = 1
@@ -88,7 +91,7 @@ def _write_shards(folder: Path, shapes: dict[str, torch.Size], size: int) -> Non
         # Of the released scale, so that losses and gradients are finite; norms are ones.
         weight = torch.ones(shape) if "norm" in name else None
         pending[name] = (
-            torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+            torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator).cpu()
             if weight is None
             else weight.to(torch.bfloat16)
         )

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -196,7 +195,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             labels: [B, T], -100 where nothing is supervised; label t is predicted from token t - 1.
             num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
             use_cache: None = as the config says, and never with labels.
-            logits_to_keep: without labels: compute only the last so many positions (0 = all).
+            logits_to_keep: without labels: compute only the last so many positions (0 = all), or these [N].
 
         Returns:
             Without labels `logits` [B, T, V]; with labels `loss` (a scalar), and no logits: the output
@@ -213,7 +212,9 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = supervised_loss(hidden, labels, self.transformer.output_layer, num_items_in_batch)
         else:
-            logits = self.transformer.output_layer(slice_logits_to_keep(hidden, logits_to_keep))
+            last = isinstance(logits_to_keep, int)
+            kept = hidden[:, -logits_to_keep:] if last else hidden[:, logits_to_keep]  # -0 keeps all
+            logits = self.transformer.output_layer(kept)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states, attentions=outputs.attentions,

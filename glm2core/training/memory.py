@@ -21,16 +21,16 @@ from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.adafactor import BLOCK_ELEMENTS
 from glm2core.training.measure import kept_for_backward
-from glm2core.training.methods import adapt
+from glm2core.training.methods import adapt, multiplies_in_half
 from glm2core.training.optimizer import is_block_matrix
 
 GIB = 1 << 30
 
-# Resident before anything is loaded: interpreter and libraries, or the CUDA context. Measured.
+# Resident before anything is loaded: interpreter and libraries (measured), or the CUDA context.
 _LIBRARIES = {"cpu": 0.65 * GIB, "cuda": 0.5 * GIB}
 # fp32 copies of a block in RoundingAdafactor, its random numbers, and what the allocator keeps of them. Measured.
 _ADAFACTOR_SCRATCH = 0.05 * GIB
-# What the allocator keeps of freed pieces, as a share of the activations: glibc's heap, torch's CUDA cache. Measured.
+# What the allocator keeps of freed pieces, as a share of the activations: glibc's heap (measured), torch's CUDA cache.
 _ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
 _LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
 # Bytes a weight of a quantized linear with its scales, and of AdamW's two moments of one parameter.
@@ -284,6 +284,8 @@ def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> 
 def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> int:
     """Bytes that forward keeps for backward in a network of `layers` blocks."""
     model = _on_meta(workload, params, layers)
+    if multiplies_in_half(params.method, workload.dtype, workload.device):
+        model = model.to(workload.dtype)  # autocast's copies have no content here; products and inputs are of this size
     ids = torch.zeros(rows, workload.row_tokens, dtype=torch.long, device="meta")
     return kept_for_backward(model, lambda: _network(model).transformer(input_ids=ids, use_cache=False))
 

@@ -17,14 +17,15 @@ from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
 from glm2core.model.hardware import peak_memory_gib
 from glm2core.params import TrainParams
+from glm2core.training.arguments import training_arguments
 from glm2core.training.batching import training_batches, validation_batches
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.interrupt import StopRequest, stop_on_signals
 from glm2core.training.measure import Cost, matrix_rate
-from glm2core.training.methods import Prepared
+from glm2core.training.methods import Prepared, multiplies_in_half, multiply_adapters_in_half
 from glm2core.training.processes import anywhere, first_decides, is_first, meet, rank, summed, world_size
 from glm2core.training.progress import Progress, Record, Report
-from glm2core.training.trainer import GlmTrainer, training_arguments
+from glm2core.training.trainer import GlmTrainer
 
 Notice = Callable[[str], None]
 
@@ -90,10 +91,14 @@ class Run:
         return Outcome(self._metrics(trainer, progress), progress)
 
     def _trainer(self, progress: Progress, stop: StopRequest) -> GlmTrainer:
-        params = self.params
+        params, device = self.params, self.device
+        half_products = multiplies_in_half(params.method, self.dtype, device.type)
+        if half_products:
+            multiply_adapters_in_half(self.prepared.model)
         arguments = training_arguments(
-            params, learning_rate=self.learning_rate, output=self.checkpoints.folder, device=self.device
-        )
+            params, learning_rate=self.learning_rate, output=self.checkpoints.folder, device=device,
+            half_products=half_products,
+        )  # fmt: skip
         shard: dict[str, Any] = {"rank": rank(), "world": world_size()}
         batches = training_batches(
             self.training,

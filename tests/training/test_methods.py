@@ -11,7 +11,7 @@ from glm2core.errors import UserError
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.model.presets import PRESETS
 from glm2core.params import LoraParams, ModelParams, PrefixParams
-from glm2core.training.methods import Prepared, adapt, default_learning_rate, prepare
+from glm2core.training.methods import Prepared, adapt, default_learning_rate, multiply_adapters_in_half, prepare
 from glm2core.training.optimizer import make_optimizer
 from tests.training.conftest import tiny_model, train_params
 
@@ -101,6 +101,26 @@ def test_gradients_reach_every_trainable_tensor(method: str, bits: int | None, b
             assert parameter.grad.abs().max() > 0, name
         else:
             assert parameter.grad is None, name
+
+
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_adapters_multiplied_in_half_learn_the_same(bits: int | None, base: Path, tmp_path: Path) -> None:
+    """What a GPU run does under autocast: no fp32 copy of an input, and the adapter itself stays fp32."""
+    method = "lora" if bits is None else "qlora"
+    plain, half = (prepared(method, bits, base, tmp_path).model for _ in range(2))
+    multiply_adapters_in_half(half)
+    kept: list[torch.dtype] = []
+    for module in half.modules():
+        if isinstance(module, nn.Dropout):  # in front of the update matrices
+            module.register_forward_hook(lambda module, inputs, output: kept.append(output.dtype))
+    # As Trainer does: autocast around the forward alone, since its copies of weights live as long as it does
+    half.forward = torch.autocast("cpu", torch.bfloat16)(half.forward)
+    for model in (plain, half):
+        torch.manual_seed(0)  # dropout
+        trained(model, 6)
+    assert validated(half) == pytest.approx(validated(plain), rel=0.005)
+    assert set(kept) == {torch.bfloat16}
+    assert {p.dtype for p in half.parameters() if p.requires_grad} == {torch.float32}
 
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
