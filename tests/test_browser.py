@@ -86,6 +86,13 @@ def test_the_run_list_shows_one_finished_row_an_execution(workspace: Workspace, 
     assert "train faster" not in said  # stages are folded into their row
 
 
+def test_every_figure_is_drawn_for_all_runs_without_configuring_anything(workspace: Workspace, page: Page) -> None:
+    names = [row.info.run_name for row in workspace.runs("execution")]
+    kept = workspace.runs("execution")[0].data.metrics["convert/rows_kept"]
+    shown = ["convert/rows_kept", f"{kept:.2f}", "evaluate", "tokenize", "train", *names]
+    page.open("experiments/1/runs?compareRunsMode=CHART", "charts", *shown)
+
+
 def test_two_runs_compare_by_their_params_and_figures(workspace: Workspace, page: Page) -> None:
     rows = workspace.runs("execution")
     ids = urllib.parse.quote(str([row.info.run_id for row in rows]).replace("'", '"'))
