@@ -1,11 +1,14 @@
 """Invented words and numbers for retrieval tasks, split so that no evaluation word or value is ever trained on.
 
-The words are built from syllables and English endings: like English to a tokenizer, from no list of anybody's.
+The words are built from syllables and English endings: like English to a tokenizer, from no list of anybody's. Half
+of the words to train with are letters and parts of words in any order instead. Real words put together pieces of the
+tokenizer that syllables never do, and a network that has learnt which piece follows which repeats their keys wrongly.
 """
 
 import functools
 import hashlib
 import random
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +33,10 @@ _CODAS = (
 )  # fmt: skip
 _ADJECTIVE_ENDINGS = ("able", "al", "ant", "ed", "ful", "ible", "ic", "ing", "ish", "ive", "less", "ly", "ous", "y", "")
 _NOUN_ENDINGS = ("age", "ance", "er", "hood", "ist", "ity", "ment", "ness", "or", "ship", "tion", "ture", "", "", "")
+# A single letter is as likely as a longer part: half of LongEval's pieces are single letters to models/base
+_PARTS = (*string.ascii_lowercase * 4, *_ONSETS, *_NUCLEI, *_CODAS, *_ADJECTIVE_ENDINGS[:-1], *_NOUN_ENDINGS[:-3])
+_PARTS_A_WORD = (2, 3, 4, 4, 5, 6)
+_LOOSE_SHARE = 0.5  # of the words to train with
 _HYPHENATED = 0.04  # share of nouns of two words, as LongEval's lists have them
 
 
@@ -48,18 +55,19 @@ def pool(split: Split) -> Pool:
 
     A hash decides the split of each word and value, so the two never meet, whatever the seeds.
     """
+    loose = _LOOSE_SHARE if split == "training" else 0.0
     return Pool(
-        adjectives=_words(split, "adjectives", _adjective),
-        nouns=_words(split, "nouns", _noun),
+        adjectives=_words(split, "adjectives", _adjective, loose),
+        nouns=_words(split, "nouns", _noun, loose),
         values=tuple(value for value in range(1, LARGEST_VALUE) if _split_of(str(value)) == split),
     )
 
 
-def _words(split: Split, kind: str, build: Callable[[random.Random], str]) -> tuple[str, ...]:
+def _words(split: Split, kind: str, build: Callable[[random.Random], str], loose: float) -> tuple[str, ...]:
     rng = random.Random(f"glm2core {kind}")
     found: dict[str, None] = {}
     while len(found) < _SIZES[split]:
-        word = build(rng)
+        word = _loose(rng) if len(found) < loose * _SIZES[split] else build(rng)
         # The parts decide, so that a hyphenated word shares no half with the other split.
         if all(_split_of(part) == split for part in word.split("-")):
             found[word] = None
@@ -69,6 +77,11 @@ def _words(split: Split, kind: str, build: Callable[[random.Random], str]) -> tu
 def _split_of(text: str) -> Split:
     first = hashlib.sha256(text.encode()).digest()[0]
     return "evaluation" if first < _HELD_OUT_SHARE * 256 else "training"
+
+
+def _loose(rng: random.Random) -> str:
+    """Letters and parts of words in any order: what follows a piece of a key can't be guessed, only looked up."""
+    return "".join(rng.choice(_PARTS) for _ in range(rng.choice(_PARTS_A_WORD)))
 
 
 def _adjective(rng: random.Random) -> str:

@@ -4,7 +4,9 @@ import json
 import os
 import random
 import re
+import string
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,17 @@ def test_training_and_evaluation_share_no_word_and_no_value() -> None:
 
 
 SPEC = GeneratedLines(conversations=20, lines=[5, 40], questions=7, seed=3)
+
+
+def test_any_letter_may_follow_any_other_in_a_key_that_is_trained_on() -> None:
+    """Else copying leans on the order of invented words, and LongEval's real ones are repeated wrongly."""
+    pairs = {
+        split: {"".join(two) for word in pool(split).nouns for two in pairwise(word)}
+        for split in ("training", "evaluation")
+    }
+    letters = string.ascii_lowercase
+    assert {a + b for a in letters for b in letters} <= pairs["training"]
+    assert len(pairs["evaluation"]) < len(letters) ** 2 / 1.5
 
 
 def test_conversations_are_reproducible_and_true() -> None:
