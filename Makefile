@@ -17,7 +17,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements of benchmarks/, each figure a ratio of one run"
 	@echo "make bench-train  training against other ways, and the 6.24 B network (hours)"
-	@echo "make base       make the embedded base model anew (about half an hour)"
+	@echo "make base       make the embedded base model anew (35 minutes or more)"
 	@echo "make longcontext  the long-context claim with its controls (one to two hours on two cores)"
 	@echo "make setup      only set up .venv"
 

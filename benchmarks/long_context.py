@@ -61,7 +61,7 @@ class Control:
         seeds: of its tuning; None = the base, not tuned.
         tables: precision in which the rotary tables are built.
         of: take the tuned model of this control instead of tuning one.
-        longeval: LongEval's own files are asked too, with the first seed.
+        longeval: LongEval's own files are asked too.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Control:
 LINEAR = "linear 16, tuned"
 CONTROLS = (
     Control(LINEAR, "linear", 16, seeds=(0, 1, 2), lengths=FAR, longeval=True),
+    Control("linear 32, tuned", "linear", 32, seeds=(0,), lengths=(*FAR, 65536), contexts=4),
     Control("plain, tuned as long", seeds=(0,)),
     Control("YaRN 16, tuned", "yarn", 16, seeds=(0,), lengths=FAR),
     Control("base, plain", longeval=True),
     Control("base, YaRN 16, not tuned", "yarn", 16),
     Control("base, linear 16, not tuned", "linear", 16),
     Control("base, NTK 16, not tuned", "ntk", 16),
-    Control("linear 32, tuned", "linear", 32, seeds=(0,), lengths=(*FAR, 65536), contexts=4),
     *(
         Control(f"{LINEAR}, {name} tables", "linear", 16, seeds=(0,), tables=dtype, of=LINEAR, lengths=FAR, contexts=4)
         for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16))
@@ -145,7 +145,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     generated = params.evaluate.retrieval.model_copy(update={"tasks": ["lines"], **changes})
     asked = _folder(control, seed) / "answers.jsonl"
     _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, generated, [], file))
-    if control.longeval and files and seed == control.seeds[0]:
+    if control.longeval and files:
         none = generated.model_copy(update={"tasks": []})
         cases = [case for file in files for case in read_longeval(file)]
         asked = _folder(control, seed) / "longeval.jsonl"

@@ -5,7 +5,7 @@
 
 A clone of the committed state runs `dvc repro` with models/base/params.yaml as its params. The result takes
 the place of the weights and the tokenizer in models/base, with a card that says how it was made and what it
-scored. It takes about half an hour. Standard library only.
+scored. It takes 35 minutes or more. Standard library only.
 """
 
 import argparse

@@ -35,9 +35,10 @@ _ADJECTIVE_ENDINGS = ("able", "al", "ant", "ed", "ful", "ible", "ic", "ing", "is
 _NOUN_ENDINGS = ("age", "ance", "er", "hood", "ist", "ity", "ment", "ness", "or", "ship", "tion", "ture", "", "", "")
 # A single letter is as likely as a longer part: half of LongEval's pieces are single letters to models/base
 _PARTS = (*string.ascii_lowercase * 4, *_ONSETS, *_NUCLEI, *_CODAS, *_ADJECTIVE_ENDINGS[:-1], *_NOUN_ENDINGS[:-3])
-_PARTS_A_WORD = (2, 3, 4, 4, 5, 6)
+_PARTS_A_WORD = (2, 3, 4, 5, 6, 7)
 _LOOSE_SHARE = 0.5  # of the words to train with
 _HYPHENATED = 0.04  # share of nouns of two words, as LongEval's lists have them
+_LOOSELY_HYPHENATED = 0.15  # more: a hyphen that is there twice is harder to copy from
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,15 @@ def _split_of(text: str) -> Split:
 
 
 def _loose(rng: random.Random) -> str:
-    """Letters and parts of words in any order: what follows a piece of a key can't be guessed, only looked up."""
-    return "".join(rng.choice(_PARTS) for _ in range(rng.choice(_PARTS_A_WORD)))
+    """Letters and parts of words in any order, some twice, hyphens between some.
+
+    What follows a piece of such a key can't be guessed and not found by that piece alone: only looked up.
+    """
+    count = rng.choice(_PARTS_A_WORD)
+    parts = rng.choices(rng.sample(_PARTS, count), k=count)
+    if count > 2 and rng.random() < _LOOSELY_HYPHENATED:
+        parts.insert(rng.randrange(1, count), "-")
+    return "".join(parts)
 
 
 def _adjective(rng: random.Random) -> str:
