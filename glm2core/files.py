@@ -75,6 +75,30 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_folder(folder: Path) -> str:
+    """Hex SHA-256 over the names and bytes of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(folder)} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def run_fingerprint(values: Any) -> str:
+    """Hex digest of everything a result depends on, given as plain JSON values."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def source_fingerprint(*folders: Path) -> str:
+    """Hex digest of the Python source below folders: other code may give another result."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\n".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 @contextmanager
 def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterator[None]:
     """Turn an error that has a reason into one sentence about `path`; the others go on."""

@@ -14,7 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glm2core.errors import UserError
-from glm2core.files import atomic_path, project_root, resolve_path, sha256_file, write_json
+from glm2core.files import (
+    atomic_path,
+    project_root,
+    resolve_path,
+    run_fingerprint,
+    sha256_file,
+    sha256_folder,
+    source_fingerprint,
+    write_json,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -184,3 +193,25 @@ def test_paths_resolve_against_the_project_in_dvcs_workspaces(tmp_path: Path, mo
     assert resolve_path("tracked") == Path("tracked")
     assert resolve_path("untracked") == project / "untracked"
     assert resolve_path(project / "tracked") == project / "tracked"
+
+
+def test_fingerprints_change_with_what_they_depend_on(tmp_path: Path) -> None:
+    assert run_fingerprint({"a": 1, "b": 2}) == run_fingerprint({"b": 2, "a": 1})
+    assert run_fingerprint({"a": 1}) != run_fingerprint({"a": 2})
+    (tmp_path / "module.py").write_text("x = 1")
+    before = source_fingerprint(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "module.pyc").write_text("compiled")
+    assert source_fingerprint(tmp_path) == before
+    (tmp_path / "module.py").write_text("x = 2")
+    assert source_fingerprint(tmp_path) != before
+
+
+def test_a_folders_hash_is_of_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a").write_text("x")
+    before = sha256_folder(tmp_path)
+    (tmp_path / "below" / "a").rename(tmp_path / "b")
+    renamed = sha256_folder(tmp_path)
+    (tmp_path / "b").write_text("y")
+    assert len({before, renamed, sha256_folder(tmp_path)}) == 3

@@ -1,7 +1,6 @@
 """`predict`: answers to the rows of a file, as JSON lines; a killed run goes on where it stopped."""
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from glm2core.data.formats import COLUMNS, QUESTION, detect, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.sources import RowFile, find_files, open_rows
 from glm2core.errors import UserError
-from glm2core.files import sha256_file
+from glm2core.files import sha256_file, sha256_folder
 
 # Within so many batches rows are answered by length: little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     questions = read_questions(path, arguments.format, _columns(arguments.column))
     read_wording(arguments.model)  # a wrong folder is told before anything is hashed
     made_with = {name: getattr(arguments, name) for name in _SETTINGS}
-    made_with |= {"model": content_hash(arguments.model), "file": sha256_file(path)}
+    made_with |= {"model": sha256_folder(arguments.model), "file": sha256_file(path)}
     lines = ResumableLines(out, questions.rows.unit, made_with, restart=arguments.restart)
     if lines.done:
         _note(f"going on: {len(lines.done):,} of {questions.total:,} rows are answered")
@@ -169,14 +168,6 @@ def _columns(pairs: list[str]) -> dict[str, str]:
         if "=" not in pair:
             raise UserError(f"--column takes NAME=THEIRS, such as prompt=question; got {pair!r}")
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def content_hash(folder: Path) -> str:
-    """Hex SHA-256 of all files of a model folder."""
-    digest = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(folder)} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def _note(sentence: str) -> None:

@@ -10,7 +10,7 @@ from glm2core.cli.folders import read_wording
 from glm2core.errors import UserError
 from glm2core.evaluation.report import RETRIEVAL_PREDICTIONS, report_retrieval
 from glm2core.evaluation.retrieval import PromptFormat
-from glm2core.evaluation.run import ask
+from glm2core.evaluation.run import ask, finished_parts
 from glm2core.evaluation.tasks import read_longeval
 from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
@@ -44,12 +44,14 @@ def run(arguments: argparse.Namespace) -> None:
         rope = {"rope_type": arguments.rope_type, "rope_factor": arguments.rope_factor}
         model = load_model(arguments.model, dtype=dtype, device=device, **rope)
     wording.require_rows(model.config.padded_vocab_size, arguments.model)
+    finished = finished_parts(arguments.model, params, dtype, device, rope=[arguments.rope_type, arguments.rope_factor])
     prompt_format = PromptFormat(wording.tokenizer, wording.template, wording.pair_format)
     with atomic_path(arguments.out) as partial:
         partial.mkdir(parents=True)
         with (partial / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file:
-            answers = ask(model, prompt_format, params, settings, cases, file)
+            answers = ask(model, prompt_format, params, settings, cases, file, finished.part)
         metrics = report_retrieval(answers, [], settings.depths, partial)
         write_json(partial / METRICS, metrics)
+    finished.remove()
     print(json.dumps(metrics, indent=2))
     print(f"every answer, tables and pictures: {arguments.out}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from glm2core.data.dataset import Row, TokenizedDataset
 from glm2core.data.pairs import IGNORED
 from glm2core.data.prompt import STOP_TOKENS, TemplateName
 from glm2core.data.sp import PAD, SpTokenizer
+from glm2core.evaluation.finished import Part, Record, made_now
 from glm2core.evaluation.padding import left_mask, left_padded
 
 
@@ -31,7 +33,6 @@ class _Question:
     reference: np.ndarray
 
 
-@torch.inference_mode()
 def answer_rows(
     model: PreTrainedModel,
     tokenizer: SpTokenizer,
@@ -41,10 +42,14 @@ def answer_rows(
     rows: int,
     batch_size: int,
     max_new_tokens: int,
+    part: Part = made_now,
 ) -> Iterator[list[HeldOutAnswer]]:
     """Answer the last question of `rows` rows, spread evenly over the data; yields batch by batch.
 
     Prompts alike in length go together, so that little is padded.
+
+    Args:
+        part: where the answers of a batch come from or go to.
     """
     ids = dataset.ids
     chosen = [_last_answer(ids[index], dataset.row(index)) for index in _spread(len(dataset), rows)]
@@ -53,20 +58,28 @@ def answer_rows(
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=PAD, eos_token_id=stop_ids)
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
-        prompts = [row.prompt for row in batch]
-        inputs = left_padded(prompts, PAD, model.device)  # [B, T]
-        made = model.generate(  # type: ignore[operator]  # transformers types it as a module's attribute
-            inputs, attention_mask=left_mask(prompts, model.device), generation_config=config
-        )
-        yield [
-            HeldOutAnswer(
-                id=row.id,
-                prompt=tokenizer.decode(row.prompt),
-                reference=tokenizer.decode(row.reference),
-                answer=tokenizer.decode(_until_stop(ids, stop_ids)),
-            )
-            for row, ids in zip(batch, made[:, inputs.shape[1] :].tolist(), strict=True)
-        ]
+        records = part(["answers", *(row.id for row in batch)], partial(_answer_batch, model, tokenizer, batch, config))
+        yield [HeldOutAnswer(**record) for record in records]
+
+
+@torch.inference_mode()
+def _answer_batch(
+    model: PreTrainedModel, tokenizer: SpTokenizer, batch: list[_Question], config: GenerationConfig
+) -> list[Record]:
+    prompts = [row.prompt for row in batch]
+    inputs = left_padded(prompts, PAD, model.device)  # [B, T]
+    made = model.generate(  # type: ignore[operator]  # transformers types it as a module's attribute
+        inputs, attention_mask=left_mask(prompts, model.device), generation_config=config
+    )
+    return [
+        {
+            "id": row.id,
+            "prompt": tokenizer.decode(row.prompt),
+            "reference": tokenizer.decode(row.reference),
+            "answer": tokenizer.decode(_until_stop(ids, config.eos_token_id)),
+        }
+        for row, ids in zip(batch, made[:, inputs.shape[1] :].tolist(), strict=True)
+    ]
 
 
 def _spread(available: int, wanted: int) -> list[int]:

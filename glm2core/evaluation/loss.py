@@ -6,6 +6,7 @@ Shapes: `B` rows, `T` tokens, `S` columns from the first supervised one on, `V` 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from glm2core.data.batching import length_sorted_batches
-from glm2core.data.dataset import TokenizedDataset
+from glm2core.data.dataset import Row, TokenizedDataset
 from glm2core.data.pairs import IGNORED
 from glm2core.data.sp import PAD
+from glm2core.evaluation.finished import Part, Record, made_now
 from glm2core.evaluation.padding import left_mask, left_padded
 from glm2core.evaluation.retrieval import open_cache
 
@@ -50,9 +52,12 @@ class Bucket:
     alone: Loss
 
 
-@torch.inference_mode()
 def token_losses(
-    model: PreTrainedModel, dataset: TokenizedDataset, batch_tokens: int, advance: Callable[[int], None] | None = None
+    model: PreTrainedModel,
+    dataset: TokenizedDataset,
+    batch_tokens: int,
+    advance: Callable[[int], None] | None = None,
+    part: Part = made_now,
 ) -> list[np.ndarray]:
     """Cross-entropy of each supervised token of each row, float64.
 
@@ -61,25 +66,35 @@ def token_losses(
 
     Args:
         advance: called with the number of rows done since the last call.
+        part: where the losses of a batch come from or go to.
     """
     losses = [np.zeros(0)] * len(dataset)
     for batch in length_sorted_batches(dataset.lengths, batch_tokens, seed=0, epoch=0, shuffle=False):
         rows = [dataset.row(index) for index in batch]
-        inputs = [input_ids for input_ids, _, _ in rows]
-        labels = left_padded([row_labels for _, row_labels, _ in rows], IGNORED, model.device)  # [B, T]
-        # The label in column t is predicted from column t - 1, and the one in column 0 from nothing.
-        first = max(1, _first_supervised_column(labels))
-        logits = model(
-            input_ids=left_padded(inputs, PAD, model.device),
-            attention_mask=left_mask(inputs, model.device),
-            use_cache=False,
-            logits_to_keep=labels.shape[1] - first + 1,
-        ).logits  # [B, S + 1, V]
-        for index, row_logits, row_labels in zip(batch, logits[:, :-1], labels[:, first:], strict=True):
-            losses[index] = _cross_entropy(row_logits, row_labels)
+        records = part(["loss", *(dataset.ids[index] for index in batch)], partial(_batch_losses, model, rows))
+        for index, record in zip(batch, records, strict=True):
+            losses[index] = np.array(record["losses"], dtype=np.float64)
         if advance is not None:
             advance(len(batch))
     return losses
+
+
+@torch.inference_mode()
+def _batch_losses(model: PreTrainedModel, rows: Sequence[Row]) -> list[Record]:
+    inputs = [input_ids for input_ids, _, _ in rows]
+    labels = left_padded([row_labels for _, row_labels, _ in rows], IGNORED, model.device)  # [B, T]
+    # The label in column t is predicted from column t - 1, and the one in column 0 from nothing.
+    first = max(1, _first_supervised_column(labels))
+    logits = model(
+        input_ids=left_padded(inputs, PAD, model.device),
+        attention_mask=left_mask(inputs, model.device),
+        use_cache=False,
+        logits_to_keep=labels.shape[1] - first + 1,
+    ).logits  # [B, S + 1, V]
+    return [
+        {"losses": _cross_entropy(row_logits, row_labels).tolist()}
+        for row_logits, row_labels in zip(logits[:, :-1], labels[:, first:], strict=True)
+    ]
 
 
 def held_out_loss(losses: Sequence[np.ndarray]) -> Loss:

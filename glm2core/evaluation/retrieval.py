@@ -8,7 +8,7 @@ questions, and memory grows linearly with length.
 Shapes: `K` tokens in the cache, `N` new tokens of all questions, `Q` unfinished questions, `V` vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,39 +65,33 @@ class PromptFormat:
         return frozenset(self.tokenizer.special_ids[token] for token in STOP_TOKENS[self.template])
 
 
-def answer_cases(
-    model: PreTrainedModel,
-    prompt_format: PromptFormat,
-    cases: Iterable[Case],
-    *,
-    prefill_chunk: int,
-    max_new_tokens: int,
-) -> Iterator[list[Answer]]:
-    """Ask `model` every question of every case; yields the answers of a case as it is done.
+def answer_case(
+    model: PreTrainedModel, prompt_format: PromptFormat, case: Case, *, prefill_chunk: int, max_new_tokens: int
+) -> list[Answer]:
+    """Ask `model` every question of a case.
 
     Args:
         prefill_chunk: longer contexts are read in chunks of so many tokens.
         max_new_tokens: longest answer.
     """
-    for case in cases:
-        context, tails = prompt_format.encode_case(case)
-        outputs = answer_questions(
-            read_context(model, context, prefill_chunk), tails, max_new_tokens, prompt_format.stop_ids
+    context, tails = prompt_format.encode_case(case)
+    outputs = answer_questions(
+        read_context(model, context, prefill_chunk), tails, max_new_tokens, prompt_format.stop_ids
+    )
+    return [
+        Answer(
+            task=case.task,
+            length=case.length,
+            context=case.index,
+            depth=question.depth,
+            colliding=question.colliding,
+            chance=case.chance,
+            prompt_tokens=len(context) + len(tail),
+            expected=question.expected,
+            output=prompt_format.tokenizer.decode(output),
         )
-        yield [
-            Answer(
-                task=case.task,
-                length=case.length,
-                context=case.index,
-                depth=question.depth,
-                colliding=question.colliding,
-                chance=case.chance,
-                prompt_tokens=len(context) + len(tail),
-                expected=question.expected,
-                output=prompt_format.tokenizer.decode(output),
-            )
-            for question, tail, output in zip(case.questions, tails, outputs, strict=True)
-        ]
+        for question, tail, output in zip(case.questions, tails, outputs, strict=True)
+    ]
 
 
 def _common_length(tails: Sequence[Sequence[int]]) -> int:

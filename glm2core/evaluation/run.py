@@ -4,8 +4,10 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import pyarrow.parquet as pq
 import torch
@@ -17,6 +19,7 @@ from glm2core.data.prompt import PairFormat, TemplateName
 from glm2core.data.sp import SpTokenizer
 from glm2core.errors import UserError
 from glm2core.evaluation.answers import HeldOutAnswer, answer_rows
+from glm2core.evaluation.finished import FinishedParts, Part, Record, made_now
 from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
 from glm2core.evaluation.report import (
     PREDICTIONS,
@@ -26,14 +29,17 @@ from glm2core.evaluation.report import (
     report_positions,
     report_retrieval,
 )
-from glm2core.evaluation.retrieval import PromptFormat, answer_cases
-from glm2core.evaluation.scores import BASE, Answer, score
+from glm2core.evaluation.retrieval import PromptFormat, answer_case
+from glm2core.evaluation.scores import BASE, TUNED, Answer, score
 from glm2core.evaluation.tasks import Case, count_questions, generate_cases, read_longeval
-from glm2core.files import resolve_path
+from glm2core.files import resolve_path, sha256_file, sha256_folder, source_fingerprint
 from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import load_model
+from glm2core.model.checkpoint import fingerprint, load_model
 from glm2core.model.hardware import choose_device, choose_dtype, set_threads
 from glm2core.params import EvaluateParams, ModelParams, RetrievalParams
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 Report = Callable[[dict[str, float], int], None]
 
@@ -48,6 +54,7 @@ class Evaluation:
     sources: dict[str, str]  # row id -> where it came from
     base_answers: list[Answer]  # of the untuned base, where params ask for it
     params: EvaluateParams
+    finished: FinishedParts
 
     @classmethod
     def load(cls, model: Path, test: Path, converted: Path, params: EvaluateParams, base: ModelParams) -> "Evaluation":
@@ -71,10 +78,13 @@ class Evaluation:
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
         sources = _read_sources(converted, dataset)
-        base_answers = _ask_base(base, prompt_format, params, dtype, device)
+        base_asked = base.base is not None and params.retrieval.base_lengths
+        base_hash = fingerprint(resolve_path(str(base.base))) if base_asked else None
+        finished = finished_parts(model, params, dtype, device, test=sha256_file(test), base=base_hash)
+        base_answers = _ask_base(base, prompt_format, params, dtype, device, finished.part)
         # An adapter's PeftModel passes on what it is asked, as any model would answer it
         network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
-        return cls(network.eval(), prompt_format, dataset, sources, base_answers, params)
+        return cls(network.eval(), prompt_format, dataset, sources, base_answers, params, finished)
 
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
@@ -82,7 +92,11 @@ class Evaluation:
             return {}
         with progress_bar("held-out loss", len(self.dataset)) as (bar, task):
             losses = token_losses(
-                self.model, self.dataset, self.params.batch_tokens, lambda rows: bar.advance(task, rows)
+                self.model,
+                self.dataset,
+                self.params.batch_tokens,
+                lambda rows: bar.advance(task, rows),
+                self.finished.part,
             )
         loss = held_out_loss(losses)
         if not math.isfinite(loss.total):
@@ -113,6 +127,7 @@ class Evaluation:
                 rows=rows,
                 batch_size=settings.batch_size,
                 max_new_tokens=settings.max_new_tokens,
+                part=self.finished.part,
             ):
                 append_records(file, ({"source": self.sources[answer.id], **asdict(answer)} for answer in batch))
                 answers += batch
@@ -128,11 +143,32 @@ class Evaluation:
         settings = self.params.retrieval
         from_files = [case for file in settings.files for case in read_longeval(resolve_path(file))]
         with (folder / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file:
-            answers = ask(self.model, self.prompt_format, self.params, settings, from_files, file)
+            answers = ask(self.model, self.prompt_format, self.params, settings, from_files, file, self.finished.part)
             append_records(file, (answer.record() for answer in self.base_answers))
         if report is not None:
             _report_lengths(answers, report)
         return report_retrieval(answers, self.base_answers, settings.depths, folder)
+
+
+def finished_parts(
+    model: Path, params: EvaluateParams, dtype: torch.dtype, device: torch.device, **more: Any
+) -> FinishedParts:
+    """What an evaluation of this model on this machine that was stopped has left, if one was.
+
+    Args:
+        model: its folder; an adapter's names its base by a fingerprint.
+        more: plain JSON values of what the answers depend on besides.
+    """
+    return FinishedParts(
+        {
+            "model": sha256_folder(model),
+            "machine": [str(dtype), str(device), torch.get_num_threads()],
+            "params": params.model_dump(mode="json"),
+            "libraries": {name: version(name) for name in _LIBRARIES},
+            "source": source_fingerprint(*(_PACKAGE / name for name in ("data", "evaluation", "model"))),
+            **more,
+        }
+    )
 
 
 def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
@@ -148,15 +184,19 @@ def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
 
 
 def _ask_base(
-    base: ModelParams, prompt_format: PromptFormat, params: EvaluateParams, dtype: torch.dtype, device: torch.device
+    base: ModelParams,
+    prompt_format: PromptFormat,
+    params: EvaluateParams,
+    dtype: torch.dtype,
+    device: torch.device,
+    part: Part,
 ) -> list[Answer]:
     """Answers of the untuned base, which is let go afterwards: the two networks are never in memory together."""
     settings = params.retrieval.model_copy(update={"lengths": params.retrieval.base_lengths})
     if not settings.lengths or base.base is None:
         return []
     network = load_model(resolve_path(base.base), dtype=dtype, device=device, family=base.family)
-    answers = ask(network, prompt_format, params, settings, [], None)
-    return [replace(answer, model=BASE) for answer in answers]
+    return ask(network, prompt_format, params, settings, [], None, part, name=BASE)
 
 
 def ask(
@@ -166,14 +206,27 @@ def ask(
     settings: RetrievalParams,
     from_files: list[Case],
     file: TextIO | None,
+    part: Part = made_now,
+    name: str = TUNED,
 ) -> list[Answer]:
-    """Answers to all generated cases and those `from_files`, behind a progress bar; written to `file` as they come."""
+    """Answers to all generated cases and those `from_files`, behind a progress bar; written to `file` as they come.
+
+    Args:
+        part: where the answers of a case come from or go to.
+        name: of the model, in its answers.
+    """
+
+    def answer(case: Case) -> list[Record]:
+        made = answer_case(
+            model, prompt_format, case, prefill_chunk=params.prefill_chunk, max_new_tokens=settings.max_new_tokens
+        )
+        return [asdict(replace(answer, model=name)) for answer in made]
+
     answers: list[Answer] = []
     cases = itertools.chain(generate_cases(settings, prompt_format.count_tokens), from_files)
     with progress_bar("retrieval", count_questions(settings) + len(from_files)) as (bar, task):
-        for batch in answer_cases(
-            model, prompt_format, cases, prefill_chunk=params.prefill_chunk, max_new_tokens=settings.max_new_tokens
-        ):
+        for case in cases:
+            batch = [Answer(**record) for record in part([name, asdict(case)], partial(answer, case))]
             if file is not None:
                 append_records(file, (answer.record() for answer in batch))
             answers += batch

@@ -9,13 +9,11 @@ DVC deletes or wrongly reuses checkpoints that are outs, so this folder is untra
 of anything the result depends on gives another fingerprint, hence a fresh start.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -29,22 +27,6 @@ _FINISHED = "finished.json"
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 Notice = Callable[[str], None]
-
-
-def run_fingerprint(values: Any) -> str:
-    """Hex digest of everything a training result depends on, given as plain JSON values."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def source_fingerprint(*folders: Path) -> str:
-    """Hex digest of the Python source below folders: other code may give another result."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\n".encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 class CheckpointFolder:

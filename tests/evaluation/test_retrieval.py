@@ -7,7 +7,7 @@ import torch
 from peft import PrefixTuningConfig, get_peft_model
 
 from glm2core.data.sp import SpTokenizer
-from glm2core.evaluation.retrieval import PromptFormat, answer_cases, answer_questions, read_context
+from glm2core.evaluation.retrieval import PromptFormat, answer_case, answer_questions, read_context
 from glm2core.evaluation.scores import by_length, effective_length, score
 from glm2core.evaluation.tasks import generate_cases
 from glm2core.model import ChatGLM2ForCausalLM
@@ -98,8 +98,11 @@ def test_a_random_network_scores_at_chance(model: ChatGLM2ForCausalLM, tokenizer
     prompt_format = PromptFormat(tokenizer, "chatglm2")
     params = RetrievalParams(lengths=[600, 1000], contexts=4, questions=10)
     cases = generate_cases(params, prompt_format.count_tokens)
-    batches = list(answer_cases(model, prompt_format, cases, prefill_chunk=4096, max_new_tokens=8))
-    answers = [answer for batch in batches for answer in batch]
+    answers = [
+        answer
+        for case in cases
+        for answer in answer_case(model, prompt_format, case, prefill_chunk=4096, max_new_tokens=8)
+    ]
     assert [row["cases"] for row in by_length(answers)] == [40, 40]
     assert score(answers).interval[0] <= answers[0].chance
     assert effective_length(answers) == 0

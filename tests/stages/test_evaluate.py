@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from stages.evaluate import CONVERTED, METRICS, MODEL, REPORTS, TEST, evaluate
 from stages.runner import run_stage
 from tests.evaluation.conftest import random_model, small_tokenizer, tiny_config, write_random_rows
 
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "device": "cpu",
     "dtype": "float32",
@@ -93,6 +98,49 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
     kept = {artifact.path for artifact in client.list_artifacts(child.info.run_id)}
     assert "retrieval_by_length.csv" in kept
     assert not {"predictions.jsonl", "retrieval_predictions.jsonl"} & kept
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_files(inputs: Path) -> None:
+    more = SETTINGS["retrieval"] | {"lengths": [600, 900, 1200], "contexts": 12}  # type: ignore[operator]
+    set_params(evaluate=SETTINGS | {"threads": 1, "retrieval": more}, model={"base": "base"})
+    process = start_evaluate(inputs)
+    deadline = time.monotonic() + 120
+    while not (parts := finished_parts(inputs)) or len(parts) < 8:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert not REPORTS.exists()
+    before = len(finished_parts(inputs))
+    with next((inputs / ".checkpoints").iterdir()).open("ab") as file:
+        file.write(b'\n{"part": "cut sh')
+
+    process = start_evaluate(inputs)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert f"parts done before: {before}" in " ".join(output.split())
+    assert list((inputs / ".checkpoints").iterdir()) == []
+    gone_on = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
+    process = start_evaluate(inputs)
+    assert "parts done before" not in process.communicate(timeout=300)[0]
+    assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == gone_on
+
+
+def start_evaluate(folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.evaluate"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished_parts(folder: Path) -> list[str]:
+    files = (folder / ".checkpoints").glob("evaluate-*.jsonl")
+    return [line for file in files for line in file.read_text("utf-8").splitlines() if line.endswith("}")]
 
 
 def test_wrong_inputs_stop_the_stage_with_a_sentence(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

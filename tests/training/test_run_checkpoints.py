@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from glm2core.errors import UserError
-from glm2core.training.checkpoints import CheckpointFolder, run_fingerprint, source_fingerprint
+from glm2core.training.checkpoints import CheckpointFolder
 
 
 @pytest.fixture
@@ -98,15 +98,3 @@ def test_finished_runs_make_room_unfinished_ones_stay(tmp_path: Path) -> None:
     third.remove_other_finished()
     assert not first.folder.exists()
     assert second.newest() is not None
-
-
-def test_fingerprints_change_with_what_they_depend_on(tmp_path: Path) -> None:
-    assert run_fingerprint({"a": 1, "b": 2}) == run_fingerprint({"b": 2, "a": 1})
-    assert run_fingerprint({"a": 1}) != run_fingerprint({"a": 2})
-    (tmp_path / "module.py").write_text("x = 1")
-    before = source_fingerprint(tmp_path)
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "module.pyc").write_text("compiled")
-    assert source_fingerprint(tmp_path) == before
-    (tmp_path / "module.py").write_text("x = 2")
-    assert source_fingerprint(tmp_path) != before
