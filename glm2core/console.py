@@ -2,11 +2,12 @@
 
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-T = TypeVar("T")
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[tuple[Progress
     """A bar on stderr with count, elapsed and remaining time; yields it and its task to advance.
 
     The description may be changed with `bar.update(task, description=...)`. Without a terminal
-    (a log file, CI) one line at the end is all that is printed.
+    (a log file, CI) a line a minute is printed, and one at the end.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -37,16 +38,31 @@ def progress_bar(description: str, total: int | None) -> Iterator[tuple[Progress
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield bar, bar.add_task(description, total=total)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total)
+        with nullcontext() if console.is_terminal else _lines(bar):
+            yield bar, task
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` behind a progress bar."""
-    with progress_bar(description, total) as (bar, task):
-        for item in items:
-            yield item
-            bar.advance(task)
+@contextmanager
+def _lines(bar: Progress) -> Iterator[None]:
+    """Tell a log every minute how far the bar is."""
+    ended = Event()
+
+    def tell() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LINES):
+            (task,) = bar.tasks
+            of = "" if task.total is None else f" of {task.total:,.0f}"
+            print(f"{task.description}: {task.completed:,.0f}{of}, {task.elapsed or 0:,.0f} s", file=sys.stderr)
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def quiet_libraries() -> None:
@@ -73,4 +89,4 @@ def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str 
         )
     console.print(table)
     for what, where in look_next.items():
-        console.print(f"  {what}: [bold]{where}[/bold]", highlight=False)
+        console.print(f"  {what}: [bold]{where}[/bold]", highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glm2core.console import quiet_libraries
 from glm2core.errors import UserError
+from glm2core.process import prepare_process
 
 _INTERRUPTED = 130
 
@@ -15,6 +16,7 @@ _INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 an error in a sentence, 2 wrong usage, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
+    prepare_process()
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # libraries' words to each other
     try:

@@ -154,6 +154,7 @@ def _close(lines: ResumableLines, out: Path) -> None:
     answered = [line for line in lines.lines if "answer" in line]
     problems = [line for line in lines.lines if "problem" in line]
     if not answered:
+        lines.discard()
         raise UserError(f"no row could be answered; the first one: {problems[0]['problem']}. {out} was not written.")
     lines.finish()
     rows: dict[str, object] = {

@@ -68,6 +68,10 @@ class ResumableLines:
             path.write_bytes(b"".join(_encoded(line) for line in self.lines))
         self._partial.unlink()
 
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._partial.unlink()
+
     def _append(self, lines: Sequence[Line]) -> None:
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)

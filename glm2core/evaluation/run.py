@@ -224,13 +224,14 @@ def ask(
 
     answers: list[Answer] = []
     cases = itertools.chain(generate_cases(settings, prompt_format.count_tokens), from_files)
-    with progress_bar("retrieval", count_questions(settings) + len(from_files)) as (bar, task):
+    asks = "retrieval, base" if name == BASE else "retrieval"
+    with progress_bar(asks, count_questions(settings) + len(from_files)) as (bar, task):
         for case in cases:
             batch = [Answer(**record) for record in part([name, asdict(case)], partial(answer, case))]
             if file is not None:
                 append_records(file, (answer.record() for answer in batch))
             answers += batch
-            bar.update(task, description=f"retrieval {batch[0].prompt_tokens:,} tokens", advance=len(batch))
+            bar.update(task, description=f"{asks} {batch[0].prompt_tokens:,} tokens", advance=len(batch))
     return answers
 
 

@@ -122,7 +122,7 @@ def test_files_without_rows(content, words, full_model, tmp_path, capsys):
         file.write_text(content)
     assert predict(full_model, file) == 1
     assert words in capsys.readouterr().err
-    assert not (tmp_path / "rows.json.answers.jsonl").exists()
+    assert list(tmp_path.glob("rows.json.answers*")) == []
 
 
 def _kill_after_lines(count, arguments, partial):
