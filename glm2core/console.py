@@ -21,15 +21,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-_SECONDS_BETWEEN_LINES = 60.0
-
 
 @contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+def progress_bar(
+    description: str, total: int | None, *, seconds_between_lines: float = 60
+) -> Iterator[tuple[Progress, TaskID]]:
     """A bar on stderr with count, elapsed and remaining time; yields it and its task to advance.
 
     The description may be changed with `bar.update(task, description=...)`. Without a terminal
-    (a log file, CI) a line a minute is printed, and one at the end.
+    (a log file, CI) a line is printed every `seconds_between_lines`, and one at the end.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -41,17 +41,17 @@ def progress_bar(description: str, total: int | None) -> Iterator[tuple[Progress
     console = Console(stderr=True)
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total)
-        with nullcontext() if console.is_terminal else _lines(bar):
+        with nullcontext() if console.is_terminal else _lines(bar, seconds_between_lines):
             yield bar, task
 
 
 @contextmanager
-def _lines(bar: Progress) -> Iterator[None]:
-    """Tell a log every minute how far the bar is."""
+def _lines(bar: Progress, seconds: float) -> Iterator[None]:
+    """Tell a log again and again how far the bar is."""
     ended = Event()
 
     def tell() -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LINES):
+        while not ended.wait(seconds):
             (task,) = bar.tasks
             of = "" if task.total is None else f" of {task.total:,.0f}"
             print(f"{task.description}: {task.completed:,.0f}{of}, {task.elapsed or 0:,.0f} s", file=sys.stderr)

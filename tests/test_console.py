@@ -7,9 +7,8 @@ import pytest
 from glm2core import console
 
 
-def test_a_log_is_told_how_far_the_work_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.05)
-    with console.progress_bar("reading", 2000) as (bar, task):
+def test_a_log_is_told_how_far_the_work_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress_bar("reading", 2000, seconds_between_lines=0.05) as (bar, task):
         bar.update(task, completed=1500, description="reading long ones")
         time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
