@@ -40,7 +40,7 @@ from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import set_threads
 from glm2core.model.rope import RotaryEmbedding
-from glm2core.params import RetrievalParams, RopeParams, load_params
+from glm2core.params import Params, RetrievalParams, RopeParams, load_params
 from glm2core.training.session import open_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +112,9 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             for pairs in (first, then):  # a list at a time: the second takes models of the first
                 list(pool.map(lambda pair: _in_a_process(pair[0], pair[1], arguments.longeval), pairs))
-    answers = {control.name: [some for seed in control.seeds if (some := _read(control, seed))] for control in chosen}
+    answers = {
+        control.name: [some for seed in control.seeds if (some := read_answers(control, seed))] for control in chosen
+    }
     rows = list(table_rows(answers))
     print_table(rows)
     if rows and not arguments.only:
@@ -130,7 +132,7 @@ def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> 
         done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         sys.exit(f"{control.name}, seed {seed}: failed, see {folder / 'log.txt'}")
-    print(f"{control.name}, seed {seed}: {_summary(_read(control, seed))}", flush=True)
+    print(f"{control.name}, seed {seed}: {_summary(read_answers(control, seed))}", flush=True)
 
 
 def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
@@ -140,8 +142,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     params = load_params(ROOT / "params.yaml")
     if seed is not None and control.of is None:
         _once(_folder(control, seed) / "model", _model_key(control, seed), lambda folder: _tune(control, seed, folder))
-    changes = {"lengths": list(control.lengths), "contexts": control.contexts, "questions": QUESTIONS}
-    generated = params.evaluate.retrieval.model_copy(update={"tasks": ["lines"], **changes})
+    generated = generated_questions(control, params)
     asked = _folder(control, seed) / "answers.jsonl"
     _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, generated, [], file))
     if control.longeval and files:
@@ -149,6 +150,12 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
         cases = [case for file in files for case in read_longeval(file)]
         asked = _folder(control, seed) / "longeval.jsonl"
         _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
+
+
+def generated_questions(control: Control, params: Params) -> RetrievalParams:
+    """What a control is asked, LongEval's files apart."""
+    changes = {"lengths": list(control.lengths), "contexts": control.contexts, "questions": QUESTIONS}
+    return params.evaluate.retrieval.model_copy(update={"tasks": ["lines"], **changes})
 
 
 def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
@@ -250,7 +257,7 @@ def _folder(control: Control, seed: int | None) -> Path:
     return WORK / (slug if seed is None else f"{slug}-{seed}")
 
 
-def _read(control: Control, seed: int | None) -> list[Answer]:
+def read_answers(control: Control, seed: int | None) -> list[Answer]:
     """The answers that are of the present params and base."""
     folder, names = _folder(control, seed), {field.name for field in fields(Answer)}
     keys = {"answers.jsonl": _answers_key(control, seed), "longeval.jsonl": _model_key(control, seed)}

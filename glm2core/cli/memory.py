@@ -84,7 +84,7 @@ def _print_fit(
     console: Console, params: Params, workloads: dict[str, Workload], needs: dict[str, TrainingMemory]
 ) -> None:
     console.print("  Gradients and activations are not there in full together, so the parts add up to more.")
-    console.print("  A long run on rows of many lengths keeps up to 1.4 GiB more on a CPU: a kernel for each shape.")
+    console.print("  Rows of many lengths cost a CPU up to 1.4 GiB more in a long run: kernels for each shape, heap.")
     for device, need in needs.items():
         if device == "cuda" and not torch.cuda.is_available():
             console.print("  GPU: there is none here; compare with the card you mean to use.")

@@ -78,10 +78,13 @@ class Evaluation:
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
         sources = _read_sources(converted, dataset)
-        base_asked = base.base is not None and params.retrieval.base_lengths
-        base_hash = fingerprint(resolve_path(str(base.base))) if base_asked else None
+        base_folder = resolve_path(base.base) if base.base is not None and params.retrieval.base_lengths else None
+        base_hash = None if base_folder is None else fingerprint(base_folder)
         finished = finished_parts(model, params, dtype, device, test=sha256_file(test), base=base_hash)
-        base_answers = _ask_base(base, prompt_format, params, dtype, device, finished.part)
+        base_answers: list[Answer] = []
+        if base_folder is not None:
+            load = partial(load_model, base_folder, dtype=dtype, device=device, family=base.family)
+            base_answers = _ask_base(load, prompt_format, params, finished.part)
         # An adapter's PeftModel passes on what it is asked, as any model would answer it
         network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
         return cls(network.eval(), prompt_format, dataset, sources, base_answers, params, finished)
@@ -184,19 +187,11 @@ def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
 
 
 def _ask_base(
-    base: ModelParams,
-    prompt_format: PromptFormat,
-    params: EvaluateParams,
-    dtype: torch.dtype,
-    device: torch.device,
-    part: Part,
+    load: Callable[[], PreTrainedModel], prompt_format: PromptFormat, params: EvaluateParams, part: Part
 ) -> list[Answer]:
     """Answers of the untuned base, which is let go afterwards: the two networks are never in memory together."""
     settings = params.retrieval.model_copy(update={"lengths": params.retrieval.base_lengths})
-    if not settings.lengths or base.base is None:
-        return []
-    network = load_model(resolve_path(base.base), dtype=dtype, device=device, family=base.family)
-    return ask(network, prompt_format, params, settings, [], None, part, name=BASE)
+    return ask(load(), prompt_format, params, settings, [], None, part, name=BASE)
 
 
 def ask(

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from benchmarks.long_context import HalfTables, _key, _once
+from benchmarks.long_context_errors import _what_went_wrong, _wrong
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
+from glm2core.data.lines import Line, question_text, record_text
 from glm2core.evaluation.scores import Answer
+from glm2core.evaluation.tasks import Case, Question
 from glm2core.model.presets import preset_config
 from glm2core.model.rope import RotaryEmbedding
 
@@ -61,3 +64,20 @@ def test_half_tables_round_angles_as_the_released_code_does() -> None:
     assert exact.tolist() == [200, 257, 2049, 9001]
     assert HalfTables(config, torch.bfloat16).angles(positions)[0, :, 0].tolist() == [200, 256, 2048, 9024]
     assert HalfTables(config, torch.float16).angles(positions)[0, :, 0].tolist() == [200, 257, 2048, 9000]
+
+
+def test_a_wrong_answer_says_what_went_wrong() -> None:
+    record = [Line("red", "fox", 11), Line("red", "fox-cub", 22), Line("old", "fox", 33)]
+    questions = tuple(Question(question_text(line.key), line.value, 0.5, True) for line in record)
+    case = Case("lines", 512, 0, record_text(record), questions, 0.3)
+    said = ("line red-fox: <11>", "line red-fox-cub: <23>", "line red-fox: <11>")
+    answers = [
+        Answer("lines", 512, 0, 0.5, True, 0.3, 500, line.value, text) for line, text in zip(record, said, strict=True)
+    ]
+    found = [
+        (key, _what_went_wrong(case, answer, key)) for case, answer, key in _wrong(answers, {("lines", 512, 0): case})
+    ]
+    assert found == [
+        ("red-fox-cub", "the number; no line has the number given"),
+        ("old-fox", "the key; another line has the number given"),
+    ]

@@ -1,0 +1,89 @@
+"""What goes wrong in the wrong answers of benchmarks/long_context.py, and which pairs of pieces its keys are made of.
+
+    python -m benchmarks.long_context_errors                      after `make longcontext`
+    python -m benchmarks.long_context_errors --longeval FOLDER    LongEval's own *_lines.jsonl files besides
+
+An answer repeats its line, so a wrong one says where it went wrong: in the key, or in the number behind the right key.
+"""
+
+import argparse
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers
+from glm2core.data.lines import parse_record
+from glm2core.data.prompt import Part
+from glm2core.data.sp import SpTokenizer
+from glm2core.data.words import Pool, pool
+from glm2core.evaluation.retrieval import PromptFormat
+from glm2core.evaluation.scores import Answer
+from glm2core.evaluation.tasks import Case, generate_cases, read_longeval
+from glm2core.params import load_params
+
+KEYS = 20_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--longeval", type=Path, help="folder of LongEval's *_lines.jsonl files")
+    parser.add_argument("--show", action="store_true", help="print every wrong answer, too")
+    arguments = parser.parse_args()
+    params = load_params(ROOT / "params.yaml")
+    tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
+    files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
+    from_files = [case for file in files for case in read_longeval(file)]
+    (control,) = (control for control in CONTROLS if control.name == LINEAR)
+    generated = generate_cases(generated_questions(control, params), PromptFormat(tokenizer, "chatglm2").count_tokens)
+    cases = {(case.task, case.length, case.index): case for case in (*generated, *from_files)}
+    wrong: Counter[tuple[str, str]] = Counter()
+    for seed in control.seeds:
+        for case, answer, key in _wrong(read_answers(control, seed), cases):
+            what = _what_went_wrong(case, answer, key)
+            wrong[f"{case.task} {case.length or ''}".strip(), what] += 1
+            if arguments.show:
+                print(f"seed {seed}, {case.task} {case.length}: {key}: {answer.expected}; {what}: {answer.output!r}")
+    for (place, what), count in wrong.items():
+        print(f"{place}: {count} wrong: {what}")
+    if from_files:
+        _print_pairs(tokenizer, {line.key for case in from_files for line in parse_record(case.context)})
+
+
+def _wrong(answers: list[Answer], cases: dict[tuple[str, int, int], Case]) -> Iterator[tuple[Case, Answer, str]]:
+    """Wrong answers with their cases and the asked keys; answers of a case come in the order of its questions."""
+    seen: dict[tuple[str, int, int], int] = defaultdict(int)
+    for answer in answers:
+        place = (answer.task, answer.length, answer.context)
+        if place not in cases:  # of a LongEval file that was not named
+            continue
+        question = cases[place].questions[seen[place]]
+        seen[place] += 1
+        if not answer.correct:
+            keys = [line.key for line in parse_record(cases[place].context) if f" {line.key}?" in question.text]
+            yield cases[place], answer, keys[0]
+
+
+def _what_went_wrong(case: Case, answer: Answer, key: str) -> str:
+    whose = {line.value: line.key for line in parse_record(case.context)}
+    place = "the number" if answer.output.startswith(f"line {key}:") else "the key"
+    return f"{place}; {'another line' if answer.predicted in whose else 'no line'} has the number given"
+
+
+def _print_pairs(tokenizer: SpTokenizer, asked: Iterable[str]) -> None:
+    """How many pairs of neighbouring pieces in `asked` occur in keys of each split's words."""
+    pairs = [pair for key in asked for pair in pairwise(tokenizer.part_ids(Part(f" {key}")))]
+    for name, words in (("half loose", pool("training")), ("of syllables", pool("evaluation"))):
+        known = {pair for key in _keys(words) for pair in pairwise(tokenizer.part_ids(Part(f" {key}")))}
+        print(f"pairs of pieces that {KEYS:,} keys {name} have, too: {sum(p in known for p in pairs) / len(pairs):.0%}")
+
+
+def _keys(words: Pool) -> Iterator[str]:
+    rng = random.Random(0)
+    for _ in range(KEYS):
+        yield f"{rng.choice(words.adjectives)}-{rng.choice(words.nouns)}"
+
+
+if __name__ == "__main__":
+    main()
