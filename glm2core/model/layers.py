@@ -1,7 +1,8 @@
 """The network's parts: norm, attention, MLP, block and P-tuning prefix, with the released parameter names.
 
 Shapes: `B` batch, `T` tokens, `K` tokens seen (cache included), `H` query heads, `G` key/value
-heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP.
+heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP, `S` positions that are
+asked for where that is not all of them.
 """
 
 from typing import Any
@@ -85,20 +86,43 @@ class SelfAttention(nn.Module):
 
     def forward(
         self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None,
-        **kwargs: Any,
+        kept: Tensor | None = None, **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Context [B, T, C], or [B, S, C] of the positions `kept`, [B or 1, S]; keys and values are those of all."""
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
         turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
         # Queries and keys turn together: one call on [B, T, H + G, D].
         query, key = rotate(turning, rotations).split((self.heads, self.groups), dim=2)
+        if kept is not None:
+            query = pick(query, kept)  # [B, S, H, D]
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # [B, H or G, T, D]
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # [B, G, K, D]
+        if kept is not None:
+            attention_mask = _mask_of(kept, attention_mask, tokens, key.shape[2])
         context, weights = attention(
             self, query, key, value, attention_mask, self.config._attn_implementation or "sdpa", **kwargs
         )
-        return self.dense(context.reshape(batch, tokens, -1)), weights
+        return self.dense(context.flatten(2)), weights
+
+
+def pick(tensor: Tensor, positions: Tensor) -> Tensor:
+    """[B, T, ...] at `positions`, [B or 1, S], which gives [B, S, ...]."""
+    if positions.shape[0] == 1:
+        return tensor.index_select(1, positions[0])
+    return tensor.gather(
+        1, positions.view(*positions.shape, *[1] * (tensor.dim() - 2)).expand(-1, -1, *tensor.shape[2:])
+    )
+
+
+def _mask_of(kept: Tensor, mask: Tensor | None, tokens: int, seen: int) -> Tensor:
+    """What the queries at `kept` see, [B or 1, 1, S, K]: as the mask of all `tokens` says, or causally by index."""
+    if mask is not None:
+        mask = mask.expand(max(len(mask), len(kept)), -1, -1, -1)
+        return pick(mask.transpose(1, 2), kept).transpose(1, 2)
+    last = (seen - tokens + kept)[:, None, :, None]  # the key of a query's own position
+    return torch.arange(seen, device=kept.device) <= last
 
 
 class SwiGLU(torch.autograd.Function):
@@ -146,12 +170,13 @@ class GLMBlock(GradientCheckpointingLayer):
 
     def forward(
         self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None,
-        past_key_values: Cache | None = None, **kwargs: Any,
+        past_key_values: Cache | None = None, kept: Tensor | None = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
+        """[B, T, C] to [B, T, C], or to [B, S, C] at the positions `kept`, [B or 1, S]."""
         attended, _ = self.self_attention(
-            self.input_layernorm(hidden), rotations, attention_mask, past_key_values, **kwargs
+            self.input_layernorm(hidden), rotations, attention_mask, past_key_values, kept, **kwargs
         )
-        hidden = hidden + attended
+        hidden = (hidden if kept is None else pick(hidden, kept)) + attended
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from glm2core.training.adafactor import RoundingAdafactor
+from glm2core.training.muon import Muon
 
 OptimizerName = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 Named = list[tuple[str, nn.Parameter]]
@@ -101,8 +102,7 @@ class _Wrapper(Optimizer):
 class MuonAndAdamW(_Wrapper):
     """Muon on the matrices of the blocks, AdamW on embedding, output layer, norms and biases.
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every direction of a matrix
-    move alike. Its updates are scaled as in that post, so one learning rate serves both.
+    Muon's updates are scaled so that one learning rate serves both (muon.py).
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
@@ -111,7 +111,7 @@ class MuonAndAdamW(_Wrapper):
         others = [group for group in groups if group["kind"] != "block matrices"]
         self._parts: list[Optimizer] = []
         if blocks:
-            self._parts.append(torch.optim.Muon(blocks, lr=learning_rate, adjust_lr_fn="original"))
+            self._parts.append(Muon(blocks, lr=learning_rate))
         if others:
             self._parts.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), fused=True))
 

@@ -155,6 +155,36 @@ def test_checkpointed_blocks_give_the_same_gradients(network: ChatGLM2ForCausalL
     assert_close(gradients(), plain)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_last_block_that_skips_unasked_positions_gives_the_same_gradients(side: str) -> None:
+    """eager attention never skips; few labels make sdpa skip."""
+    ids, mask = padded(side)
+    labels = torch.full_like(ids, -100)
+    labels[:, -3:] = ids[:, -3:].masked_fill(mask[:, -3:] == 0, -100)
+    labels[0, 4] = ids[0, 4]
+    found = []
+    for implementation in ("sdpa", "eager"):
+        network = small_network().train()
+        network.set_attn_implementation(implementation)
+        loss = network(ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        found.append([loss, *(p.grad for p in network.parameters())])
+    assert_close(found[0], found[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kept", [1, 3, torch.tensor([0, 2, 5])])
+def test_a_later_chunk_of_a_prompt_gives_the_logits_that_are_asked(
+    network: ChatGLM2ForCausalLM, kept: int | Tensor
+) -> None:
+    ids = torch.cat([prompts()[1], prompts()[1]], dim=1)
+    whole = network(ids).logits[:, 9:]
+    cache = DynamicCache()
+    network(ids[:, :9], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    found = network(ids[:, 9:], past_key_values=cache, use_cache=True, logits_to_keep=kept).logits
+    assert_close(found, whole[:, -kept:] if isinstance(kept, int) else whole[:, kept])
+
+
 def test_right_padding_changes_no_loss(network: ChatGLM2ForCausalLM) -> None:
     ids, mask = padded("right")
     labels = ids.masked_fill(mask == 0, -100)
