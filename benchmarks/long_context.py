@@ -36,9 +36,9 @@ from glm2core.evaluation.run import ask
 from glm2core.evaluation.scores import Answer, score
 from glm2core.evaluation.tasks import Case, read_longeval
 from glm2core.files import sha256_file, source_fingerprint
+from glm2core.hardware import set_threads
 from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import load_model
-from glm2core.model.hardware import set_threads
 from glm2core.model.rope import RotaryEmbedding
 from glm2core.params import Params, RetrievalParams, RopeParams, load_params
 from glm2core.training.session import open_session

@@ -14,8 +14,10 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from glm2core.errors import UserError
+from glm2core.hardware import product_dtype
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention
+from glm2core.model.linear import Linear
 from glm2core.model.loss import supervised_loss
 from glm2core.model.quantization import keep_frozen_weights
 from glm2core.model.rope import RotaryEmbedding
@@ -68,7 +70,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         self.rotary_pos_emb = RotaryEmbedding(config)
         self.encoder = Encoder(config)
         # Under `transformer` because the released name is `transformer.output_layer`; applied by the model around.
-        self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None
         self.post_init()
 
@@ -93,6 +95,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise UserError("give either input_ids or inputs_embeds, and not both")
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = hidden.to(product_dtype(hidden.dtype, hidden.device))  # and so is all that follows, the cache too
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         cache = past_key_values

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-ASK = "import torch; from glm2core.model.hardware import peak_memory_gib as peak; print(peak(torch.device('cpu')))"
+ROOT = Path(__file__).resolve().parents[1]
+ASK = "import torch; from glm2core.hardware import peak_memory_gib as peak; print(peak(torch.device('cpu')))"
 
 
 def test_peak_memory_leaves_out_what_a_large_parent_held() -> None:
