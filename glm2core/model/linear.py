@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from glm2core.hardware import computes_in, product_dtype
 
 # Elements of a widened block: many rows of input have a product worth a large one, and a few (the next token of an
-# answer) are done while the block is still in a core's cache.
-WIDENED_ELEMENTS, _FEW_ROWS_ELEMENTS, _FEW_ROWS = 1 << 22, 1 << 17, 8
+# answer) are done while the block is still in cache. Both measured.
+WIDENED_ELEMENTS, _FEW_ROWS_ELEMENTS, _FEW_ROWS = 1 << 22, 1 << 20, 8
 
 
 class Linear(nn.Linear):

@@ -12,7 +12,7 @@ from glm2core.model.linear import Linear, wide_products, widened_linear
 HALVES = [torch.bfloat16, torch.float16]
 CPU = torch.device("cpu")
 # Output channels, input channels, rows: one block, several (with a rest), one row in blocks of its own size
-SHAPES = [(24, 16, 5), (2100, 4096, 12), (70, 4096, 1)]
+SHAPES = [(24, 16, 5), (2100, 4096, 12), (300, 4096, 1)]
 
 
 @pytest.fixture(autouse=True)
