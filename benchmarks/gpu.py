@@ -21,6 +21,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GlmForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.machine import print_machine
 from benchmarks.train_data import write_released_weights
 from benchmarks.train_large import fixed_row
 from benchmarks.train_small import Figures, NoCheckpoints, padded
@@ -50,6 +51,7 @@ def main() -> None:
         quiet_libraries()
         print(MARK + json.dumps(_measure(arguments.measure, arguments)))
         return
+    print_machine()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         arguments.work = Path(folder)
         _in_a_process("weights", arguments)

@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
+from benchmarks.machine import print_machine
 from glm2core.console import quiet_libraries
 from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.plots import length_name
@@ -104,6 +105,7 @@ def main() -> None:
         name, seed = arguments.one
         _answer(_control(name), None if seed == "None" else int(seed), files)
         return
+    print_machine()
     chosen = [control for control in CONTROLS if not arguments.only or control.name in arguments.only]
     if not arguments.table:
         subprocess.run(["dvc", "repro", "tokenize"], cwd=ROOT, check=True)

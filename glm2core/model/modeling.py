@@ -19,7 +19,7 @@ from glm2core.model.config import ChatGLM2Config
 from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention
 from glm2core.model.linear import Linear
 from glm2core.model.loss import supervised_loss
-from glm2core.model.quantization import keep_frozen_weights
+from glm2core.model.quantization import keep_frozen_weights, make_quantizable
 from glm2core.model.rope import RotaryEmbedding
 
 
@@ -151,9 +151,11 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
 class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
     """The network with its output layer and its loss."""
 
-    def __init__(self, config: ChatGLM2Config) -> None:
+    def __init__(self, config: ChatGLM2Config, *, to_be_quantized: bool = False) -> None:
         super().__init__(config)
         self.transformer = ChatGLM2Model(config)
+        if to_be_quantized:
+            make_quantizable(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -231,6 +233,8 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             UserError: names each tensor that is missing, unexpected or of another shape.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["to_be_quantized"] = True  # on its way to __init__
         kwargs["ignore_mismatched_sizes"] = True  # they are refused below, all of them by name
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from glm2core.hardware import product_dtype
+from glm2core.model.linear import Linear
 
 # The output layer keeps its precision: it is a twelfth of the weights and decides every token.
 _FULL_PRECISION = ["output_layer"]
@@ -28,6 +29,15 @@ def quantization_config(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=product_dtype(dtype, torch.device(device)), llm_int8_skip_modules=_FULL_PRECISION,
     )  # fmt: skip
+
+
+def make_quantizable(model: nn.Module) -> None:
+    """Make plain nn.Linear of the linears to be quantized, in place: transformers replaces no subclass of it."""
+    for name, module in model.named_modules():
+        if type(module) is Linear and name.rpartition(".")[2] not in _FULL_PRECISION:
+            with torch.device("meta"):
+                plain = nn.Linear(module.in_features, module.out_features, module.bias is not None)
+            model.set_submodule(name, plain)
 
 
 def keep_frozen_weights(model: nn.Module) -> None:
