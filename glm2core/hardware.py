@@ -83,9 +83,7 @@ def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
     if dtype not in _INSTRUCTIONS or device.type not in ("cpu", "cuda"):
         return True
     if device.type == "cuda":
-        if dtype == torch.float16 or not torch.cuda.is_available():  # none here to ask: taken for a current one
-            return True
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return dtype == torch.float16 or _gpu_computes_in_bfloat16()
     return cpu_cap() is None and any(_capabilities().get(name) for name in _INSTRUCTIONS[dtype])
 
 
@@ -125,6 +123,13 @@ def peak_memory_gib(device: torch.device) -> float:
         return int(line.split()[1]) * 1024 / _GIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / _GIB if sys.platform == "darwin" else peak * 1024 / _GIB
+
+
+@cache
+def _gpu_computes_in_bfloat16() -> bool:
+    if not torch.cuda.is_available():  # none here to ask: taken for a current one
+        return True
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from glm2core.data.sp import SPECIAL_TOKENS, SpTokenizer
 from glm2core.files import project_root, resolve_path
-from glm2core.hardware import choose_dtype
+from glm2core.hardware import choose_dtype, product_dtype
 from glm2core.model.checkpoint import parameter_count, weight_files
 from glm2core.model.config import ChatGLM2Config
 from glm2core.params import Params, load_params
@@ -103,14 +103,15 @@ def _print_fit(
 
 
 def _use_table(params: Params, workload: Workload) -> Table:
-    config = workload.config
-    table = _table("using the model in bfloat16; GiB")
+    config, cached = workload.config, product_dtype(torch.bfloat16, torch.device("cpu"))
+    how = "" if cached == torch.bfloat16 else ", its cache in float32 as its products"
+    table = _table(f"using the model in bfloat16{how}; GiB")
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("weights", f"{2 * trained_parameter_count(workload, params.train) / GIB:,.2f}")
     longest = max(params.evaluate.retrieval.lengths, default=config.seq_length)
     for tokens in sorted({longest, config.seq_length}):
-        table.add_row(f"cache of {tokens:,} tokens", f"{cache_bytes(config, tokens, torch.bfloat16) / GIB:,.2f}")
+        table.add_row(f"cache of {tokens:,} tokens", f"{cache_bytes(config, tokens, cached) / GIB:,.2f}")
     return table
 
 
