@@ -23,6 +23,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from benchmarks.machine import print_machine
 from glm2core.data.conversation import SPLITS
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=104_000, help="rows of the speed part")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
+    print_machine()
     rows = [row for file in arguments.files for row in json.loads(file.read_text(encoding="utf-8"))]
     parts = arguments.parts or ["speed", "memory", "stages"]
     with tempfile.TemporaryDirectory() as folder:

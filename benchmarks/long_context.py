@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
+from benchmarks.machine import print_machine
 from glm2core.console import quiet_libraries
 from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.plots import length_name
@@ -36,9 +37,9 @@ from glm2core.evaluation.run import ask
 from glm2core.evaluation.scores import Answer, score
 from glm2core.evaluation.tasks import Case, read_longeval
 from glm2core.files import sha256_file, source_fingerprint
+from glm2core.hardware import set_threads
 from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import load_model
-from glm2core.model.hardware import set_threads
 from glm2core.model.rope import RotaryEmbedding
 from glm2core.params import Params, RetrievalParams, RopeParams, load_params
 from glm2core.training.session import open_session
@@ -104,6 +105,7 @@ def main() -> None:
         name, seed = arguments.one
         _answer(_control(name), None if seed == "None" else int(seed), files)
         return
+    print_machine()
     chosen = [control for control in CONTROLS if not arguments.only or control.name in arguments.only]
     if not arguments.table:
         subprocess.run(["dvc", "repro", "tokenize"], cwd=ROOT, check=True)

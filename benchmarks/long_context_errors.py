@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers
+from benchmarks.machine import print_machine
 from glm2core.data.lines import parse_record
 from glm2core.data.prompt import Part
 from glm2core.data.sp import SpTokenizer
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--longeval", type=Path, help="folder of LongEval's *_lines.jsonl files")
     parser.add_argument("--show", action="store_true", help="print every wrong answer, too")
     arguments = parser.parse_args()
+    print_machine()
     params = load_params(ROOT / "params.yaml")
     tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.machine import print_machine
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
     "train.eval_steps=100", "train.save_steps=100", "train.threads=1", "evaluate.threads=1",
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, help="only so many experiments of each sweep")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "sweeps", help="folder of the tables (docs/sweeps)")
     arguments = parser.parse_args()
+    print_machine()
     for name in arguments.names or SWEEPS:
         with tempfile.TemporaryDirectory() as folder:
             _run(name, SWEEPS[name], Path(folder) / "glm2core", arguments)

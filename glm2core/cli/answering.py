@@ -17,8 +17,8 @@ from glm2core.data.conversation import SYSTEM, Message
 from glm2core.data.sp import PAD
 from glm2core.errors import UserError
 from glm2core.evaluation.padding import left_mask, left_padded
-from glm2core.model.adapters import load_tuned
-from glm2core.model.hardware import choose_device, choose_dtype
+from glm2core.hardware import choose_device, choose_dtype
+from glm2core.model.adapters import load_tuned, network_parameters
 
 
 class Answer(NamedTuple):
@@ -138,7 +138,7 @@ def load_answerer(arguments: argparse.Namespace, notice: Callable[[str], None]) 
     """
     wording = read_wording(arguments.model)
     device = choose_device(arguments.device, key="--device")
-    dtype = choose_dtype(arguments.dtype, device, notice=notice)
+    dtype = choose_dtype(arguments.dtype, device, parameters=network_parameters(arguments.model), notice=notice)
     model = load_tuned(arguments.model, dtype=dtype, device=device, notice=notice)
     wording.require_rows(model.config.padded_vocab_size, arguments.model)
     torch.manual_seed(arguments.seed)

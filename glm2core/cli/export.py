@@ -30,6 +30,7 @@ from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.convert_glm import glm_config, glm_state_dict
+from glm2core.model.linear import wide_products
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 
 _MIXED_TEXTS = 2000
@@ -172,7 +173,8 @@ def _sample_logits(model: PreTrainedModel) -> torch.Tensor:
     ids = torch.arange(_CHECKED_TOKENS)[None] * 977 % config.vocab_size
     positions = torch.linspace(0, config.max_position_embeddings - 1, _CHECKED_TOKENS).long()[None]
     # The mask keeps transformers from taking gaps in the positions for borders between documents
-    logits = model(ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
+    with wide_products():
+        logits = model(ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
     return logits[0].float()
 
 

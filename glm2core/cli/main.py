@@ -16,10 +16,10 @@ _INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 an error in a sentence, 2 wrong usage, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
-    prepare_process()
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # libraries' words to each other
     try:
+        prepare_process()
         import_module(f"glm2core.cli.{parsed.command}").run(parsed)
     except UserError as error:
         print(f"{parsed.command}: {error}", file=sys.stderr)

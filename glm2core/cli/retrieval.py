@@ -13,9 +13,9 @@ from glm2core.evaluation.retrieval import PromptFormat
 from glm2core.evaluation.run import ask, finished_parts
 from glm2core.evaluation.tasks import read_longeval
 from glm2core.files import atomic_path, write_json
-from glm2core.model.adapters import load_tuned
+from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.model.adapters import load_tuned, network_parameters
 from glm2core.model.checkpoint import load_model
-from glm2core.model.hardware import choose_device, choose_dtype, set_threads
 from glm2core.params import load_params
 
 METRICS = "metrics.json"
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     wording = read_wording(arguments.model)
     device = choose_device(params.device, key="evaluate.device")
     set_threads(params.threads)
-    dtype = choose_dtype(params.dtype, device)
+    dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model))
     if arguments.rope_type is None:
         model = cast(PreTrainedModel, load_tuned(arguments.model, dtype=dtype, device=device))
     else:

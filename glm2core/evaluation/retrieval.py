@@ -20,6 +20,7 @@ from glm2core.data.prompt import STOP_TOKENS, PairFormat, Part, TemplateName, re
 from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.scores import Answer
 from glm2core.evaluation.tasks import Case
+from glm2core.hardware import product_dtype
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ class _Pack:
         earlier = torch.arange(len(self._owners), device=new.device) <= after + torch.arange(
             len(new), device=new.device
         ).unsqueeze(1)
-        hidden = torch.zeros(len(new), self._shared + len(self._owners), dtype=self._model.dtype, device=new.device)
+        dtype = product_dtype(self._model.dtype, new.device)  # that of the activations
+        hidden = torch.zeros(len(new), self._shared + len(self._owners), dtype=dtype, device=new.device)
         hidden[:, self._shared :].masked_fill_(~(same & earlier), torch.finfo(hidden.dtype).min)
         return hidden[None, None]

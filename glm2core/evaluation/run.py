@@ -33,9 +33,9 @@ from glm2core.evaluation.retrieval import PromptFormat, answer_case
 from glm2core.evaluation.scores import BASE, TUNED, Answer, score
 from glm2core.evaluation.tasks import Case, count_questions, generate_cases, read_longeval
 from glm2core.files import resolve_path, sha256_file, sha256_folder, source_fingerprint
-from glm2core.model.adapters import load_tuned
+from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.model.adapters import load_tuned, network_parameters
 from glm2core.model.checkpoint import fingerprint, load_model
-from glm2core.model.hardware import choose_device, choose_dtype, set_threads
 from glm2core.params import EvaluateParams, ModelParams, RetrievalParams
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -73,7 +73,7 @@ class Evaluation:
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
         device = choose_device(params.device, key="evaluate.device")
         set_threads(params.threads)
-        dtype = choose_dtype(params.dtype, device)
+        dtype = choose_dtype(params.dtype, device, parameters=network_parameters(model))
         prompt_format = PromptFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )

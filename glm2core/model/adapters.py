@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from glm2core.errors import UserError
 from glm2core.files import project_root, resolve_path, write_json
-from glm2core.model.checkpoint import fingerprint, load_model
+from glm2core.model.checkpoint import fingerprint, load_model, parameter_count, read_config
 
 Notice = Callable[[str], None]
 
@@ -132,6 +132,20 @@ def base_folder(folder: Path) -> Path | None:
     return _place(folder, _read_reference(folder)) if (folder / _ADAPTER).is_file() else None
 
 
+def network_parameters(folder: Path) -> int:
+    """Numbers in the network that `load_tuned` would load from a folder; an adapter's own, a few, are not counted.
+
+    Raises:
+        UserError: no config.json there, or an adapter's base is missing.
+    """
+    if (folder / _ADAPTER).is_file():
+        reference = _read_reference(folder)
+        base = _place(folder, reference)
+        _require_base(folder, base, reference)
+        folder = base
+    return parameter_count(read_config(folder, family="chatglm2", notice=lambda sentence: None))
+
+
 def _place(folder: Path, reference: BaseReference) -> Path:
     return folder / _OWN_BASE if reference.path is None else resolve_path(reference.path)
 
@@ -149,12 +163,16 @@ def _read_reference(folder: Path) -> BaseReference:
         raise UserError(f"{file} cannot be read: {error}") from None
 
 
-def _require_same_base(folder: Path, base: Path, reference: BaseReference) -> None:
+def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:
     if not base.is_dir():
         raise UserError(
             f"{folder} is an adapter on {reference.path}, and {base} does not exist. "
             "Put the base weights there, or run the pipeline again."
         )
+
+
+def _require_same_base(folder: Path, base: Path, reference: BaseReference) -> None:
+    _require_base(folder, base, reference)
     found = fingerprint(base)
     if found != reference.fingerprint:
         raise UserError(

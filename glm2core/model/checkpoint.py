@@ -42,7 +42,7 @@ def load_model(
 
     Args:
         folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not.
-        dtype: of the weights; with `bits`, of what is not quantized, and of the products.
+        dtype: of the weights; with `bits`, of what is not quantized.
         device: where to.
         family: chatglm2, chatglm3 or auto; decides what a released `rope_ratio` means.
         rope_type: scaling to add: default, linear, ntk, yarn; None = as the checkpoint has it.
@@ -64,7 +64,7 @@ def load_model(
     notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
     if bits is not None:
-        options["quantization_config"] = quantization_config(bits, dtype)
+        options["quantization_config"] = quantization_config(bits, dtype, device)
     return ChatGLM2ForCausalLM.from_pretrained(folder, **options)
 
 
@@ -112,6 +112,12 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
         family, evidence = family_of_folder(folder)
         notice(f"{folder}: family {family} ({evidence})")
     return ChatGLM2Config.from_dict({**values, "family": family})
+
+
+def parameter_count(config: ChatGLM2Config) -> int:
+    """Numbers in a network, which is not built for it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in ChatGLM2ForCausalLM(config).parameters())
 
 
 def fingerprint(folder: Path) -> str:

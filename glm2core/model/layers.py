@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from glm2core.hardware import product_dtype
 from glm2core.model.attention import attention
 from glm2core.model.config import ChatGLM2Config
+from glm2core.model.linear import Linear
 from glm2core.model.rope import rotate
 
 
@@ -81,8 +83,8 @@ class SelfAttention(nn.Module):
         # transformers' attention functions read this name: query heads for each key/value head.
         self.num_key_value_groups = self.heads // self.groups
         rows = (self.heads + 2 * self.groups) * self.channels
-        self.query_key_value = nn.Linear(config.hidden_size, rows, bias=config.add_qkv_bias)
-        self.dense = nn.Linear(self.heads * self.channels, config.hidden_size, bias=False)
+        self.query_key_value = Linear(config.hidden_size, rows, bias=config.add_qkv_bias)
+        self.dense = Linear(self.heads * self.channels, config.hidden_size, bias=False)
 
     def forward(
         self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None,
@@ -151,8 +153,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=False)
-        self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
+        self.dense_h_to_4h = Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=False)
+        self.dense_4h_to_h = Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.dense_4h_to_h(SwiGLU.apply(self.dense_h_to_4h(hidden)))
@@ -194,12 +196,11 @@ class PrefixEncoder(nn.Module):
         self.embedding = nn.Embedding(self.length, width)
         self.trans = None
         if config.prefix_projection:
-            self.trans = nn.Sequential(
-                nn.Linear(width, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, width)
-            )
+            self.trans = nn.Sequential(Linear(width, config.hidden_size), nn.Tanh(), Linear(config.hidden_size, width))
 
     def forward(self, batch: int) -> list[tuple[Tensor, Tensor]]:
         """Key and value of each layer, [B, G, prefix, D] each. Keys are not rotated."""
-        prefix = self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
+        weight = self.embedding.weight
+        prefix = weight if self.trans is None else self.trans(weight.to(product_dtype(weight.dtype, weight.device)))
         shaped = prefix.view(self.length, self.layers, 2, self.groups, self.channels).permute(1, 2, 3, 0, 4)
         return [(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)) for key, value in shaped]

@@ -15,10 +15,12 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from glm2core.errors import UserError
+from glm2core.hardware import product_dtype
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention, pick
+from glm2core.model.linear import Linear
 from glm2core.model.loss import supervised_loss, supervised_positions
-from glm2core.model.quantization import keep_frozen_weights
+from glm2core.model.quantization import keep_frozen_weights, make_quantizable
 from glm2core.model.rope import RotaryEmbedding
 
 
@@ -69,7 +71,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         self.rotary_pos_emb = RotaryEmbedding(config)
         self.encoder = Encoder(config)
         # Under `transformer` because the released name is `transformer.output_layer`; applied by the model around.
-        self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None
         self.post_init()
 
@@ -99,6 +101,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         """
         _shape_and_device(input_ids, inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = hidden.to(product_dtype(hidden.dtype, hidden.device))  # and so is all that follows, the cache too
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         cache = past_key_values
@@ -156,9 +159,11 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
 class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
     """The network with its output layer and its loss."""
 
-    def __init__(self, config: ChatGLM2Config) -> None:
+    def __init__(self, config: ChatGLM2Config, *, to_be_quantized: bool = False) -> None:
         super().__init__(config)
         self.transformer = ChatGLM2Model(config)
+        if to_be_quantized:
+            make_quantizable(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -254,6 +259,8 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             UserError: names each tensor that is missing, unexpected or of another shape.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["to_be_quantized"] = True  # on its way to __init__
         kwargs["ignore_mismatched_sizes"] = True  # they are refused below, all of them by name
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs

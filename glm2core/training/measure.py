@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-# Large enough to reach the machine's rate, small enough to take milliseconds.
-_MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
-_TRIALS = 5
+from glm2core.hardware import product_dtype
+
+_SMALLEST_SIDE, _LARGEST_SIDE = 256, 8192
+_LONG_ENOUGH = 0.005  # seconds of a product that reaches the machine's rate
+_SECONDS = 0.3  # in all
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,34 @@ class Cost:
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a large square matrix product: the best of a few."""
-    side = _MATRIX_SIDE[device.type]
-    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
-    torch.matmul(a, b)
-    best = min(_seconds_of_product(a, b) for _ in range(_TRIALS))
-    return 2 * side**3 / best
+    """Operations a second of the products that weights in `dtype` take part in on `device`."""
+    return product_rate(product_dtype(dtype, device), device)
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a product of square random matrices in `dtype`: the best within a third of a second.
+
+    The side grows as long as a product is over in milliseconds, so that emulated arithmetic is measured as well.
+    """
+    end = time.perf_counter() + _SECONDS
+    side, best = _SMALLEST_SIDE, 0.0
+    a, b = _random_matrices(side, dtype, device)
+    torch.matmul(a, b)  # the first in a process takes longer
+    while True:
+        seconds = _seconds_of_product(a, b)
+        best = max(best, 2 * side**3 / seconds)
+        if time.perf_counter() > end:
+            return best
+        if seconds < _LONG_ENOUGH and side < _LARGEST_SIDE:
+            side *= 2
+            a, b = _random_matrices(side, dtype, device)
+
+
+def _random_matrices(side: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    # Values of all magnitudes: zeros and ones are easier on a chip's power, and so on its clock.
+    generator = torch.Generator(device).manual_seed(0)  # the run's own random numbers are left alone
+    drawn = torch.randn(2, side, side, dtype=torch.float32, device=device, generator=generator).to(dtype)
+    return drawn[0], drawn[1]
 
 
 def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:

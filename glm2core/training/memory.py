@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from glm2core.files import resolve_path
+from glm2core.hardware import product_dtype
 from glm2core.model.checkpoint import read_config
 from glm2core.model.config import ChatGLM2Config, apply_rope
+from glm2core.model.linear import WIDENED_ELEMENTS
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
@@ -62,6 +64,11 @@ class Workload:
     from_files: bool
     processes: int = 1
     sharded: bool = False
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Of activations and products: float32 where the device has no arithmetic for the weights' dtype."""
+        return product_dtype(self.dtype, torch.device(self.device))
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,8 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
         gradients=max(gradients) if params.memory == "low" else copies * sum(gradients) / shards,
         optimizer=_optimizer_bytes(model, params) / shards + _unpacked_bytes(trainable, params, workload.device),
         activations=_ALLOCATOR[workload.device]
-        * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens)),
+        * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens))
+        + _widened_bytes(workload, model, params),
         loss=_loss_bytes(workload, round(tokens * workload.supervised)),
         libraries=_LIBRARIES[workload.device],
         making=0.0 if workload.from_files and shards == 1 else _bytes(model.parameters()),
@@ -189,7 +197,7 @@ def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
     return TrainingDisk(base, kept * (weights + state), weights + base, weights + base)
 
 
-def parameter_count(workload: Workload, params: TrainParams) -> int:
+def trained_parameter_count(workload: Workload, params: TrainParams) -> int:
     """Numbers in the network, an adapter's included."""
     return sum(p.numel() for p in _on_meta(workload, params).parameters())
 
@@ -275,7 +283,7 @@ def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> 
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
     if params.recomputes:
-        kept = layers * rows * workload.row_tokens * workload.config.hidden_size * workload.dtype.itemsize
+        kept = layers * rows * workload.row_tokens * workload.config.hidden_size * workload.product_dtype.itemsize
     else:
         kept = (layers - 1) * block
     return shallow + kept + block
@@ -286,12 +294,27 @@ def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> in
     model = _on_meta(workload, params, layers)
     if multiplies_in_half(params.method, workload.dtype, workload.device):
         model = model.to(workload.dtype)  # autocast's copies have no content here; products and inputs are of this size
+    network = _network(model)
     ids = torch.zeros(rows, workload.row_tokens, dtype=torch.long, device="meta")
-    return kept_for_backward(model, lambda: _network(model).transformer(input_ids=ids, use_cache=False))
+
+    def forward() -> None:
+        # In the products' dtype, which the meta device could not know
+        hidden = network.get_input_embeddings()(ids).to(workload.product_dtype)
+        network.transformer(inputs_embeds=hidden, use_cache=False)
+
+    return kept_for_backward(model, forward)
+
+
+def _widened_bytes(workload: Workload, model: nn.Module, params: TrainParams) -> float:
+    """fp32 copies of weights during one product, where the device has no arithmetic for theirs."""
+    if workload.product_dtype == workload.dtype:
+        return 0.0
+    # bitsandbytes unpacks a whole matrix into its first dtype, then widens it.
+    return max(4.0 * WIDENED_ELEMENTS, *(6.0 * p.numel() for p in _quantized(model, params)), 0.0)
 
 
 def _loss_bytes(workload: Workload, supervised: int) -> float:
-    """Log-probabilities and their gradient in fp32, and the gradient in the network's dtype, for a chunk at a time."""
-    vocabulary, width = workload.config.padded_vocab_size, workload.dtype.itemsize
+    """Log-probabilities and their gradient in fp32, and the gradient in the products' dtype, for a chunk at a time."""
+    vocabulary, width = workload.config.padded_vocab_size, workload.product_dtype.itemsize
     chunk = min(supervised, max(1, _LOSS_CHUNK // vocabulary))
     return float(chunk * vocabulary * (8 + (width if width < 4 else 0)))

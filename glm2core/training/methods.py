@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, set_seed
 
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, resolve_path
+from glm2core.hardware import computes_in
 from glm2core.model.adapters import BaseReference, attach_prefix_length, load_base, reference_to, save_adapter
 from glm2core.model.checkpoint import load_model, new_model
 from glm2core.params import LoraParams, ModelParams, PrefixParams, TrainParams
@@ -111,7 +112,8 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
 
 def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
     """Whether an adapter's fp32 weights are multiplied in bf16: on a GPU, where fp32 products are many times slower."""
-    return method in ("lora", "qlora") and dtype == torch.bfloat16 and device == "cuda"
+    computes = computes_in(dtype, torch.device(device))
+    return method in ("lora", "qlora") and dtype == torch.bfloat16 and device == "cuda" and computes
 
 
 def multiply_adapters_in_half(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from glm2core.console import progress_bar
 from glm2core.data.dataset import TokenizedDataset
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
-from glm2core.model.hardware import peak_memory_gib
+from glm2core.hardware import peak_memory_gib
 from glm2core.params import TrainParams
 from glm2core.training.arguments import training_arguments
 from glm2core.training.batching import training_batches, validation_batches

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_utils import EvalLoopOutput
 
 from glm2core.errors import UserError
-from glm2core.model.hardware import peak_memory_gib
+from glm2core.hardware import peak_memory_gib
 from glm2core.params import TrainParams
 from glm2core.training.adafactor import RoundingAdafactor
 from glm2core.training.checkpoints import CheckpointFolder

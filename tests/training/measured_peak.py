@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from glm2core.data.dataset import TokenizedDataset, TokenizedInfo
-from glm2core.model.hardware import peak_memory_gib
+from glm2core.hardware import peak_memory_gib
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.checkpoints import CheckpointFolder

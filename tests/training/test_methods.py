@@ -8,6 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from glm2core.errors import UserError
+from glm2core.hardware import computes_in
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.model.presets import PRESETS
 from glm2core.params import LoraParams, ModelParams, PrefixParams
@@ -103,6 +104,7 @@ def test_gradients_reach_every_trainable_tensor(method: str, bits: int | None, b
             assert parameter.grad is None, name
 
 
+@pytest.mark.skipif(not computes_in(torch.bfloat16, torch.device("cpu")), reason="this CPU has no bfloat16 arithmetic")
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_adapters_multiplied_in_half_learn_the_same(bits: int | None, base: Path, tmp_path: Path) -> None:
     """What a GPU run does under autocast: no fp32 copy of an input, and the adapter itself stays fp32."""
