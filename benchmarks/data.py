@@ -23,13 +23,13 @@ from pathlib import Path
 
 import sentencepiece
 
-from glm2core.data.conversation import SPLITS
+from glm2core.conversation import SPLITS
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
-from glm2core.data.encode import encode_converted
-from glm2core.data.prompt import prompt_text
-from glm2core.data.sp import MODEL_FILE, train_tokenizer
 from glm2core.params import ConvertParams, Source, TokenizeParams
+from glm2core.text.encode import encode_converted
+from glm2core.text.prompt import prompt_text
+from glm2core.text.tokenizer import MODEL_FILE, train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = 8000

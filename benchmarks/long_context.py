@@ -29,7 +29,6 @@ from transformers import PreTrainedModel
 
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
 from glm2core.console import quiet_libraries
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.plots import length_name
 from glm2core.evaluation.retrieval import PromptFormat
 from glm2core.evaluation.run import ask
@@ -37,10 +36,11 @@ from glm2core.evaluation.scores import Answer, score
 from glm2core.evaluation.tasks import Case, read_longeval
 from glm2core.files import sha256_file, source_fingerprint
 from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import set_threads
+from glm2core.model.loading import load_model
 from glm2core.model.rope import RotaryEmbedding
 from glm2core.params import Params, RetrievalParams, RopeParams, load_params
+from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.session import open_session
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from glm2core.console import closing_table, progress_bar
-from glm2core.data.conversation import SPLITS
+from glm2core.conversation import SPLITS
 from glm2core.data.convert import REJECTED_FILE, ConvertReport, convert_sources
 from glm2core.data.reports import convert_metrics, write_convert_tables
 from glm2core.files import atomic_path, write_json

@@ -24,13 +24,13 @@ from transformers import (
 
 from glm2core.cli.fast_tokenizer import fast_tokenizer, special_spellings
 from glm2core.cli.folders import DTYPES, Wording, read_wording, stored_dtype
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER
-from glm2core.data.sp import BOS, PAD, SpTokenizer
+from glm2core.conversation import ASSISTANT, SYSTEM, USER
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.convert_glm import glm_config, glm_state_dict
 from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.text.tokenizer import BOS, PAD, SpTokenizer
 
 _MIXED_TEXTS = 2000
 _CHECKED_TOKENS = 48

@@ -14,7 +14,7 @@ from glm2core.cli.answering import Answerer, load_answerer
 from glm2core.cli.folders import read_wording
 from glm2core.cli.resumable import Line, ResumableLines
 from glm2core.console import closing_table, progress_bar
-from glm2core.data.conversation import Message, RejectionError
+from glm2core.conversation import Message, RejectionError
 from glm2core.data.formats import COLUMNS, QUESTION, detect, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.sources import RowFile, find_files, open_rows

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from glm2core.data.conversation import Conversation, RejectionError, identify, split_of
+from glm2core.conversation import Conversation, RejectionError, identify, split_of
 from glm2core.data.converted import ConvertedWriter
 from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, detect, to_conversation
 from glm2core.data.json_rows import Record
-from glm2core.data.lines import generate_conversations
 from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, source_name
 from glm2core.errors import UserError
+from glm2core.lines.records import generate_conversations
 from glm2core.params import ConvertParams, Source
 
 REJECTED_FILE = "rejected.jsonl"

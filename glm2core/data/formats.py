@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
+from glm2core.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
 
 Row = Mapping[str, Any]
 

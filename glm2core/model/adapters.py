@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from glm2core.errors import UserError
 from glm2core.files import project_root, resolve_path, write_json
-from glm2core.model.checkpoint import fingerprint, load_model
+from glm2core.model.loading import fingerprint, load_model
 
 Notice = Callable[[str], None]
 

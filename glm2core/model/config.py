@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from glm2core.errors import UserError
-from glm2core.model.family import detect_family, family_of_folder
+from glm2core.family import detect_family, family_of_folder
 from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, linear_rope, plain_rope, rope_parameters_for
 
 # Released switches with the one value that the released weights have, and that is built here.

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.conversation import SPLITS, RejectionError, identify, split_of
+from glm2core.conversation import SPLITS, RejectionError, identify, split_of
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
 from glm2core.errors import UserError
 from glm2core.params import ConvertParams, GeneratedLines, Source
-from tests.data.conftest import NOT_BLANK
+from tests.text.conftest import NOT_BLANK
 
 GOOD = [{"instruction": f"question {i}", "input": "", "output": f"answer {i}"} for i in range(40)]
 

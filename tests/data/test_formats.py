@@ -2,7 +2,7 @@
 
 import pytest
 
-from glm2core.data.conversation import Conversation, RejectionError
+from glm2core.conversation import Conversation, RejectionError
 from glm2core.data.formats import detect, to_conversation
 
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from glm2core.errors import UserError
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
-from glm2core.model.checkpoint import read_config
+from glm2core.model.loading import read_config
 from glm2core.model.presets import PRESETS, preset_config
 from glm2core.model.rope import linear_rope, plain_rope
 from glm2core.params import ModelParams

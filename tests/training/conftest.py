@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glm2core.data.dataset import SCHEMA, TokenizedDataset, TokenizedInfo
-from glm2core.data.sp import SpTokenizer, train_tokenizer
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.params import TrainParams
+from glm2core.text.dataset import SCHEMA, TokenizedDataset, TokenizedInfo
+from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.training.batching import TokenBudgetBatches, training_batches, validation_batches
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.training.batches import TokenBudgetBatches, training_batches, validation_batches
 
 
 def test_a_batch_is_padded_on_the_right_and_carries_no_mask(rows: TokenizedDataset) -> None:

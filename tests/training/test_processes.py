@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from glm2core.training.batching import TokenBudgetBatches, validation_batches
+from glm2core.training.batches import TokenBudgetBatches, validation_batches
 from tests.stages.data_project import run_of
 from tests.training.conftest import folder_bytes, start_stage, write_project
 

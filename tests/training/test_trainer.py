@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
 from glm2core.errors import UserError
+from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.methods import Prepared
 from glm2core.training.run import Outcome, Run
@@ -190,7 +190,7 @@ def test_early_stopping_keeps_the_best_weights(
 
 
 def _validation(run: Run) -> float:
-    from glm2core.training.batching import validation_batches
+    from glm2core.training.batches import validation_batches
 
     total = count = 0.0
     with torch.no_grad():

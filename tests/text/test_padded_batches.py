@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.batching import length_sorted_batches, pad_batch
+from glm2core.text.batching import length_sorted_batches, pad_batch
 
 
 @given(

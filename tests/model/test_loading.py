@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from glm2core.errors import UserError
 from glm2core.model import ChatGLM2ForCausalLM
-from glm2core.model.checkpoint import fingerprint, load_model, new_model
+from glm2core.model.loading import fingerprint, load_model, new_model
 from glm2core.model.rope import linear_rope
 from tests.model.released_layout import MEMBERS, released_config, released_weights, write_checkpoint
 
@@ -198,7 +198,7 @@ def test_fingerprint(tmp_path: Path) -> None:
 MEASURE = """
 import sys, threading, time, torch
 from pathlib import Path
-from glm2core.model.checkpoint import load_model
+from glm2core.model.loading import load_model
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()

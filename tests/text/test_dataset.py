@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.conversation import Conversation
-from glm2core.data.dataset import TokenizedDataset, TokenizedInfo, TokenizedWriter
-from glm2core.data.pairs import IGNORED, Limits, PairBuilder
+from glm2core.conversation import Conversation
 from glm2core.errors import UserError
-from tests.data.test_pairs import ANSWERED
-from tests.data.test_prompt import chat
+from glm2core.text.dataset import TokenizedDataset, TokenizedInfo, TokenizedWriter
+from glm2core.text.pairs import IGNORED, Limits, PairBuilder
+from tests.text.test_pairs import ANSWERED
+from tests.text.test_prompt import chat
 
 INFO = TokenizedInfo("a1" * 32, "chatglm2", "b2" * 32, "glm2")
 

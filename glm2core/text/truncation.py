@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from glm2core.data.conversation import Conversation
-from glm2core.data.prompt import TemplateName, has_heads, open_round_pieces, round_head
-from glm2core.data.sp import SpTokenizer
+from glm2core.conversation import Conversation
+from glm2core.text.prompt import TemplateName, has_heads, open_round_pieces, round_head
+from glm2core.text.tokenizer import SpTokenizer
 
 Truncation = Literal["rounds", "left", "right", "drop"]
 

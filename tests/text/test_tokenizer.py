@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.sp import (
+from glm2core.errors import UserError
+from glm2core.text.tokenizer import (
     BOS,
     EOS,
     SPECIAL_TOKENS,
@@ -17,8 +18,7 @@ from glm2core.data.sp import (
     template_of,
     train_tokenizer,
 )
-from glm2core.errors import UserError
-from tests.data.conftest import TEXTS, TRAINING_TEXTS
+from tests.text.conftest import TEXTS, TRAINING_TEXTS
 
 
 @given(text=st.just("") | TEXTS)

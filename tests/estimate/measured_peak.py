@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from glm2core.data.dataset import TokenizedDataset, TokenizedInfo
+from glm2core.estimate.memory import GIB, Workload, training_memory
 from glm2core.model.hardware import peak_memory_gib
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
+from glm2core.text.dataset import TokenizedDataset, TokenizedInfo
 from glm2core.training.checkpoints import CheckpointFolder
-from glm2core.training.memory import GIB, Workload, training_memory
 from glm2core.training.methods import prepare
 from glm2core.training.run import Run
 

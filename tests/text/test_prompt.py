@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from glm2core.data.prompt import (
+from glm2core.text.prompt import (
     PREFIX_TOKENS,
     has_heads,
     jinja_template,
@@ -13,7 +13,7 @@ from glm2core.data.prompt import (
     prompt_text,
     round_parts,
 )
-from tests.data.conftest import NOT_BLANK
+from tests.text.conftest import NOT_BLANK
 
 TEMPLATES = ["chatglm2", "chatglm3"]
 

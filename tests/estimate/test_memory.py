@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from glm2core.errors import UserError
+from glm2core.estimate.fit import check_fits, fitting_changes
+from glm2core.estimate.memory import GIB, Workload, cache_bytes, training_disk, training_memory
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import TrainParams
-from glm2core.training.fit import check_fits, fitting_changes
-from glm2core.training.memory import GIB, Workload, cache_bytes, training_disk, training_memory
 
 LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
 TINY = Workload(preset_config("tiny"), torch.float32, "cpu", row_tokens=64, supervised=0.5, from_files=False)

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from glm2core.data.pairs import PairBatch
-from glm2core.data.parquet import parquet_writer
 from glm2core.errors import UserError
+from glm2core.parquet import parquet_writer
+from glm2core.text.pairs import PairBatch
 
 _INT_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
 SCHEMA = pa.schema(

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from glm2core.data.conversation import Message
-from glm2core.data.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
+from glm2core.conversation import Message
 from glm2core.errors import UserError
 from glm2core.files import write_json
+from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
 
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"

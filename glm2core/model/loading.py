@@ -9,9 +9,9 @@ from typing import Any, Literal, cast
 import torch
 
 from glm2core.errors import UserError
+from glm2core.family import family_of_folder
 from glm2core.files import sha256_file
 from glm2core.model.config import ChatGLM2Config, apply_rope
-from glm2core.model.family import family_of_folder
 from glm2core.model.initialization import initialize
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config

@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from glm2core.errors import UserError
+from glm2core.estimate.memory import GIB, Workload, training_disk, training_memory
 from glm2core.params import TrainParams
-from glm2core.training.memory import GIB, Workload, training_disk, training_memory
 
 Change = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from glm2core.data.conversation import Conversation
-from glm2core.data.prompt import (
+from glm2core.conversation import Conversation
+from glm2core.text.prompt import (
     Part,
     TemplateName,
     has_heads,
@@ -19,8 +19,8 @@ from glm2core.data.prompt import (
     split_rounds,
     system_parts,
 )
-from glm2core.data.sp import EOS, SpTokenizer
-from glm2core.data.truncation import IGNORED, LongRow, Tokens
+from glm2core.text.tokenizer import EOS, SpTokenizer
+from glm2core.text.truncation import IGNORED, LongRow, Tokens
 
 LossOn = Literal["last", "every"]
 

@@ -18,7 +18,7 @@ the whole text.
 
 from typing import Literal, NamedTuple
 
-from glm2core.data.conversation import ASSISTANT, SYSTEM, Message
+from glm2core.conversation import ASSISTANT, SYSTEM, Message
 
 TemplateName = Literal["chatglm2", "chatglm3"]
 PairFormat = Literal["glm2", "llama"]

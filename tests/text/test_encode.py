@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm2core.data.conversation import SPLITS
+from glm2core.conversation import SPLITS
 from glm2core.data.convert import convert_sources
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.encode import LengthCounts, encode_converted, render_examples, tokenizer_for
-from glm2core.data.reports import convert_metrics, tokenize_metrics, write_convert_tables, write_tokenize_tables
-from glm2core.data.sp import EOS, SpTokenizer
+from glm2core.data.reports import convert_metrics, write_convert_tables
 from glm2core.errors import UserError
 from glm2core.params import ConvertParams, Source, TokenizeParams
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.encode import LengthCounts, encode_converted, render_examples, tokenizer_for
+from glm2core.text.reports import tokenize_metrics, write_tokenize_tables
+from glm2core.text.tokenizer import EOS, SpTokenizer
 
 ROWS = [
     {"prompt": f"question {i} 问题", "response": "word " * (i % 50), "history": [["past " * i, "answer"]] * (i % 3)}

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.conversation import Conversation
-from glm2core.data.pairs import IGNORED, Limits, PairBatch, PairBuilder
-from glm2core.data.sp import EOS, UNKNOWN
-from tests.data.conftest import NOT_BLANK
-from tests.data.test_prompt import chat
+from glm2core.conversation import Conversation
+from glm2core.text.pairs import IGNORED, Limits, PairBatch, PairBuilder
+from glm2core.text.tokenizer import EOS, UNKNOWN
+from tests.text.conftest import NOT_BLANK
+from tests.text.test_prompt import chat
 
 LONG = 10**6
 ANSWERED = st.builds(

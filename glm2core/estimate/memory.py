@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from glm2core.files import resolve_path
-from glm2core.model.checkpoint import read_config
 from glm2core.model.config import ChatGLM2Config, apply_rope
+from glm2core.model.loading import read_config
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from glm2core.data.words import LARGEST_VALUE, Pool, pool
+from glm2core.lines.words import LARGEST_VALUE, Pool, pool
 from glm2core.params import GeneratedLines
 
 HEADER = (

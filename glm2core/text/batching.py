@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glm2core.data.pairs import IGNORED
+from glm2core.text.pairs import IGNORED
 
 _POOL_BATCHES = 50  # rows are sorted within pools of about so many batches: alike in length, still mixed
 

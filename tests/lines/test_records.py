@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm2core.data import lines
-from glm2core.data.words import pool
+from glm2core.lines import records
+from glm2core.lines.words import pool
 from glm2core.params import GeneratedLines
 
 SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
@@ -24,9 +24,9 @@ LONGEVAL = SHARED / "data/longeval/lines/200_lines.jsonl"
 @pytest.mark.skipif(not LONGEVAL.exists(), reason="LongEval's cases are not here")
 def test_wording_is_longevals_to_the_letter() -> None:
     for row in map(json.loads, LONGEVAL.read_text().splitlines()):
-        record = lines.parse_record(row["prompt"])
+        record = records.parse_record(row["prompt"])
         key, index = row["random_idx"]
-        assert lines.record_text(record) + lines.RECORD_OVER + lines.question_text(key) == row["prompt"]
+        assert records.record_text(record) + records.RECORD_OVER + records.question_text(key) == row["prompt"]
         assert record[index].key == key and record[index].value == row["expected_number"]
 
 
@@ -55,11 +55,11 @@ def test_any_letter_may_follow_any_other_in_a_key_that_is_trained_on() -> None:
 
 
 def test_conversations_are_reproducible_and_true() -> None:
-    conversations = list(lines.generate_conversations(SPEC))
-    assert conversations == list(lines.generate_conversations(SPEC))
-    assert conversations[:3] == list(lines.generate_conversations(SPEC.model_copy(update={"conversations": 3})))
+    conversations = list(records.generate_conversations(SPEC))
+    assert conversations == list(records.generate_conversations(SPEC))
+    assert conversations[:3] == list(records.generate_conversations(SPEC.model_copy(update={"conversations": 3})))
     for messages in conversations:
-        record = {line.key: line for line in lines.parse_record(messages[0]["content"])}
+        record = {line.key: line for line in records.parse_record(messages[0]["content"])}
         assert len(record) in (5, 40)
         assert len(messages) == 2 * min(7, len(record))
         asked = []
@@ -72,15 +72,15 @@ def test_conversations_are_reproducible_and_true() -> None:
 
 def test_repeats_and_hard_negatives_change_the_record() -> None:
     repeated = SPEC.model_copy(update={"lines": [40], "repeats": 1.0})
-    for messages in lines.generate_conversations(repeated):
-        record = lines.parse_record(messages[0]["content"])
+    for messages in records.generate_conversations(repeated):
+        record = records.parse_record(messages[0]["content"])
         assert len(record) == 40 and len({line.key for line in record}) == 20
     hard = SPEC.model_copy(update={"lines": [40], "hard_negatives": 1.0})
     known = frozenset(pool("training").values)
-    for messages in lines.generate_conversations(hard):
-        record = lines.parse_record(messages[0]["content"])
+    for messages in records.generate_conversations(hard):
+        record = records.parse_record(messages[0]["content"])
         assert len({line.key for line in record}) == 40
-        assert sum(lines.colliding(record)) >= 38
+        assert sum(records.colliding(record)) >= 38
         starts = Counter(str(line.value)[:3] for line in record)
         assert sum(count for count in starts.values() if count > 1) >= 30
         assert all(line.value in known for line in record)
@@ -92,14 +92,14 @@ def test_record_fills_its_budget(tokens: int, seed: int, per_token: float) -> No
     def count(text: str) -> int:
         return round(len(text) / per_token)
 
-    record = lines.make_record(random.Random(seed), tokens, count)
+    record = records.make_record(random.Random(seed), tokens, count)
     longest_line = 60 / per_token
-    size = count(lines.record_text(record))
+    size = count(records.record_text(record))
     assert size <= tokens or not record
-    assert size > tokens - 4 * longest_line or count(lines.HEADER) > tokens
+    assert size > tokens - 4 * longest_line or count(records.HEADER) > tokens
     assert len({line.key for line in record}) == len(record)
 
 
 def test_colliding_keys() -> None:
-    record = [lines.Line("a", "x", 1), lines.Line("b", "y", 2), lines.Line("a", "z", 3), lines.Line("c", "z", 4)]
-    assert lines.colliding(record) == [True, False, True, True]
+    record = [records.Line(*line) for line in (("a", "x", 1), ("b", "y", 2), ("a", "z", 3), ("c", "z", 4))]
+    assert records.colliding(record) == [True, False, True, True]

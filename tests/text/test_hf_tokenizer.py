@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.hf_tokenizer import ChatGLM2Tokenizer
-from glm2core.data.prompt import prompt_text
-from glm2core.data.sp import EOS, SPECIAL_TOKENS
 from glm2core.errors import UserError
-from tests.data.conftest import TEXTS
-from tests.data.test_prompt import CHATS, chat
+from glm2core.text.hf_tokenizer import ChatGLM2Tokenizer
+from glm2core.text.prompt import prompt_text
+from glm2core.text.tokenizer import EOS, SPECIAL_TOKENS
+from tests.text.conftest import TEXTS
+from tests.text.test_prompt import CHATS, chat
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.conversation import Conversation
-from glm2core.data.pairs import IGNORED, Limits, PairBatch, PairBuilder
-from glm2core.data.sp import EOS
-from tests.data.conftest import NOT_BLANK
-from tests.data.test_pairs import ANSWERED, LONG, LOSSES, TEMPLATES, answers_of, supervised_texts
-from tests.data.test_prompt import chat
+from glm2core.conversation import Conversation
+from glm2core.text.pairs import IGNORED, Limits, PairBatch, PairBuilder
+from glm2core.text.tokenizer import EOS
+from tests.text.conftest import NOT_BLANK
+from tests.text.test_pairs import ANSWERED, LONG, LOSSES, TEMPLATES, answers_of, supervised_texts
+from tests.text.test_prompt import chat
 
 QUESTION = "What is it?"
 TEXT = "\n".join(f"line {i} of the text" for i in range(60))
