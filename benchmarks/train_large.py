@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.train_data import anonymous_peak
 from benchmarks.train_small import CPU, Figures, NoCheckpoints
+from glm2core.labels import IGNORED
 from glm2core.params import ModelParams, TrainParams
 from glm2core.text.dataset import TokenizedDataset, TokenizedInfo
-from glm2core.text.pairs import IGNORED
 from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import Prepared, prepare
 from glm2core.training.run import Run

@@ -98,12 +98,12 @@ def run_fingerprint(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def source_fingerprint(*folders: Path) -> str:
-    """Hex digest of the Python source below folders: other code may give another result."""
+def source_fingerprint(*places: Path) -> str:
+    """Hex digest of Python files and of those below folders: other code may give another result."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\n".encode())
+    for place in places:
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{place.name}/{file.relative_to(place).as_posix()}\n".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

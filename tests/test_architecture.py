@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "glm2core").rglob("*.py"), *(ROOT / "stages").glob("*.py")])
 STAGES = ["convert", "tokenize", "train", "evaluate"]
 DVC_YAML: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-MOST_LINES = 320
+MOST_LINES = 400
 
-BASE = {"console", "conversation", "errors", "family", "files", "params", "parquet", "process"}
+BASE = {"console", "conversation", "errors", "family", "files", "labels", "params", "parquet", "process"}
 # layer -> the layers it may import, itself apart
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),

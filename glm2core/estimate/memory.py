@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from glm2core.estimate.meta import kept_for_backward
 from glm2core.files import resolve_path
+from glm2core.model.adapters import adapt, multiplies_in_half
 from glm2core.model.config import ChatGLM2Config, apply_rope
 from glm2core.model.loading import read_config
 from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.model.parameters import BLOCK_ELEMENTS, is_block_matrix
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
-from glm2core.training.adafactor import BLOCK_ELEMENTS
-from glm2core.training.measure import kept_for_backward
-from glm2core.training.methods import adapt, multiplies_in_half
-from glm2core.training.optimizer import is_block_matrix
 
 GIB = 1 << 30
 

@@ -168,7 +168,9 @@ def finished_parts(
             "machine": [str(dtype), str(device), torch.get_num_threads()],
             "params": params.model_dump(mode="json"),
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(*(_PACKAGE / name for name in ("data", "evaluation", "model"))),
+            "source": source_fingerprint(
+                *(_PACKAGE / name for name in ("text", "lines", "evaluation", "model", "family.py"))
+            ),
             **more,
         }
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 
 from glm2core.errors import UserError
-from glm2core.family import family_of_folder
+from glm2core.family import family_of
 from glm2core.files import sha256_file
 from glm2core.model.config import ChatGLM2Config, apply_rope
 from glm2core.model.initialization import initialize
@@ -109,7 +109,7 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
     """
     values = _config_values(folder)
     if family == "auto":
-        family, evidence = family_of_folder(folder)
+        family, evidence = family_of(folder)
         notice(f"{folder}: family {family} ({evidence})")
     return ChatGLM2Config.from_dict({**values, "family": family})
 

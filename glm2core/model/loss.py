@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 
-IGNORE_INDEX = -100
 _CHUNK_ELEMENTS = 1 << 25  # fp32 logits alive at once: 128 MiB
 
 
@@ -22,7 +22,7 @@ def supervised_loss(
 
     Args:
         hidden: [B, T, C].
-        labels: [B, T], -100 = not supervised; label t belongs to hidden state t - 1.
+        labels: [B, T], IGNORED = not supervised; label t belongs to hidden state t - 1.
         output_layer: C -> V.
         num_items_in_batch: divides the sum; None = the number of supervised positions (then the mean).
 
@@ -35,7 +35,7 @@ def supervised_loss(
     if labels.shape != hidden.shape[:2]:
         raise UserError(f"labels must be of shape {list(hidden.shape[:2])}, as the input; got {list(labels.shape)}")
     targets = labels[:, 1:].to(hidden.device)
-    supervised = targets != IGNORE_INDEX
+    supervised = targets != IGNORED
     targets = targets[supervised]  # [N]
     _check_range(targets, output_layer.out_features)
     rows = hidden[:, :-1][supervised]  # [N, C]
@@ -47,8 +47,8 @@ def _check_range(targets: Tensor, vocabulary: int) -> None:
     wrong = targets[(targets < 0) | (targets >= vocabulary)]
     if len(wrong):
         raise UserError(
-            f"label {int(wrong[0])} is outside the vocabulary of {vocabulary}: use -100 where nothing is supervised, "
-            "and the tokenizer that belongs to this model"
+            f"label {int(wrong[0])} is outside the vocabulary of {vocabulary}: use {IGNORED} where nothing is "
+            "supervised, and the tokenizer that belongs to this model"
         )
 
 

@@ -192,7 +192,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
             position_ids: [B, T]; gaps are allowed. None = counted from the mask.
             past_key_values: keys and values of earlier tokens, extended in place.
-            labels: [B, T], -100 where nothing is supervised; label t is predicted from token t - 1.
+            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1.
             num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
             use_cache: None = as the config says, and never with labels.
             logits_to_keep: without labels: compute only the last so many positions (0 = all), or these [N].

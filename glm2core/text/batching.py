@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glm2core.text.pairs import IGNORED
+from glm2core.labels import IGNORED
 
 _POOL_BATCHES = 50  # rows are sorted within pools of about so many batches: alike in length, still mixed
 
@@ -40,7 +40,7 @@ def pad_batch(rows: Sequence[tuple[np.ndarray, ...]], pad_id: int) -> dict[str, 
         rows: (input_ids [T], labels [T], ...) each; more than two arrays are ignored.
 
     Returns:
-        input_ids [B, T], labels [B, T] (-100 over padding), attention_mask [B, T]; int64.
+        input_ids [B, T], labels [B, T] (IGNORED over padding), attention_mask [B, T]; int64.
     """
     lengths = np.array([len(row[0]) for row in rows])
     shape = (len(rows), int(lengths.max()))

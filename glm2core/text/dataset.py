@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 from glm2core.parquet import parquet_writer
 from glm2core.text.pairs import PairBatch
 
@@ -128,7 +129,7 @@ class TokenizedDataset:
     @property
     def supervised_tokens(self) -> int:
         """Labels that are not ignored, over all rows."""
-        return int(np.count_nonzero(self._flat["labels"] != -100))
+        return int(np.count_nonzero(self._flat["labels"] != IGNORED))
 
     def row(self, index: int) -> Row:
         """Views of one row: input_ids [T], labels [T], segments (token indices where rounds and lines start)."""

@@ -14,13 +14,15 @@ import numpy as np
 from glm2core.conversation import SPLITS
 from glm2core.data.converted import ConvertedBatch, count_rows, read_converted
 from glm2core.errors import UserError
+from glm2core.family import template_of
 from glm2core.files import resolve_path
+from glm2core.labels import IGNORED
 from glm2core.params import TokenizeParams
 from glm2core.text.dataset import TokenizedInfo, TokenizedWriter
-from glm2core.text.pairs import IGNORED, PairBatch, PairBuilder
+from glm2core.text.pairs import PairBatch, PairBuilder
 from glm2core.text.prompt import TemplateName, jinja_template, prompt_text
 from glm2core.text.spans import Limits, PlannedBatch
-from glm2core.text.tokenizer import SpTokenizer, template_of, train_tokenizer
+from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 _EXAMPLES = 3
 _TRAINING_CHARS = 32_000_000  # what the small tokenizer is trained on at most

@@ -8,8 +8,9 @@ from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 
 from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 from glm2core.errors import UserError
+from glm2core.family import template_of
 from glm2core.text.prompt import PREFIX_TOKENS, PairFormat, TemplateName, jinja_template
-from glm2core.text.tokenizer import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer, template_of
+from glm2core.text.tokenizer import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer
 
 
 class ChatGLM2Tokenizer(PreTrainedTokenizer):

@@ -26,12 +26,13 @@ from typing import NamedTuple
 import numpy as np
 
 from glm2core.conversation import Conversation
+from glm2core.labels import IGNORED
 from glm2core.text.prompt import PairFormat, TemplateName
 from glm2core.text.spans import Layout, Limits, PlannedBatch, SpanConstants, row_ends_of
 from glm2core.text.tokenizer import SpTokenizer
-from glm2core.text.truncation import IGNORED, Tokens, Truncation, Truncator, joined
+from glm2core.text.truncation import Tokens, Truncation, Truncator, joined
 
-__all__ = ["IGNORED", "Dropped", "Limits", "PairBatch", "PairBuilder"]
+__all__ = ["Dropped", "Limits", "PairBatch", "PairBuilder"]
 
 
 class Dropped(NamedTuple):

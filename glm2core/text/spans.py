@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from glm2core.conversation import Conversation
+from glm2core.labels import IGNORED
 from glm2core.text.prompt import (
     Part,
     TemplateName,
@@ -20,7 +21,7 @@ from glm2core.text.prompt import (
     system_parts,
 )
 from glm2core.text.tokenizer import EOS, SpTokenizer
-from glm2core.text.truncation import IGNORED, LongRow, Tokens
+from glm2core.text.truncation import LongRow, Tokens
 
 LossOn = Literal["last", "every"]
 

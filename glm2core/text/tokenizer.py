@@ -8,7 +8,6 @@ by name only. SentencePiece writes a space as U+2581, so that character comes ba
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -168,22 +167,6 @@ def tokenizer_config(template: TemplateName, pair_format: PairFormat) -> dict[st
     }
 
 
-def template_of(base: Path) -> tuple[TemplateName, str]:
-    """Which wording a folder's model was made with, and the evidence; chatglm2 in doubt."""
-    settings = {name: _json_file(base / name) for name in (CONFIG_FILE, "config.json")}
-    named = settings[CONFIG_FILE].get("prompt_template")
-    if named in ("chatglm2", "chatglm3"):
-        return named, f"{CONFIG_FILE} says so"
-    for name, values in settings.items():
-        text = json.dumps(values).lower()
-        for mark in ("chatglm3", "<|user|>"):
-            if mark in text:
-                return "chatglm3", f"{name} names {mark}"
-    if "chatglm3" in base.name.lower():
-        return "chatglm3", "the folder's name"
-    return "chatglm2", "nothing in the folder speaks for chatglm3"
-
-
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
     """Train a small BPE tokenizer that works as the released one does.
 
@@ -249,13 +232,3 @@ def _largest_size(error: RuntimeError) -> int:
     if not words or not words[-1].isdigit():
         raise error
     return int(words[-1])
-
-
-def _json_file(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Fetch it again.") from None
-    return value if isinstance(value, dict) else {}

@@ -15,13 +15,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from glm2core.conversation import Conversation
+from glm2core.labels import IGNORED
 from glm2core.text.prompt import TemplateName, has_heads, open_round_pieces, round_head
 from glm2core.text.tokenizer import SpTokenizer
 
 Truncation = Literal["rounds", "left", "right", "drop"]
-
-IGNORED = -100
-"""The label of a token that is only read."""
 
 _LEAST_TEXT = 8  # what is left of a text below so many tokens says nothing: the row is dropped
 

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from glm2core.labels import IGNORED
 from glm2core.text.batching import length_sorted_batches, pad_batch
 from glm2core.text.dataset import Row, TokenizedDataset
-from glm2core.text.pairs import IGNORED
 from glm2core.training.stretch import stretched_positions
 
 Key = tuple[int, int]  # epoch, row

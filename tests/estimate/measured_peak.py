@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from glm2core.estimate.memory import GIB, Workload, training_memory
+from glm2core.labels import IGNORED
 from glm2core.model.hardware import peak_memory_gib
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
@@ -27,7 +28,7 @@ ROW, VOCABULARY, SUPERVISED = 128, 8192, 0.4
 def rows(count: int) -> TokenizedDataset:
     ids = np.random.default_rng(0).integers(300, VOCABULARY, (count, ROW)).astype(np.int32)
     labels = ids.copy()
-    labels[:, : round(ROW * (1 - SUPERVISED))] = -100
+    labels[:, : round(ROW * (1 - SUPERVISED))] = IGNORED
     ends = np.arange(count + 1)
     flat = {"input_ids": ids.ravel(), "labels": labels.ravel(), "segments": np.zeros(count, np.int32)}
     offsets = {"input_ids": ends * ROW, "labels": ends * ROW, "segments": ends}

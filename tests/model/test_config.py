@@ -58,27 +58,6 @@ def test_saved_config_is_its_own(tmp_path: Path) -> None:
     assert again.rope_parameters == plain_rope(5e5)
 
 
-@pytest.mark.parametrize(
-    ("values", "folder", "tokenizer", "family", "evidence"),
-    [
-        ({}, "model", "{}", "chatglm2", "in doubt"),
-        ({}, "my-chatglm3-tuned", "{}", "chatglm3", "folder's name"),
-        ({}, "model", '{"added": "<|user|>"}', "chatglm3", "tokenizer_config.json"),
-        ({"rope_ratio": 16}, "model", "{}", "chatglm2", "rope_ratio 16"),
-        ({"rope_ratio": 50}, "model", "{}", "chatglm3", "rope_ratio 50"),
-        ({"_name_or_path": "THUDM/chatglm2-6b-32k", "rope_ratio": 50}, "model", "{}", "chatglm2", "_name_or_path"),
-    ],
-)
-def test_family_by_evidence(
-    values: dict[str, object], folder: str, tokenizer: str, family: str, evidence: str, tmp_path: Path
-) -> None:
-    said: list[str] = []
-    write(tmp_path / folder, **values)
-    (tmp_path / folder / "tokenizer_config.json").write_text(tokenizer)
-    assert read_config(tmp_path / folder, notice=said.append).family == family
-    assert evidence in said[0]
-
-
 def test_a_stated_family_decides(tmp_path: Path) -> None:
     folder = write(tmp_path, **released_config("chatglm2-6b-32k"))
     assert read_config(folder, family="chatglm3").rope_parameters == plain_rope(160_000.0)

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from transformers import DynamicCache, StaticCache
 
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2ForCausalLM
 from tests.model.networks import small_network
 
@@ -142,7 +143,7 @@ def test_generated_with_a_cache_is_generated_without(options: dict[str, object],
 
 def test_checkpointed_blocks_give_the_same_gradients(network: ChatGLM2ForCausalLM) -> None:
     ids, mask = padded("right")
-    labels = ids.masked_fill(mask == 0, -100)
+    labels = ids.masked_fill(mask == 0, IGNORED)
 
     def gradients() -> list[Tensor]:
         network.zero_grad()
@@ -157,7 +158,7 @@ def test_checkpointed_blocks_give_the_same_gradients(network: ChatGLM2ForCausalL
 
 def test_right_padding_changes_no_loss(network: ChatGLM2ForCausalLM) -> None:
     ids, mask = padded("right")
-    labels = ids.masked_fill(mask == 0, -100)
+    labels = ids.masked_fill(mask == 0, IGNORED)
     together = network(ids, attention_mask=mask, labels=labels, num_items_in_batch=1).loss
     alone = sum(network(prompt, labels=prompt, num_items_in_batch=1).loss for prompt in prompts())
     assert_close(together, alone, rtol=1e-6, atol=0)

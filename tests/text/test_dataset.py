@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from glm2core.conversation import Conversation
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 from glm2core.text.dataset import TokenizedDataset, TokenizedInfo, TokenizedWriter
-from glm2core.text.pairs import IGNORED, Limits, PairBuilder
+from glm2core.text.pairs import Limits, PairBuilder
 from tests.text.test_pairs import ANSWERED
 from tests.text.test_prompt import chat
 

@@ -10,6 +10,7 @@ from glm2core.conversation import SPLITS
 from glm2core.data.convert import convert_sources
 from glm2core.data.reports import convert_metrics, write_convert_tables
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 from glm2core.params import ConvertParams, Source, TokenizeParams
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.text.encode import LengthCounts, encode_converted, render_examples, tokenizer_for
@@ -79,8 +80,8 @@ def test_tables_for_plots(converted, tmp_path, tokenizer):
     examples = (tmp_path / "reports/examples.md").read_text(encoding="utf-8")
     assert examples.count("\n## ") == 3
     first = TokenizedDataset.load(tmp_path / "out/train.parquet").row(0)
-    prompt = tokenizer.decode(first[0][first[1] == -100], skip_special=False)
-    answer = tokenizer.decode(first[1][first[1] != -100], skip_special=False)
+    prompt = tokenizer.decode(first[0][first[1] == IGNORED], skip_special=False)
+    answer = tokenizer.decode(first[1][first[1] != IGNORED], skip_special=False)
     assert f"```\n{prompt}«{answer}»\n```" in examples
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glm2core.labels import IGNORED
 from glm2core.text.batching import length_sorted_batches, pad_batch
 
 
@@ -39,9 +40,12 @@ def test_without_shuffling_the_longest_come_first():
 
 
 def test_padding_is_on_the_right_and_ignored():
-    rows = [(np.array([7, 8, 9]), np.array([-100, 8, 9]), np.array([0])), (np.array([5]), np.array([5]), np.array([0]))]
+    rows = [
+        (np.array([7, 8, 9]), np.array([IGNORED, 8, 9]), np.array([0])),
+        (np.array([5]), np.array([5]), np.array([0])),
+    ]
     batch = pad_batch(rows, pad_id=0)
     assert batch["input_ids"].tolist() == [[7, 8, 9], [5, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, 8, 9], [5, -100, -100]]
+    assert batch["labels"].tolist() == [[IGNORED, 8, 9], [5, IGNORED, IGNORED]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert all(array.dtype == np.int64 for array in batch.values())

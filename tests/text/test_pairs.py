@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm2core.conversation import Conversation
-from glm2core.text.pairs import IGNORED, Limits, PairBatch, PairBuilder
+from glm2core.labels import IGNORED
+from glm2core.text.pairs import Limits, PairBatch, PairBuilder
 from glm2core.text.tokenizer import EOS, UNKNOWN
 from tests.text.conftest import NOT_BLANK
 from tests.text.test_prompt import chat

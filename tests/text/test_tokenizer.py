@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm2core.errors import UserError
+from glm2core.family import template_of
 from glm2core.text.tokenizer import (
     BOS,
     EOS,
     SPECIAL_TOKENS,
     SpTokenizer,
-    template_of,
     train_tokenizer,
 )
 from tests.text.conftest import TEXTS, TRAINING_TEXTS
@@ -78,35 +78,6 @@ def test_nothing_to_train_on_and_no_tokenizer_are_sentences(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
     with pytest.raises(UserError, match="is not a SentencePiece model"):
         SpTokenizer.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("files", "name", "expected"),
-    [
-        ({}, "base", ("chatglm2", "nothing in the folder speaks for chatglm3")),
-        ({"tokenizer_config.json": {"name_or_path": "THUDM/chatglm2-6b"}}, "base", ("chatglm2", "nothing in the")),
-        ({"config.json": {"_name_or_path": "THUDM/chatglm3-6b"}}, "base", ("chatglm3", "config.json names chatglm3")),
-        (
-            {"tokenizer_config.json": {"added_tokens_decoder": {"64795": {"content": "<|user|>"}}}},
-            "base",
-            ("chatglm3", "tokenizer_config.json names <|user|>"),
-        ),
-        ({}, "chatglm3-6b-32k", ("chatglm3", "the folder's name")),
-        (
-            {"tokenizer_config.json": {"prompt_template": "chatglm2", "x": "<|user|>"}},
-            "chatglm3",
-            ("chatglm2", "tokenizer_config.json says so"),
-        ),
-    ],
-)
-def test_the_wording_of_a_base(tmp_path, files, name, expected):
-    folder = tmp_path / name
-    folder.mkdir()
-    for file, content in files.items():
-        (folder / file).write_text(json.dumps(content))
-    template, evidence = template_of(folder)
-    assert template == expected[0]
-    assert expected[1] in evidence
 
 
 def test_a_saved_folder_remembers_wording_and_pair_format(tmp_path, tokenizer):

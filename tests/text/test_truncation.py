@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm2core.conversation import Conversation
-from glm2core.text.pairs import IGNORED, Limits, PairBatch, PairBuilder
+from glm2core.labels import IGNORED
+from glm2core.text.pairs import Limits, PairBatch, PairBuilder
 from glm2core.text.tokenizer import EOS
 from tests.text.conftest import NOT_BLANK
 from tests.text.test_pairs import ANSWERED, LONG, LOSSES, TEMPLATES, answers_of, supervised_texts

@@ -8,6 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.model.presets import PRESETS
 from glm2core.params import LoraParams, ModelParams, PrefixParams
@@ -48,7 +49,7 @@ def prepared(method: str, bits: int | None, base: Path | None, tmp_path: Path, *
 
 def batch() -> dict[str, torch.Tensor]:
     ids = torch.randint(3, 300, (2, 24), generator=torch.Generator().manual_seed(1))
-    return {"input_ids": ids, "labels": ids.masked_fill(torch.arange(24) < 12, -100)}
+    return {"input_ids": ids, "labels": ids.masked_fill(torch.arange(24) < 12, IGNORED)}
 
 
 def trained(model: nn.Module, steps: int) -> None:
