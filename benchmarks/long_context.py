@@ -223,9 +223,8 @@ class HalfTables(RotaryEmbedding):
 
 def _model_key(control: Control, seed: int | None) -> str:
     """What a model and its answers depend on: code, base, RoPE; where it is tuned, seed, rows and the train section."""
-    code = source_fingerprint(
-        *(ROOT / "glm2core" / name for name in ("text", "lines", "evaluation", "model", "training", "family.py"))
-    )
+    rooms = ("text", "lines", "evaluation", "model", "training", "family.py")
+    code = source_fingerprint(*(ROOT / "glm2core" / name for name in rooms))
     parts: list[Any] = [
         code,
         control.rope,

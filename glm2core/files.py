@@ -17,7 +17,7 @@ import psutil
 from glm2core.errors import UserError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_FULL_BYTES = 1 << 20  # less free space than this explains a failed write
+_TRIAL_BYTES = 1 << 20  # a disk that refuses so little explains a failed write
 
 
 def project_root() -> Path:
@@ -143,11 +143,21 @@ def _why_not_written(error: Exception, partial: Path) -> str | None:
         place = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
         about_us = place is not None and place.is_relative_to(partial.absolute())
         return _os_reason(error) if about_us or error.errno in _DISK_ERRORS else None
-    # polars and safetensors raise their own types, and torch.save does not even say why.
-    for number in _DISK_ERRORS:
-        if os.strerror(number) in str(error):
-            return os.strerror(number)
-    return os.strerror(errno.ENOSPC) if shutil.disk_usage(partial.parent).free < _FULL_BYTES else None
+    # polars and safetensors raise their own types, and torch.save does not even say why: the disk is asked
+    return _refused_by_disk(partial.parent)
+
+
+def _refused_by_disk(folder: Path) -> str | None:
+    """Why a MiB can't be written to a folder; None when it can."""
+    trial = folder / f".trial-{os.getpid()}"
+    try:
+        trial.write_bytes(bytes(_TRIAL_BYTES))
+        sync(trial)
+    except OSError as error:
+        return _os_reason(error)
+    finally:
+        _remove(trial)
+    return None
 
 
 def _take_name(partial: Path, path: Path) -> None:

@@ -39,7 +39,7 @@ def convert(params: Params) -> None:
 
 def _say_what_was_found(report: ConvertReport) -> None:
     for source, tally in report.by_source.items():
-        print(f"{source}: {report.layouts[source]}: {tally.kept:,} of {tally.read:,} rows kept")
+        print(f"{source}: {report.formats[source]}: {tally.kept:,} of {tally.read:,} rows kept")
     for source in report.untracked:
         print(
             f"warning: {source} lies outside data/raw, so DVC does not see when it changes. "

@@ -76,7 +76,7 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     predict.add_argument("--restart", action="store_true", help="forget the answers of a killed run")
     predict.add_argument(
-        "--format", choices=["auto", "alpaca", "chatglm", "messages"], default="auto", help="layout of the rows (auto)"
+        "--format", choices=["auto", "alpaca", "chatglm", "messages"], default="auto", help="format of the rows (auto)"
     )
     predict.add_argument(
         "--column",
@@ -152,6 +152,9 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "parameters",
         help="every key of params.yaml: type, allowed values, default, meaning",
         description="Print every key of params.yaml as Markdown tables, with the values that the file has now.",
+    )
+    parameters.add_argument(
+        "--comments", action="store_true", help="print params.yaml itself, each key with its meaning as a comment"
     )
     _add_params_file(parameters)
 

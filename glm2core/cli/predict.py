@@ -52,7 +52,7 @@ class Questions:
     """A file's rows as conversations that wait for an answer."""
 
     rows: RowFile
-    layout: str
+    row_format: str
     columns: dict[str, str]
     total: int
 
@@ -60,14 +60,14 @@ class Questions:
         """Raises: RejectionError: why the row can't be answered."""
         if record.problem is not None:
             raise RejectionError(record.problem)
-        return to_conversation(record.value, self.layout, self.columns, answer_needed=False).messages
+        return to_conversation(record.value, self.row_format, self.columns, answer_needed=False).messages
 
 
-def read_questions(path: Path, layout: str, columns: dict[str, str]) -> Questions:
+def read_questions(path: Path, row_format: str, columns: dict[str, str]) -> Questions:
     """Find out how a file is laid out.
 
     Raises:
-        UserError: no rows, or columns that don't tell the layout.
+        UserError: no rows, or columns that don't tell the format.
     """
     rows = open_rows(path)
     total, first, problem = 0, None, "it has no elements"
@@ -80,10 +80,10 @@ def read_questions(path: Path, layout: str, columns: dict[str, str]) -> Question
         raise UserError(
             f"{path} holds no row that can be read ({rows.description}; {total:,} elements; {problem}). Mend the file."
         )
-    found = detect(first, columns) if layout == "auto" else layout
+    found = detect(first, columns) if row_format == "auto" else row_format
     if found is None:
         raise UserError(
-            f"the layout of {path} can't be told from its columns ({', '.join(map(str, first))}). It takes instruction "
+            f"the format of {path} can't be told from its columns ({', '.join(map(str, first))}). It takes instruction "
             "(alpaca), prompt (chatglm) or messages; name another column with --column, as in --column prompt=question."
         )
     unknown = [name for name in columns if name not in COLUMNS[found]]

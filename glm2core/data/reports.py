@@ -24,7 +24,7 @@ def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
 def write_convert_tables(report: ConvertReport, folder: Path) -> None:
     """sources.csv: a line a source; fates.csv: rows by what became of them, rejected ones by reason."""
     header = ("source", "format", "read", "kept", "rejected", "duplicates", "not_taken")
-    sources = ((name, report.layouts[name], *vars(tally).values()) for name, tally in report.by_source.items())
+    sources = ((name, report.formats[name], *vars(tally).values()) for name, tally in report.by_source.items())
     fates = [("kept", report.total.kept), ("duplicate", report.total.duplicates), ("not taken", report.total.not_taken)]
     fates += [(f"rejected: {reason}", rows) for reason, rows in _by_frequency(report.reasons.items())]
     with atomic_path(folder) as partial:

@@ -39,6 +39,7 @@ from glm2core.text.prompt import PairFormat, TemplateName
 from glm2core.text.tokenizer import SpTokenizer
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_SOURCE = ("text", "lines", "evaluation", "model", "family.py")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 Report = Callable[[dict[str, float], int], None]
@@ -168,9 +169,7 @@ def finished_parts(
             "machine": [str(dtype), str(device), torch.get_num_threads()],
             "params": params.model_dump(mode="json"),
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(
-                *(_PACKAGE / name for name in ("text", "lines", "evaluation", "model", "family.py"))
-            ),
+            "source": source_fingerprint(*(_PACKAGE / name for name in _SOURCE)),
             **more,
         }
     )

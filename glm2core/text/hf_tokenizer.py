@@ -1,4 +1,4 @@
-"""`ChatGLM2Tokenizer`: the tokenizer of `sp.py` under transformers' interface, with the same ids."""
+"""`ChatGLM2Tokenizer`: the tokenizer of `tokenizer.py` under transformers' interface, with the same ids."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from glm2core.text.tokenizer import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer
 class ChatGLM2Tokenizer(PreTrainedTokenizer):
     """Texts and chats to ids and back, as transformers' generate, pipelines and Trainer expect it.
 
-    A call puts `[gMASK] sop` in front, pads on the left and, as in `sp.py`, never reads special
+    A call puts `[gMASK] sop` in front, pads on the left and, as in `tokenizer.py`, never reads special
     tokens from a text. `apply_chat_template` gives the ids that training saw. Load it by this class:
     AutoTokenizer knows exported folders only, and makes up another tokenizer for tuned and released ones.
 

@@ -4,7 +4,7 @@
     llama: <s> A B </s>
 
 A is the encoded prompt, B the encoded answer. Labels stand at their token's own place (the model
-shifts them), are -100 over everything but B and `</s>`, and are set by position: padding's id 0 is
+shifts them), are `IGNORED` (-100) over everything but B and `</s>`, and are set by position: padding's id 0 is
 `<unk>`'s too, and a real `<unk>` stays supervised.
 
 With loss_on "every", the answers of all rounds are supervised in one pass over the prompt's own
@@ -15,7 +15,7 @@ the model writes it, so ids at its borders may differ from those of the whole te
 An answer of `max_target_length` tokens or more is cut to that length and gets no `</s>`. A prompt
 over `max_source_length` is cut by `truncation.py`.
 
-`layout.py` lays a batch out; the steps stand here.
+`spans.py` puts the rows together; the steps stand here.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ import numpy as np
 from glm2core.conversation import Conversation
 from glm2core.labels import IGNORED
 from glm2core.text.prompt import PairFormat, TemplateName
-from glm2core.text.spans import Layout, Limits, PlannedBatch, SpanConstants, row_ends_of
+from glm2core.text.spans import FlatRows, Limits, PlannedBatch, SpanConstants, row_ends_of
 from glm2core.text.tokenizer import SpTokenizer
 from glm2core.text.truncation import Tokens, Truncation, Truncator, joined
 
@@ -117,31 +117,31 @@ class PairBuilder:
         return self._tokenizer.encode_batch(plan.texts, self._threads)
 
     def assemble(self, plan: PlannedBatch, encoded: list[np.ndarray]) -> PairBatch:
-        """Lay the spans out as rows, and cut what is too long."""
-        layout = plan.lay_out(encoded)
+        """Put the spans together as rows, and cut what is too long."""
+        flat = plan.flatten(encoded)
         limits = np.array([limit.max_source_length for limit in plan.limits], np.int64)
-        long = np.flatnonzero(layout.source_lengths > limits)
+        long = np.flatnonzero(flat.source_lengths > limits)
         if len(long):
-            return self._shorten(layout, plan, long.tolist())
-        cuts = +Counter(responses_cut=int(layout.cut_answers.sum()))
-        return PairBatch(np.arange(len(limits)), *layout[:4], cuts)
+            return self._shorten(flat, plan, long.tolist())
+        cuts = +Counter(responses_cut=int(flat.cut_answers.sum()))
+        return PairBatch(np.arange(len(limits)), *flat[:4], cuts)
 
     def build(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PairBatch:
         """Pairs of a batch of answered conversations, in their order."""
         plan = self.plan(conversations, limits)
         return self.assemble(plan, self.encode(plan))
 
-    def _shorten(self, layout: Layout, plan: PlannedBatch, long: list[int]) -> PairBatch:
+    def _shorten(self, flat: FlatRows, plan: PlannedBatch, long: list[int]) -> PairBatch:
         """Put shorter prompts in place of those of the rows `long`, and leave dropped rows out."""
         stretches = []
-        whole = Tokens(layout.input_ids, layout.labels)
-        lengths, sources = np.diff(layout.ends), layout.source_lengths.copy()
+        whole = Tokens(flat.input_ids, flat.labels)
+        lengths, sources = np.diff(flat.ends), flat.source_lengths.copy()
         kept = np.ones(len(lengths), bool)
         cuts: Counter[str] = Counter()
         dropped = []
         copied = 0
         for row in long:
-            start, end = layout.ends[row], layout.ends[row + 1]
+            start, end = flat.ends[row], flat.ends[row + 1]
             target = start + sources[row]
             stretches.append(whole.part(copied, start))
             shorter = self._truncator.shorten(plan.long_row(row, whole.part(start, target)), cuts)
@@ -153,6 +153,6 @@ class PairBuilder:
                 lengths[row] += len(shorter.ids) - sources[row]
                 sources[row], copied = len(shorter.ids), target
         stretches.append(whole.part(copied))
-        cuts["responses_cut"] += int(layout.cut_answers[kept].sum())
+        cuts["responses_cut"] += int(flat.cut_answers[kept].sum())
         ids, labels = joined(*stretches)
         return PairBatch(np.flatnonzero(kept), ids, labels, row_ends_of(lengths[kept]), sources[kept], +cuts, dropped)

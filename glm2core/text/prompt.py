@@ -12,7 +12,7 @@ prompt at `<|assistant|>` and lets the model write the line end; here the line e
 prompt, so that an answer is nothing but its text. The ids in front of the answer are the same.
 
 A prompt is a list of `Part`s. Their cuts lie in front of line ends, which SentencePiece never
-merges with anything (`sp.py` checks this), so the parts' ids, one after the other, are the ids of
+merges with anything (`tokenizer.py` checks this), so the parts' ids, one after the other, are the ids of
 the whole text.
 """
 

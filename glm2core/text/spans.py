@@ -1,6 +1,18 @@
-"""A batch as rows of spans: what to encode in one call, and its layout by array arithmetic.
+"""A batch as rows of spans: what to encode in one call, and its rows by array arithmetic.
 
 A span is a stretch of one long array of ids: an encoded text, or a constant such as a round's head.
+Two rows, with `<sys>` for what the wording puts around a text (each letter a token):
+
+    texts to encode   0: 问AB答      1: xyz       2: 问C答      3: uv
+    constants        -1: [gMASK] sop    -2: </s>    -4: [Round 1]
+    spans             row 0: -1 -4 0 1 -2           row 1: -1 -4 2 3 -2
+    source array      问AB答 xyz 问C答 uv ... [Round 1] ... </s> [gMASK] sop
+    flat array        [gMASK] sop [Round 1] 问AB答 xyz </s> [gMASK] sop [Round 1] 问C答 uv </s>
+    labels               -     -      -     - - - - xyz </s>   -     -      -     - - - uv </s>
+
+Constants stand at the end of the source array, last one first, so that span -1 is its last stretch.
+Each span is copied from its place in the source array; one `flat[places]` copies all of a batch.
+An answer of `max_target_length` tokens or more is a shorter span, and the `</s>` behind it an empty one.
 """
 
 from collections.abc import Sequence
@@ -35,8 +47,8 @@ class Limits:
     loss_on: LossOn
 
 
-class Layout(NamedTuple):
-    """Rows laid out flat; row i is `[ends[i] : ends[i + 1]]`.
+class FlatRows(NamedTuple):
+    """Rows one behind the other; row i is `[ends[i] : ends[i + 1]]`.
 
     input_ids, labels: int32. [tokens of all rows]
     ends: int64. [B + 1]
@@ -118,7 +130,7 @@ class PlannedBatch:
         self._rounds.append(starts)
         self._row_ends.append(len(spans))
 
-    def lay_out(self, encoded: list[np.ndarray]) -> Layout:
+    def flatten(self, encoded: list[np.ndarray]) -> FlatRows:
         """All rows, uncut on the prompt's side.
 
         Args:
@@ -153,10 +165,10 @@ class PlannedBatch:
         labels[offsets[whole_answers + 1]] = EOS  # the token behind an answer
         ends = offsets[row_ends]
         cut_answers = np.add.reduceat(is_cut.astype(np.int64), row_ends[:-1])
-        return Layout(input_ids, labels, ends, offsets[last_answers] - ends[:-1], cut_answers)
+        return FlatRows(input_ids, labels, ends, offsets[last_answers] - ends[:-1], cut_answers)
 
     def long_row(self, row: int, prompt: Tokens) -> LongRow:
-        """What `truncation.py` needs to know of a row, once it is laid out."""
+        """What `truncation.py` needs to know of a row, once it is flattened."""
         first_span = self._row_ends[row]
         rounds = self._rounds[row]
         starts = self._offsets[rounds] - self._offsets[first_span]

@@ -98,7 +98,11 @@ def test_the_tokenizer_of_a_base_or_one_trained_here(converted, tmp_path, tokeni
     tokenizer.save(tmp_path / "models/base", "chatglm3")
     monkeypatch.chdir(tmp_path)
     found, template, evidence = tokenizer_for("models/base", params, converted)
-    assert (found.sha256, template, evidence) == (tokenizer.sha256, "chatglm3", "tokenizer_config.json says so")
+    assert (found.sha256, template, evidence) == (
+        tokenizer.sha256,
+        "chatglm3",
+        "tokenizer_config.json states prompt_template chatglm3",
+    )
     assert tokenizer_for("models/base", TokenizeParams(template="chatglm2"), converted)[1] == "chatglm2"
     with pytest.raises(UserError, match="models/none is no folder"):
         tokenizer_for("models/none", params, converted)

@@ -1,4 +1,4 @@
-"""The tokenizer under transformers: the ids of sp.py, whichever way they are asked for."""
+"""The tokenizer under transformers: the ids of tokenizer.py, whichever way they are asked for."""
 
 import pytest
 from hypothesis import given

@@ -10,9 +10,10 @@ from torch import nn
 from glm2core.errors import UserError
 from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
+from glm2core.model.adapters import adapt
 from glm2core.model.presets import PRESETS
 from glm2core.params import LoraParams, ModelParams, PrefixParams
-from glm2core.training.methods import Prepared, adapt, default_learning_rate, multiply_adapters_in_half, prepare
+from glm2core.training.methods import Prepared, default_learning_rate, multiply_adapters_in_half, prepare
 from glm2core.training.optimizer import make_optimizer
 from tests.training.conftest import tiny_model, train_params
 
