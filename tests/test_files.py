@@ -103,7 +103,7 @@ WRITERS = {
     "polars": "import polars; polars.DataFrame({'a': numbers}).write_parquet(partial)",
     "pyarrow": "import pyarrow.parquet; pyarrow.parquet.write_table(pyarrow.table({'a': numbers}), partial)",
     "safetensors": "from safetensors.numpy import save_file; save_file({'a': numbers}, partial)",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("writer", WRITERS)

@@ -99,9 +99,11 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     export.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     export.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
     export.add_argument(
-        "--dtype", choices=["auto", "float32", "float16", "bfloat16"], default="auto",
+        "--dtype",
+        choices=["auto", "float32", "float16", "bfloat16"],
+        default="auto",
         help="of the exported weights; auto = as MODEL (or its base) is stored",
-    )  # fmt: skip
+    )
 
 
 def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -168,9 +170,11 @@ def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> 
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda where there is one"
     )
     parser.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto",
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
         help="of the weights; auto = bfloat16 where the device computes in it",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--max-new-tokens", type=_count, default=max_new_tokens, help=f"longest answer ({max_new_tokens})"
     )

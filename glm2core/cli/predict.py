@@ -42,8 +42,14 @@ def run(arguments: argparse.Namespace) -> None:
     answerer = load_answerer(arguments, _note)
     with progress_bar("predict", questions.total) as (bar, task):
         bar.update(task, completed=len(lines.done))
-        answer_rows(answerer, questions, lines, batch_size=arguments.batch_size, seed=arguments.seed,
-                    progress=lambda rows: bar.advance(task, rows))  # fmt: skip
+        answer_rows(
+            answerer,
+            questions,
+            lines,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            progress=lambda rows: bar.advance(task, rows),
+        )
     _close(lines, out)
 
 
@@ -99,9 +105,14 @@ def read_questions(path: Path, row_format: str, columns: dict[str, str]) -> Ques
 
 
 def answer_rows(
-    answerer: Answerer, questions: Questions, lines: ResumableLines, *, batch_size: int, seed: int,
+    answerer: Answerer,
+    questions: Questions,
+    lines: ResumableLines,
+    *,
+    batch_size: int,
+    seed: int,
     progress: Callable[[int], object],
-) -> None:  # fmt: skip
+) -> None:
     """Answer all rows that have no line yet; a row that can't be answered gets a line with its problem."""
     records = iter(questions.rows)
     while window := list(islice(records, _WINDOW_BATCHES * batch_size)):

@@ -23,8 +23,13 @@ QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages"
 ANSWER = {"alpaca": "output", "chatglm": "response"}
 
 _KINDS = {
-    bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object",
-}  # fmt: skip
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
@@ -155,8 +160,10 @@ def _checked_message(entry: Any) -> Message:
 
 
 _READERS: dict[str, Callable[[Row, bool], Conversation]] = {
-    "alpaca": _alpaca, "chatglm": _chatglm, "messages": _messages,
-}  # fmt: skip
+    "alpaca": _alpaca,
+    "chatglm": _chatglm,
+    "messages": _messages,
+}
 
 
 def _with_text(question: str, text: str) -> tuple[str, int | None]:

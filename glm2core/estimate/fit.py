@@ -17,8 +17,14 @@ Change = dict[str, Any]
 
 _CGROUP = Path("/sys/fs/cgroup")
 _PARTS = ("weights", "gradients", "optimizer", "activations")
-_LOW: Change = {"method": "full", "memory": "low", "optimizer": "adafactor", "gradient_accumulation_steps": 1,
-        "max_grad_norm": None, "launcher": "python"}  # fmt: skip
+_LOW: Change = {
+    "method": "full",
+    "memory": "low",
+    "optimizer": "adafactor",
+    "gradient_accumulation_steps": 1,
+    "max_grad_norm": None,
+    "launcher": "python",
+}
 _ADAPTER: Change = {"memory": "normal", "optimizer": "adamw"}
 
 

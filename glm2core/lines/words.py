@@ -19,18 +19,12 @@ LARGEST_VALUE = 50_000  # exclusive; LongEval's range
 _HELD_OUT_SHARE = 0.2
 _SIZES: dict[Split, int] = {"training": 8000, "evaluation": 4000}  # words of each kind
 
-_ONSETS = (
-    "b", "bl", "br", "c", "ch", "cl", "cr", "d", "dr", "f", "fl", "fr", "g", "gl", "gr", "h", "j", "k", "l", "m",
-    "n", "p", "pl", "pr", "qu", "r", "s", "sc", "sh", "sk", "sl", "sm", "sn", "sp", "st", "str", "t", "th", "tr",
-    "v", "w", "z"
-)  # fmt: skip
-_NUCLEI = (
-    "a", "a", "a", "e", "e", "e", "i", "i", "i", "o", "o", "u", "ai", "ea", "ee", "io", "oa", "ou"
-)  # fmt: skip
-_CODAS = (
-    "b", "ck", "ct", "d", "ff", "g", "l", "ld", "ll", "lt", "m", "mp", "n", "nd", "ng", "nk", "nt", "p", "r", "rd",
-    "rk", "rm", "rn", "rt", "s", "sh", "sk", "ss", "st", "t", "tch", "th", "x"
-)  # fmt: skip
+_ONSETS = tuple(
+    "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sk sl sm sn sp st str t th tr v w "
+    "z".split()
+)
+_NUCLEI = tuple("a a a e e e i i i o o u ai ea ee io oa ou".split())
+_CODAS = tuple("b ck ct d ff g l ld ll lt m mp n nd ng nk nt p r rd rk rm rn rt s sh sk ss st t tch th x".split())
 _ADJECTIVE_ENDINGS = ("able", "al", "ant", "ed", "ful", "ible", "ic", "ing", "ish", "ive", "less", "ly", "ous", "y", "")
 _NOUN_ENDINGS = ("age", "ance", "er", "hood", "ist", "ity", "ment", "ness", "or", "ship", "tion", "ture", "", "", "")
 # A single letter is as likely as a longer part: half of LongEval's pieces are single letters to models/base

@@ -13,15 +13,26 @@ from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, linear_rope, plain_
 
 # Released switches with the one value that the released weights have, and that is built here.
 _FIXED_SWITCHES: dict[str, Any] = {
-    "rmsnorm": True, "post_layer_norm": True, "add_bias_linear": False, "multi_query_attention": True,
-    "apply_residual_connection_post_layernorm": False, "interleaved_qkv": False, "original_rope": True,
-    "fp32_residual_connection": False, "hidden_dropout": 0.0, "attention_dropout": 0.0,
-}  # fmt: skip
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "add_bias_linear": False,
+    "multi_query_attention": True,
+    "apply_residual_connection_post_layernorm": False,
+    "interleaved_qkv": False,
+    "original_rope": True,
+    "fp32_residual_connection": False,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 # Released keys without effect on what is computed, or about remote code, which is never run.
 _DROPPED = (
-    "apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "classifier_dropout",
-    "auto_map", "seed",
-)  # fmt: skip
+    "apply_query_key_layer_scaling",
+    "attention_softmax_in_fp32",
+    "bias_dropout_fusion",
+    "classifier_dropout",
+    "auto_map",
+    "seed",
+)
 
 
 class ChatGLM2Config(PreTrainedConfig):

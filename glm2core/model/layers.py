@@ -75,8 +75,10 @@ class SelfAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.heads, self.groups, self.channels = (
-            config.num_attention_heads, config.multi_query_group_num, config.kv_channels,
-        )  # fmt: skip
+            config.num_attention_heads,
+            config.multi_query_group_num,
+            config.kv_channels,
+        )
         # transformers' attention functions read this name: query heads for each key/value head.
         self.num_key_value_groups = self.heads // self.groups
         rows = (self.heads + 2 * self.groups) * self.channels
@@ -84,9 +86,13 @@ class SelfAttention(nn.Module):
         self.dense = nn.Linear(self.heads * self.channels, config.hidden_size, bias=False)
 
     def forward(
-        self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None,
+        self,
+        hidden: Tensor,
+        rotations: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor | None]:
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
         turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
@@ -145,9 +151,13 @@ class GLMBlock(GradientCheckpointingLayer):
         self.mlp = MLP(config)
 
     def forward(
-        self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None,
-        past_key_values: Cache | None = None, **kwargs: Any,
-    ) -> Tensor:  # fmt: skip
+        self,
+        hidden: Tensor,
+        rotations: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         attended, _ = self.self_attention(
             self.input_layernorm(hidden), rotations, attention_mask, past_key_values, **kwargs
         )
@@ -161,8 +171,10 @@ class PrefixEncoder(nn.Module):
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
         self.layers, self.groups, self.channels = (
-            config.num_layers, config.multi_query_group_num, config.kv_channels,
-        )  # fmt: skip
+            config.num_layers,
+            config.multi_query_group_num,
+            config.kv_channels,
+        )
         assert config.pre_seq_len is not None
         self.length = config.pre_seq_len
         width = self.layers * 2 * self.groups * self.channels

@@ -20,9 +20,12 @@ def quantization_config(bits: Literal[4, 8], dtype: torch.dtype) -> BitsAndBytes
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_FULL_PRECISION)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=_FULL_PRECISION,
-    )  # fmt: skip
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=_FULL_PRECISION,
+    )
 
 
 def keep_frozen_weights(model: nn.Module) -> None:

@@ -26,8 +26,16 @@ MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
 
 SPECIAL_TOKENS = (
-    "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
-)  # fmt: skip
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "sop",
+    "eop",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+)
 UNKNOWN, BOS, EOS, PAD = 0, 1, 2, 0
 
 _NEWLINE_PIECE = "<0x0A>"

@@ -84,7 +84,12 @@ def _trained(kind: str, **options: object) -> bytes:
     model = io.BytesIO()
     defaults = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(raw_texts()), model_writer=model, model_type=kind, vocab_size=1500, byte_fallback=True,
-        minloglevel=2, **{**defaults, **options},
-    )  # fmt: skip
+        sentence_iterator=iter(raw_texts()),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=1500,
+        byte_fallback=True,
+        minloglevel=2,
+        **{**defaults, **options},
+    )
     return model.getvalue()

@@ -138,7 +138,7 @@ def test_formats_are_detected_and_said(tmp_path):
         ({}, [{}], r"can't be told from its columns \(none\)"),
         ({}, [5, "x"], "none of its first rows is an object"),
     ],
-)  # fmt: skip
+)
 def test_wrong_formats_and_columns_are_sentences(tmp_path, settings, rows, sentence):
     path = write_rows(tmp_path / "a.jsonl", rows).path
     with pytest.raises(UserError, match=sentence):

@@ -100,7 +100,7 @@ def turns(*roles: str) -> dict:
         ("messages", turns("user", "user"), "messages do not take turns: a role is user where assistant is due"),
         ("messages", turns("user", "system"), "messages do not take turns: a role is system where assistant is due"),
     ],
-)  # fmt: skip
+)
 def test_why_a_row_is_rejected(row_format, row, reason):
     with pytest.raises(RejectionError) as caught:
         to_conversation(row, row_format)

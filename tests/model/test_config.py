@@ -17,9 +17,13 @@ from glm2core.params import ModelParams
 from tests.model.released_layout import MEMBERS, released_config
 
 MEANING = {
-    "chatglm2-6b": plain_rope(), "chatglm2-6b-32k": linear_rope(16), "codegeex2-6b": plain_rope(),
-    "chatglm3-6b": plain_rope(), "chatglm3-6b-32k": plain_rope(5e5), "chatglm3-6b-128k": plain_rope(5e6),
-}  # fmt: skip
+    "chatglm2-6b": plain_rope(),
+    "chatglm2-6b-32k": linear_rope(16),
+    "codegeex2-6b": plain_rope(),
+    "chatglm3-6b": plain_rope(),
+    "chatglm3-6b-32k": plain_rope(5e5),
+    "chatglm3-6b-128k": plain_rope(5e6),
+}
 
 
 def write(folder: Path, **values: object) -> Path:
@@ -66,13 +70,24 @@ def test_a_stated_family_decides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("rmsnorm", False), ("multi_query_attention", False), ("apply_residual_connection_post_layernorm", True),
-        ("add_bias_linear", True), ("post_layer_norm", False), ("interleaved_qkv", True), ("original_rope", False),
-        ("fp32_residual_connection", True), ("hidden_dropout", 0.1), ("attention_dropout", 0.1),
-        ("quantization_bit", 4), ("tie_word_embeddings", True), ("kv_channels", 20), ("family", "chatglm4"),
-        ("multi_query_group_num", 3), ("rope_ratio", -1),
+        ("rmsnorm", False),
+        ("multi_query_attention", False),
+        ("apply_residual_connection_post_layernorm", True),
+        ("add_bias_linear", True),
+        ("post_layer_norm", False),
+        ("interleaved_qkv", True),
+        ("original_rope", False),
+        ("fp32_residual_connection", True),
+        ("hidden_dropout", 0.1),
+        ("attention_dropout", 0.1),
+        ("quantization_bit", 4),
+        ("tie_word_embeddings", True),
+        ("kv_channels", 20),
+        ("family", "chatglm4"),
+        ("multi_query_group_num", 3),
+        ("rope_ratio", -1),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_built_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(UserError, match=f"config: .*{key}"):
         ChatGLM2Config(**{**released_config("chatglm2-6b"), key: value})

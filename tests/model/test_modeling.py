@@ -123,11 +123,13 @@ def test_generated_by_batch_is_generated_one_by_one(network: ChatGLM2ForCausalLM
 @pytest.mark.parametrize(
     "options",
     [
-        {"do_sample": False}, {"do_sample": False, "num_beams": 3}, {"do_sample": True, "top_p": 0.9},
+        {"do_sample": False},
+        {"do_sample": False, "num_beams": 3},
+        {"do_sample": True, "top_p": 0.9},
         {"do_sample": False, "prefill_chunk_size": 7},
     ],
     ids=["greedy", "beam", "sampled", "chunked prefill"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("prefix", [None, 8])
 def test_generated_with_a_cache_is_generated_without(options: dict[str, object], prefix: int | None) -> None:
     network = small_network(pre_seq_len=prefix)
