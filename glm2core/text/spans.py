@@ -1,18 +1,19 @@
 """A batch as rows of spans: what to encode in one call, and its rows by array arithmetic.
 
 A span is a stretch of one long array of ids: an encoded text, or a constant such as a round's head.
-Two rows, with `<sys>` for what the wording puts around a text (each letter a token):
+Two rows, Tea? -> Yes and 2 + 2 -> 4, + 1 -> 5, every answer supervised, with the tests' small tokenizer (/ = line end):
 
-    texts to encode   0: 问AB答      1: xyz       2: 问C答      3: uv
-    constants        -1: [gMASK] sop    -2: </s>    -4: [Round 1]
-    spans             row 0: -1 -4 0 1 -2           row 1: -1 -4 2 3 -2
-    source array      问AB答 xyz 问C答 uv ... [Round 1] ... </s> [gMASK] sop
-    flat array        [gMASK] sop [Round 1] 问AB答 xyz </s> [gMASK] sop [Round 1] 问C答 uv </s>
-    labels               -     -      -     - - - - xyz </s>   -     -      -     - - - uv </s>
+    texts      0 "//问：Tea?//答："   1 "Yes"   2 "//问：2 + 2//答："   3 "4"   4 "//问：+ 1//答："   5 "5"
+    constants  -1 [gMASK] sop     -2 </s>     -15 [Round 1]     -16 //[Round 2]
+    lengths    texts 12 3 12 2 11 2 (a text that continues another leaves out its first id), constants 2 1 5 7
+    spans      -1 -15  0  1 -2   -1 -15  2  3 -16  4  5 -2
+    offsets     0   2  7 19 22   23  25 30 42  44 51 62 64  (65)
+    rows       [0:23] and [23:65], with 19 and 39 tokens before their last answers
+    labels     ids at 19:22 and 22; 42:44 and `</s>` at 44, where span -16 has its first line end; 62:64 and 64
 
-Constants stand at the end of the source array, last one first, so that span -1 is its last stretch.
-Each span is copied from its place in the source array; one `flat[places]` copies all of a batch.
-An answer of `max_target_length` tokens or more is a shorter span, and the `</s>` behind it an empty one.
+The source array holds the texts' ids and then the constants, the last one first, so that span -1 is its last stretch.
+One index array, `places`, copies all spans of the batch out of it. An answer that is cut is a shorter span, and the
+`</s>` behind it an empty one.
 """
 
 from collections.abc import Sequence
