@@ -30,7 +30,6 @@ from transformers import PreTrainedModel
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
 from benchmarks.machine import print_machine
 from glm2core.console import quiet_libraries
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.plots import length_name
 from glm2core.evaluation.retrieval import PromptFormat
 from glm2core.evaluation.run import ask
@@ -39,9 +38,10 @@ from glm2core.evaluation.tasks import Case, read_longeval
 from glm2core.files import sha256_file, source_fingerprint
 from glm2core.hardware import set_threads
 from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import load_model
+from glm2core.model.loading import load_model
 from glm2core.model.rope import RotaryEmbedding
 from glm2core.params import Params, RetrievalParams, RopeParams, load_params
+from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.session import open_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,7 +225,8 @@ class HalfTables(RotaryEmbedding):
 
 def _model_key(control: Control, seed: int | None) -> str:
     """What a model and its answers depend on: code, base, RoPE; where it is tuned, seed, rows and the train section."""
-    code = source_fingerprint(*(ROOT / "glm2core" / name for name in ("data", "evaluation", "model", "training")))
+    rooms = ("text", "lines", "evaluation", "model", "training", "family.py")
+    code = source_fingerprint(*(ROOT / "glm2core" / name for name in rooms))
     parts: list[Any] = [
         code,
         control.rope,

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers
 from benchmarks.machine import print_machine
-from glm2core.data.lines import parse_record
-from glm2core.data.prompt import Part
-from glm2core.data.sp import SpTokenizer
-from glm2core.data.words import Pool, pool
 from glm2core.evaluation.retrieval import PromptFormat
 from glm2core.evaluation.scores import Answer
 from glm2core.evaluation.tasks import Case, generate_cases, read_longeval
+from glm2core.lines.records import parse_record
+from glm2core.lines.words import Pool, pool
 from glm2core.params import load_params
+from glm2core.text.prompt import Part
+from glm2core.text.tokenizer import SpTokenizer
 
 KEYS = 20_000
 

@@ -26,9 +26,14 @@ from benchmarks.machine import print_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
-    "train.eval_steps=100", "train.save_steps=100", "train.threads=1", "evaluate.threads=1",
-    "evaluate.generation.rows=16", "evaluate.retrieval.base_lengths=[]", "evaluate.retrieval.contexts=2",
-)  # fmt: skip
+    "train.eval_steps=100",
+    "train.save_steps=100",
+    "train.threads=1",
+    "evaluate.threads=1",
+    "evaluate.generation.rows=16",
+    "evaluate.retrieval.base_lengths=[]",
+    "evaluate.retrieval.contexts=2",
+)
 FIGURES = ("validation_loss", "test_loss", "rouge_l", "retrieval_accuracy", "effective_context_length")
 BY_LENGTH = "retrieval_lines_"
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.encode import encode_converted
-from glm2core.data.prompt import prompt_text
-from glm2core.data.sp import train_tokenizer
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import ConvertParams, Source, TokenizeParams
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.encode import encode_converted
+from glm2core.text.prompt import prompt_text
+from glm2core.text.tokenizer import train_tokenizer
 
 _SHARD_BYTES = 2 << 30
 _STATUS = Path("/proc/self/status")

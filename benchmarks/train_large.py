@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from benchmarks.train_data import anonymous_peak
 from benchmarks.train_small import CPU, Figures, NoCheckpoints
 from glm2core.cli.export import export
-from glm2core.data.dataset import TokenizedDataset, TokenizedInfo
-from glm2core.data.pairs import IGNORED
-from glm2core.data.sp import train_tokenizer
+from glm2core.estimate.memory import GIB, Workload, network_config, training_memory
 from glm2core.hardware import computes_in
+from glm2core.labels import IGNORED
 from glm2core.params import ModelParams, TrainParams
+from glm2core.text.dataset import TokenizedDataset, TokenizedInfo
+from glm2core.text.tokenizer import train_tokenizer
 from glm2core.training.measure import matrix_rate
-from glm2core.training.memory import GIB, Workload, network_config, training_memory
 from glm2core.training.methods import Prepared, prepare
 from glm2core.training.run import Run
 

@@ -1,12 +1,13 @@
 """Files that are whole or absent: atomic writes, hashes, and paths against the project root."""
 
+import csv
 import errno
 import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import psutil
 from glm2core.errors import UserError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_FULL_BYTES = 1 << 20  # less free space than this explains a failed write
+_TRIAL_BYTES = 1 << 20  # a disk that refuses so little explains a failed write
 
 
 def project_root() -> Path:
@@ -69,6 +70,14 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table with a line of column names."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -89,12 +98,12 @@ def run_fingerprint(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def source_fingerprint(*folders: Path) -> str:
-    """Hex digest of the Python source below folders: other code may give another result."""
+def source_fingerprint(*places: Path) -> str:
+    """Hex digest of Python files and of those below folders: other code may give another result."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\n".encode())
+    for place in places:
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{place.name}/{file.relative_to(place).as_posix()}\n".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -134,11 +143,21 @@ def _why_not_written(error: Exception, partial: Path) -> str | None:
         place = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
         about_us = place is not None and place.is_relative_to(partial.absolute())
         return _os_reason(error) if about_us or error.errno in _DISK_ERRORS else None
-    # polars and safetensors raise their own types, and torch.save does not even say why.
-    for number in _DISK_ERRORS:
-        if os.strerror(number) in str(error):
-            return os.strerror(number)
-    return os.strerror(errno.ENOSPC) if shutil.disk_usage(partial.parent).free < _FULL_BYTES else None
+    # polars and safetensors raise their own types, and torch.save does not even say why: the disk is asked
+    return _refused_by_disk(partial.parent)
+
+
+def _refused_by_disk(folder: Path) -> str | None:
+    """Why a MiB can't be written to a folder; None when it can."""
+    trial = folder / f".trial-{os.getpid()}"
+    try:
+        trial.write_bytes(bytes(_TRIAL_BYTES))
+        sync(trial)
+    except OSError as error:
+        return _os_reason(error)
+    finally:
+        _remove(trial)
+    return None
 
 
 def _take_name(partial: Path, path: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from glm2core.console import closing_table, progress_bar
-from glm2core.data.conversation import SPLITS
+from glm2core.conversation import SPLITS
 from glm2core.data.convert import REJECTED_FILE, ConvertReport, convert_sources
 from glm2core.data.reports import convert_metrics, write_convert_tables
 from glm2core.files import atomic_path, write_json
@@ -39,7 +39,7 @@ def convert(params: Params) -> None:
 
 def _say_what_was_found(report: ConvertReport) -> None:
     for source, tally in report.by_source.items():
-        print(f"{source}: {report.layouts[source]}: {tally.kept:,} of {tally.read:,} rows kept")
+        print(f"{source}: {report.formats[source]}: {tally.kept:,} of {tally.read:,} rows kept")
     for source in report.untracked:
         print(
             f"warning: {source} lies outside data/raw, so DVC does not see when it changes. "

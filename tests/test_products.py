@@ -17,11 +17,11 @@ from glm2core.cli.chat import Chat
 from glm2core.cli.export import export
 from glm2core.cli.folders import read_wording
 from glm2core.cli.main import main
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.run import Evaluation
 from glm2core.model.adapters import load_tuned
 from glm2core.params import EvaluateParams, ModelParams
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.methods import prepare
 from glm2core.training.run import Run

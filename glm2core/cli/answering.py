@@ -13,12 +13,12 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from glm2core.cli.folders import Wording, read_wording
-from glm2core.data.conversation import SYSTEM, Message
-from glm2core.data.sp import PAD
+from glm2core.conversation import SYSTEM, Message
 from glm2core.errors import UserError
 from glm2core.evaluation.padding import left_mask, left_padded
 from glm2core.hardware import choose_device, choose_dtype
 from glm2core.model.adapters import load_tuned, network_parameters
+from glm2core.text.tokenizer import PAD
 
 
 class Answer(NamedTuple):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from glm2core.cli.answering import Answerer, AnswerStream, load_answerer
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER, Message
+from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 from glm2core.errors import UserError
 
 CLEAR, STOP = "clear", "stop"

@@ -24,14 +24,14 @@ from transformers import (
 
 from glm2core.cli.fast_tokenizer import fast_tokenizer, special_spellings
 from glm2core.cli.folders import DTYPES, Wording, read_wording, stored_dtype
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER
-from glm2core.data.sp import BOS, PAD, SpTokenizer
+from glm2core.conversation import ASSISTANT, SYSTEM, USER
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.convert_glm import glm_config, glm_state_dict
 from glm2core.model.linear import wide_products
 from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.text.tokenizer import BOS, PAD, SpTokenizer
 
 _MIXED_TEXTS = 2000
 _CHECKED_TOKENS = 48
@@ -39,18 +39,32 @@ _CHECKED_TOKENS = 48
 # A tensor in the wrong place, or another RoPE, makes it about 1.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _HARD_TEXTS = (
-    "", " ", "  two  spaces ", "\n", "\n\n a\n", "\ttab\r\n", "soprano, a sop", "\u2581", "a\u2581\u2581b", "\0",
-    "你好，世界。", "[Round 1]\n\n问：你好\n\n答：", "\U0001f600 e\u0301", "<0x0A> <|x|>", "3.14159 1,000,000",
+    "",
+    " ",
+    "  two  spaces ",
+    "\n",
+    "\n\n a\n",
+    "\ttab\r\n",
+    "soprano, a sop",
+    "\u2581",
+    "a\u2581\u2581b",
+    "\0",
+    "你好，世界。",
+    "[Round 1]\n\n问：你好\n\n答：",
+    "\U0001f600 e\u0301",
+    "<0x0A> <|x|>",
+    "3.14159 1,000,000",
     "\ufeff\u200b\U0010fffd",
-)  # fmt: skip
+)
 _CHATS = (
     [{"role": USER, "content": "你好"}],
     [
-        {"role": USER, "content": "Hi"}, {"role": ASSISTANT, "content": "Hello,\nthere"},
+        {"role": USER, "content": "Hi"},
+        {"role": ASSISTANT, "content": "Hello,\nthere"},
         {"role": USER, "content": " 1+1?\n"},
     ],
     [{"role": SYSTEM, "content": "Be brief."}, {"role": USER, "content": "为什么?"}],
-)  # fmt: skip
+)
 
 Notice = Callable[[str], None]
 

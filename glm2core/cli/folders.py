@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from glm2core.data.conversation import Message
-from glm2core.data.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, TemplateName
-from glm2core.data.sp import CONFIG_FILE, SpTokenizer, template_of
+from glm2core.conversation import Message
 from glm2core.errors import UserError
+from glm2core.family import template_of
 from glm2core.model.adapters import base_folder
-from glm2core.model.checkpoint import weight_files
+from glm2core.model.loading import weight_files
+from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, TemplateName
+from glm2core.text.tokenizer import CONFIG_FILE, SpTokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SAFETENSORS_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -7,14 +7,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from glm2core.data.sp import SPECIAL_TOKENS, SpTokenizer
-from glm2core.files import project_root, resolve_path
-from glm2core.hardware import choose_dtype, product_dtype
-from glm2core.model.checkpoint import parameter_count, weight_files
-from glm2core.model.config import ChatGLM2Config
-from glm2core.params import Params, load_params
-from glm2core.training.fit import available_memory, fitting_changes, in_gib
-from glm2core.training.memory import (
+from glm2core.estimate.fit import available_memory, fitting_changes, in_gib
+from glm2core.estimate.memory import (
     GIB,
     TrainingMemory,
     Workload,
@@ -24,6 +18,12 @@ from glm2core.training.memory import (
     training_disk,
     training_memory,
 )
+from glm2core.files import project_root, resolve_path
+from glm2core.hardware import choose_dtype, product_dtype
+from glm2core.model.config import ChatGLM2Config
+from glm2core.model.loading import parameter_count, weight_files
+from glm2core.params import Params, load_params
+from glm2core.text.tokenizer import SPECIAL_TOKENS, SpTokenizer
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries")
 

@@ -14,7 +14,7 @@ from glm2core.cli.answering import Answerer, load_answerer
 from glm2core.cli.folders import read_wording
 from glm2core.cli.resumable import Line, ResumableLines
 from glm2core.console import closing_table, progress_bar
-from glm2core.data.conversation import Message, RejectionError
+from glm2core.conversation import Message, RejectionError
 from glm2core.data.formats import COLUMNS, QUESTION, detect, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.sources import RowFile, find_files, open_rows
@@ -42,8 +42,14 @@ def run(arguments: argparse.Namespace) -> None:
     answerer = load_answerer(arguments, _note)
     with progress_bar("predict", questions.total) as (bar, task):
         bar.update(task, completed=len(lines.done))
-        answer_rows(answerer, questions, lines, batch_size=arguments.batch_size, seed=arguments.seed,
-                    progress=lambda rows: bar.advance(task, rows))  # fmt: skip
+        answer_rows(
+            answerer,
+            questions,
+            lines,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            progress=lambda rows: bar.advance(task, rows),
+        )
     _close(lines, out)
 
 
@@ -52,7 +58,7 @@ class Questions:
     """A file's rows as conversations that wait for an answer."""
 
     rows: RowFile
-    layout: str
+    row_format: str
     columns: dict[str, str]
     total: int
 
@@ -60,14 +66,14 @@ class Questions:
         """Raises: RejectionError: why the row can't be answered."""
         if record.problem is not None:
             raise RejectionError(record.problem)
-        return to_conversation(record.value, self.layout, self.columns, answer_needed=False).messages
+        return to_conversation(record.value, self.row_format, self.columns, answer_needed=False).messages
 
 
-def read_questions(path: Path, layout: str, columns: dict[str, str]) -> Questions:
+def read_questions(path: Path, row_format: str, columns: dict[str, str]) -> Questions:
     """Find out how a file is laid out.
 
     Raises:
-        UserError: no rows, or columns that don't tell the layout.
+        UserError: no rows, or columns that don't tell the format.
     """
     rows = open_rows(path)
     total, first, problem = 0, None, "it has no elements"
@@ -80,10 +86,10 @@ def read_questions(path: Path, layout: str, columns: dict[str, str]) -> Question
         raise UserError(
             f"{path} holds no row that can be read ({rows.description}; {total:,} elements; {problem}). Mend the file."
         )
-    found = detect(first, columns) if layout == "auto" else layout
+    found = detect(first, columns) if row_format == "auto" else row_format
     if found is None:
         raise UserError(
-            f"the layout of {path} can't be told from its columns ({', '.join(map(str, first))}). It takes instruction "
+            f"the format of {path} can't be told from its columns ({', '.join(map(str, first))}). It takes instruction "
             "(alpaca), prompt (chatglm) or messages; name another column with --column, as in --column prompt=question."
         )
     unknown = [name for name in columns if name not in COLUMNS[found]]
@@ -99,9 +105,14 @@ def read_questions(path: Path, layout: str, columns: dict[str, str]) -> Question
 
 
 def answer_rows(
-    answerer: Answerer, questions: Questions, lines: ResumableLines, *, batch_size: int, seed: int,
+    answerer: Answerer,
+    questions: Questions,
+    lines: ResumableLines,
+    *,
+    batch_size: int,
+    seed: int,
     progress: Callable[[int], object],
-) -> None:  # fmt: skip
+) -> None:
     """Answer all rows that have no line yet; a row that can't be answered gets a line with its problem."""
     records = iter(questions.rows)
     while window := list(islice(records, _WINDOW_BATCHES * batch_size)):

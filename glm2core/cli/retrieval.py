@@ -15,7 +15,7 @@ from glm2core.evaluation.tasks import read_longeval
 from glm2core.files import atomic_path, write_json
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.model.adapters import load_tuned, network_parameters
-from glm2core.model.checkpoint import load_model
+from glm2core.model.loading import load_model
 from glm2core.params import load_params
 
 METRICS = "metrics.json"

@@ -1,21 +1,21 @@
 """Raw sources -> one parquet of conversations a split; every row is kept, rejected, a duplicate, or over the limit."""
 
 import json
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from glm2core.data.conversation import Conversation, RejectionError, identify, split_of
+from glm2core.conversation import Conversation, RejectionError, identify, split_of
 from glm2core.data.converted import ConvertedWriter
 from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, detect, to_conversation
 from glm2core.data.json_rows import Record
-from glm2core.data.lines import generate_conversations
 from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, source_name
 from glm2core.errors import UserError
+from glm2core.lines.records import generate_conversations
 from glm2core.params import ConvertParams, Source
 
 REJECTED_FILE = "rejected.jsonl"
@@ -52,7 +52,7 @@ class ConvertReport:
     by_split: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     first_rejected: list[str] = field(default_factory=list)
-    layouts: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
 
 
@@ -96,7 +96,7 @@ class _Conversion:
         left = source.limit if source.limit is not None else sys.maxsize
         if source.generate is not None:
             name = place
-            self.report.layouts[name] = f"lines ({source.generate.conversations:,} generated conversations)"
+            self.report.formats[name] = f"lines ({source.generate.conversations:,} generated conversations)"
             left -= self._add_rows(name, "index", _generated(source), source, left)
             return
         for path in find_files(str(source.path), place):
@@ -120,15 +120,15 @@ class _Conversion:
 
     def _add_file(self, path: Path, source: Source, place: str, left: int) -> int:
         rows = open_rows(path)
-        layout = _layout_of(rows, source, place)
+        row_format = _format_of(rows, source, place)
         name = source_name(path)
-        self.report.layouts[name] = f"{layout} ({rows.description})"
+        self.report.formats[name] = f"{row_format} ({rows.description})"
         if not is_tracked(path):
             self.report.untracked.append(name)
         columns = source.columns
 
         def read(value: Any) -> Conversation:
-            return to_conversation(value, layout, columns)
+            return to_conversation(value, row_format, columns)
 
         return self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
 
@@ -184,29 +184,29 @@ class _Conversion:
         return "The first ones:\n" + "".join(f"  {line}\n" for line in self.report.first_rejected)
 
 
-def _layout_of(rows: RowFile, source: Source, place: str) -> str:
-    """The layout that params name, or the one that the first readable rows have."""
+def _format_of(rows: RowFile, source: Source, place: str) -> str:
+    """The format that params name, or the one that the first readable rows have."""
     value = _first_row(rows)
     if value is None:
         raise UserError(f"{place}: {rows.path} has no rows, or none of its first rows is an object. Mend or remove it.")
     detected = detect(value, source.columns)
-    layout = detected if source.format == "auto" else source.format
+    row_format = detected if source.format == "auto" else source.format
     keys = ", ".join(map(str, value)) or "none"
-    if layout is None:
+    if row_format is None:
         raise UserError(
             f"{place}: the format of {rows.path} can't be told from its columns ({keys}). It takes "
             "instruction and output (alpaca), prompt and response (chatglm) or messages; map other names with columns."
         )
-    _check_column_names(source, layout, place)
-    needed = [source.columns.get(c, c) for c in (QUESTION[layout], ANSWER.get(layout)) if c is not None]
+    _check_column_names(source, row_format, place)
+    needed = [source.columns.get(c, c) for c in (QUESTION[row_format], ANSWER.get(row_format)) if c is not None]
     missing = [c for c in needed if c not in value]
-    if missing and (detected != layout or rows.layout in ("CSV", "parquet")):
-        hint = f" It looks like {detected}." if detected and detected != layout else ""
+    if missing and (detected != row_format or rows.kind in ("CSV", "parquet")):
+        hint = f" It looks like {detected}." if detected and detected != row_format else ""
         raise UserError(
-            f"{place}: {rows.path} as {layout} needs {' and '.join(missing)}; its columns are: {keys}.{hint} "
+            f"{place}: {rows.path} as {row_format} needs {' and '.join(missing)}; its columns are: {keys}.{hint} "
             "Mend format, or map the names with columns."
         )
-    return layout
+    return row_format
 
 
 def _first_row(rows: RowFile) -> dict[str, Any] | None:
@@ -218,12 +218,12 @@ def _first_row(rows: RowFile) -> dict[str, Any] | None:
     return None
 
 
-def _check_column_names(source: Source, layout: str, place: str) -> None:
-    unknown = [name for name in source.columns if name not in COLUMNS[layout]]
+def _check_column_names(source: Source, row_format: str, place: str) -> None:
+    unknown = [name for name in source.columns if name not in COLUMNS[row_format]]
     if unknown:
         raise UserError(
-            f"{place}.columns: {', '.join(unknown)} is no column of {layout}; "
-            f"it has {', '.join(COLUMNS[layout])}. The standard name comes first, then the file's own."
+            f"{place}.columns: {', '.join(unknown)} is no column of {row_format}; "
+            f"it has {', '.join(COLUMNS[row_format])}. The standard name comes first, then the file's own."
         )
 
 
@@ -233,15 +233,14 @@ def _generated(source: Source) -> Iterator[_RawConversation]:
         yield _RawConversation(Record(number, messages), Conversation)
 
 
-def _json_line(value: Any) -> str:
+def _json_line(entry: dict[str, Any]) -> str:
     """Readable where UTF-8 can hold it, escaped where it can't (lone surrogates)."""
     try:
-        line = json.dumps(value, ensure_ascii=False, default=str)
+        line = json.dumps(entry, ensure_ascii=False, default=str)
         line.encode()
     except UnicodeEncodeError:
-        line = json.dumps(value, default=str)
+        line = json.dumps(entry, default=str)
     except RecursionError:
-        # A thread's stack begins anew, so what could be read, deep in this one's, can be written there
-        with ThreadPoolExecutor(max_workers=1) as fresh:
-            line = fresh.submit(json.dumps, value, default=str).result()
+        # Read just below the parser's limit, which the writer meets first: its place tells where all of it is
+        line = json.dumps({**entry, "row": reprlib.repr(entry["row"])})
     return line + "\n"

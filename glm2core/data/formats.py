@@ -1,4 +1,4 @@
-"""The layouts of raw rows, each turned into a conversation or rejected with a reason.
+"""The formats of raw rows, each turned into a conversation or rejected with a reason.
 
 alpaca: `instruction`, `input`, `output`, and `explain` where there is one.
 chatglm: `prompt`, `response`, `history` (pairs of past rounds; or texts that the prompt asks
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
+from glm2core.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
 
 Row = Mapping[str, Any]
 
@@ -23,12 +23,17 @@ QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages"
 ANSWER = {"alpaca": "output", "chatglm": "response"}
 
 _KINDS = {
-    bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object",
-}  # fmt: skip
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
-    """The layout whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
+    """The format whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
     if not isinstance(row, dict):
         return None
     for name in ("messages", "alpaca", "chatglm"):
@@ -38,12 +43,12 @@ def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
 
 
 def to_conversation(
-    row: Any, layout: str, columns: Mapping[str, str] | None = None, *, answer_needed: bool = True
+    row: Any, row_format: str, columns: Mapping[str, str] | None = None, *, answer_needed: bool = True
 ) -> Conversation:
     """Read one raw row.
 
     Args:
-        layout: alpaca, chatglm or messages.
+        row_format: alpaca, chatglm or messages.
         columns: standard column name -> its name in this file.
         answer_needed: False for rows that wait for an answer: one that is there is left out.
 
@@ -54,7 +59,7 @@ def to_conversation(
         raise RejectionError(f"the row is {_kind(row)}, not an object")
     if columns:
         row = dict(row) | {name: row.get(theirs) for name, theirs in columns.items()}
-    conversation = _READERS[layout](row, answer_needed)
+    conversation = _READERS[row_format](row, answer_needed)
     if not answer_needed and conversation.answered:
         return Conversation(conversation.messages[:-1], conversation.question_chars)
     return conversation
@@ -155,8 +160,10 @@ def _checked_message(entry: Any) -> Message:
 
 
 _READERS: dict[str, Callable[[Row, bool], Conversation]] = {
-    "alpaca": _alpaca, "chatglm": _chatglm, "messages": _messages,
-}  # fmt: skip
+    "alpaca": _alpaca,
+    "chatglm": _chatglm,
+    "messages": _messages,
+}
 
 
 def _with_text(question: str, text: str) -> tuple[str, int | None]:

@@ -49,7 +49,7 @@ def read_array(text: TextIO) -> Iterator[Record]:
         BrokenFileError: the array does not end, or something follows it.
     """
     window = _Window(text)
-    window.peek()  # the bracket that told the layout
+    window.peek()  # the bracket that told the kind
     window.advance()
     index = 0
     while window.peek() != "]":

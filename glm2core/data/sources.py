@@ -28,48 +28,48 @@ _PARQUET_MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class RowFile:
-    """A raw file whose layout is known.
+    """A raw file whose kind is known.
 
     unit: what its rows are counted in: `line` (from 1) or `index` (from 0).
     """
 
     path: Path
-    layout: str
+    kind: str
     encoding: str
     compressed: bool
 
     @property
     def unit(self) -> str:
-        return "index" if self.layout in ("JSON array", "parquet") else "line"
+        return "index" if self.kind in ("JSON array", "parquet") else "line"
 
     @property
     def description(self) -> str:
         extras = [self.encoding] if self.encoding not in ("utf-8", "utf-8-sig", "binary") else []
-        return ", ".join([self.layout, *extras, *(["gzip"] if self.compressed else [])])
+        return ", ".join([self.kind, *extras, *(["gzip"] if self.compressed else [])])
 
     def __iter__(self) -> Iterator[Record]:
         with _readable(self.path):
-            if self.layout == "parquet":
+            if self.kind == "parquet":
                 yield from read_parquet(self.path)
             else:
                 with self._open_text() as text:
-                    reader = {"JSON array": read_array, "JSON lines": read_lines, "CSV": read_csv}[self.layout]
+                    reader = {"JSON array": read_array, "JSON lines": read_lines, "CSV": read_csv}[self.kind]
                     yield from reader(text)
 
     @contextmanager
     def _open_text(self) -> Iterator[TextIO]:
         # What can't be decoded becomes a lone surrogate, so that its row alone is rejected, with its place
         errors = "surrogateescape" if self.encoding.startswith("utf-8") else "surrogatepass"
-        newline = "" if self.layout == "CSV" else None
+        newline = "" if self.kind == "CSV" else None
         with _open(self.path, self.compressed) as binary:
             yield io.TextIOWrapper(binary, encoding=self.encoding, errors=errors, newline=newline)
 
 
 def open_rows(path: Path) -> RowFile:
-    """Tell a file's layout, encoding and compression from its bytes, and its layout in doubt from its name.
+    """Tell a file's kind, encoding and compression from its bytes, and its kind in doubt from its name.
 
     Raises:
-        UserError: the file is missing, empty, or none of the layouts.
+        UserError: the file is missing, empty, or of no known kind.
     """
     with _readable(path):
         with path.open("rb") as binary:
@@ -84,8 +84,8 @@ def open_rows(path: Path) -> RowFile:
     start = head.decode(encoding, errors="replace").lstrip()
     if not start:
         raise UserError(f"{path} is empty. Remove it from convert.sources, or put rows into it.")
-    layout = _layout(path, start)
-    return RowFile(path, layout, encoding, compressed)
+    kind = _kind(path, start)
+    return RowFile(path, kind, encoding, compressed)
 
 
 def find_files(pattern: str, place: str) -> list[Path]:
@@ -129,7 +129,7 @@ def _in_project(path: Path) -> Path | None:
     return None
 
 
-def _layout(path: Path, start: str) -> str:
+def _kind(path: Path, start: str) -> str:
     if start[0] == "[":
         return "JSON array"
     if start[0] == "{" or {".jsonl", ".ndjson"} & set(path.suffixes):

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from glm2core.data.dataset import Row, TokenizedDataset
-from glm2core.data.pairs import IGNORED
-from glm2core.data.prompt import STOP_TOKENS, TemplateName
-from glm2core.data.sp import PAD, SpTokenizer
 from glm2core.evaluation.finished import Part, Record, made_now
 from glm2core.evaluation.padding import left_mask, left_padded
+from glm2core.labels import IGNORED
+from glm2core.text.dataset import Row, TokenizedDataset
+from glm2core.text.prompt import STOP_TOKENS, TemplateName
+from glm2core.text.tokenizer import PAD, SpTokenizer
 
 
 @dataclass(frozen=True)

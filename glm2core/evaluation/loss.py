@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from glm2core.data.batching import length_sorted_batches
-from glm2core.data.dataset import Row, TokenizedDataset
-from glm2core.data.pairs import IGNORED
-from glm2core.data.sp import PAD
 from glm2core.evaluation.finished import Part, Record, made_now
 from glm2core.evaluation.padding import left_mask, left_padded
 from glm2core.evaluation.retrieval import open_cache
+from glm2core.labels import IGNORED
+from glm2core.text.batching import length_sorted_batches
+from glm2core.text.dataset import Row, TokenizedDataset
+from glm2core.text.tokenizer import PAD
 
 _FIRST_BUCKET = 256
 

@@ -16,11 +16,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from glm2core.data.prompt import STOP_TOKENS, PairFormat, Part, TemplateName, render
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.scores import Answer
 from glm2core.evaluation.tasks import Case
 from glm2core.hardware import product_dtype
+from glm2core.text.prompt import STOP_TOKENS, PairFormat, Part, TemplateName, render
+from glm2core.text.tokenizer import SpTokenizer
 
 
 @dataclass(frozen=True)

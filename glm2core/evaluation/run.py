@@ -14,9 +14,6 @@ import torch
 from transformers import PreTrainedModel
 
 from glm2core.console import progress_bar
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.prompt import PairFormat, TemplateName
-from glm2core.data.sp import SpTokenizer
 from glm2core.errors import UserError
 from glm2core.evaluation.answers import HeldOutAnswer, answer_rows
 from glm2core.evaluation.finished import FinishedParts, Part, Record, made_now
@@ -35,10 +32,14 @@ from glm2core.evaluation.tasks import Case, count_questions, generate_cases, rea
 from glm2core.files import resolve_path, sha256_file, sha256_folder, source_fingerprint
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.model.adapters import load_tuned, network_parameters
-from glm2core.model.checkpoint import fingerprint, load_model
+from glm2core.model.loading import fingerprint, load_model
 from glm2core.params import EvaluateParams, ModelParams, RetrievalParams
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.prompt import PairFormat, TemplateName
+from glm2core.text.tokenizer import SpTokenizer
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_SOURCE = ("text", "lines", "evaluation", "model", "family.py")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 Report = Callable[[dict[str, float], int], None]
@@ -168,7 +169,7 @@ def finished_parts(
             "machine": [str(dtype), str(device), torch.get_num_threads()],
             "params": params.model_dump(mode="json"),
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(*(_PACKAGE / name for name in ("data", "evaluation", "model"))),
+            "source": source_fingerprint(*(_PACKAGE / name for name in _SOURCE)),
             **more,
         }
     )

@@ -1,6 +1,6 @@
 """Retrieval cases: one context, many questions about it, each at a known depth.
 
-- `lines`: LongEval's wording (`glm2core.data.lines`), its keys and values never trained on.
+- `lines`: LongEval's wording (`glm2core.lines.records`), its keys and values never trained on.
 - `passkey`: one number hidden in plain text (after Mohtashami & Jaggi 2023), so one question a context.
 - `multikey`: many named numbers in plain text, each asked for (after RULER's multi-key needles).
 - LongEval's own `*_lines.jsonl`, asked word for word.
@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm2core.data.lines import (
+from glm2core.errors import UserError
+from glm2core.lines.records import (
     RECORD_OVER,
     Line,
     colliding,
@@ -27,8 +28,7 @@ from glm2core.data.lines import (
     question_text,
     record_text,
 )
-from glm2core.data.words import pool
-from glm2core.errors import UserError
+from glm2core.lines.words import pool
 from glm2core.params import RetrievalParams
 
 CountTokens = Callable[[str], int]  # text of a user's message -> tokens of the whole prompt

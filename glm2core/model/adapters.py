@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import PeftConfig, PeftModel, PrefixTuningConfig
+from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedModel
 
 from glm2core.errors import UserError
 from glm2core.files import project_root, resolve_path, write_json
-from glm2core.model.checkpoint import fingerprint, load_model, parameter_count, read_config
+from glm2core.hardware import computes_in
+from glm2core.model.loading import fingerprint, load_model, parameter_count, read_config
+from glm2core.params import LoraParams, PrefixParams
 
 Notice = Callable[[str], None]
 
@@ -54,6 +56,26 @@ def reference_to(folder: Path, own: bool, **setting: object) -> BaseReference:
     """Describe the base in `folder`; `own` says that it will be kept beside the adapter."""
     path = None if own else _against_root(folder)
     return BaseReference.model_validate({"path": path, "fingerprint": fingerprint(folder), **setting})
+
+
+def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixParams) -> PeftModel:
+    """Freeze `model` (quantized or not) and put an adapter on it; the adapter's weights are fp32."""
+    if method == "ptuning" and model.config.pre_seq_len:
+        raise UserError(
+            f"train.method is ptuning, but the base has a P-tuning prefix of {model.config.pre_seq_len} already, which "
+            "a new one would replace. Name the base without it, or set train.method to full or lora."
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    config = _prefix_config(model, prefix) if method == "ptuning" else _lora_config(lora)
+    attach_prefix_length(model, config)
+    return get_peft_model(model, config)
+
+
+def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
+    """Whether an adapter's fp32 weights are multiplied in bf16: on a GPU, where fp32 products are many times slower."""
+    computes = computes_in(dtype, torch.device(device))
+    return method in ("lora", "qlora") and dtype == torch.bfloat16 and device == "cuda" and computes
 
 
 def load_base(
@@ -144,6 +166,30 @@ def network_parameters(folder: Path) -> int:
         _require_base(folder, base, reference)
         folder = base
     return parameter_count(read_config(folder, family="chatglm2", notice=lambda sentence: None))
+
+
+def _lora_config(lora: LoraParams) -> LoraConfig:
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+    )
+
+
+def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuningConfig:
+    # Sizes are given outright: peft would read keys that this family's config names otherwise.
+    config = model.config
+    return PrefixTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=prefix.length,
+        num_layers=config.num_layers,
+        num_attention_heads=config.multi_query_group_num,
+        token_dim=config.multi_query_group_num * config.kv_channels,
+        encoder_hidden_size=config.hidden_size,
+        num_transformer_submodules=1,
+    )
 
 
 def _place(folder: Path, reference: BaseReference) -> Path:

@@ -78,8 +78,10 @@ class SelfAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.heads, self.groups, self.channels = (
-            config.num_attention_heads, config.multi_query_group_num, config.kv_channels,
-        )  # fmt: skip
+            config.num_attention_heads,
+            config.multi_query_group_num,
+            config.kv_channels,
+        )
         # transformers' attention functions read this name: query heads for each key/value head.
         self.num_key_value_groups = self.heads // self.groups
         rows = (self.heads + 2 * self.groups) * self.channels
@@ -188,8 +190,10 @@ class PrefixEncoder(nn.Module):
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
         self.layers, self.groups, self.channels = (
-            config.num_layers, config.multi_query_group_num, config.kv_channels,
-        )  # fmt: skip
+            config.num_layers,
+            config.multi_query_group_num,
+            config.kv_channels,
+        )
         assert config.pre_seq_len is not None
         self.length = config.pre_seq_len
         width = self.layers * 2 * self.groups * self.channels

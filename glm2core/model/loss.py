@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 
-IGNORE_INDEX = -100
 _CHUNK_ELEMENTS = 1 << 25  # fp32 logits alive at once: 128 MiB
 
 
@@ -15,14 +15,14 @@ def supervised_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Positions that a supervised label is predicted from, and these labels.
 
     Args:
-        labels: [B, T], -100 = not supervised; label t is predicted from position t - 1.
+        labels: [B, T], IGNORED = not supervised; label t is predicted from position t - 1.
 
     Returns:
         Positions [B, S], ascending, and their labels [B, S]; `S` is the largest number in a row, at least 1. Rows with
-        fewer are filled up with positions whose label is -100.
+        fewer are filled up with positions whose label is IGNORED.
     """
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-    supervised = targets != IGNORE_INDEX
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    supervised = targets != IGNORED
     most = max(1, int(supervised.sum(1).max()))
     positions = supervised.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     return positions, targets.gather(1, positions)
@@ -38,7 +38,7 @@ def supervised_loss(
 
     Args:
         hidden: [B, S, C], of these positions.
-        targets: [B, S]; -100 = not supervised.
+        targets: [B, S]; IGNORED = not supervised.
         output_layer: C -> V.
         num_items_in_batch: divides the sum; None = the number of supervised positions (then the mean).
 
@@ -48,7 +48,7 @@ def supervised_loss(
     Raises:
         UserError: a label outside the vocabulary.
     """
-    supervised = targets != IGNORE_INDEX
+    supervised = targets != IGNORED
     targets = targets[supervised]  # [N]
     _check_range(targets, output_layer.out_features)
     total = _summed(hidden[supervised], targets, output_layer)
@@ -59,8 +59,8 @@ def _check_range(targets: Tensor, vocabulary: int) -> None:
     wrong = targets[(targets < 0) | (targets >= vocabulary)]
     if len(wrong):
         raise UserError(
-            f"label {int(wrong[0])} is outside the vocabulary of {vocabulary}: use -100 where nothing is supervised, "
-            "and the tokenizer that belongs to this model"
+            f"label {int(wrong[0])} is outside the vocabulary of {vocabulary}: use {IGNORED} where nothing is "
+            "supervised, and the tokenizer that belongs to this model"
         )
 
 

@@ -205,7 +205,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
             position_ids: [B, T]; gaps are allowed. None = counted from the mask.
             past_key_values: keys and values of earlier tokens, extended in place.
-            labels: [B, T], -100 where nothing is supervised; label t is predicted from token t - 1.
+            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1.
             num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
             use_cache: None = as the config says, and never with labels.
             logits_to_keep: without labels: compute only the last so many positions (0 = all), or these [N].
@@ -225,10 +225,15 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             kept = _last_positions(logits_to_keep, shape[1], device)
         early = self._last_block_may_skip(kept, shape[1], kwargs)
         outputs = self.transformer(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache,
-            kept=kept if early else None, **kwargs,
-        )  # fmt: skip
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            kept=kept if early else None,
+            **kwargs,
+        )
         hidden = outputs.last_hidden_state
         if kept is not None and not early:
             hidden = pick(hidden, kept)  # [B, S, C]
@@ -238,9 +243,12 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         else:
             logits = self.transformer.output_layer(hidden)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
-        )  # fmt: skip
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
     def _last_block_may_skip(self, kept: Tensor | None, tokens: int, kwargs: dict[str, Any]) -> bool:
         """Whether the last block computes `kept` alone: a mask for over half the tokens would cost more."""

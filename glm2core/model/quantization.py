@@ -26,9 +26,12 @@ def quantization_config(
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_FULL_PRECISION)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=product_dtype(dtype, torch.device(device)), llm_int8_skip_modules=_FULL_PRECISION,
-    )  # fmt: skip
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=product_dtype(dtype, torch.device(device)),
+        llm_int8_skip_modules=_FULL_PRECISION,
+    )
 
 
 def make_quantizable(model: nn.Module) -> None:

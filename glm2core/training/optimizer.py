@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from glm2core.model.parameters import is_block_matrix
 from glm2core.training.adafactor import RoundingAdafactor
 from glm2core.training.muon import Muon
 
@@ -66,11 +67,6 @@ def _adamw_8bit(groups: list[dict[str, Any]], learning_rate: float) -> Optimizer
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(groups, lr=learning_rate)
-
-
-def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is a matrix between hidden channels: one of a block, not the embedding or the output."""
-    return parameter.dim() == 2 and ".layers." in name
 
 
 def _groups(named: Named, rate: float, weight_decay: float, bias_rate: float) -> list[dict[str, Any]]:

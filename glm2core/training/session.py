@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.sp import SpTokenizer, template_of
 from glm2core.errors import UserError
+from glm2core.estimate.fit import check_fits
+from glm2core.estimate.memory import Workload, network_config, trained_parameter_count
+from glm2core.family import template_of
 from glm2core.files import atomic_path, project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
 from glm2core.hardware import choose_device, choose_dtype, set_threads
-from glm2core.model.checkpoint import fingerprint, parameter_count
+from glm2core.model.loading import fingerprint, parameter_count
 from glm2core.params import Params, TrainParams
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.checkpoints import CheckpointFolder
-from glm2core.training.fit import check_fits
-from glm2core.training.memory import Workload, network_config, trained_parameter_count
 from glm2core.training.methods import Prepared, default_learning_rate, prepare
 from glm2core.training.processes import first_decides, is_first, joined, world_size
 from glm2core.training.progress import Report
@@ -208,6 +209,6 @@ def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: to
             "base": None if base is None else fingerprint(resolve_path(base)),
             "machine": [str(dtype), device.type, threads, world_size(), is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(_PACKAGE / "training", _PACKAGE / "model"),
+            "source": source_fingerprint(*(_PACKAGE / name for name in ("training", "model", "family.py"))),
         }
     )

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from glm2core.data.sp import SpTokenizer, train_tokenizer
-from glm2core.model.adapters import reference_to, save_adapter
-from glm2core.model.checkpoint import load_model, new_model
+from glm2core.model.adapters import adapt, reference_to, save_adapter
+from glm2core.model.loading import load_model, new_model
 from glm2core.params import LoraParams, PrefixParams
-from glm2core.training.methods import adapt
+from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("GLM2CORE_SHARED", PROJECT / "../shared"))

@@ -13,7 +13,7 @@ from glm2core.cli.folders import read_wording
 from glm2core.cli.main import main
 from glm2core.errors import UserError
 from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import new_model
+from glm2core.model.loading import new_model
 from tests.cli.conftest import make_full
 
 # What another tool does: no glm2core, no remote code.

@@ -129,9 +129,12 @@ def _kill_after_lines(count, arguments, partial):
     """Run the command in a process of its own and kill it when so many lines are on the disk."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "glm2core", *arguments], cwd=PROJECT, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
+        [sys.executable, "-m", "glm2core", *arguments],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         while not partial.exists() or partial.read_bytes().count(b"\n") < count:
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.005)

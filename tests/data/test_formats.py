@@ -1,8 +1,8 @@
-"""Rows of each layout: what the conversation is, and each kind of dirt with its reason."""
+"""Rows of each format: what the conversation is, and each kind of dirt with its reason."""
 
 import pytest
 
-from glm2core.data.conversation import Conversation, RejectionError
+from glm2core.conversation import Conversation, RejectionError
 from glm2core.data.formats import detect, to_conversation
 
 
@@ -11,7 +11,7 @@ def said(conversation: Conversation) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("row", "layout", "expected", "question_chars"),
+    ("row", "row_format", "expected", "question_chars"),
     [
         ({"instruction": "i", "input": "", "output": "o"}, "alpaca", ["u:i", "a:o"], None),
         ({"instruction": "i", "input": None, "output": "o"}, "alpaca", ["u:i", "a:o"], None),
@@ -43,12 +43,12 @@ def said(conversation: Conversation) -> list[str]:
         ),
     ],
 )
-def test_what_a_row_says(row, layout, expected, question_chars):
-    assert detect(row) == layout
-    conversation = to_conversation(row, layout)
+def test_what_a_row_says(row, row_format, expected, question_chars):
+    assert detect(row) == row_format
+    conversation = to_conversation(row, row_format)
     assert said(conversation) == expected
     assert conversation.question_chars == question_chars
-    waiting = to_conversation(row, layout, answer_needed=False)
+    waiting = to_conversation(row, row_format, answer_needed=False)
     assert said(waiting) == expected[:-1]
 
 
@@ -68,7 +68,7 @@ def turns(*roles: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("layout", "row", "reason"),
+    ("row_format", "row", "reason"),
     [
         ("alpaca", [1], "the row is a list, not an object"),
         ("alpaca", None, "the row is null, not an object"),
@@ -100,8 +100,8 @@ def turns(*roles: str) -> dict:
         ("messages", turns("user", "user"), "messages do not take turns: a role is user where assistant is due"),
         ("messages", turns("user", "system"), "messages do not take turns: a role is system where assistant is due"),
     ],
-)  # fmt: skip
-def test_why_a_row_is_rejected(layout, row, reason):
+)
+def test_why_a_row_is_rejected(row_format, row, reason):
     with pytest.raises(RejectionError) as caught:
-        to_conversation(row, layout)
+        to_conversation(row, row_format)
     assert str(caught.value) == reason

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.pairs import IGNORED
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.answers import answer_rows
 from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
+from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2ForCausalLM
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.tokenizer import SpTokenizer
 from tests.evaluation.conftest import write_random_rows
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
 
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.retrieval import PromptFormat, answer_case, answer_questions, read_context
 from glm2core.evaluation.scores import by_length, effective_length, score
 from glm2core.evaluation.tasks import generate_cases
@@ -14,6 +13,7 @@ from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.adapters import attach_prefix_length
 from glm2core.model.rope import yarn_rope
 from glm2core.params import RetrievalParams
+from glm2core.text.tokenizer import SpTokenizer
 from tests.evaluation.conftest import random_model, tiny_config
 
 NEVER: frozenset[int] = frozenset()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from glm2core.data.sp import SpTokenizer
-from glm2core.data.words import pool
 from glm2core.errors import UserError
 from glm2core.evaluation.retrieval import PromptFormat
 from glm2core.evaluation.tasks import count_questions, generate_cases, read_longeval
+from glm2core.lines.words import pool
 from glm2core.params import RetrievalParams
+from glm2core.text.tokenizer import SpTokenizer
 
 SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 LONGEVAL = SHARED / "data/longeval/lines"

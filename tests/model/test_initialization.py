@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from glm2core.errors import UserError
-from glm2core.model.checkpoint import new_model
 from glm2core.model.initialization import initialize
+from glm2core.model.loading import new_model
 from glm2core.model.rope import RotaryEmbedding, rotate
 
 

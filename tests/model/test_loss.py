@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 from glm2core.model.loss import supervised_loss, supervised_positions
 
 
@@ -14,7 +15,7 @@ def inputs(vocabulary: int, rows: int = 3, tokens: int = 50) -> tuple[torch.Tens
     torch.manual_seed(0)
     hidden = torch.randn(rows, tokens, 8, requires_grad=True)
     labels = torch.randint(0, vocabulary, (rows, tokens))
-    labels[:, ::3] = -100
+    labels[:, ::3] = IGNORED
     return hidden, labels, nn.Linear(8, vocabulary, bias=False)
 
 
@@ -43,14 +44,14 @@ def test_equals_the_mean_over_shifted_labels(vocabulary: int) -> None:
 def test_the_caller_may_count_the_items() -> None:
     """Summed, then divided by the tokens of the whole accumulation."""
     hidden, labels, output = inputs(40)
-    count = int((labels[:, 1:] != -100).sum())
+    count = int((labels[:, 1:] != IGNORED).sum())
     mean = loss_of(hidden, labels, output)
     assert_close(loss_of(hidden, labels, output, torch.tensor(4 * count)), mean / 4)
 
 
 def test_nothing_supervised_is_zero_and_trains_nothing() -> None:
     hidden, labels, output = inputs(40)
-    loss = loss_of(hidden, torch.full_like(labels, -100), output)
+    loss = loss_of(hidden, torch.full_like(labels, IGNORED), output)
     loss.backward()
     assert loss == 0
     assert hidden.grad is not None
@@ -58,7 +59,7 @@ def test_nothing_supervised_is_zero_and_trains_nothing() -> None:
 
 
 def test_positions_are_in_order_and_rows_are_filled_up() -> None:
-    ignored = -100
+    ignored = IGNORED
     labels = torch.tensor([[ignored, 7, ignored, 8, 9], [5, ignored, ignored, ignored, 6], [ignored] * 5])
     positions, targets = supervised_positions(labels)
     assert targets.tolist() == [[7, 8, 9], [6, ignored, ignored], [ignored] * 3]

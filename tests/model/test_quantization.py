@@ -10,8 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from glm2core.model import ChatGLM2ForCausalLM
-from glm2core.model.checkpoint import load_model
 from glm2core.model.linear import Linear
+from glm2core.model.loading import load_model
 from tests.model.released_layout import released_config, write_checkpoint
 
 LINEARS = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
