@@ -39,7 +39,7 @@ from glm2core.files import sha256_file, source_fingerprint
 from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import set_threads
-from glm2core.model.rope import RotaryEmbedding
+from glm2core.model.rope import RopeScaling, RotaryEmbedding
 from glm2core.params import Params, RetrievalParams, RopeParams, load_params
 from glm2core.training.session import open_session
 
@@ -196,11 +196,14 @@ def _tune(control: Control, seed: int, folder: Path) -> None:
 def _model(control: Control, seed: int | None) -> PreTrainedModel | PeftModel:
     model: Any
     if seed is None:
-        model = load_model(_base(), dtype=torch.bfloat16, rope_type=control.rope, rope_factor=control.factor)
+        rope = RopeScaling(control.rope, control.factor)
+        model = load_model(_base(), dtype=torch.bfloat16, rope=rope)
     else:
         model = load_tuned(_folder(_control(control.of or control.name), seed) / "model", dtype=torch.bfloat16)
     if control.tables != torch.float32:
-        model.transformer.rotary_pos_emb = HalfTables(model.config, control.tables)
+        model.transformer.rotary_pos_emb = HalfTables(
+            model.config.rope_parameters, model.config.rotary_channels, control.tables
+        )
     return model
 
 
@@ -211,8 +214,8 @@ def _base() -> Path:
 class HalfTables(RotaryEmbedding):
     """Angles as the released code builds them: positions, frequencies and their product in half precision."""
 
-    def __init__(self, config: Any, dtype: torch.dtype) -> None:
-        super().__init__(config)
+    def __init__(self, rope: dict[str, Any], rotary_channels: int, dtype: torch.dtype) -> None:
+        super().__init__(rope, rotary_channels)
         self._dtype = dtype
 
     @torch.no_grad()

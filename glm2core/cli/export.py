@@ -7,7 +7,6 @@ disk, and give the ids, the chat ids and the logits of the model it was made fro
 import argparse
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from transformers import (
 
 from glm2core.cli.fast_tokenizer import fast_tokenizer, special_spellings
 from glm2core.cli.folders import DTYPES, Wording, read_wording, stored_dtype
+from glm2core.console import Notice
 from glm2core.data.conversation import ASSISTANT, SYSTEM, USER
 from glm2core.data.sp import BOS, PAD, SpTokenizer
 from glm2core.errors import UserError
@@ -50,8 +50,6 @@ _CHATS = (
     ],
     [{"role": SYSTEM, "content": "Be brief."}, {"role": USER, "content": "为什么?"}],
 )  # fmt: skip
-
-Notice = Callable[[str], None]
 
 
 def run(arguments: argparse.Namespace) -> None:

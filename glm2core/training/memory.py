@@ -18,6 +18,7 @@ from glm2core.model.checkpoint import read_config
 from glm2core.model.config import ChatGLM2Config, apply_rope
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
+from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.adafactor import BLOCK_ELEMENTS
 from glm2core.training.measure import kept_for_backward
@@ -145,7 +146,7 @@ def network_config(params: ModelParams, vocab_size: int) -> ChatGLM2Config:
         config = read_config(resolve_path(params.base), family=params.family, notice=lambda sentence: None)
     else:
         config = preset_config(params.preset, vocab_size)
-    apply_rope(config, params.rope.type, params.rope.factor, params.rope.unit)
+    apply_rope(config, RopeScaling.of(params.rope))
     return config
 
 
