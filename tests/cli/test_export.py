@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glm2core.cli.export import export
-from glm2core.cli.folders import read_wording
 from glm2core.cli.main import main
+from glm2core.data.chat_format import ChatFormat
 from glm2core.errors import UserError
 from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import new_model
@@ -50,7 +50,7 @@ def test_plain_transformers_computes_the_same(kind, request, tmp_path):
     export(folder, tmp_path / "out")
     found = plain(tmp_path / "out", tmp_path)
     model = load_tuned(folder, dtype=torch.float32, quantized=False)
-    ids = torch.tensor([read_wording(folder).prompt_ids(CHAT)])
+    ids = torch.tensor([ChatFormat.load(folder).prompt_ids(CHAT)])
     assert found["ids"].tolist() == ids.tolist()
     with torch.inference_mode():
         torch.testing.assert_close(found["logits"], model(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
