@@ -35,9 +35,11 @@ class Journal:
         self._file, self._failed = file, failed
         self._made_with = made_with
         self._kept = True
-        first, *lines = _whole_lines(file) or [None]
-        self._found: dict[str, Any] | None = first
-        self._values: dict[Key, Any] = {line["key"]: line["value"] for line in lines if line.keys() >= {"key", "value"}}
+        lines = _whole_lines(file)
+        self._found: dict[str, Any] | None = lines[0] if lines else None
+        self._values: dict[Key, Any] = {
+            line["key"]: line["value"] for line in lines[1:] if line.keys() >= {"key", "value"}
+        }
 
     @property
     def differences(self) -> list[str] | None:

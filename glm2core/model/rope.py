@@ -133,12 +133,13 @@ def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Ten
     if rope["rope_type"] != "default":
         # They read a config: here that of one head, of which all channels are rotary
         positions = round(rope.get("original_max_position_embeddings", 1) * rope.get("factor", 1))
-        head = PreTrainedConfig(
-            rope_parameters={**rope, "partial_rotary_factor": 1.0},
-            hidden_size=rotary_channels,
-            num_attention_heads=1,
-            max_position_embeddings=positions,
-        )
+        values: dict[str, Any] = {
+            "rope_parameters": {**rope, "partial_rotary_factor": 1.0},
+            "hidden_size": rotary_channels,
+            "num_attention_heads": 1,
+            "max_position_embeddings": positions,
+        }
+        head = PreTrainedConfig(**values)
         return ROPE_INIT_FUNCTIONS[rope["rope_type"]](head, cpu)
     exponents = torch.arange(0, rotary_channels, 2, device=cpu).float() / rotary_channels
     return 1.0 / rope["rope_theta"] ** exponents, 1.0
