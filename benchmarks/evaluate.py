@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.machine import print_machine
-from glm2core.evaluation.retrieval import answer_questions, read_context
+from glm2core.evaluation.generation import answer_questions, read_context
 from glm2core.hardware import peak_memory_gib
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config

@@ -36,7 +36,7 @@ def evaluate(params: Params) -> None:
         metrics["peak_memory_gib"] = peak_memory_gib(evaluation.model.device)
         metrics["seconds"] = time.perf_counter() - started
         write_json(METRICS, metrics)
-        evaluation.finished.remove()
+        evaluation.journal.remove()
         run.headline(metrics)
         with_texts = {PREDICTIONS, RETRIEVAL_PREDICTIONS}
         for file in sorted(REPORTS.iterdir()):

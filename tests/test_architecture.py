@@ -22,7 +22,19 @@ STAGES = ["convert", "tokenize", "train", "evaluate"]
 DVC_YAML: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 MOST_LINES = 400
 
-BASE = {"console", "conversation", "errors", "family", "files", "hardware", "labels", "params", "parquet", "process"}
+BASE = {
+    "console",
+    "conversation",
+    "errors",
+    "family",
+    "files",
+    "hardware",
+    "journal",
+    "labels",
+    "params",
+    "parquet",
+    "process",
+}
 # layer -> the layers it may import, itself apart
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),

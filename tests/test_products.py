@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glm2core.cli.answering import Answerer, Sampling
 from glm2core.cli.chat import Chat
 from glm2core.cli.export import export
-from glm2core.cli.folders import read_wording
 from glm2core.cli.main import main
 from glm2core.evaluation.run import Evaluation
 from glm2core.model.adapters import load_tuned
 from glm2core.params import EvaluateParams, ModelParams
+from glm2core.text.chat_format import ChatFormat
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.checkpoints import CheckpointFolder
@@ -186,7 +186,7 @@ def test_chat_and_predict(
 
     def chat() -> None:
         model = load_tuned(folder, dtype=torch.bfloat16, notice=str)
-        talker = Chat(Answerer(model, read_wording(folder), Sampling(max_new_tokens=3)))
+        talker = Chat(Answerer(model, ChatFormat.load(folder), Sampling(max_new_tokens=3)))
         talker.ask("hello")
         talker.ask("again")
 

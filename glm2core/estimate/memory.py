@@ -23,6 +23,7 @@ from glm2core.model.loading import read_config
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.parameters import BLOCK_ELEMENTS, is_block_matrix
 from glm2core.model.presets import preset_config
+from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams
 
 GIB = 1 << 30
@@ -151,7 +152,7 @@ def network_config(params: ModelParams, vocab_size: int) -> ChatGLM2Config:
         config = read_config(resolve_path(params.base), family=params.family, notice=lambda sentence: None)
     else:
         config = preset_config(params.preset, vocab_size)
-    apply_rope(config, params.rope.type, params.rope.factor, params.rope.unit)
+    apply_rope(config, RopeScaling.of(params.rope))
     return config
 
 

@@ -8,22 +8,21 @@ models/tuned/
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from transformers import PreTrainedModel
 
+from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.files import project_root, resolve_path, write_json
 from glm2core.hardware import computes_in
 from glm2core.model.loading import fingerprint, load_model, parameter_count, read_config
+from glm2core.model.rope import RopeScaling
 from glm2core.params import LoraParams, PrefixParams
-
-Notice = Callable[[str], None]
 
 _ADAPTER = "adapter_config.json"
 _BASE = "base.json"
@@ -38,7 +37,7 @@ class BaseReference(BaseModel):
         fingerprint: of the base's weights and config.
         bits: of the quantized weights; null = not quantized.
         family: as `load_model` takes it.
-        rope_type, rope_factor, rope_unit: scaling on top of the base's own config.
+        rope: scaling on top of the base's own config; null = none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,15 +46,29 @@ class BaseReference(BaseModel):
     fingerprint: str
     bits: Literal[4, 8] | None = None
     family: str = "auto"
-    rope_type: str | None = None
-    rope_factor: float = 1.0
-    rope_unit: int = 2048
+    rope: RopeScaling | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _three_keys_of_older_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "rope_type" not in values:
+            return values
+        old = {name: values[f"rope_{name}"] for name in ("type", "factor", "unit") if f"rope_{name}" in values}
+        kept = {key: value for key, value in values.items() if key.removeprefix("rope_") not in old}
+        return {**kept, "rope": None if old["type"] is None else old}
 
 
-def reference_to(folder: Path, own: bool, **setting: object) -> BaseReference:
+def reference_to(
+    folder: Path,
+    own: bool,
+    *,
+    bits: Literal[4, 8] | None = None,
+    family: str = "auto",
+    rope: RopeScaling | None = None,
+) -> BaseReference:
     """Describe the base in `folder`; `own` says that it will be kept beside the adapter."""
     path = None if own else _against_root(folder)
-    return BaseReference.model_validate({"path": path, "fingerprint": fingerprint(folder), **setting})
+    return BaseReference(path=path, fingerprint=fingerprint(folder), bits=bits, family=family, rope=rope)
 
 
 def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixParams) -> PeftModel:
@@ -93,9 +106,7 @@ def load_base(
         dtype=dtype,
         device=device,
         family=reference.family,
-        rope_type=reference.rope_type,
-        rope_factor=reference.rope_factor,
-        rope_unit=reference.rope_unit,
+        rope=reference.rope,
         bits=reference.bits if quantized else None,
         notice=notice,
     )

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from glm2core.errors import UserError
 from glm2core.family import family_of, guess_member
-from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, linear_rope, plain_rope, rope_parameters_for
+from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, RopeScaling, linear_rope, plain_rope
 
 # Released switches with the one value that the released weights have, and that is built here.
 _FIXED_SWITCHES: dict[str, Any] = {
@@ -137,19 +137,17 @@ class ChatGLM2Config(PreTrainedConfig):
             raise UserError("config: tie_word_embeddings true is not built here; the family's output layer is its own")
 
 
-def apply_rope(config: ChatGLM2Config, rope_type: str | None, factor: float, unit: int) -> None:
-    """Give `config` the scaling that params.yaml's `model.rope` asks for; None = leave it as it is.
+def apply_rope(config: ChatGLM2Config, scaling: RopeScaling | None) -> None:
+    """Give `config` a scaling; None = leave it as it is.
 
     Raises:
         UserError: the config has a scaling already.
     """
-    if rope_type is None:
+    if scaling is None:
         return
-    config.rope_parameters = rope_parameters_for(
-        rope_type, factor, unit, config.rope_parameters, config.rotary_channels
-    )
-    if rope_type != "default":
-        config.seq_length = round(factor * unit)
+    config.rope_parameters = scaling.parameters(config.rope_parameters, config.rotary_channels)
+    if scaling.type != "default":
+        config.seq_length = scaling.range
 
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:

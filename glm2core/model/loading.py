@@ -16,7 +16,7 @@ from glm2core.model.initialization import initialize
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.model.quantization import quantization_config
-from glm2core.model.rope import describe_rope
+from glm2core.model.rope import RopeScaling, describe_rope
 from glm2core.model.weight_files import require_readable, weight_files
 
 # Keys of config.json that say nothing about what is computed, or change with who wrote the file.
@@ -29,9 +29,7 @@ def load_model(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     family: str = "auto",
-    rope_type: str | None = None,
-    rope_factor: float = 1.0,
-    rope_unit: int = 2048,
+    rope: RopeScaling | None = None,
     bits: Literal[4, 8] | None = None,
     notice: Callable[[str], None] = print,
 ) -> ChatGLM2ForCausalLM:
@@ -45,8 +43,7 @@ def load_model(
         dtype: of the weights; with `bits`, of what is not quantized.
         device: where to.
         family: chatglm2, chatglm3 or auto; decides what a released `rope_ratio` means.
-        rope_type: scaling to add: default, linear, ntk, yarn; None = as the checkpoint has it.
-        rope_factor, rope_unit: of that scaling.
+        rope: scaling to add; None = as the checkpoint has it.
         bits: quantize to 4 (nf4) or 8 (LLM.int8) bits while loading.
         notice: is told the family and its evidence, and the RoPE in use.
 
@@ -60,7 +57,7 @@ def load_model(
     for file in weight_files(folder):
         require_readable(file)  # a damaged file is named before the long part starts
     config = read_config(folder, family=family, notice=notice)
-    apply_rope(config, rope_type, rope_factor, rope_unit)
+    apply_rope(config, rope)
     notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
     if bits is not None:
@@ -73,9 +70,7 @@ def new_model(
     vocab_size: int | None,
     *,
     dtype: torch.dtype,
-    rope_type: str | None = None,
-    rope_factor: float = 1.0,
-    rope_unit: int = 2048,
+    rope: RopeScaling | None = None,
     initialization: Literal["default", "retrieval"] = "default",
     seed: int = 0,
 ) -> ChatGLM2ForCausalLM:
@@ -85,7 +80,7 @@ def new_model(
         preset: see presets.py.
         vocab_size: tokens of the tokenizer; None = the preset's own.
         dtype: of the weights.
-        rope_type, rope_factor, rope_unit: scaling of the positions; None = as the preset has it.
+        rope: scaling of the positions; None = as the preset has it.
         initialization: see initialization.py.
         seed: of the weights.
 
@@ -93,7 +88,7 @@ def new_model(
         UserError: no such preset or initialization, or a scaling on top of the preset's own.
     """
     config = preset_config(preset, vocab_size)
-    apply_rope(config, rope_type, rope_factor, rope_unit)
+    apply_rope(config, rope)
     with torch.device("meta"):  # no memory, and no draw that would be thrown away
         model: torch.nn.Module = ChatGLM2ForCausalLM(config)
     network = cast(ChatGLM2ForCausalLM, model.to(dtype).to_empty(device="cpu"))

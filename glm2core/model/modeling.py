@@ -68,7 +68,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__(config)
         self.embedding = Embedding(config)
-        self.rotary_pos_emb = RotaryEmbedding(config)
+        self.rotary_pos_emb = RotaryEmbedding(config.rope_parameters, config.rotary_channels)
         self.encoder = Encoder(config)
         # Under `transformer` because the released name is `transformer.output_layer`; applied by the model around.
         self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False)

@@ -1,6 +1,5 @@
 """What is tuned: the network for each of full, lora, qlora and ptuning. Quantized first, then adapted."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
+from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, resolve_path
 from glm2core.model.adapters import BaseReference, adapt, load_base, reference_to, save_adapter
 from glm2core.model.loading import load_model, new_model
+from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.processes import is_first, meet
-
-Notice = Callable[[str], None]
 
 # For weights that were trained before; what their authors and peft's examples use.
 _LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
@@ -117,15 +116,12 @@ def _full(
     if model_params.base is None:
         model = _from_scratch(model_params, params, vocab_size, dtype)
     else:
-        rope = model_params.rope
         model = load_model(
             resolve_path(model_params.base),
             dtype=dtype,
             device=device,
             family=model_params.family,
-            rope_type=rope.type,
-            rope_factor=rope.factor,
-            rope_unit=rope.unit,
+            rope=RopeScaling.of(model_params.rope),
             notice=notice,
         )
     nn.Module.to(model, device).requires_grad_(True)
@@ -136,14 +132,11 @@ def _full(
 def _from_scratch(
     model_params: ModelParams, params: TrainParams, vocab_size: int, dtype: torch.dtype
 ) -> PreTrainedModel:
-    rope = model_params.rope
     return new_model(
         model_params.preset,
         vocab_size,
         dtype=dtype,
-        rope_type=rope.type,
-        rope_factor=rope.factor,
-        rope_unit=rope.unit,
+        rope=RopeScaling.of(model_params.rope),
         initialization=model_params.initialization,
         seed=params.seed,
     )
@@ -172,16 +165,9 @@ def _adapted(
         # The scaling is in the config that was just written.
         reference = reference_to(base, own=True, bits=params.bits)
     else:
-        base, rope = resolve_path(model_params.base), model_params.rope
-        reference = reference_to(
-            base,
-            own=False,
-            bits=params.bits,
-            family=model_params.family,
-            rope_type=rope.type,
-            rope_factor=rope.factor,
-            rope_unit=rope.unit,
-        )
+        base = resolve_path(model_params.base)
+        rope = RopeScaling.of(model_params.rope)
+        reference = reference_to(base, own=False, bits=params.bits, family=model_params.family, rope=rope)
     model = load_base(base, reference, dtype=dtype, device=device, notice=notice)
     return Prepared(adapt(model, params.method, params.lora, params.prefix), base, reference)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from glm2core.errors import UserError
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.loading import fingerprint, load_model, new_model
-from glm2core.model.rope import linear_rope
+from glm2core.model.rope import RopeScaling, linear_rope
 from tests.model.released_layout import MEMBERS, released_config, released_weights, write_checkpoint
 
 
@@ -154,17 +154,18 @@ def test_nothing_in_a_bin_is_run(tmp_path: Path) -> None:
 
 def test_scaling_on_load(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "plain", released_config("chatglm2-6b"))
-    model = load(tmp_path / "plain", rope_type="linear", rope_factor=4, rope_unit=2048)
+    model = load(tmp_path / "plain", rope=RopeScaling("linear", 4, 2048))
     assert model.config.rope_parameters == linear_rope(4)
     assert model.config.seq_length == 8192
     write_checkpoint(tmp_path / "scaled", released_config("chatglm2-6b-32k"))
     with pytest.raises(UserError, match="already has linear scaling by 16"):
-        load(tmp_path / "scaled", rope_type="linear", rope_factor=16)
+        load(tmp_path / "scaled", rope=RopeScaling("linear", 16))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_is_loaded_by_every_route(dtype: torch.dtype, tmp_path: Path) -> None:
-    model = new_model("tiny", 300, dtype=dtype, rope_type="yarn", rope_factor=8, initialization="retrieval", seed=1)
+    rope = RopeScaling("yarn", 8)
+    model = new_model("tiny", 300, dtype=dtype, rope=rope, initialization="retrieval", seed=1)
     torch.nn.init.normal_(model.transformer.output_layer.weight)  # it starts at zero
     model.save_pretrained(tmp_path)
     ids = torch.arange(30)[None]
