@@ -26,7 +26,7 @@ class Journal:
     """JSON values by key; each reaches the disk before `add` returns.
 
     Args:
-        file: made with the first value. A last line that a kill cut short is dropped.
+        file: made by the first `add`. A last line that a kill cut short is dropped.
         made_with: JSON values of all that the values depend on, their keys apart.
         failed: called when the file can't be written; where it returns, the run goes on without a journal.
     """
@@ -69,7 +69,7 @@ class Journal:
         """Keep values, and force them to the disk; those of keys that are there already are dropped."""
         new = {key: value for key, value in values.items() if key not in self._values}
         self._values |= new
-        if new and self._kept:
+        if self._kept and (new or self._found is None):
             self._append([{"key": key, "value": value} for key, value in new.items()])
 
     def remove(self) -> None:

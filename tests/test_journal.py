@@ -85,6 +85,12 @@ def test_a_run_of_another_making_is_told(tmp_path: Path, other: dict[str, Any], 
     assert open_journal(file, seed=1, model="m").differences == names
 
 
+def test_a_folder_that_cannot_be_written_is_told_by_the_first_add(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file in the way")
+    with pytest.raises(OSError, match="folder"):
+        open_journal(tmp_path / "folder" / "journal", seed=1).add({})
+
+
 def test_where_nothing_can_be_written_an_evaluation_goes_on(tmp_path: Path) -> None:
     (tmp_path / ".checkpoints").write_text("a file in the way")
     said: list[str] = []

@@ -90,6 +90,7 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
             f"{partial} holds answers of a run with {difference}. "
             "Give the same command to go on with it, --restart to forget it, or another --output."
         )
+    journal.add({})  # a folder that can't be written is told before a model is loaded
     return journal
 
 
