@@ -21,7 +21,7 @@ STAGES = ["convert", "tokenize", "train", "evaluate"]
 DVC_YAML: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 MOST_LINES = 320
 
-BASE = {"console", "errors", "files", "params", "process"}
+BASE = {"console", "errors", "files", "params", "process", "report_tables"}
 # layer -> the layers it may import, itself apart
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
