@@ -180,7 +180,12 @@ class _Conversion:
         self.fates.add(name, record.number, "rejected", reason)
         if len(self.report.first_rejected) < _REASONS_SHOWN:
             self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}")
-        entry = {"source": name, unit: record.number, "reason": reason, "row": record.whole() if record.whole else record.value}
+        entry = {
+            "source": name,
+            unit: record.number,
+            "reason": reason,
+            "row": record.whole() if record.whole else record.value,
+        }
         self.rejected_file.write(_json_line(entry))
 
     def _why(self) -> str:

@@ -54,7 +54,9 @@ class TokenizedWriter:
         self._schema = pa.schema([*SCHEMA, *_FACTS], vars(info))
         self._newline = newline
         self._closing = ExitStack()
-        self._file = self._closing.enter_context(parquet_writer(path, self._schema, dictionary_columns=["id", "source", "cuts.list.element"]))
+        self._file = self._closing.enter_context(
+            parquet_writer(path, self._schema, dictionary_columns=["id", "source", "cuts.list.element"])
+        )
 
     def write(self, ids: pa.Array, sources: pa.Array, pairs: PairBatch) -> None:
         """Args: ids, sources: of the pairs' rows. [B]"""

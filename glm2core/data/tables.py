@@ -57,7 +57,7 @@ def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator
         whole = None if len(chosen) == len(names) else _WholeRows(scanned)
         for batch in _batches(scanned.select(chosen)):
             for row in batch.to_arrow().to_pylist():
-                yield Record(number, row, whole=whole and partial(whole.row, number))
+                yield Record(number, row, whole=partial(whole.row, number) if whole else None)
                 number += 1
     except (PolarsError, PanicException) as error:
         raise BrokenFileError(f"damaged parquet file ({error}); fetch it again") from error

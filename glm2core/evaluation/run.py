@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-import pyarrow.parquet as pq
+import polars as pl
 import torch
 from transformers import PreTrainedModel
 
@@ -30,6 +30,7 @@ from glm2core.evaluation.report import (
     report_retrieval,
 )
 from glm2core.evaluation.retrieval import PromptFormat, answer_case
+from glm2core.evaluation.rows import read_rows
 from glm2core.evaluation.scores import BASE, TUNED, Answer, score
 from glm2core.evaluation.tasks import Case, count_questions, generate_cases, read_longeval
 from glm2core.files import resolve_path, sha256_file, sha256_folder, source_fingerprint
@@ -51,7 +52,7 @@ class Evaluation:
     model: PreTrainedModel
     prompt_format: PromptFormat
     dataset: TokenizedDataset
-    sources: dict[str, str]  # row id -> where it came from
+    rows: pl.DataFrame  # of `read_rows`: where each held-out row came from, and of what kind it is
     base_answers: list[Answer]  # of the untuned base, where params ask for it
     params: EvaluateParams
     finished: FinishedParts
@@ -77,7 +78,7 @@ class Evaluation:
         prompt_format = PromptFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
-        sources = _read_sources(converted, dataset)
+        rows = read_rows(converted, dataset.ids)
         base_folder = resolve_path(base.base) if base.base is not None and params.retrieval.base_lengths else None
         base_hash = None if base_folder is None else fingerprint(base_folder)
         finished = finished_parts(model, params, dtype, device, test=sha256_file(test), base=base_hash)
@@ -87,7 +88,7 @@ class Evaluation:
             base_answers = _ask_base(load, prompt_format, params, finished.part)
         # An adapter's PeftModel passes on what it is asked, as any model would answer it
         network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
-        return cls(network.eval(), prompt_format, dataset, sources, base_answers, params, finished)
+        return cls(network.eval(), prompt_format, dataset, rows, base_answers, params, finished)
 
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
@@ -118,6 +119,7 @@ class Evaluation:
         if not rows:
             return {}
         answers: list[HeldOutAnswer] = []
+        sources = dict(self.rows.select("id", "source").iter_rows())
         with (
             (folder / PREDICTIONS).open("w", encoding="utf-8") as file,
             progress_bar("answers", rows) as (bar, task),
@@ -132,10 +134,10 @@ class Evaluation:
                 max_new_tokens=settings.max_new_tokens,
                 part=self.finished.part,
             ):
-                append_records(file, ({"source": self.sources[answer.id], **asdict(answer)} for answer in batch))
+                append_records(file, ({"source": sources[answer.id], **asdict(answer)} for answer in batch))
                 answers += batch
                 bar.advance(task, len(batch))
-        return report_answers(answers, self.sources, folder)
+        return report_answers(answers, self.rows, folder)
 
     def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
         """Questions about long contexts, with scores by length and depth, beside the base's where it was asked.
@@ -172,18 +174,6 @@ def finished_parts(
             **more,
         }
     )
-
-
-def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
-    """Row id -> source of every row of `dataset`."""
-    rows = pq.read_table(converted, columns=["id", "source"]).to_pylist() if converted.exists() else []
-    sources = {row["id"]: row["source"] for row in rows}
-    if missing := set(dataset.ids) - set(sources):
-        raise UserError(
-            f"{converted} lacks {len(missing):,} of the {len(dataset):,} rows that were tokenized. "
-            "Run the pipeline from its start: dvc repro."
-        )
-    return sources
 
 
 def _ask_base(

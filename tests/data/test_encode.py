@@ -152,7 +152,10 @@ def test_what_a_row_says_of_itself_is_true(tmp_path, tokenizer, truncation):
         assert list(origin.values()) == [source for at, source, *_ in report.dropped if at == split]
         for source in dict.fromkeys([row["source"] for row in rows] + list(origin.values())):
             group = [row for row in rows if row["source"] == source]
-            tokens, supervised = (sum(len(row["input_ids"]) for row in group), sum(r["supervised_tokens"] for r in group))
+            tokens, supervised = (
+                sum(len(row["input_ids"]) for row in group),
+                sum(r["supervised_tokens"] for r in group),
+            )
             cut = sum(bool(row["cuts"]) for row in group)
             found.append((split, source, len(group), tokens, supervised, cut, list(origin.values()).count(source)))
     assert by_source.rows() == found

@@ -8,7 +8,8 @@ from peft import PrefixTuningConfig, get_peft_model
 
 from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.retrieval import PromptFormat, answer_case, answer_questions, read_context
-from glm2core.evaluation.scores import by_length, effective_length, score
+from glm2core.evaluation.retrieval_tables import by_length, retrieval_rows
+from glm2core.evaluation.scores import effective_length, score
 from glm2core.evaluation.tasks import generate_cases
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.adapters import attach_prefix_length
@@ -103,6 +104,6 @@ def test_a_random_network_scores_at_chance(model: ChatGLM2ForCausalLM, tokenizer
         for case in cases
         for answer in answer_case(model, prompt_format, case, prefill_chunk=4096, max_new_tokens=8)
     ]
-    assert [row["cases"] for row in by_length(answers)] == [40, 40]
+    assert by_length(retrieval_rows(answers))["cases"].to_list() == [40, 40]
     assert score(answers).interval[0] <= answers[0].chance
     assert effective_length(answers) == 0
