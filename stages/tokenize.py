@@ -7,8 +7,6 @@ from glm2core.console import closing_table, progress_bar
 from glm2core.conversation import SPLITS
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params
-from glm2core.text.encode import converted_rows, encode_converted, render_examples, tokenizer_for
-from glm2core.text.reports import tokenize_metrics, write_tokenize_tables
 from glm2core.tracking import stage_run
 from stages.runner import run_stage
 
@@ -20,6 +18,10 @@ EXAMPLES = "examples.md"
 
 
 def tokenize(params: Params) -> None:
+    # Here, so that wrong params are told before polars is imported.
+    from glm2core.text.encode import converted_rows, encode_converted, render_examples, tokenizer_for
+    from glm2core.text.reports import tokenize_metrics, write_tokenize_tables
+
     with stage_run("tokenize", params) as run:
         tokenizer, template, evidence = tokenizer_for(params.model.base, params.tokenize, CONVERTED)
         print(f"tokenizer: {params.model.base or 'trained here'}, {len(tokenizer):,} ids")
@@ -36,8 +38,8 @@ def tokenize(params: Params) -> None:
                 params.tokenize,
                 progress=lambda rows: bar.advance(task, rows),
             )
-        metrics = tokenize_metrics(report, tokenizer)
-        write_tokenize_tables(report, render_examples(report, tokenizer), REPORTS)
+        metrics = tokenize_metrics(report, TOKENIZED, tokenizer)
+        write_tokenize_tables(report, TOKENIZED, render_examples(report, tokenizer), REPORTS)
         write_json(METRICS, metrics)
         run.headline(metrics)
         for split in SPLITS:

@@ -34,6 +34,7 @@ BASE = {
     "params",
     "parquet",
     "process",
+    "report_tables",
 }
 # layer -> the layers it may import, itself apart
 ALLOWED = {

@@ -5,12 +5,13 @@ import reprlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from glm2core.conversation import Conversation, RejectionError, identify, split_of
 from glm2core.data.converted import ConvertedWriter
+from glm2core.data.fates import FatesWriter
 from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, detect, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, source_name
@@ -45,12 +46,11 @@ class Tally:
 
 @dataclass
 class ConvertReport:
-    """Rows by source, by split and by reason, and the first rejected rows in words."""
+    """Rows by source and by split, and the first rejected rows in words; fates.parquet has a line for each row."""
 
     total: Tally = field(default_factory=Tally)
     by_source: dict[str, Tally] = field(default_factory=dict)
     by_split: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
     first_rejected: list[str] = field(default_factory=list)
     formats: dict[str, str] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class _RawConversation(NamedTuple):
 def convert_sources(
     params: ConvertParams, out: Path, *, progress: Callable[[int], None] = lambda rows: None
 ) -> ConvertReport:
-    """Write `{train,validation,test}.parquet` and `rejected.jsonl` into the folder `out`.
+    """Write `{train,validation,test}.parquet`, `fates.parquet` and `rejected.jsonl` into the folder `out`.
 
     Args:
         progress: called with the number of rows read since the last call.
@@ -75,7 +75,7 @@ def convert_sources(
         UserError: a source can't be read, too many rows were rejected, or none is left to train on.
     """
     run = _Conversion(params, out, progress)
-    with run.writer, run.rejected_file:
+    with run.writer, run.fates, run.rejected_file:
         for number, source in enumerate(params.sources):
             run.add_source(source, f"convert.sources[{number}]")
     run.finish()
@@ -88,6 +88,7 @@ class _Conversion:
         self.params = params
         self.report = ConvertReport()
         self.writer = ConvertedWriter(out)
+        self.fates = FatesWriter(out)
         self.rejected_file: IO[str] = (out / REJECTED_FILE).open("w", encoding="utf-8", newline="\n")
         self._progress = progress
         self._seen: set[bytes] = set()
@@ -126,6 +127,7 @@ class _Conversion:
         if not is_tracked(path):
             self.report.untracked.append(name)
         columns = source.columns
+        rows = replace(rows, columns=frozenset(columns.get(name, name) for name in COLUMNS[row_format]))
 
         def read(value: Any) -> Conversation:
             return to_conversation(value, row_format, columns)
@@ -139,6 +141,7 @@ class _Conversion:
             tally.read += 1
             if tally.kept == left:
                 tally.not_taken += 1
+                self.fates.add(name, raw.record.number, "not taken")
             else:
                 self._add_row(raw, name, unit, source, tally)
             if tally.read % 1000 == 0:
@@ -163,19 +166,26 @@ class _Conversion:
         key = bytes.fromhex(identity.id)
         if key in self._seen:
             tally.duplicates += 1
+            self.fates.add(name, raw.record.number, "duplicate")
             return
         self._seen.add(key)
         fractions = (self.params.validation_fraction, self.params.test_fraction) if source.held_out else (0.0, 0.0)
         split = split_of(identity.split_point, *fractions)
         self.writer.add(split, identity.id, name, conversation, source)
+        self.fates.add(name, raw.record.number, "kept")
         self.report.by_split[split] += 1
         tally.kept += 1
 
     def _keep_rejected(self, name: str, unit: str, record: Record, reason: str) -> None:
-        self.report.reasons[reason] += 1
+        self.fates.add(name, record.number, "rejected", reason)
         if len(self.report.first_rejected) < _REASONS_SHOWN:
             self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}")
-        entry = {"source": name, unit: record.number, "reason": reason, "row": record.value}
+        entry = {
+            "source": name,
+            unit: record.number,
+            "reason": reason,
+            "row": record.whole() if record.whole else record.value,
+        }
         self.rejected_file.write(_json_line(entry))
 
     def _why(self) -> str:

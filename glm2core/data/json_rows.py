@@ -6,7 +6,7 @@ handed out as a problem and reading goes on behind it.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
 _CHUNK = 1 << 20
@@ -18,11 +18,15 @@ _STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 
 
 class Record(NamedTuple):
-    """One raw row: its parsed value, or, when `problem` says why it can't be parsed, its text."""
+    """One raw row: its parsed value, or, when `problem` says why it can't be parsed, its text.
+
+    whole: gives the row with all its columns, where `value` has some of them only.
+    """
 
     number: int
     value: Any
     problem: str | None = None
+    whole: Callable[[], Any] | None = None
 
 
 class BrokenFileError(ValueError):

@@ -1,10 +1,13 @@
-"""What convert reports: flat metrics, and tables that DVC plots."""
+"""What convert reports: flat metrics, and tables that are queries over what it has written."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
+import polars as pl
+
 from glm2core.data.convert import ConvertReport
-from glm2core.files import atomic_path, write_csv
+from glm2core.data.fates import FATES_FILE
+from glm2core.files import atomic_path
+from glm2core.report_tables import write_table
 
 
 def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
@@ -21,17 +24,34 @@ def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
     }
 
 
-def write_convert_tables(report: ConvertReport, folder: Path) -> None:
+def write_convert_tables(report: ConvertReport, converted: Path, folder: Path) -> None:
     """sources.csv: a line a source; fates.csv: rows by what became of them, rejected ones by reason."""
-    header = ("source", "format", "read", "kept", "rejected", "duplicates", "not_taken")
-    sources = ((name, report.formats[name], *vars(tally).values()) for name, tally in report.by_source.items())
-    fates = [("kept", report.total.kept), ("duplicate", report.total.duplicates), ("not taken", report.total.not_taken)]
-    fates += [(f"rejected: {reason}", rows) for reason, rows in _by_frequency(report.reasons.items())]
+    rows = pl.scan_parquet(converted / FATES_FILE, glob=False)
     with atomic_path(folder) as partial:
         partial.mkdir()
-        write_csv(partial / "sources.csv", header, sources)
-        write_csv(partial / "fates.csv", ("fate", "rows"), fates)
+        write_table(_sources(rows, report.formats), partial / "sources.csv")
+        write_table(_fates(rows), partial / "fates.csv")
 
 
-def _by_frequency(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    return sorted(counts, key=lambda item: (-item[1], item[0]))
+def _sources(rows: pl.LazyFrame, formats: dict[str, str]) -> pl.DataFrame:
+    fate = pl.col("fate")
+    counted = rows.group_by("source").agg(
+        read=pl.len(),
+        kept=(fate == "kept").sum(),
+        rejected=(fate == "rejected").sum(),
+        duplicates=(fate == "duplicate").sum(),
+        not_taken=(fate == "not taken").sum(),
+    )
+    named = pl.LazyFrame({"source": list(formats), "format": list(formats.values())})
+    return named.join(counted, on="source", how="left", maintain_order="left").collect()
+
+
+def _fates(rows: pl.LazyFrame) -> pl.DataFrame:
+    counted = rows.group_by("fate", "reason").agg(rows=pl.len())
+    always = pl.LazyFrame({"fate": ["kept", "duplicate", "not taken"]})
+    first = always.join(counted, on="fate", how="left", maintain_order="left")
+    rejected = counted.filter(fate="rejected").sort("rows", "reason", descending=[True, False])
+    label = pl.concat_str(pl.lit("rejected: "), "reason")
+    return pl.concat(
+        [first.select("fate", pl.col("rows").fill_null(0)), rejected.select(label.alias("fate"), "rows")]
+    ).collect()

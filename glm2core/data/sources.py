@@ -31,12 +31,14 @@ class RowFile:
     """A raw file whose kind is known.
 
     unit: what its rows are counted in: `line` (from 1) or `index` (from 0).
+    columns: the only ones that are read of a parquet file; None = all.
     """
 
     path: Path
     kind: str
     encoding: str
     compressed: bool
+    columns: frozenset[str] | None = None
 
     @property
     def unit(self) -> str:
@@ -50,7 +52,7 @@ class RowFile:
     def __iter__(self) -> Iterator[Record]:
         with _readable(self.path):
             if self.kind == "parquet":
-                yield from read_parquet(self.path)
+                yield from read_parquet(self.path, self.columns)
             else:
                 with self._open_text() as text:
                     reader = {"JSON array": read_array, "JSON lines": read_lines, "CSV": read_csv}[self.kind]

@@ -2,12 +2,13 @@
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
 
 from glm2core.data.json_rows import BrokenFileError, Record
 
@@ -42,17 +43,54 @@ def read_csv(text: TextIO) -> Iterator[Record]:
             yield Record(reader.line_num, lines.text, problem)
 
 
-def read_parquet(path: Path) -> Iterator[Record]:
-    """Rows of a parquet file as dicts, numbered from 0."""
+def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator[Record]:
+    """Rows of a parquet file as dicts, numbered from 0, in batches that keep memory bounded by a row group.
+
+    Args:
+        columns: what is read, where the file has it; the whole row is read again only when it is asked for. None = all.
+    """
+    number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    yield Record(number, row)
-                    number += 1
-    except pa.ArrowException as error:
+        scanned = _scan(path)
+        names = scanned.collect_schema().names()
+        chosen = [name for name in names if columns is None or name in columns]
+        whole = None if len(chosen) == len(names) else _WholeRows(scanned)
+        for batch in _batches(scanned.select(chosen)):
+            for row in batch.to_arrow().to_pylist():
+                yield Record(number, row, whole=partial(whole.row, number) if whole else None)
+                number += 1
+    except (PolarsError, PanicException) as error:
         raise BrokenFileError(f"damaged parquet file ({error}); fetch it again") from error
+
+
+class _WholeRows:
+    """Rows with all their columns, asked for in rising order: no part of the file is read twice."""
+
+    def __init__(self, scanned: pl.LazyFrame) -> None:
+        self._scanned = scanned
+        self._batches: Iterator[pl.DataFrame] = iter(())
+        self._batch = pl.DataFrame()
+        self._start = 0
+
+    def row(self, number: int) -> dict[str, Any]:
+        if self._batch.is_empty():
+            self._start = number
+            self._batches = _batches(self._scanned.slice(number))
+            self._batch = next(self._batches)
+        while number >= self._start + len(self._batch):
+            self._start += len(self._batch)
+            self._batch = next(self._batches)
+        found: dict[str, Any] = self._batch.slice(number - self._start, 1).to_arrow().to_pylist()[0]
+        return found
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    """The file of that name alone: `*` or `key=value` in it mean nothing."""
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def _batches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    return iter(rows.collect_batches(chunk_size=_BATCH_ROWS, lazy=True))
 
 
 class _Remembered:

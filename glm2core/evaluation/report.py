@@ -1,27 +1,26 @@
 """The evaluate stage's files: tables and pictures into one folder, figures into flat metrics."""
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import polars as pl
+
 from glm2core.evaluation import plots
 from glm2core.evaluation.answers import HeldOutAnswer
 from glm2core.evaluation.loss import Bucket
-from glm2core.evaluation.scores import (
-    TUNED,
-    Answer,
-    by_length,
-    effective_length,
-    grid,
-    score,
-    short_context_change,
-)
-from glm2core.evaluation.text_metrics import text_metrics
+from glm2core.evaluation.retrieval_tables import by_length, curve, grid, retrieval_rows
+from glm2core.evaluation.scores import TUNED, Answer, effective_length, score, short_context_change
+from glm2core.evaluation.text_metrics import row_scores
+from glm2core.evaluation.text_tables import scores_with_intervals, text_scores
+from glm2core.report_tables import write_table
 
 PREDICTIONS = "predictions.jsonl"
 RETRIEVAL_PREDICTIONS = "retrieval_predictions.jsonl"
+ANSWER_ROWS = "answers.parquet"
+RETRIEVAL_ROWS = "retrieval.parquet"
+_DIGITS = 6
 
 
 def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
@@ -33,7 +32,9 @@ def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
 def report_retrieval(
     answers: Sequence[Answer], base_answers: Sequence[Answer], depths: int, folder: Path
 ) -> dict[str, float]:
-    """Write retrieval_by_length.csv, retrieval_grid.csv and their pictures, and accuracy_by_length.csv for `dvc plots`.
+    """Write retrieval.parquet, a line for each question, and the tables and pictures that are queries over it.
+
+    These are retrieval_by_length.csv, retrieval_grid.csv, and accuracy_by_length.csv for `dvc plots`.
 
     Args:
         answers: of the tuned model.
@@ -46,17 +47,19 @@ def report_retrieval(
     """
     if not answers:
         return {}
-    lengths = by_length([*answers, *base_answers])
-    write_csv(folder / "retrieval_by_length.csv", lengths)
-    plots.plot_accuracy_by_length(lengths, folder / "retrieval_by_length.png")
+    rows = _written(retrieval_rows([*answers, *base_answers]), folder / RETRIEVAL_ROWS)
+    lengths = by_length(rows)
+    write_table(lengths, folder / "retrieval_by_length.csv", _DIGITS)
+    plots.plot_accuracy_by_length(lengths.to_dicts(), folder / "retrieval_by_length.png")
     generated = [answer for answer in answers if answer.length]
-    metrics = {_metric_name(row): row["accuracy"] for row in lengths}
+    metrics = {_metric_name(row): row["accuracy"] for row in lengths.to_dicts()}
     if generated:
-        cells = grid(generated, depths)
-        write_csv(folder / "retrieval_grid.csv", cells)
-        for task in dict.fromkeys(row["task"] for row in cells):
-            plots.plot_grid([row for row in cells if row["task"] == task], folder / f"retrieval_grid_{task}.png")
-        write_csv(folder / "accuracy_by_length.csv", _curve(generated))
+        rows_generated = rows.filter(pl.col("length") > 0, model=TUNED)
+        cells = grid(rows_generated, depths)
+        write_table(cells, folder / "retrieval_grid.csv", _DIGITS)
+        for (task,), table in cells.group_by("task", maintain_order=True):
+            plots.plot_grid(table.to_dicts(), folder / f"retrieval_grid_{task}.png")
+        write_table(curve(rows_generated), folder / "accuracy_by_length.csv", _DIGITS)
         metrics["retrieval_accuracy"] = score(generated).accuracy
         metrics["effective_context_length"] = effective_length(generated)
     if (change := short_context_change(answers, base_answers)) is not None:
@@ -64,64 +67,48 @@ def report_retrieval(
     return metrics
 
 
-def _curve(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Accuracy at each length over all tasks: one line, so that experiments compare in one plot."""
-    lengths = sorted({answer.length for answer in answers})
-    return [
-        {"length": length, "accuracy": score(a for a in answers if a.length == length).accuracy} for length in lengths
-    ]
+def report_answers(answers: Sequence[HeldOutAnswer], rows: pl.DataFrame, folder: Path) -> dict[str, float]:
+    """Write each answer's scores, and from them the tables of all rows and of each group.
 
-
-def report_answers(answers: Sequence[HeldOutAnswer], sources: Mapping[str, str], folder: Path) -> dict[str, float]:
-    """Write answers_by_source.csv: ROUGE and BLEU of all rows, and of each source's.
+    answers.parquet has a line for each answer: id, source, kind, language, ROUGE and BLEU's counts.
+    answers_by_source.csv: ROUGE and BLEU of all rows, and of each source's. scores_by_source.csv: the same
+    by source, kind and language, with intervals.
 
     Args:
-        sources: row id -> where the row came from.
+        rows: of `read_rows`.
 
     Returns:
         rouge_1, rouge_2, rouge_l, bleu_4 over all answers.
     """
-    groups: dict[str, list[HeldOutAnswer]] = {"all": list(answers)}
-    for answer in answers:
-        groups.setdefault(sources[answer.id], []).append(answer)
-    rows = [{"source": name, "rows": len(group), **_text_metrics(group)} for name, group in groups.items() if group]
-    write_csv(folder / "answers_by_source.csv", rows)
-    return _text_metrics(answers)
+    scored = pl.DataFrame([{"id": a.id, **row_scores(a.answer, a.reference)} for a in answers])
+    answered = _written(
+        scored.join(rows, on="id", maintain_order="left").select(*rows.columns, pl.exclude(rows.columns)),
+        folder / ANSWER_ROWS,
+    )
+    total = text_scores(answered)
+    by_source = pl.concat([total.select(pl.lit("all").alias("source"), pl.all()), text_scores(answered, "source")])
+    write_table(by_source, folder / "answers_by_source.csv", _DIGITS)
+    write_table(scores_with_intervals(answered), folder / "scores_by_source.csv", _DIGITS)
+    return total.drop("rows").row(0, named=True)
+
+
+def _written(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """The rows as they are read from the file that they are written to."""
+    rows.write_parquet(path)
+    return pl.read_parquet(path, glob=False)
 
 
 def report_positions(buckets: Sequence[Bucket], folder: Path) -> None:
     """Write loss_by_position.csv and its picture."""
-    rows = [
-        {
-            "start": bucket.start,
-            "end": bucket.end,
-            "tokens": bucket.there.tokens,
-            "loss": bucket.there.mean,
-            "perplexity": bucket.there.perplexity,
-            "perplexity_alone": bucket.alone.perplexity,
-        }
-        for bucket in buckets
-    ]
-    write_csv(folder / "loss_by_position.csv", rows)
-    if rows:
-        plots.plot_loss_by_position(rows, folder / "loss_by_position.png")
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the same keys as CSV; floats with six digits, None as an empty field."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if rows:
-            writer.writerow(rows[0])
-        for row in rows:
-            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()])
+    losses = [(b.start, b.end, b.there.tokens, b.there.mean, b.there.perplexity, b.alone.perplexity) for b in buckets]
+    columns = ["start", "end", "tokens", "loss", "perplexity", "perplexity_alone"]
+    table = pl.DataFrame(losses, columns, orient="row")
+    write_table(table, folder / "loss_by_position.csv", _DIGITS)
+    if losses:
+        plots.plot_loss_by_position(table.to_dicts(), folder / "loss_by_position.png")
 
 
 def _metric_name(row: Mapping[str, Any]) -> str:
     task = row["task"]
     name = task if task.startswith("longeval_") else f"retrieval_{task}_{row['length']}"
     return name if row["model"] == TUNED else f"{row['model']}_{name}"
-
-
-def _text_metrics(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
-    return text_metrics([answer.answer for answer in answers], [answer.reference for answer in answers])

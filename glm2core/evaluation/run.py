@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow.parquet as pq
+import polars as pl
 import torch
 from transformers import PreTrainedModel
 
@@ -25,6 +25,7 @@ from glm2core.evaluation.report import (
     report_retrieval,
 )
 from glm2core.evaluation.retrieval import ask
+from glm2core.evaluation.rows import read_rows
 from glm2core.evaluation.scores import BASE, Answer, score
 from glm2core.evaluation.tasks import GeneratedCases, read_longeval
 from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, sha256_folder, source_fingerprint
@@ -52,7 +53,7 @@ class Evaluation:
     model: PreTrainedModel
     chat_format: ChatFormat
     dataset: TokenizedDataset
-    sources: dict[str, str]  # row id -> where it came from
+    rows: pl.DataFrame  # of `read_rows`: where each held-out row came from, and of what kind it is
     base_answers: list[Answer]  # of the untuned base, where params ask for it
     params: EvaluateParams
     journal: Journal
@@ -78,7 +79,7 @@ class Evaluation:
         chat_format = ChatFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
-        sources = _read_sources(converted, dataset)
+        rows = read_rows(converted, dataset.ids)
         base_folder = resolve_path(base.base) if base.base is not None and params.retrieval.base_lengths else None
         base_hash = None if base_folder is None else fingerprint(base_folder)
         journal = open_journal(model, params, dtype, device, test=sha256_file(test), base=base_hash)
@@ -96,7 +97,7 @@ class Evaluation:
             )
         # An adapter's PeftModel passes on what it is asked, as any model would answer it
         network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
-        return cls(network.eval(), chat_format, dataset, sources, base_answers, params, journal)
+        return cls(network.eval(), chat_format, dataset, rows, base_answers, params, journal)
 
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
@@ -128,6 +129,7 @@ class Evaluation:
             return {}
         answerer = Answerer(self.model, self.chat_format, Sampling(settings.max_new_tokens))
         answers: list[HeldOutAnswer] = []
+        sources = dict(self.rows.select("id", "source").iter_rows())
         with (
             (folder / PREDICTIONS).open("w", encoding="utf-8") as file,
             progress_bar("answers", rows) as (bar, task),
@@ -135,10 +137,10 @@ class Evaluation:
             for batch in answer_rows(
                 answerer, self.dataset, rows=rows, batch_size=settings.batch_size, memo=self.journal.memo
             ):
-                append_records(file, ({"source": self.sources[answer.id], **asdict(answer)} for answer in batch))
+                append_records(file, ({"source": sources[answer.id], **asdict(answer)} for answer in batch))
                 answers += batch
                 bar.advance(task, len(batch))
-        return report_answers(answers, self.sources, folder)
+        return report_answers(answers, self.rows, folder)
 
     def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
         """Questions about long contexts, with scores by length and depth, beside the base's where it was asked.
@@ -211,18 +213,6 @@ def journal_of(made_with: dict[str, Any], notice: Notice = print) -> Journal:
     if journal.values:
         notice(f"going on with an evaluation that was stopped; parts done before: {len(journal.values):,}")
     return journal
-
-
-def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
-    """Row id -> source of every row of `dataset`."""
-    rows = pq.read_table(converted, columns=["id", "source"]).to_pylist() if converted.exists() else []
-    sources = {row["id"]: row["source"] for row in rows}
-    if missing := set(dataset.ids) - set(sources):
-        raise UserError(
-            f"{converted} lacks {len(missing):,} of the {len(dataset):,} rows that were tokenized. "
-            "Run the pipeline from its start: dvc repro."
-        )
-    return sources
 
 
 def _report_lengths(answers: list[Answer], report: Report) -> None:

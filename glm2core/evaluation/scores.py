@@ -79,35 +79,6 @@ def score(answers: Iterable[Answer]) -> Score:
     return Score(len(marks), sum(marks))
 
 
-def by_length(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """A row for each model, task and length: accuracy, interval, chance, and distinct and colliding keys apart.
-
-    Cases from a file have their mean length. An accuracy over no cases is None.
-    """
-    return [
-        {
-            "model": model,
-            "task": task,
-            "length": length or round(_mean_tokens(group)),
-            **_figures(group),
-            **_by_keys(group),
-        }
-        for (model, task, length), group in _grouped(answers, lambda answer: (answer.model, answer.task, answer.length))
-    ]
-
-
-def grid(answers: Sequence[Answer], depths: int) -> list[dict[str, Any]]:
-    """A row for each task, length and depth; `depths` rows of equal height, the first at the context's start."""
-
-    def cell(answer: Answer) -> tuple[str, int, int]:
-        return answer.task, answer.length, min(int(answer.depth * depths), depths - 1)
-
-    return [
-        {"task": task, "length": length, "depth": round((row + 0.5) / depths, 4), **_figures(group)}
-        for (task, length, row), group in _grouped(answers, cell)
-    ]
-
-
 def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) -> int:
     """The longest length up to which accuracy holds `share` of the model's own at the shortest length.
 
@@ -135,38 +106,8 @@ def short_context_change(tuned: Sequence[Answer], base: Sequence[Answer]) -> flo
     return score(both[0]).accuracy - score(both[1]).accuracy if all(both) else None
 
 
-def _figures(group: Sequence[Answer]) -> dict[str, Any]:
-    total = score(group)
-    low, high = total.interval
-    return {
-        "cases": total.cases,
-        "right": total.right,
-        "accuracy": total.accuracy,
-        "low": low,
-        "high": high,
-        "chance": _chance(group),
-        "prompt_tokens": _mean_tokens(group),
-    }
-
-
-def _by_keys(group: Sequence[Answer]) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for name, wanted in (("distinct", False), ("colliding", True)):
-        part = score([answer for answer in group if answer.colliding is wanted])
-        figures |= {f"{name}_cases": part.cases, f"{name}_accuracy": part.accuracy if part.cases else None}
-    return figures
-
-
-def _mean_tokens(group: Sequence[Answer]) -> float:
-    return _mean([answer.prompt_tokens for answer in group])
-
-
 def _chance(group: Sequence[Answer]) -> float:
-    return _mean([answer.chance for answer in group])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return sum(answer.chance for answer in group) / len(group)
 
 
 def _grouped(answers: Sequence[Answer], key: Callable[[Answer], Any]) -> list[tuple[Any, list[Answer]]]:

@@ -5,29 +5,37 @@ scores 0 and stops nothing.
 """
 
 import logging
-import statistics
 from collections.abc import Sequence
 
 import jieba
 import sacrebleu
 from rouge_chinese import Rouge
+from sacrebleu.metrics import BLEU
 
 METRICS = ("rouge_1", "rouge_2", "rouge_l", "bleu_4")
+BLEU_COUNTS = (
+    *(f"matches_{n}" for n in (1, 2, 3, 4)),
+    *(f"ngrams_{n}" for n in (1, 2, 3, 4)),
+    "answer_words",
+    "reference_words",
+)
+"""Counts of a pair that add up over pairs: matching n-grams, the answer's n-grams, and words of both."""
 
 
-def text_metrics(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Mean F1 of ROUGE-1, -2 and -L over the pairs, and BLEU-4 of the whole corpus (sacrebleu, exponential smoothing).
-
-    Returns:
-        A value from 0 to 100 for each of `METRICS`; no pairs means an empty dict.
-    """
-    if not answers:
-        return {}
-    cut_answers, cut_references = [words(text) for text in answers], [words(text) for text in references]
-    pairs = [rouge(answer, reference) for answer, reference in zip(cut_answers, cut_references, strict=True)]
+def row_scores(answer: str, reference: str) -> dict[str, float]:
+    """F1 of ROUGE-1, -2 and -L of one pair in per cent, and `BLEU_COUNTS`: what BLEU counts in it."""
+    cut_answer, cut_reference = words(answer), words(reference)
     # tokenize="none": the words are cut already; force silences a warning about that.
-    bleu = sacrebleu.corpus_bleu(cut_answers, [cut_references], tokenize="none", force=True)
-    return {name: statistics.fmean(pair[name] for pair in pairs) for name in METRICS[:3]} | {"bleu_4": bleu.score}
+    bleu = sacrebleu.corpus_bleu([cut_answer], [[cut_reference]], tokenize="none", force=True)
+    counts = (*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len)
+    return rouge(cut_answer, cut_reference) | dict(zip(BLEU_COUNTS, counts, strict=True))
+
+
+def corpus_bleu(counts: Sequence[int]) -> float:
+    """BLEU-4 (sacrebleu, exponential smoothing) of pairs whose `BLEU_COUNTS` sum up to `counts`; 0 to 100."""
+    matches, ngrams, (answer_words, reference_words) = list(counts[:4]), list(counts[4:8]), counts[8:]
+    bleu = BLEU.compute_bleu(matches, ngrams, answer_words, reference_words, smooth_method="exp")
+    return float(bleu.score)
 
 
 def rouge(answer: str, reference: str) -> dict[str, float]:

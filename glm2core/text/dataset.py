@@ -26,6 +26,14 @@ SCHEMA = pa.schema(
         pa.field("segments", _INT_LIST, nullable=False),
     ]
 )
+_FACTS = (
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("prompt_tokens", pa.int32(), nullable=False),
+    pa.field("response_tokens", pa.int32(), nullable=False),
+    pa.field("supervised_tokens", pa.int32(), nullable=False),
+    pa.field("cuts", pa.list_(pa.string()), nullable=False),  # what the row lost, by kind, as often as it lost it
+)
+"""What a row says of itself beside what training reads: the reports are queries over these columns."""
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -44,13 +52,15 @@ class TokenizedWriter:
     """Writes batches of pairs, a row group each."""
 
     def __init__(self, path: Path, info: TokenizedInfo, newline: int) -> None:
-        self._schema = SCHEMA.with_metadata(vars(info))
+        self._schema = pa.schema([*SCHEMA, *_FACTS], vars(info))
         self._newline = newline
         self._closing = ExitStack()
-        self._file = self._closing.enter_context(parquet_writer(path, self._schema, dictionary_columns=["id"]))
+        self._file = self._closing.enter_context(
+            parquet_writer(path, self._schema, dictionary_columns=["id", "source", "cuts.list.element"])
+        )
 
-    def write(self, ids: pa.Array, pairs: PairBatch) -> None:
-        """Args: ids: of the pairs' rows. [B]"""
+    def write(self, ids: pa.Array, sources: pa.Array, pairs: PairBatch) -> None:
+        """Args: ids, sources: of the pairs' rows. [B]"""
         if not len(pairs.rows):
             return
         segments, segment_ends = pairs.segments(self._newline)
@@ -59,6 +69,11 @@ class TokenizedWriter:
             _lists(pairs.input_ids, pairs.ends),
             _lists(pairs.labels, pairs.ends),
             _lists(segments, segment_ends),
+            sources,
+            pa.array(pairs.source_lengths, pa.int32()),
+            pa.array(np.diff(pairs.ends) - pairs.source_lengths, pa.int32()),
+            pa.array(pairs.supervised_tokens, pa.int32()),
+            pa.array([list(cuts.elements()) for cuts in pairs.row_cuts], pa.list_(pa.string())),
         ]
         self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
@@ -160,6 +175,6 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def _read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
     metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
     known = {name: metadata[name] for name in TokenizedInfo.__dataclass_fields__ if name in metadata}
-    if file.schema_arrow.names != SCHEMA.names or len(known) < len(TokenizedInfo.__dataclass_fields__):
+    if file.schema_arrow.names[: len(SCHEMA)] != SCHEMA.names or len(known) < len(TokenizedInfo.__dataclass_fields__):
         raise UserError(f"{path} was not written by this version's tokenize stage. Run dvc repro tokenize.")
     return TokenizedInfo(**known)

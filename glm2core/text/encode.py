@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,47 +28,12 @@ _TRAINING_CHARS = 32_000_000  # what the small tokenizer is trained on at most
 
 
 @dataclass
-class LengthCounts:
-    """How many rows have how many tokens: index = tokens, value = rows."""
-
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def add(self, lengths: np.ndarray) -> None:
-        more = np.bincount(lengths)
-        if len(more) > len(self.counts):
-            self.counts, more = more, self.counts
-        self.counts[: len(more)] += more
-
-    @property
-    def rows(self) -> int:
-        return int(self.counts.sum())
-
-    @property
-    def tokens(self) -> int:
-        return int(self.counts @ np.arange(len(self.counts)))
-
-    @property
-    def longest(self) -> int:
-        return max(len(self.counts) - 1, 0)
-
-    def histogram(self, width: int) -> list[int]:
-        """Rows a bin of `width` tokens; bin i holds lengths i * width to (i + 1) * width - 1."""
-        padded = np.pad(self.counts, (0, -len(self.counts) % width))
-        return [int(n) for n in padded.reshape(-1, width).sum(axis=1)]
-
-
-@dataclass
 class EncodeReport:
-    """What became of the conversations."""
+    """What became of the conversations; what became of their tokens stands in the tokenized files."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    sources: LengthCounts = field(default_factory=LengthCounts)
-    targets: LengthCounts = field(default_factory=LengthCounts)
-    totals: LengthCounts = field(default_factory=LengthCounts)
-    supervised_tokens: int = 0
-    cuts: Counter[str] = field(default_factory=Counter)
-    dropped: list[tuple[str, str, str]] = field(default_factory=list)
-    """(split, id, reason) of each row without a pair."""
+    dropped: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """(split, source, id, reason) of each row without a pair."""
     examples: list[tuple[str, np.ndarray, np.ndarray]] = field(default_factory=list)
     """(id, input_ids, labels) of the first rows of the training split."""
 
@@ -115,7 +79,7 @@ def encode_converted(
         report.rows[split] = 0
         with TokenizedWriter(out / f"{split}.parquet", info, tokenizer.newline) as writer:
             for batch, pairs in _encoded(builder, converted / f"{split}.parquet", params):
-                writer.write(batch.ids.take(pairs.rows), pairs)
+                writer.write(batch.ids.take(pairs.rows), batch.sources.take(pairs.rows), pairs)
                 _count(report, split, batch, pairs)
                 if split == "train":
                     _keep_examples(report, batch, pairs)
@@ -182,14 +146,10 @@ def _plan(builder: PairBuilder, batch: ConvertedBatch, params: TokenizeParams) -
 
 
 def _count(report: EncodeReport, split: str, batch: ConvertedBatch, pairs: PairBatch) -> None:
-    lengths = np.diff(pairs.ends)
     report.rows[split] += len(pairs.rows)
-    report.sources.add(pairs.source_lengths)
-    report.targets.add(lengths - pairs.source_lengths)
-    report.totals.add(lengths)
-    report.supervised_tokens += int(np.count_nonzero(pairs.labels != IGNORED))
-    report.cuts += pairs.cuts
-    report.dropped += [(split, batch.ids[row].as_py(), reason) for row, reason in pairs.dropped]
+    report.dropped += [
+        (split, batch.sources[row].as_py(), batch.ids[row].as_py(), reason) for row, reason in pairs.dropped
+    ]
 
 
 def _keep_examples(report: EncodeReport, batch: ConvertedBatch, pairs: PairBatch) -> None:

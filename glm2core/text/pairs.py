@@ -50,7 +50,7 @@ class PairBatch:
     input_ids, labels: int32. [tokens of all rows]
     ends: int64. [B + 1]
     source_lengths: tokens before the last answer. [B]
-    cuts: how many rows (or rounds, or answers) lost something, by kind.
+    row_cuts: what each row lost, by kind: rounds, answers, or itself once. [B]
     """
 
     rows: np.ndarray
@@ -58,8 +58,19 @@ class PairBatch:
     labels: np.ndarray
     ends: np.ndarray
     source_lengths: np.ndarray
-    cuts: Counter[str] = field(default_factory=Counter)
+    row_cuts: list[Counter[str]]
     dropped: list[Dropped] = field(default_factory=list)
+
+    @property
+    def cuts(self) -> Counter[str]:
+        """How many rows (or rounds, or answers) lost something, by kind."""
+        return sum(filter(None, self.row_cuts), Counter())
+
+    @property
+    def supervised_tokens(self) -> np.ndarray:
+        """Labels that are not ignored, of each row. [B]"""
+        counted: np.ndarray = np.add.reduceat((self.labels != IGNORED).astype(np.int32), self.ends[:-1])
+        return counted
 
     def segments(self, newline: int) -> tuple[np.ndarray, np.ndarray]:
         """Where rounds and lines start in each row: its first token and each one behind a line end.
@@ -123,8 +134,7 @@ class PairBuilder:
         long = np.flatnonzero(flat.source_lengths > limits)
         if len(long):
             return self._shorten(flat, plan, long.tolist())
-        cuts = +Counter(responses_cut=int(flat.cut_answers.sum()))
-        return PairBatch(np.arange(len(limits)), *flat[:4], cuts)
+        return PairBatch(np.arange(len(limits)), *flat[:4], _answer_cuts(flat))
 
     def build(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PairBatch:
         """Pairs of a batch of answered conversations, in their order."""
@@ -137,14 +147,14 @@ class PairBuilder:
         whole = Tokens(flat.input_ids, flat.labels)
         lengths, sources = np.diff(flat.ends), flat.source_lengths.copy()
         kept = np.ones(len(lengths), bool)
-        cuts: Counter[str] = Counter()
+        cuts = _answer_cuts(flat)
         dropped = []
         copied = 0
         for row in long:
             start, end = flat.ends[row], flat.ends[row + 1]
             target = start + sources[row]
             stretches.append(whole.part(copied, start))
-            shorter = self._truncator.shorten(plan.long_row(row, whole.part(start, target)), cuts)
+            shorter = self._truncator.shorten(plan.long_row(row, whole.part(start, target)), cuts[row])
             if isinstance(shorter, str):
                 dropped.append(Dropped(row, shorter))
                 kept[row], copied = False, end
@@ -153,6 +163,11 @@ class PairBuilder:
                 lengths[row] += len(shorter.ids) - sources[row]
                 sources[row], copied = len(shorter.ids), target
         stretches.append(whole.part(copied))
-        cuts["responses_cut"] += int(flat.cut_answers[kept].sum())
         ids, labels = joined(*stretches)
-        return PairBatch(np.flatnonzero(kept), ids, labels, row_ends_of(lengths[kept]), sources[kept], +cuts, dropped)
+        rows = np.flatnonzero(kept)
+        kept_cuts = [cuts[row] for row in rows]
+        return PairBatch(rows, ids, labels, row_ends_of(lengths[kept]), sources[kept], kept_cuts, dropped)
+
+
+def _answer_cuts(flat: FlatRows) -> list[Counter[str]]:
+    return [Counter(responses_cut=cut) if cut else Counter() for cut in flat.cut_answers.tolist()]

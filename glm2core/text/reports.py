@@ -1,8 +1,12 @@
-"""What tokenize reports: flat metrics, and tables that DVC plots."""
+"""What tokenize reports: flat metrics, and tables that are queries over what it has written."""
 
 from pathlib import Path
 
-from glm2core.files import atomic_path, write_csv
+import polars as pl
+
+from glm2core.conversation import SPLITS
+from glm2core.files import atomic_path
+from glm2core.report_tables import write_table
 from glm2core.text.encode import EncodeReport
 from glm2core.text.tokenizer import SpTokenizer
 
@@ -17,36 +21,79 @@ CUTS = (
 _BINS = 50
 
 
-def tokenize_metrics(report: EncodeReport, tokenizer: SpTokenizer) -> dict[str, int | float]:
+def tokenize_metrics(report: EncodeReport, tokenized: Path, tokenizer: SpTokenizer) -> dict[str, int | float]:
     """Figures of the tokenize stage; counts of cuts are of rows, rounds or responses, as they say."""
-    rows = report.totals.rows
+    tokens = pl.col("prompt_tokens") + pl.col("response_tokens")
+    figures = _tokenized(tokenized).select(
+        tokens=tokens.sum(),
+        tokens_supervised=pl.col("supervised_tokens").sum(),
+        tokens_mean=tokens.mean(),
+        tokens_longest=tokens.max(),
+    )
     return {
         **{f"rows_{split}": count for split, count in report.rows.items()},
         "rows_dropped": len(report.dropped),
-        "tokens": report.totals.tokens,
-        "tokens_supervised": report.supervised_tokens,
-        "tokens_mean": report.totals.tokens / max(rows, 1),
-        "tokens_longest": report.totals.longest,
+        **figures.collect().row(0, named=True),
         "vocabulary_size": len(tokenizer),
-        **{name: report.cuts[name] for name in CUTS},
+        **dict(_cuts(tokenized).iter_rows()),
     }
 
 
-def write_tokenize_tables(report: EncodeReport, examples: str, folder: Path) -> None:
-    """lengths.csv: rows by tokens; cuts.csv; dropped.csv: rows without a pair; examples.md."""
+def write_tokenize_tables(report: EncodeReport, tokenized: Path, examples: str, folder: Path) -> None:
+    """lengths.csv: rows by tokens; cuts.csv; by_source.csv; dropped.csv: rows without a pair; examples.md."""
+    dropped = pl.DataFrame(report.dropped, ["split", "source", "id", "reason"], orient="row")
+    dropped = dropped.cast(pl.String)
     with atomic_path(folder) as partial:
         partial.mkdir()
-        write_csv(partial / "lengths.csv", ("tokens", "prompts", "responses", "rows"), _length_table(report))
-        cuts = [(name.replace("_", " "), report.cuts[name]) for name in CUTS]
-        write_csv(partial / "cuts.csv", ("cut", "count"), [*cuts, ("rows dropped", len(report.dropped))])
-        write_csv(partial / "dropped.csv", ("split", "id", "reason"), report.dropped)
+        write_table(_lengths(tokenized), partial / "lengths.csv")
+        write_table(_by_source(tokenized, dropped), partial / "by_source.csv")
+        cuts = _cuts(tokenized).with_columns(pl.col("cut").str.replace_all("_", " "))
+        dropped_rows = pl.DataFrame({"cut": "rows dropped", "count": dropped.height}, cuts.schema)
+        write_table(pl.concat([cuts, dropped_rows]), partial / "cuts.csv")
+        write_table(dropped.select("split", "id", "reason"), partial / "dropped.csv")
         (partial / "examples.md").write_text(examples, encoding="utf-8")
 
 
-def _length_table(report: EncodeReport) -> list[tuple[int, ...]]:
+def _tokenized(tokenized: Path) -> pl.LazyFrame:
+    """The rows of all splits: what each says of itself, not its ids."""
+    facts = ("source", "prompt_tokens", "response_tokens", "supervised_tokens", "cuts")
+    return pl.concat(
+        pl.scan_parquet(tokenized / f"{split}.parquet", glob=False).select(pl.lit(split).alias("split"), *facts)
+        for split in SPLITS
+    ).cast({pl.Int32: pl.Int64})
+
+
+def _lengths(tokenized: Path) -> pl.DataFrame:
     """A line a bin: its first token count, then rows whose prompt, response or whole falls into it."""
-    width = max(report.totals.longest // _BINS, 1)
-    columns = [counts.histogram(width) for counts in (report.sources, report.targets, report.totals)]
-    bins = max(map(len, columns))
-    padded = [column + [0] * (bins - len(column)) for column in columns]
-    return [(i * width, *counts) for i, counts in enumerate(zip(*padded, strict=True))]
+    rows = _tokenized(tokenized).select(
+        prompts="prompt_tokens",
+        responses="response_tokens",
+        rows=pl.col("prompt_tokens") + pl.col("response_tokens"),
+    )
+    longest = rows.select(pl.max("rows")).collect().item()
+    width = max(longest // _BINS, 1)
+    table = pl.LazyFrame({"tokens": pl.int_range(0, longest + 1, width, eager=True)})
+    for name in ("prompts", "responses", "rows"):
+        counted = rows.group_by(tokens=pl.col(name) // width * width).agg(pl.len().alias(name))
+        table = table.join(counted, on="tokens", how="left", maintain_order="left")
+    return table.fill_null(0).collect()
+
+
+def _cuts(tokenized: Path) -> pl.DataFrame:
+    """cut, count: how often rows lost something of each kind."""
+    counted = _tokenized(tokenized).select(cut=pl.col("cuts").explode()).group_by("cut").agg(count=pl.len())
+    kinds = pl.LazyFrame({"cut": CUTS})
+    return kinds.join(counted, on="cut", how="left", maintain_order="left").fill_null(0).collect()
+
+
+def _by_source(tokenized: Path, dropped: pl.DataFrame) -> pl.DataFrame:
+    """A line for each split and source: rows and their tokens, and rows that were cut or made no pair."""
+    rows = pl.concat([_tokenized(tokenized), dropped.lazy()], how="diagonal")
+    figures = rows.group_by("split", "source", maintain_order=True).agg(
+        rows=pl.count("prompt_tokens"),
+        tokens=pl.sum("prompt_tokens") + pl.sum("response_tokens"),
+        supervised_tokens=pl.sum("supervised_tokens"),
+        truncated_rows=(pl.col("cuts").list.len() > 0).sum(),
+        dropped_rows=pl.count("reason"),
+    )
+    return figures.collect()

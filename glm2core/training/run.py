@@ -1,12 +1,12 @@
 """One training run: from its start, or from its last checkpoint, to its end."""
 
-import csv
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,6 +17,7 @@ from glm2core.files import atomic_path, write_json
 from glm2core.hardware import peak_memory_gib
 from glm2core.model.adapters import multiplies_in_half
 from glm2core.params import TrainParams
+from glm2core.report_tables import write_table
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.arguments import training_arguments
 from glm2core.training.batches import training_batches, validation_batches
@@ -208,10 +209,8 @@ class _ShowProgress(TrainerCallback):
 
 
 def _write_csv(path: Path, records: list[Record], columns: tuple[str, ...]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+    table = pl.DataFrame(records, infer_schema_length=None) if records else pl.DataFrame(schema=columns)
+    write_table(table.select(columns), path)
 
 
 def _require_rows(training: TokenizedDataset, validation: TokenizedDataset) -> None:

@@ -60,7 +60,10 @@ def test_every_row_is_accounted_for(tmp_path):
             "row": '{"instruction": "cut',
         },
     ]
-    assert report.reasons.total() == 4
+    fates = polars.read_parquet(tmp_path / "out/fates.parquet")
+    assert fates["number"].to_list() == list(range(1, 46))
+    assert fates["fate"].to_list() == ["kept"] * 40 + ["duplicate"] + ["rejected"] * 4
+    assert fates["reason"].to_list() == [None] * 41 + [row["reason"] for row in rejected]
 
 
 def test_a_rejected_row_is_kept_whole_unless_it_is_too_deep_to_write(tmp_path):
@@ -72,7 +75,8 @@ def test_a_rejected_row_is_kept_whole_unless_it_is_too_deep_to_write(tmp_path):
     path.write_text("\n".join([*map(json.dumps, GOOD), *rows]) + "\n")
     report = convert_sources(params(Source(path=str(path)), max_rejected_fraction=1.0), tmp_path / "out")
     assert report.total.rejected == len(rows)
-    assert set(report.reasons) == {"instruction is a list, not a text", "nested too deeply"}
+    reasons = polars.read_parquet(tmp_path / "out/fates.parquet")["reason"].drop_nulls()
+    assert set(reasons) == {"instruction is a list, not a text", "nested too deeply"}
     kept = (tmp_path / "out/rejected.jsonl").read_text().splitlines()
     for place, (row, line) in enumerate(zip(rows, kept, strict=True), len(GOOD) + 1):
         whole = line.count("[") == row.count("[")
@@ -217,7 +221,7 @@ def test_others_read_the_parquet_and_the_bytes_are_the_same(tmp_path, alpaca_fil
     sources = params(*[Source(path=str(file)) for file in alpaca_files])
     report = convert_sources(sources, tmp_path / "one")
     convert_sources(sources, tmp_path / "two")
-    for name in [*(f"{split}.parquet" for split in SPLITS), "rejected.jsonl"]:
+    for name in [*(f"{split}.parquet" for split in SPLITS), "fates.parquet", "rejected.jsonl"]:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert (report.total.read, report.total.rejected) == (1999, 0)
     # 14 English and 8 Chinese rows are there twice

@@ -8,7 +8,8 @@ from peft import PrefixTuningConfig, get_peft_model
 
 from glm2core.evaluation.generation import answer_questions, read_context
 from glm2core.evaluation.retrieval import answer_case
-from glm2core.evaluation.scores import by_length, effective_length, score
+from glm2core.evaluation.retrieval_tables import by_length, retrieval_rows
+from glm2core.evaluation.scores import effective_length, score
 from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.adapters import attach_prefix_length
@@ -103,6 +104,6 @@ def test_a_random_network_scores_at_chance(model: ChatGLM2ForCausalLM, tokenizer
         for case in asked.cases(chat_format.count_tokens)
         for answer in answer_case(model, chat_format, case, prefill_chunk=4096, max_new_tokens=8)
     ]
-    assert [row["cases"] for row in by_length(answers)] == [40, 40]
+    assert by_length(retrieval_rows(answers))["cases"].to_list() == [40, 40]
     assert score(answers).interval[0] <= answers[0].chance
     assert effective_length(answers) == 0

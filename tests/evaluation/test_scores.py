@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm2core.evaluation.report import report_retrieval
+from glm2core.evaluation.retrieval_tables import by_length, grid, retrieval_rows
 from glm2core.evaluation.scores import (
     Answer,
-    by_length,
     effective_length,
-    grid,
     last_integer,
     score,
     short_context_change,
@@ -96,16 +95,17 @@ def test_wilson_interval_holds_the_share(a: int, b: int) -> None:
 
 def test_distinct_and_colliding_keys_are_counted_apart() -> None:
     group = answers(3, 4) + answers(1, 6, colliding=True)
-    (row,) = by_length(group)
+    (row,) = by_length(retrieval_rows(group)).to_dicts()
     assert (row["cases"], row["right"], row["accuracy"]) == (10, 4, 0.4)
     assert (row["distinct_cases"], row["distinct_accuracy"]) == (4, 0.75)
     assert (row["colliding_cases"], row["colliding_accuracy"]) == (6, pytest.approx(1 / 6))
-    assert by_length(answers(3, 4))[0]["colliding_accuracy"] is None
+    assert by_length(retrieval_rows(answers(3, 4)))["colliding_accuracy"].to_list() == [None]
 
 
 def test_grid_puts_answers_into_their_rows() -> None:
-    cells = grid(answers(1, 1, depth=0.0) + answers(0, 1, depth=0.19) + answers(2, 2, depth=0.999), depths=5)
-    assert [(cell["depth"], cell["cases"], cell["accuracy"]) for cell in cells] == [(0.1, 2, 0.5), (0.9, 2, 1.0)]
+    asked = answers(1, 1, depth=0.0) + answers(0, 1, depth=0.19) + answers(2, 2, depth=0.999)
+    cells = grid(retrieval_rows(asked), depths=5)
+    assert cells.select("depth", "cases", "accuracy").rows() == [(0.1, 2, 0.5), (0.9, 2, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,8 @@ def test_the_curve_pools_tasks_and_leaves_the_base_out(tmp_path: Path) -> None:
     base = answers(4, 4, task="lines", length=512, model="base")
     report_retrieval(asked, base, 1, tmp_path)
     assert (tmp_path / "accuracy_by_length.csv").read_text("utf-8") == "length,accuracy\n512,0.5\n"
+    # Newcombe's table has (0.0624, 0.1605) for 15 of 148
+    report_retrieval(answers(15, 148, prompt_tokens=500), [], 1, tmp_path)
+    header, line = (tmp_path / "retrieval_by_length.csv").read_text("utf-8").splitlines()
+    assert header.startswith("model,task,length,cases,right,accuracy,low,high,chance,prompt_tokens,distinct_cases,")
+    assert line == "tuned,lines,512,148,15,0.101351,0.0624196,0.160479,0.05,500,148,0.101351,0,"

@@ -1,10 +1,19 @@
 """ROUGE and BLEU: known values, and no text that stops them."""
 
+import polars
 import pytest
+import sacrebleu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from glm2core.evaluation.text_metrics import METRICS, text_metrics, words
+from glm2core.evaluation.text_metrics import METRICS, row_scores, words
+from glm2core.evaluation.text_tables import text_scores
+
+
+def text_metrics(answers: list[str], references: list[str]) -> dict[str, float]:
+    rows = [row_scores(*pair) for pair in zip(answers, references, strict=True)]
+    return text_scores(polars.DataFrame(rows)).drop("rows").row(0, named=True)
+
 
 TEXT = st.text(alphabet="ab。！？?”…. \n\t\u3000\u2028你好世界天气", max_size=20)
 
@@ -26,7 +35,14 @@ def test_an_empty_answer_scores_0_and_halves_the_mean() -> None:
     assert set(text_metrics([""], ["今天"]).values()) == {0.0}
     both = text_metrics(["", "a b c d e"], ["a b c d e", "a b c d e"])
     assert [both[name] for name in METRICS[:3]] == pytest.approx([50] * 3, abs=1e-3)
-    assert text_metrics([], []) == {}
+
+
+def test_bleu_is_of_the_corpus_and_no_mean_of_rows() -> None:
+    answers = ["a b c d e f", "今天 天气 很 好 啊", "x", ""]
+    references = ["a b c d x f g", "今天 天气 很 好", "y z", "a b"]
+    pairs = [[words(text) for text in texts] for texts in (answers, references)]
+    whole = sacrebleu.corpus_bleu(pairs[0], [pairs[1]], tokenize="none", force=True).score
+    assert text_metrics(answers, references)["bleu_4"] == pytest.approx(whole, rel=1e-12)
 
 
 @settings(max_examples=150, deadline=None)

@@ -23,7 +23,7 @@ def test_outs_words_exit_code_and_mlflow(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     outs = {path.name for path in (tmp_path / "data/converted").iterdir()}
-    assert outs == {"train.parquet", "validation.parquet", "test.parquet", "rejected.jsonl"}
+    assert outs == {"train.parquet", "validation.parquet", "test.parquet", "fates.parquet", "rejected.jsonl"}
     metrics = json.loads((tmp_path / "metrics/convert.json").read_text())
     expected = {"rows_read": 62, "rows_kept": 60, "rows_rejected": 1, "rows_duplicate": 1, "rows_not_taken": 0}
     assert expected.items() <= metrics.items()

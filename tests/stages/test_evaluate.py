@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 from ruamel.yaml import YAML
 
+from glm2core.data.converted import SCHEMA as CONVERTED_SCHEMA
 from glm2core.model.rope import plain_rope
 from glm2core.params import PARAMS_FILE
 from stages.evaluate import CONVERTED, METRICS, MODEL, REPORTS, TEST, evaluate
@@ -50,8 +52,15 @@ def inputs(project: Path) -> Path:
     for path in (TEST, CONVERTED):
         path.parent.mkdir(parents=True)
     write_random_rows(TEST, tokenizer)
-    rows = [{"id": f"row{index}", "source": "first.json" if index < 6 else "second.json"} for index in range(12)]
-    pq.write_table(pa.Table.from_pylist(rows), CONVERTED)
+    rows = [
+        {
+            "id": f"row{index}",
+            "source": "first.json" if index < 6 else "second.json",
+            "messages": [{"role": "user", "content": "北京" if index < 8 else "Paris"}],
+        }
+        for index in range(12)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, CONVERTED_SCHEMA), CONVERTED)
     Path("2_lines.jsonl").write_text(json.dumps(LONGEVAL))
     random_model(tiny_config(tokenizer, rope_parameters=plain_rope())).save_pretrained("base")
     set_params(evaluate=SETTINGS, model={"base": "base"}, tracking={"log_examples": False})
@@ -86,6 +95,14 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
     ]  # fmt: skip
     with (REPORTS / "answers_by_source.csv").open() as file:
         assert [int(row["rows"]) for row in csv.DictReader(file)] == [6, 3, 3]
+    scores = polars.read_csv(REPORTS / "scores_by_source.csv")
+    keys = [tuple(row) for row in scores.select("source", "kind", "language", "rows").iter_rows()]
+    assert keys == [
+        ("all", "all", "all", 6), ("first.json", "all", "all", 3), ("second.json", "all", "all", 3),
+        ("all", "question", "all", 6), ("all", "all", "latin", 2), ("all", "all", "zh", 4),
+        ("first.json", "question", "zh", 3), ("second.json", "question", "latin", 2),
+        ("second.json", "question", "zh", 1),
+    ]  # fmt: skip
 
     first = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
     assert {"retrieval_by_length.png", "retrieval_grid_lines.png", "loss_by_position.png"} <= set(first)

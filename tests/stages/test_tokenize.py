@@ -33,7 +33,7 @@ def test_outs_words_exit_code_and_mlflow(tmp_path):
     assert sum(rows) == 60
     assert metrics["responses_cut"] == metrics["rows_dropped"] == 0
     reports = {path.name for path in (tmp_path / "reports/tokenize").iterdir()}
-    assert reports == {"lengths.csv", "cuts.csv", "dropped.csv", "examples.md"}
+    assert reports == {"lengths.csv", "by_source.csv", "cuts.csv", "dropped.csv", "examples.md"}
 
     run = run_of(tmp_path, "tokenize")
     assert run.data.metrics["rows_train"] == rows[0]
@@ -60,8 +60,15 @@ def test_errors_are_sentences_and_users_texts_stay_out_of_mlflow(tmp_path, capsy
     assert not (tmp_path / "data/tokenized").exists()
 
 
-def test_the_stages_need_no_torch():
-    """Imports are most of a short stage's time."""
-    code = "import sys, stages.convert, stages.tokenize; print({'torch', 'transformers', 'polars'} & set(sys.modules))"
+def test_the_stages_need_no_torch_and_import_polars_late():
+    """Imports are most of a short stage's time, and wrong params need none of them."""
+    modules = "glm2core.data.reports, glm2core.data.sources"
+    code = f"""
+import sys, stages.convert, stages.tokenize, stages.train, stages.evaluate
+early = {{'torch', 'transformers', 'polars'}} & set(sys.modules)
+import {modules}
+assert 'polars' in sys.modules and 'torch' not in sys.modules
+print(early)
+"""
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

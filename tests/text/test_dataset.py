@@ -27,7 +27,8 @@ def write(path, tokenizer, batches):
     with TokenizedWriter(path, INFO, tokenizer.newline) as writer:
         for number, conversations in enumerate(batches):
             pairs = builder.build(conversations, [Limits(40, 20, "every")] * len(conversations))
-            writer.write(pa.array([f"{number}-{row}" for row in pairs.rows], pa.string()), pairs)
+            ids = pa.array([f"{number}-{row}" for row in pairs.rows], pa.string())
+            writer.write(ids, pa.array(["a.json"] * len(ids), pa.string()), pairs)
             segments, segment_ends = pairs.segments(tokenizer.newline)
             for i, row in enumerate(pairs.rows):
                 tokens = slice(pairs.ends[i], pairs.ends[i + 1])
@@ -57,9 +58,10 @@ def test_others_read_it(tmp_path, tokenizer):
         dict(zip(("id", "input_ids", "labels", "segments"), row, strict=True))
         for row in write(path, tokenizer, batches)
     ]
-    assert polars.read_parquet(path).to_dicts() == rows
+    assert polars.read_parquet(path).select(rows[0].keys()).to_dicts() == rows
     loaded = datasets.load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path / "cache"))["train"]
-    assert loaded.to_list() == rows
+    assert loaded.select_columns(list(rows[0])).to_list() == rows
+    assert set(loaded["source"]) == {"a.json"}
     file = pq.ParquetFile(path)
     assert [str(file.schema_arrow.field(name).type.value_type) for name in ("input_ids", "labels")] == ["int32"] * 2
     assert (file.num_row_groups, file.metadata.row_group(0).column(1).compression) == (2, "ZSTD")

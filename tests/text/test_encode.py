@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars
 import pytest
 
 from glm2core.conversation import SPLITS
 from glm2core.data.convert import convert_sources
+from glm2core.data.converted import read_conversations
 from glm2core.data.reports import convert_metrics, write_convert_tables
 from glm2core.errors import UserError
 from glm2core.labels import IGNORED
 from glm2core.params import ConvertParams, Source, TokenizeParams
 from glm2core.text.dataset import TokenizedDataset
-from glm2core.text.encode import LengthCounts, encode_converted, render_examples, tokenizer_for
+from glm2core.text.encode import encode_converted, render_examples, tokenizer_for
 from glm2core.text.reports import tokenize_metrics, write_tokenize_tables
 from glm2core.text.tokenizer import EOS, SpTokenizer
 
@@ -29,9 +31,13 @@ def converted(tmp_path_factory) -> Path:
     (folder / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
     params = ConvertParams(sources=[Source(path=str(folder / "rows.json"))])
     report = convert_sources(params, folder / "converted")
-    write_convert_tables(report, folder / "reports")
+    write_convert_tables(report, folder / "converted", folder / "reports")
     assert (folder / "reports/fates.csv").read_text() == (
         "fate,rows\nkept,196\nduplicate,0\nnot taken,0\nrejected: response is empty,3\n"
+    )
+    assert (folder / "reports/sources.csv").read_text() == (
+        "source,format,read,kept,rejected,duplicates,not_taken\n"
+        f"{folder / 'rows.json'},chatglm (JSON array),199,196,3,0,0\n"
     )
     assert convert_metrics(report)["rejected_fraction"] == pytest.approx(3 / 199)
     return folder / "converted"
@@ -54,7 +60,7 @@ def test_the_same_bytes_for_one_two_and_four_threads(converted, tmp_path, tokeni
 
 def test_every_row_is_counted_and_ends_unless_cut(converted, tmp_path, tokenizer):
     report = encode(converted, tmp_path, tokenizer)
-    metrics = tokenize_metrics(report, tokenizer)
+    metrics = tokenize_metrics(report, tmp_path, tokenizer)
     datasets = {split: TokenizedDataset.load(tmp_path / f"{split}.parquet", tokenizer.sha256) for split in SPLITS}
     assert metrics["rows_train"] + metrics["rows_validation"] + metrics["rows_test"] + metrics["rows_dropped"] == 196
     assert metrics["tokens"] == sum(dataset.lengths.sum() for dataset in datasets.values())
@@ -69,11 +75,11 @@ def test_every_row_is_counted_and_ends_unless_cut(converted, tmp_path, tokenizer
 
 def test_tables_for_plots(converted, tmp_path, tokenizer):
     report = encode(converted, tmp_path / "out", tokenizer, truncation="drop")
-    write_tokenize_tables(report, render_examples(report, tokenizer), tmp_path / "reports")
+    write_tokenize_tables(report, tmp_path / "out", render_examples(report, tokenizer), tmp_path / "reports")
     header, *lines = (tmp_path / "reports/lengths.csv").read_text().splitlines()
     assert header == "tokens,prompts,responses,rows"
     columns = np.array([[int(value) for value in line.split(",")] for line in lines])
-    assert (columns[:, 1:].sum(axis=0) == report.totals.rows).all()
+    assert (columns[:, 1:].sum(axis=0) == sum(report.rows.values())).all()
     dropped = (tmp_path / "reports/dropped.csv").read_text().splitlines()
     assert len(dropped) - 1 == len(report.dropped) > 0
     assert dropped[1].endswith(",the prompt is over max_source_length")
@@ -127,10 +133,36 @@ def test_real_rows_of_two_languages(alpaca_files, tmp_path):
     assert len(text) / dataset.lengths.sum() > 1.5
 
 
-def test_length_counts():
-    counts = LengthCounts()
-    counts.add(np.array([3, 3, 9]))
-    counts.add(np.array([0]))
-    counts.add(np.array([12]))
-    assert (counts.rows, counts.tokens, counts.longest) == (5, 27, 12)
-    assert counts.histogram(5) == [3, 1, 1]
+@pytest.mark.parametrize("truncation", ["rounds", "left", "right", "drop"])
+def test_what_a_row_says_of_itself_is_true(tmp_path, tokenizer, truncation):
+    """Its source and token counts, and the tables by source that are made of them, against the ids and labels."""
+    names = ("a.json", "b.json")
+    for number, name in enumerate(names):
+        (tmp_path / name).write_text(json.dumps(ROWS[number * 90 : number * 90 + 90 + 10 * number]), encoding="utf-8")
+    sources = [Source(path=str(tmp_path / name), loss_on="every") for name in names]
+    convert_sources(ConvertParams(sources=sources, max_rejected_fraction=0.5), tmp_path / "converted")
+    report = encode(tmp_path / "converted", tmp_path / "out", tokenizer, truncation=truncation)
+    write_tokenize_tables(report, tmp_path / "out", "", tmp_path / "reports")
+    by_source = polars.read_csv(tmp_path / "reports/by_source.csv")
+    columns = ("split", "source", "rows", "tokens", "supervised_tokens", "truncated_rows", "dropped_rows")
+    assert by_source.columns == list(columns)
+    found = []
+    for split in SPLITS:
+        origin = {row["id"]: row["source"] for row in read_conversations(tmp_path / f"converted/{split}.parquet")}
+        rows = polars.read_parquet(tmp_path / f"out/{split}.parquet").to_dicts()
+        for row in rows:
+            assert row["source"] == origin.pop(row["id"])
+            assert row["prompt_tokens"] + row["response_tokens"] == len(row["input_ids"]) <= 120 + 60
+            assert set(row["labels"][-row["response_tokens"] :]) & {-100} == set()
+            assert row["supervised_tokens"] == sum(label != -100 for label in row["labels"])
+        assert list(origin.values()) == [source for at, source, *_ in report.dropped if at == split]
+        for source in dict.fromkeys([row["source"] for row in rows] + list(origin.values())):
+            group = [row for row in rows if row["source"] == source]
+            tokens, supervised = (
+                sum(len(row["input_ids"]) for row in group),
+                sum(r["supervised_tokens"] for r in group),
+            )
+            cut = sum(bool(row["cuts"]) for row in group)
+            found.append((split, source, len(group), tokens, supervised, cut, list(origin.values()).count(source)))
+    assert by_source.rows() == found
+    assert by_source["truncated_rows"].sum() + by_source["dropped_rows"].sum() > 0

@@ -1,0 +1,49 @@
+"""What became of every raw row, as a parquet that the reports are queries over."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import pyarrow as pa
+
+from glm2core.parquet import parquet_writer
+
+FATES_FILE = "fates.parquet"
+Fate = Literal["kept", "rejected", "duplicate", "not taken"]
+SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("number", pa.int64(), nullable=False),  # line or index, as in rejected.jsonl
+        pa.field("fate", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),  # of rejected rows
+    ]
+)
+_ROW_GROUP_ROWS = 1 << 16
+
+
+class FatesWriter:
+    """Collects a line a raw row and writes them a row group at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._closing = ExitStack()
+        self._file = self._closing.enter_context(parquet_writer(folder / FATES_FILE, SCHEMA))
+        self._rows: list[tuple[str, int, Fate, str | None]] = []
+
+    def add(self, source: str, number: int, fate: Fate, reason: str | None = None) -> None:
+        self._rows.append((source, number, fate, reason))
+        if len(self._rows) == _ROW_GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        arrays = [pa.array(c, f.type) for c, f in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)]
+        self._file.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
+        self._rows.clear()
+
+    def __enter__(self) -> "FatesWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._closing:
+            if error is None and self._rows:
+                self._flush()

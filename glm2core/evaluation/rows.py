@@ -1,0 +1,46 @@
+"""The held-out rows as they were converted: where each is from, what it asks, and in which language."""
+
+from pathlib import Path
+
+import polars as pl
+
+from glm2core.errors import UserError
+
+_CHINESE_SHARE = 0.3  # of the letters; a Chinese text may hold much Latin, a Latin one hardly any Chinese
+
+
+def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
+    """A line for each of `ids`, in their order: id, source, kind, language.
+
+    kind: `text` (a question about a text of its own), `chat` (several rounds) or `question`.
+    language: by script alone: `zh` where at least 0.3 of the letters are Chinese characters, else `latin`
+        where most are Latin, else `other`.
+
+    Raises:
+        UserError: a row is missing.
+    """
+    wanted = pl.LazyFrame({"id": ids}, schema={"id": pl.String})
+    found = pl.LazyFrame(schema={"id": pl.String})
+    if converted.exists():
+        found = pl.scan_parquet(converted, glob=False).select("id", "source", kind=_kind(), language=_language())
+    if missing := wanted.join(found, on="id", how="anti").collect().height:
+        raise UserError(
+            f"{converted} lacks {missing:,} of the {len(ids):,} rows that were tokenized. "
+            "Run the pipeline from its start: dvc repro."
+        )
+    return wanted.join(found, on="id", how="left", maintain_order="left").collect()
+
+
+def _kind() -> pl.Expr:
+    questions = pl.col("messages").list.eval(pl.element().struct.field("role") == "user").list.sum()
+    about_text = pl.col("question_chars").is_not_null()
+    kind = pl.when(about_text).then(pl.lit("text")).when(questions > 1).then(pl.lit("chat"))
+    return kind.otherwise(pl.lit("question"))
+
+
+def _language() -> pl.Expr:
+    text = pl.col("messages").list.eval(pl.element().struct.field("content")).list.join("\n")
+    letters, chinese, latin = (text.str.count_matches(rf"\p{{{name}}}") for name in ("L", "Han", "Latin"))
+    written = letters > 0
+    language = pl.when(written & (chinese >= _CHINESE_SHARE * letters)).then(pl.lit("zh"))
+    return language.when(written & (2 * latin > letters)).then(pl.lit("latin")).otherwise(pl.lit("other"))

@@ -1,0 +1,94 @@
+"""Held-out rows by kind and language, and their scores by group with intervals that hold."""
+
+from pathlib import Path
+
+import numpy as np
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from glm2core.data.converted import SCHEMA
+from glm2core.errors import UserError
+from glm2core.evaluation.rows import read_rows
+from glm2core.evaluation.text_metrics import BLEU_COUNTS, row_scores
+from glm2core.evaluation.text_tables import scores_with_intervals
+
+ROWS = [
+    (["What is 2 + 2?", "4"], None, "question", "latin"),
+    (["用 Python 写一个 hello world 程序", "print"], None, "question", "zh"),
+    (["把这句话翻译成英语：你好", "Hello"], None, "question", "zh"),
+    (["Say hello in Chinese, please, to all of them", "你好"], None, "question", "latin"),
+    (["Сколько будет", "четыре"], None, "question", "other"),
+    (["1 + 1 =", "2"], None, "question", "other"),
+    (["What is it about?\nA fox and a dog.", "A fox"], 17, "text", "latin"),
+    (["你好", "你好！", "再见", "再见！"], None, "chat", "zh"),
+]
+
+
+def write_converted(path: Path) -> None:
+    rows = [
+        {
+            "id": str(number),
+            "source": "a.json",
+            "messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)],
+            "question_chars": question_chars,
+        }
+        for number, (texts, question_chars, *_) in enumerate(ROWS)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+
+
+def test_kind_and_language_of_each_row(tmp_path: Path) -> None:
+    write_converted(tmp_path / "test.parquet")
+    order = [str(number) for number in reversed(range(len(ROWS)))]
+    found = read_rows(tmp_path / "test.parquet", order)
+    assert found.rows() == [(str(i), "a.json", *ROWS[i][2:]) for i in reversed(range(len(ROWS)))]
+    with pytest.raises(UserError, match="lacks 2 of the 3 rows"):
+        read_rows(tmp_path / "test.parquet", ["0", "8", "9"])
+    with pytest.raises(UserError, match="lacks 1 of the 1 rows"):
+        read_rows(tmp_path / "none.parquet", ["0"])
+
+
+def answered(count: int, right: float, seed: int) -> polars.DataFrame:
+    """Rows of which a share is answered word by word, the others with nothing in common."""
+    marks = np.random.default_rng(seed).random(count) < right
+    rows = [row_scores("a b c d" if mark else "e f", "a b c d") for mark in marks]
+    keys = {"source": ["a.json", "b.json"], "kind": ["question", "chat"], "language": ["zh", "latin"]}
+    columns = {name: polars.Series([values[i % 2] for i in range(count)]) for name, values in keys.items()}
+    return polars.DataFrame(rows).with_columns(**columns)
+
+
+def test_groups_and_columns_of_the_table() -> None:
+    table = scores_with_intervals(answered(12, 0.5, 0))
+    assert table.select("source", "kind", "language", "rows").rows() == [
+        ("all", "all", "all", 12),
+        ("a.json", "all", "all", 6),
+        ("b.json", "all", "all", 6),
+        ("all", "chat", "all", 6),
+        ("all", "question", "all", 6),
+        ("all", "all", "latin", 6),
+        ("all", "all", "zh", 6),
+        ("a.json", "question", "zh", 6),
+        ("b.json", "chat", "latin", 6),
+    ]
+    for name in ("rouge_1", "rouge_2", "rouge_l", "bleu_4"):
+        assert (table[f"{name}_low"] <= table[name] + 1e-9).all()
+        assert (table[name] <= table[f"{name}_high"] + 1e-9).all()
+    assert table.equals(scores_with_intervals(answered(12, 0.5, 0)))
+
+
+def test_few_rows_have_no_interval() -> None:
+    few = scores_with_intervals(answered(4, 0.5, 0)).row(0, named=True)
+    assert few["rouge_1"] is not None
+    assert few["rouge_1_low"] is few["bleu_4_high"] is None
+
+
+def test_intervals_hold_the_true_mean_as_often_as_they_say() -> None:
+    """Of 100 drawn sets about 95 must hold it; 88 or fewer would happen once in 300 times."""
+    held = 0
+    for seed in range(100):
+        row = scores_with_intervals(answered(60, 0.4, seed)).row(0, named=True)
+        held += row["rouge_1_low"] <= 40 <= row["rouge_1_high"]
+    assert held > 88
+    assert len(BLEU_COUNTS) == 10
