@@ -217,6 +217,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
         shape, device = _shape_and_device(input_ids, inputs_embeds)
+        kept: Tensor | None
         if labels is not None:
             if labels.shape != shape:
                 raise UserError(f"labels must be of shape {list(shape)}, as the input; got {list(labels.shape)}")
