@@ -41,7 +41,7 @@ from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import set_threads
 from glm2core.model.rope import RotaryEmbedding
 from glm2core.params import Params, RetrievalParams, RopeParams, load_params
-from glm2core.training.session import open_session
+from glm2core.training.session import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".longcontext"
@@ -187,10 +187,10 @@ def _tune(control: Control, seed: int, folder: Path) -> None:
     rope = RopeParams(type=control.rope, factor=control.factor, unit=params.model.rope.unit)
     model = params.model.model_copy(update={"rope": rope})
     train = params.train.model_copy(update={"seed": seed, "threads": 1})
-    with open_session(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as session:
-        session.run(lambda metrics, step: None).train()
-        session.write_model(folder)
-        session.finish()
+    with open_run(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as run:
+        run.train()
+        run.write_model(folder, TOKENIZED / "tokenizer")
+        run.finish()
 
 
 def _model(control: Control, seed: int | None) -> PreTrainedModel | PeftModel:

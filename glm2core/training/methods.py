@@ -16,7 +16,7 @@ from glm2core.files import atomic_path, resolve_path
 from glm2core.model.adapters import BaseReference, attach_prefix_length, load_base, reference_to, save_adapter
 from glm2core.model.checkpoint import load_model, new_model
 from glm2core.params import LoraParams, ModelParams, PrefixParams, TrainParams
-from glm2core.training.processes import is_first, meet
+from glm2core.training.distributed import is_first, meet
 
 Notice = Callable[[str], None]
 

@@ -47,7 +47,7 @@ def main() -> None:
         with checkpoints.locked():
             Run(
                 prepared, params, rows(32), rows(4), learning_rate=1e-4, dtype=dtype, device=cpu,
-                checkpoints=checkpoints, report=lambda metrics, step: None,
+                checkpoints=checkpoints,
             ).train()  # fmt: skip
     workload = Workload(preset_config("small", VOCABULARY), dtype, "cpu", ROW, SUPERVISED, from_files=False)
     estimate = training_memory(workload, params)

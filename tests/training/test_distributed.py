@@ -11,7 +11,7 @@ import torch
 from glm2core.errors import UserError
 from glm2core.model.layers import GLMBlock
 from glm2core.model.modeling import ChatGLM2ForCausalLM
-from glm2core.training.sharding import require_shardable, sharded_modules
+from glm2core.training.distributed import require_shardable, sharded_modules
 from tests.training.conftest import ROOT, tiny_model, train_params
 
 
