@@ -139,6 +139,8 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
         "dtype": dtype != torch.float32 and str(dtype).removeprefix("torch."),
         "gradient_checkpointing": params.gradient_checkpointing and "true",
     }
+    if os.environ.get("FSDP_VERSION", "2") != "2":  # as accelerate's launcher tells it
+        raise UserError("accelerate's config asks for FSDP1, which is not supported: set fsdp_version to 2 in it.")
     found = ", ".join(f"train.{name} {value}" for name, value in wrong.items() if value)
     if found:
         raise UserError(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from glm2core.console import time_left
 
 _LEAST_STEPS = 2  # besides the first, which is slower: kernels are compiled, memory is claimed
-_SHORTER = "fewer train.max_steps, a smaller train.batch_tokens, shorter rows (the tokenize section), or method lora"
 
 
 class Forecast:
@@ -17,6 +16,7 @@ class Forecast:
             curriculum brings later count as what they are.
         done: steps that were done before this process began.
         tell: gets the sentence.
+        shortened_by: what to change where it takes long.
         least_seconds: of measured steps; a clock needs something to measure.
     """
 
@@ -26,9 +26,10 @@ class Forecast:
         *,
         done: int,
         tell: Callable[[str], None],
+        shortened_by: str,
         least_seconds: float = 10.0,
     ) -> None:
-        self._costs, self._tell, self._least_seconds = costs, tell, least_seconds
+        self._costs, self._tell, self._shortened_by, self._least_seconds = costs, tell, shortened_by, least_seconds
         self._first, self._start, self._told = done + 1, 0.0, False
 
     def add_step(self, step: int, *, besides: float) -> None:
@@ -46,4 +47,4 @@ class Forecast:
         self._told = True
         costs = self._costs()
         left = sum(costs[step:]) * seconds / sum(costs[self._first : step])
-        self._tell(time_left(left + besides, shortened_by=_SHORTER))
+        self._tell(time_left(left + besides, shortened_by=self._shortened_by))

@@ -123,7 +123,7 @@ class Loop:
         if self.step == 0:
             self.validate(validation)
         self.progress.restart_clock()
-        stopping = self._has_no_hope()
+        stopping = self._no_longer_improves()
         while self.step < params.max_steps and not stopping:
             self.take_step(list(islice(coming, params.gradient_accumulation_steps)))
             after_step()
@@ -132,12 +132,14 @@ class Loop:
             if params.eval_steps and self.step % params.eval_steps == 0:
                 self.validate(validation)
                 improved = params.early_stopping is not None and self.progress.validations_since_best() == 0
-                stopping = stopping or self._has_no_hope()
+                stopping = stopping or self._no_longer_improves()
             if stopping or improved or self.step % params.save_steps == 0 or self.step == params.max_steps:
                 self.save()
 
     def take_step(self, batches: list[Batch]) -> None:
         """One update of the weights from the batches of one accumulation.
+
+        Set the rates, count, forward, check, backward, clip, check, update, record.
 
         Raises:
             UserError: a loss or gradient isn't finite; nothing was updated.
@@ -232,7 +234,7 @@ class Loop:
             )
         return norm
 
-    def _has_no_hope(self) -> bool:
+    def _no_longer_improves(self) -> bool:
         """Whether validation has failed to get better for `early_stopping` times."""
         patience = self.params.early_stopping
         return patience is not None and self.progress.validations_since_best() >= patience

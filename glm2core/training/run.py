@@ -184,7 +184,10 @@ class Run:
         if bar is None:
             return lambda: None
         params, (shown, task) = self.params, bar
-        forecast = Forecast(self._step_costs, done=loop.step, tell=self.notice)
+        shorter = "fewer train.max_steps, a smaller train.batch_tokens, or shorter rows (the tokenize section)"
+        if params.method == "full":
+            shorter += ", or train.method lora"
+        forecast = Forecast(self._step_costs, done=loop.step, tell=self.notice, shortened_by=shorter)
         shown.update(task, completed=loop.step)
 
         def tell() -> None:

@@ -33,6 +33,14 @@ def test_the_plan_is_what_accelerate_takes_from_the_network() -> None:
     assert blocks == [module for module in network.modules() if isinstance(module, GLMBlock)]
 
 
+def test_fsdp1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    require_shardable(train_params(), torch.float32)
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="set fsdp_version to 2"):
+        require_shardable(train_params(), torch.float32)
+
+
 def test_what_cannot_be_sharded_is_refused() -> None:
     require_shardable(train_params(), torch.float32)
     with pytest.raises(UserError, match=r"train\.method lora, train\.dtype bfloat16 doesn't go with it"):
