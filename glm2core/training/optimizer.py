@@ -69,7 +69,12 @@ def make_optimizer(
     groups = _groups(named, learning_rate, weight_decay, bias_rate)
     if name == "adafactor":
         return RoundingAdafactor(groups, dict(named), lr=learning_rate, in_backward=in_backward, seed=seed)
-    make = {"adamw": _adamw, "adamw_8bit": _adamw_8bit, "muon": MuonAndAdamW}[name]
+    makers: dict[str, Callable[[list[dict[str, Any]], float], TrainingOptimizer]] = {
+        "adamw": _adamw,
+        "adamw_8bit": _adamw_8bit,
+        "muon": MuonAndAdamW,
+    }
+    make = makers[name]
     if any(p.dtype in (torch.bfloat16, torch.float16) for _, p in named):
         return MasterWeights(groups, lambda g: make(g, learning_rate))
     return make(groups, learning_rate)
