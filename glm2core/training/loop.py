@@ -213,7 +213,7 @@ class Loop:
     def _check_loss(self, loss: Tensor, batch: Batch) -> None:
         if not anywhere(not bool(torch.isfinite(loss)), self.device):
             return
-        found = gathered((float(loss), batch["rows"].tolist()))
+        found = gathered((loss.item(), batch["rows"].tolist()))
         value, rows = next((value, rows) for value, rows in found if not math.isfinite(value))
         ids = ", ".join(self.row_ids[row] for row in rows)
         raise UserError(
