@@ -42,7 +42,7 @@ from glm2core.model.rope import RopeScaling, RotaryEmbedding
 from glm2core.params import Params, RopeParams, load_params
 from glm2core.text.chat_format import ChatFormat
 from glm2core.text.tokenizer import SpTokenizer
-from glm2core.training.session import open_session
+from glm2core.training.session import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".longcontext"
@@ -198,10 +198,10 @@ def _tune(control: Control, seed: int, folder: Path) -> None:
     rope = RopeParams(type=control.rope, factor=control.factor, unit=params.model.rope.unit)
     model = params.model.model_copy(update={"rope": rope})
     train = params.train.model_copy(update={"seed": seed, "threads": 1})
-    with open_session(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as session:
-        session.run(lambda metrics, step: None).train()
-        session.write_model(folder)
-        session.finish()
+    with open_run(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as run:
+        run.train()
+        run.write_model(folder, TOKENIZED / "tokenizer")
+        run.finish()
 
 
 def _model(control: Control, seed: int | None) -> PreTrainedModel | PeftModel:

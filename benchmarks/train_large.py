@@ -142,8 +142,8 @@ def _run(prepared: Prepared, params: TrainParams, rows: TokenizedDataset, work: 
     with checkpoints.locked():
         outcome = Run(
             prepared, params, rows, rows, learning_rate=params.learning_rate or 0.0, dtype=DTYPE, device=CPU,
-            checkpoints=checkpoints, report=lambda metrics, step: print(f"  step {step}: {metrics}", flush=True),
-        ).train()  # fmt: skip
+            checkpoints=checkpoints,
+        ).train(lambda metrics, step: print(f"  step {step}: {metrics}", flush=True))  # fmt: skip
     losses = [loss for _, loss in outcome.progress.curve("loss")]
     later = [len(rows.row(0)[0]) / rate for _, rate in outcome.progress.curve("tokens_per_second")][1:]
     return {"step": min(later), "first_loss": losses[0], "last_loss": losses[-1]}

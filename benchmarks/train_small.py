@@ -130,7 +130,7 @@ def _train(
         with kept.locked():
             return Run(
                 prepared, params, *rows, learning_rate=LEARNING_RATE, dtype=getattr(torch, dtype), device=CPU,
-                checkpoints=kept, report=lambda metrics, step: None,
+                checkpoints=kept,
             ).train()  # fmt: skip
 
 

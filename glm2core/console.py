@@ -81,6 +81,28 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
+_LONG_SECONDS = 30 * 60
+
+
+def time_left(seconds: float, *, shortened_by: str) -> str:
+    """`about 6 min on this machine`; where that is over half an hour, with what shortens it.
+
+    Args:
+        shortened_by: the params to change, as the rest of a sentence: `fewer train.max_steps, or ...`.
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        about = f"{max(1, round(seconds))} s"
+    elif minutes < 90:
+        about = f"{minutes} min"
+    elif minutes < 48 * 60:
+        about = f"{minutes // 60} h {minutes % 60} min"
+    else:
+        about = f"{minutes / 60 / 24:.1f} days"
+    advice = f"; what shortens it: {shortened_by}" if seconds > _LONG_SECONDS else ""
+    return f"about {about} on this machine{advice}"
+
+
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:
     """Print a stage's figures and where to look next: {what one sees there: command or path}."""
     console = Console()

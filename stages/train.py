@@ -19,18 +19,18 @@ def train(params: Params) -> None:
     # Here, so that wrong params are told before torch is imported.
     quiet_libraries()
     from glm2core.tracking import stage_run
-    from glm2core.training.session import open_session
+    from glm2core.training.session import open_run
 
-    with open_session(params, TOKENIZED) as session, stage_run("train", params) as tracked:
+    with open_run(params, TOKENIZED) as run, stage_run("train", params) as tracked:
         tracked.dataset(TOKENIZED / "train.parquet", "training")
         tracked.dataset(TOKENIZED / "validation.parquet", "validation")
-        outcome = session.run(tracked.report).train()
-        session.write_model(TUNED)
-        if not session.writes:
+        outcome = run.train(tracked.report)
+        run.write_model(TUNED, TOKENIZED / "tokenizer")
+        if not run.writes:
             return
         outcome.write_curves(REPORTS)
         outcome.write_metrics(METRICS)
-        session.finish()
+        run.finish()
         tracked.headline(outcome.metrics)
         tracked.artifact(REPORTS)
     closing_table(

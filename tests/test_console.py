@@ -18,6 +18,22 @@ def test_a_log_is_told_how_far_the_work_is(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.2, "about 1 s on this machine"),
+        (61, "about 61 s on this machine"),
+        (359, "about 6 min on this machine"),
+        (1799, "about 30 min on this machine"),
+        (1801, "about 30 min on this machine; what shortens it: less"),
+        (7800, "about 2 h 10 min on this machine; what shortens it: less"),
+        (4.2 * 86400, "about 4.2 days on this machine; what shortens it: less"),
+    ],
+)
+def test_the_time_left_is_rounded_and_a_long_one_comes_with_advice(seconds: float, told: str) -> None:
+    assert console.time_left(seconds, shortened_by="less") == told
+
+
 def test_short_work_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress_bar("reading", None) as (bar, task):
         bar.advance(task, 3)

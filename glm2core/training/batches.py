@@ -38,6 +38,7 @@ class TokenBudgetBatches(Sampler[list[Key]]):
         lengths: tokens of each row.
         batch_tokens: budget of a padded batch; a longer row goes alone.
         total: batches for this process.
+        start: so many of them are left out, as they were taken before.
         curriculum: (share of the training, tokens): until then only rows of at most so many tokens.
         rank, world: this process takes every `world`-th batch.
     """
@@ -49,21 +50,20 @@ class TokenBudgetBatches(Sampler[list[Key]]):
         batch_tokens: int,
         total: int,
         seed: int,
+        start: int = 0,
         curriculum: Curriculum = (),
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._lengths, self._batch_tokens, self._seed = lengths, batch_tokens, seed
-        self._total, self._rank, self._world = total, rank, world
+        self._total, self._start, self._rank, self._world = total, start, rank, world
         self._curriculum = curriculum
 
     def __len__(self) -> int:
-        return self._total
+        return self._total - self._start
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for index, batch in enumerate(self._all()):
-            if index % self._world == self._rank:
-                yield batch
+        return islice(self._all(), self._start * self._world + self._rank, None, self._world)
 
     def _all(self) -> Iterator[list[Key]]:
         """The batches of all processes: stage by stage of the curriculum, epoch by epoch."""
@@ -131,6 +131,7 @@ def training_batches(
     batch_tokens: int,
     total: int,
     seed: int,
+    start: int = 0,
     curriculum: Curriculum = (),
     position_range: int | None = None,
     rank: int = 0,
@@ -143,6 +144,7 @@ def training_batches(
         batch_tokens=batch_tokens,
         total=total,
         seed=seed,
+        start=start,
         curriculum=curriculum,
         rank=rank,
         world=world,

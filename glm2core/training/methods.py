@@ -17,7 +17,7 @@ from glm2core.model.adapters import BaseReference, adapt, load_base, reference_t
 from glm2core.model.loading import load_model, new_model
 from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams
-from glm2core.training.processes import is_first, meet
+from glm2core.training.distributed import is_first, meet
 
 # For weights that were trained before; what their authors and peft's examples use.
 _LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}

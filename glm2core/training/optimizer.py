@@ -13,7 +13,7 @@ rate of 1e-5 that is nearly all of them. Two remedies, by the memory at hand:
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -27,6 +27,24 @@ OptimizerName = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 Named = list[tuple[str, nn.Parameter]]
 
 
+class TrainingOptimizer(Protocol):
+    """What the loop asks of an optimizer; torch's own answer to it as they are.
+
+    The loop sets `lr` in each of `param_groups` before a step.
+    """
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def step(self) -> Any: ...
+
+    def zero_grad(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
 def make_optimizer(
     model: nn.Module,
     *,
@@ -36,7 +54,7 @@ def make_optimizer(
     bias_rate: float = 1.0,
     in_backward: bool = False,
     seed: int = 0,
-) -> Optimizer:
+) -> TrainingOptimizer:
     """The optimizer of the model's trainable parameters.
 
     Args:
@@ -53,7 +71,12 @@ def make_optimizer(
     groups = _groups(named, learning_rate, weight_decay, bias_rate)
     if name == "adafactor":
         return RoundingAdafactor(groups, dict(named), lr=learning_rate, in_backward=in_backward, seed=seed)
-    make = {"adamw": _adamw, "adamw_8bit": _adamw_8bit, "muon": MuonAndAdamW}[name]
+    makers: dict[str, Callable[[list[dict[str, Any]], float], TrainingOptimizer]] = {
+        "adamw": _adamw,
+        "adamw_8bit": _adamw_8bit,
+        "muon": MuonAndAdamW,
+    }
+    make = makers[name]
     if any(p.dtype in (torch.bfloat16, torch.float16) for _, p in named):
         return MasterWeights(groups, lambda g: make(g, learning_rate))
     return make(groups, learning_rate)
@@ -83,26 +106,13 @@ def _groups(named: Named, rate: float, weight_decay: float, bias_rate: float) ->
     return [group for group in groups if group["params"]]
 
 
-class _Wrapper(Optimizer):
-    """An optimizer made of others: schedulers and checkpoints see their groups and states."""
-
-    def __init__(self) -> None:
-        # Optimizer.__init__ is not called: the inner optimizers own groups and state.
-        pass
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        return {}
-
-
-class MuonAndAdamW(_Wrapper):
+class MuonAndAdamW:
     """Muon on the matrices of the blocks, AdamW on embedding, output layer, norms and biases.
 
     Muon's updates are scaled so that one learning rate serves both (muon.py).
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
-        super().__init__()
         blocks = [group for group in groups if group["kind"] == "block matrices"]
         others = [group for group in groups if group["kind"] != "block matrices"]
         self._parts: list[Optimizer] = []
@@ -112,20 +122,16 @@ class MuonAndAdamW(_Wrapper):
             self._parts.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), fused=True))
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return [group for part in self._parts for group in part.param_groups]
 
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        return {parameter: state for part in self._parts for parameter, state in part.state.items()}
-
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         for part in self._parts:
             part.step()
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self) -> None:
         for part in self._parts:
-            part.zero_grad(set_to_none)
+            part.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self._parts]}
@@ -135,29 +141,23 @@ class MuonAndAdamW(_Wrapper):
             part.load_state_dict(saved)
 
 
-class MasterWeights(_Wrapper):
-    """An optimizer over fp32 copies of the parameters; each step is cast back to the network's dtype.
+class MasterWeights:
+    """An optimizer over fp32 copies of the parameters; each step is cast back to the network's dtype."""
 
-    What the scheduler and the checkpoints see (`param_groups`, `state`) is the inner optimizer's.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], make_inner: Callable[[list[dict[str, Any]]], Optimizer]) -> None:
-        super().__init__()
+    def __init__(
+        self, groups: list[dict[str, Any]], make_inner: Callable[[list[dict[str, Any]]], TrainingOptimizer]
+    ) -> None:
         self._weights = [p for group in groups for p in group["params"]]
         self._masters = [nn.Parameter(p.detach().float().clone()) for p in self._weights]
         masters = iter(self._masters)
         self.inner = make_inner([{**group, "params": [next(masters) for _ in group["params"]]} for group in groups])
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.inner.param_groups
 
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        return self.inner.state
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         pairs = [(w, m) for w, m in zip(self._weights, self._masters, strict=True) if w.grad is not None]
         for _, master in pairs:
             if master.grad is None:
@@ -167,7 +167,7 @@ class MasterWeights(_Wrapper):
         self.inner.step()
         torch._foreach_copy_([w for w, _ in pairs], [m for _, m in pairs])
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self) -> None:
         """Clear the network's gradients; the fp32 buffers are overwritten by the next step."""
         for weight in self._weights:
             weight.grad = None

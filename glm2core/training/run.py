@@ -1,5 +1,6 @@
 """One training run: from its start, or from its last checkpoint, to its end."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import polars as pl
 import torch
 from rich.progress import Progress as Bar
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader
 
 from glm2core.console import progress_bar
 from glm2core.errors import UserError
@@ -19,15 +20,25 @@ from glm2core.model.adapters import multiplies_in_half
 from glm2core.params import TrainParams
 from glm2core.report_tables import write_table
 from glm2core.text.dataset import TokenizedDataset
-from glm2core.training.arguments import training_arguments
 from glm2core.training.batches import training_batches, validation_batches
 from glm2core.training.checkpoints import CheckpointFolder
-from glm2core.training.interrupt import StopRequest, stop_on_signals
+from glm2core.training.distributed import (
+    anywhere,
+    first_decides,
+    is_first,
+    is_sharded,
+    meet,
+    rank,
+    summed,
+    whole_tensors,
+    world_size,
+)
+from glm2core.training.forecast import Forecast
+from glm2core.training.interrupt import stop_on_signals
+from glm2core.training.loop import Batch, Loop
 from glm2core.training.measure import Cost, matrix_rate
 from glm2core.training.methods import Prepared, multiply_adapters_in_half
-from glm2core.training.processes import anywhere, first_decides, is_first, meet, rank, summed, world_size
 from glm2core.training.progress import Progress, Record, Report
-from glm2core.training.trainer import GlmTrainer
 
 Notice = Callable[[str], None]
 
@@ -35,15 +46,18 @@ _CURVES = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "m
 _VALIDATION = ("step", "validation_loss")
 
 
+def unreported(metrics: dict[str, float], step: int) -> None:
+    """Where nobody wants a run's points."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """One training run.
+    """One training run; `session.open_run` makes it from params.
 
     Args:
         learning_rate: peak, after warm-up.
         dtype: that the network computes in; `mfu` is measured against this dtype's matrix rate.
         position_range: positions are stretched over so many; None = plain.
-        report: gets every point of the curves with its step.
         notice: is told in sentences what happens besides.
     """
 
@@ -55,14 +69,21 @@ class Run:
     dtype: torch.dtype
     device: torch.device
     checkpoints: CheckpointFolder
-    report: Report
     position_range: int | None = None
     notice: Notice = print
 
-    def train(self) -> "Outcome":
+    @property
+    def writes(self) -> bool:
+        """Only the first of several processes writes and tracks."""
+        return is_first()
+
+    def train(self, report: Report = unreported) -> "Outcome":
         """Train to `params.max_steps`, or until validation no longer gets better.
 
         The checkpoint folder's lock must be held. Weights are changed in place.
+
+        Args:
+            report: gets every point of the curves with its step.
 
         Raises:
             KeyboardInterrupt: SIGINT or SIGTERM came; all steps so far are in a checkpoint.
@@ -71,59 +92,114 @@ class Run:
         _require_rows(self.training, self.validation)
         meet()  # so that the rates are taken at the same time: processes share memory and power
         (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
-        progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=self.report)
+        progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=report)
         last = first_decides(self.checkpoints.newest)
         shown: AbstractContextManager[tuple[Bar, Any] | None] = (
             progress_bar("train", self.params.max_steps) if is_first() else nullcontext()
         )
         with stop_on_signals(self.notice) as stop, shown as bar:
-            trainer = self._trainer(progress, stop)
-            if bar is not None:
-                trainer.add_callback(_ShowProgress(*bar, progress))
-            trainer.args.eval_on_start = last is None
+            loop = self._loop(progress)
+            validation = validation_batches(
+                self.validation, batch_tokens=self.params.batch_tokens, rank=rank(), world=world_size()
+            )
             if last is not None:
                 self.notice(f"going on from {last.name} of {self.checkpoints.folder}")
-            if rank():  # else all processes would drop out the same channels; the first keeps its one seed
-                torch.manual_seed(self.params.seed + 1_000_003 * rank())
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
-            if anywhere(stop.requested, self.device) and trainer.state.global_step < self.params.max_steps:
-                self.notice(f"stopped after step {trainer.state.global_step}; dvc repro goes on from the checkpoint")
+                loop.restore(last)
+            loop.run(
+                self.batches(start=loop.step),
+                validation,
+                stop=stop,
+                after_step=self._teller(loop, bar),
+            )
+            if anywhere(stop.requested, self.device) and loop.step < self.params.max_steps:
+                self.notice(f"stopped after step {loop.step}; dvc repro goes on from the checkpoint")
                 raise KeyboardInterrupt
-            self._validate_result(trainer, progress)
-        return Outcome(self._metrics(trainer, progress), progress)
+            self._validate_result(loop, validation)
+        return Outcome(self._metrics(loop), progress)
 
-    def _trainer(self, progress: Progress, stop: StopRequest) -> GlmTrainer:
-        params, device = self.params, self.device
-        half_products = multiplies_in_half(params.method, self.dtype, device.type)
-        if half_products:
-            multiply_adapters_in_half(self.prepared.model)
-        arguments = training_arguments(
-            params, learning_rate=self.learning_rate, output=self.checkpoints.folder, device=device,
-            half_products=half_products,
-        )  # fmt: skip
-        shard: dict[str, Any] = {"rank": rank(), "world": world_size()}
-        batches = training_batches(
+    def write_model(self, folder: Path, tokenizer: Path) -> None:
+        """Weights or adapter, and the tokenizer: whole or not at all; every process calls this, the first writes.
+
+        Args:
+            tokenizer: a folder whose files are copied.
+        """
+        network = self.prepared.network
+        weights = whole_tensors(network.state_dict()) if is_sharded(network) else None
+        if not self.writes:
+            return
+        with atomic_path(folder) as partial:
+            self.prepared.save(partial, weights)
+            for file in sorted(tokenizer.iterdir()):
+                shutil.copy2(file, partial / file.name)
+
+    def finish(self) -> None:
+        """The outs are written: these checkpoints may go when another run starts."""
+        self.checkpoints.finish()
+
+    def batches(self, *, start: int = 0) -> DataLoader[Batch]:
+        """The training batches of this process, from those of step `start` (counted from 0) on."""
+        params = self.params
+        return training_batches(
             self.training,
             batch_tokens=params.batch_tokens,
             total=params.max_steps * params.gradient_accumulation_steps,
+            start=start * params.gradient_accumulation_steps,
             seed=params.seed,
             curriculum=self._curriculum(),
             position_range=self.position_range,
             pin_memory=self.device.type == "cuda",
-            **shard,
+            rank=rank(),
+            world=world_size(),
         )
-        return GlmTrainer(
+
+    def _loop(self, progress: Progress) -> Loop:
+        params = self.params
+        half_products = multiplies_in_half(params.method, self.dtype, self.device.type)
+        if half_products:
+            multiply_adapters_in_half(self.prepared.model)
+        return Loop(
             self.prepared.model,
-            arguments,
-            batches=batches,
-            validation=validation_batches(self.validation, batch_tokens=params.batch_tokens, **shard),
-            row_ids=self.training.ids,
+            params,
+            learning_rate=self.learning_rate,
+            device=self.device,
+            half_products=half_products,
             checkpoints=self.checkpoints,
             progress=progress,
-            cost=Cost(self.prepared.network.config, backward_factor=2 if params.method == "full" else 1),
-            params=params,
-            stop=stop,
+            cost=self._cost,
+            row_ids=self.training.ids,
         )
+
+    @property
+    def _cost(self) -> Cost:
+        return Cost(self.prepared.network.config, backward_factor=2 if self.params.method == "full" else 1)
+
+    def _step_costs(self) -> list[float]:
+        """Operations of every step of this process."""
+        sampler, size = self.batches().batch_sampler, self.params.gradient_accumulation_steps
+        assert sampler is not None
+        lengths = [torch.from_numpy(self.training.lengths[[row for _, row in batch]]) for batch in sampler]
+        costs = [self._cost.operations(of_batch, int(of_batch.sum())) for of_batch in lengths]
+        return [sum(costs[first : first + size]) for first in range(0, len(costs), size)]
+
+    def _teller(self, loop: Loop, bar: tuple[Bar, Any] | None) -> Callable[[], None]:
+        """What a person is told after a step: the bar with loss and speed, and once, the time left."""
+        if bar is None:
+            return lambda: None
+        params, (shown, task) = self.params, bar
+        shorter = "fewer train.max_steps, a smaller train.batch_tokens, or shorter rows (the tokenize section)"
+        if params.method == "full":
+            shorter += ", or train.method lora"
+        forecast = Forecast(self._step_costs, done=loop.step, tell=self.notice, shortened_by=shorter)
+        shown.update(task, completed=loop.step)
+
+        def tell() -> None:
+            latest = loop.progress.latest
+            described = f"  loss {latest['loss']:.3f}  {latest['tokens_per_second']:,.0f} tokens/s" if latest else ""
+            shown.update(task, completed=loop.step, description=f"train{described}")
+            validations = (params.max_steps - loop.step) / (params.eval_steps or params.max_steps)
+            forecast.add_step(loop.step, besides=validations * loop.validation_seconds)
+
+        return tell
 
     def _curriculum(self) -> list[tuple[float, int]]:
         shortest = int(self.training.lengths.min())
@@ -135,20 +211,22 @@ class Run:
                 )
         return [(stage.until, stage.max_tokens) for stage in self.params.curriculum]
 
-    def _validate_result(self, trainer: GlmTrainer, progress: Progress) -> None:
+    def _validate_result(self, loop: Loop, validation: DataLoader[Batch]) -> None:
         """With early stopping the best weights are the result; whatever it is gets its validation loss."""
+        progress = loop.progress
         best = progress.best_validation()
-        if self.params.early_stopping and best and best[0] not in (0, trainer.state.global_step):
+        if self.params.early_stopping and best and best[0] not in (0, loop.step):
             folder = self.checkpoints.path(best[0])
             if folder.is_dir():
-                trainer.load_weights(folder)
+                loop.load_weights(folder)
                 self.notice(f"the weights of step {best[0]} are kept: validation loss {best[1]:.4f} was the best")
                 return
         steps = [step for step, _ in progress.curve("validation_loss")]
-        if trainer.state.global_step not in steps:
-            trainer.evaluate()
+        if loop.step not in steps:
+            loop.validate(validation)
 
-    def _metrics(self, trainer: GlmTrainer, progress: Progress) -> dict[str, float]:
+    def _metrics(self, loop: Loop) -> dict[str, float]:
+        progress = loop.progress
         losses = [loss for _, loss in progress.curve("loss")]
         validations = [loss for _, loss in progress.curve("validation_loss")]
         totals = progress.totals
@@ -156,7 +234,7 @@ class Run:
         metrics: dict[str, float] = {
             "validation_loss_before": validations[0],
             "validation_loss": min(validations) if self.params.early_stopping else validations[-1],
-            "steps": trainer.state.global_step,
+            "steps": loop.step,
             "supervised_tokens": int(totals["supervised"]),
             "tokens": int(totals["tokens"]),
             "seconds": totals["seconds"],
@@ -189,23 +267,6 @@ class Outcome:
             _write_csv(
                 partial / "validation.csv", [r for r in self.progress.records if "validation_loss" in r], _VALIDATION
             )
-
-
-class _ShowProgress(TrainerCallback):
-    """The bar: steps done, time left, loss and speed."""
-
-    def __init__(self, bar: Bar, task: Any, progress: Progress) -> None:
-        self._bar, self._task, self._progress = bar, task, progress
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._bar.update(self._task, completed=state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        latest = self._progress.latest
-        described = f"  loss {latest['loss']:.3f}  {latest['tokens_per_second']:,.0f} tokens/s" if latest else ""
-        self._bar.update(self._task, completed=state.global_step, description=f"train{described}")
 
 
 def _write_csv(path: Path, records: list[Record], columns: tuple[str, ...]) -> None:

@@ -1,9 +1,7 @@
-"""Everything around one training run: what the params mean on this machine, its checkpoints, its outs."""
+"""From params to a run: what they mean on this machine, whether it fits, its checkpoints, its network."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,23 @@ from glm2core.errors import UserError
 from glm2core.estimate.fit import check_fits
 from glm2core.estimate.memory import Workload, network_config, trained_parameter_count
 from glm2core.family import template_of
-from glm2core.files import atomic_path, project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
+from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.model.loading import fingerprint, parameter_count
 from glm2core.params import Params, TrainParams
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.checkpoints import CheckpointFolder
-from glm2core.training.methods import Prepared, default_learning_rate, prepare
-from glm2core.training.processes import first_decides, is_first, joined, world_size
-from glm2core.training.progress import Report
+from glm2core.training.distributed import (
+    first_decides,
+    is_first,
+    joined,
+    require_shardable,
+    sharding_is_asked_for,
+    world_size,
+)
+from glm2core.training.methods import default_learning_rate, prepare
 from glm2core.training.run import Run
-from glm2core.training.sharding import is_asked_for, is_sharded, require_shardable, whole_tensors
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -35,60 +38,8 @@ _WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
 _SMALL_NETWORK = 200_000_000
 
 
-@dataclass(frozen=True)
-class Session:
-    """A prepared network with its data and checkpoints; made by `open_session`."""
-
-    params: Params
-    tokenized: Path
-    prepared: Prepared
-    training: TokenizedDataset
-    validation: TokenizedDataset
-    dtype: torch.dtype
-    device: torch.device
-    checkpoints: CheckpointFolder
-
-    @property
-    def writes(self) -> bool:
-        """Only the first of several processes writes and tracks."""
-        return is_first()
-
-    def run(self, report: Report) -> Run:
-        """The run itself; `report` gets the points of its curves."""
-        train, rope = self.params.train, self.params.model.rope
-        rate = train.learning_rate or default_learning_rate(train.method, self.params.model.base is None)
-        return Run(
-            self.prepared,
-            train,
-            self.training,
-            self.validation,
-            learning_rate=rate,
-            dtype=self.dtype,
-            device=self.device,
-            checkpoints=self.checkpoints,
-            report=report,
-            position_range=round(rope.factor * rope.unit) if train.position_stretch else None,
-            notice=notice,
-        )
-
-    def write_model(self, folder: Path) -> None:
-        """Weights or adapter, and the tokenizer: whole or not at all; every process calls this, the first writes."""
-        network = self.prepared.network
-        weights = whole_tensors(network.state_dict()) if is_sharded(network) else None
-        if not self.writes:
-            return
-        with atomic_path(folder) as partial:
-            self.prepared.save(partial, weights)
-            for file in sorted((self.tokenized / "tokenizer").iterdir()):
-                shutil.copy2(file, partial / file.name)
-
-    def finish(self) -> None:
-        """The outs are written: these checkpoints may go when another run starts."""
-        self.checkpoints.finish()
-
-
 @contextmanager
-def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
+def open_run(params: Params, tokenized: Path) -> Iterator[Run]:
     """Resolve device, dtype and threads, take the run's lock, and build the network.
 
     Args:
@@ -104,7 +55,7 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
     config = network_config(params.model, len(SpTokenizer.load(tokenized / "tokenizer")))
     dtype = choose_dtype(params.train.dtype, device, parameters=parameter_count(config), notice=notice)
     _require_one_process_for_low_memory(params.train)
-    if is_asked_for():
+    if sharding_is_asked_for():
         require_shardable(params.train, dtype)
     _require_room(params, tokenized, training, dtype, device)
     with ExitStack() as stack:
@@ -124,7 +75,19 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
             work_folder=folder,
             notice=notice,
         )
-        yield Session(params, tokenized, prepared, training, validation, dtype, device, checkpoints)
+        train, rope = params.train, params.model.rope
+        yield Run(
+            prepared,
+            train,
+            training,
+            validation,
+            learning_rate=train.learning_rate or default_learning_rate(train.method, params.model.base is None),
+            dtype=dtype,
+            device=device,
+            checkpoints=checkpoints,
+            position_range=round(rope.factor * rope.unit) if train.position_stretch else None,
+            notice=notice,
+        )
 
 
 def notice(sentence: str) -> None:
@@ -166,7 +129,7 @@ def _require_room(
         supervised=training.supervised_tokens / int(training.lengths.sum()),
         from_files=params.model.base is not None,
         processes=world_size(),
-        sharded=is_asked_for(),
+        sharded=sharding_is_asked_for(),
     )
     _require_settings_for_size(trained_parameter_count(workload, params.train), params.train)
     check_fits(workload, params.train, device=device, folder=project_root())
@@ -207,7 +170,7 @@ def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: to
             "model": params.model.model_dump(mode="json"),
             "data": {file: sha256_file(tokenized / file) for file in ("train.parquet", "validation.parquet")},
             "base": None if base is None else fingerprint(resolve_path(base)),
-            "machine": [str(dtype), device.type, threads, world_size(), is_asked_for()],
+            "machine": [str(dtype), device.type, threads, world_size(), sharding_is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
             "source": source_fingerprint(*(_PACKAGE / name for name in ("training", "model", "family.py"))),
         }

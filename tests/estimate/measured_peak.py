@@ -55,7 +55,6 @@ def main() -> None:
                 dtype=dtype,
                 device=cpu,
                 checkpoints=checkpoints,
-                report=lambda metrics, step: None,
             ).train()
     workload = Workload(preset_config("small", VOCABULARY), dtype, "cpu", ROW, SUPERVISED, from_files=False)
     estimate = training_memory(workload, params)

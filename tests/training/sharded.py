@@ -1,7 +1,7 @@
 """A process of two that shard the tiny network; started by test_sharding.py under torchrun.
 
-Asserts, against the same network unsharded in the same process: the loss, the weights after two steps of
-AdamW, and both again after the whole state went through a file.
+Asserts, against the same network unsharded in the same process: loss and gradient norm, the weights after two
+clipped steps of AdamW, and both again after the whole state went through a file.
 """
 
 import sys
@@ -11,18 +11,23 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from glm2core.training.processes import gathered, is_first, joined, meet, rank
-from glm2core.training.sharding import (
+from glm2core.training.distributed import (
+    gathered,
+    is_first,
+    joined,
+    meet,
     put,
     put_optimizer_state,
+    rank,
     shard,
     whole,
     whole_optimizer_state,
     whole_tensors,
 )
+from glm2core.training.loop import clip_gradients
 from tests.training.conftest import tiny_model
 
-STEPS = 2
+STEPS, LIMIT = 2, 0.1
 
 
 def loss_of(network: torch.nn.Module) -> torch.Tensor:
@@ -35,9 +40,9 @@ def train(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[fl
     for _ in range(STEPS):
         loss = loss_of(network)
         loss.backward()
+        losses += [loss.item(), clip_gradients(network, LIMIT)]
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
     return losses
 
 

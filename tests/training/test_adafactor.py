@@ -54,6 +54,21 @@ def test_adafactor_in_fp32_is_transformers() -> None:
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (7,)])
+def test_the_states_that_are_lent_are_those_that_transformers_begins(shape: tuple[int, ...]) -> None:
+    """Ours are made by the names of its keys: another name would begin every block's moments anew at each step."""
+    weight = nn.Parameter(torch.ones(shape))
+    theirs = Adafactor([weight], lr=1e-3, scale_parameter=False, relative_step=False)
+    weight.grad = torch.ones(shape)
+    theirs.step()
+    ours = make_optimizer(nn.ParameterList([weight]), name="adafactor", learning_rate=1e-3, weight_decay=0.0)
+    (block,) = ours.state_dict()["blocks"]["0"]
+    expected = theirs.state[weight]
+    assert block.keys() == expected.keys()
+    for name, value in block.items():
+        assert torch.as_tensor(value).shape == torch.as_tensor(expected[name]).shape or name == "RMS", name
+
+
 def test_large_matrices_are_taken_in_blocks_of_rows() -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(3, 1 << 19, dtype=torch.bfloat16))

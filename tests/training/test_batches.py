@@ -69,3 +69,24 @@ def test_stretched_positions_differ_by_epoch_and_keep_to_segments(rows: Tokenize
 def test_validation_has_every_row_once(held_out: TokenizedDataset) -> None:
     found = np.concatenate([batch["rows"] for batch in validation_batches(held_out, batch_tokens=64)])
     assert sorted(found) == list(range(len(held_out)))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_late_start_leaves_out_what_was_taken(rows: TokenizedDataset, world: int) -> None:
+    def batches(rank: int, start: int) -> list[list[tuple[int, int]]]:
+        sampler = TokenBudgetBatches(
+            rows.lengths,
+            batch_tokens=192,
+            total=30,
+            start=start,
+            seed=0,
+            curriculum=[(0.4, 24)],
+            rank=rank,
+            world=world,
+        )
+        assert len(sampler) == 30 - start
+        return list(sampler)
+
+    for rank in range(world):
+        whole = batches(rank, 0)
+        assert [batches(rank, start) for start in (1, 17, 30)] == [whole[1:], whole[17:], []]

@@ -117,7 +117,7 @@ def test_adapters_multiplied_in_half_learn_the_same(bits: int | None, base: Path
     for module in half.modules():
         if isinstance(module, nn.Dropout):  # in front of the update matrices
             module.register_forward_hook(lambda module, inputs, output: kept.append(output.dtype))
-    # As Trainer does: autocast around the forward alone, since its copies of weights live as long as it does
+    # As the loop does: autocast around the forward alone, since its copies of weights live as long as it does
     half.forward = torch.autocast("cpu", torch.bfloat16)(half.forward)
     for model in (plain, half):
         torch.manual_seed(0)  # dropout

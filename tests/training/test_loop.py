@@ -1,7 +1,10 @@
 """A run in this process: its loss, its curves, and what stops it."""
 
 import os
+import re
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,26 +14,27 @@ from glm2core.errors import UserError
 from glm2core.labels import IGNORED
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.checkpoints import CheckpointFolder
-from glm2core.training.methods import Prepared
+from glm2core.training.methods import Prepared, adapt
 from glm2core.training.run import Outcome, Run
 from tests.training.conftest import tiny_model, train_params
 
 LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
 
 
-def make_run(
-    folder: Path, rows: TokenizedDataset, held_out: TokenizedDataset, *, report=lambda metrics, step: None, **changes
-) -> Run:
+def make_run(folder: Path, rows: TokenizedDataset, held_out: TokenizedDataset, **changes: object) -> Run:
     params = train_params(**({"dtype": "float32"} | changes))
     dtype = torch.float32 if params.dtype == "float32" else torch.bfloat16
     model = tiny_model(dtype)
+    if params.method != "full":
+        torch.manual_seed(1)
+        model = adapt(model, params.method, params.lora, params.prefix)
     if params.memory == "low":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     folder.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
     return Run(
         Prepared(model), params, rows, held_out, learning_rate=params.learning_rate or 0.0, dtype=dtype,
-        device=torch.device("cpu"), report=report, notice=said.append,
+        device=torch.device("cpu"), notice=said.append,
         checkpoints=CheckpointFolder(folder, keep=params.keep_checkpoints, notice=said.append),
     )  # fmt: skip
 
@@ -45,7 +49,7 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 
 def test_a_run_learns_and_tells_its_curves(tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset) -> None:
     points: list[tuple[int, dict[str, float]]] = []
-    outcome = make_run(tmp_path / "c", rows, held_out, report=lambda m, step: points.append((step, m))).train()
+    outcome = make_run(tmp_path / "c", rows, held_out).train(lambda m, step: points.append((step, m)))
     assert [step for step, m in points if "loss" in m] == [3, 6, 9, 12]
     assert [step for step, m in points if "validation_loss" in m] == [0, 4, 8, 12]
     for _, metrics in points:
@@ -84,7 +88,7 @@ def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
     run = make_run(tmp_path / "c", rows, held_out, **changes, warmup_fraction=0.0, max_grad_norm=None)
     before = weights(run)
     reference = tiny_model()
-    batches = list(run._trainer(_quiet(run), _never()).get_train_dataloader())
+    batches = list(run.batches())
     supervised = sum(int((b["labels"] != IGNORED).sum()) for b in batches)
     assert len({int((b["labels"] != IGNORED).sum()) for b in batches}) == 2
     total = sum(
@@ -98,18 +102,6 @@ def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
     assert any(not torch.equal(before[name], p) for name, p in weights(run).items())
 
 
-def _quiet(run: Run):
-    from glm2core.training.progress import Progress
-
-    return Progress(every=1, operations_per_second=1.0, report=run.report)
-
-
-def _never():
-    from glm2core.training.interrupt import StopRequest
-
-    return StopRequest()
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -118,6 +110,10 @@ def _never():
         {"dtype": "bfloat16", **LOW},
         {"dtype": "bfloat16", "optimizer": "adafactor"},
         {"optimizer": "adamw_8bit"},
+        {"gradient_accumulation_steps": 3, "early_stopping": 3},
+        {"optimizer": "adafactor", "schedule": "wsd"},
+        {"method": "lora"},  # with dropout, so the random state counts
+        LOW,
         {"dtype": "bfloat16", "optimizer": "muon", "curriculum": [{"until": 0.5, "max_tokens": 24}]},
     ],
 )
@@ -131,15 +127,35 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         if step == 6 and "loss" in metrics:
             os.kill(os.getpid(), signal.SIGINT)
 
-    stopped = make_run(tmp_path / "stopped", rows, held_out, report=interrupt, **changes)
+    stopped = make_run(tmp_path / "stopped", rows, held_out, **changes)
     with pytest.raises(KeyboardInterrupt):
-        stopped.train()
+        stopped.train(interrupt)
     again = make_run(tmp_path / "stopped", rows, held_out, **changes)
     resumed = again.train()
     assert_equal(weights(again), weights(straight))
     for name in ("loss", "validation_loss", "grad_norm", "learning_rate"):
         assert resumed.progress.curve(name) == outcome.progress.curve(name)
     assert resumed.metrics["tokens"] == outcome.metrics["tokens"]
+
+
+def test_a_run_that_stopped_early_is_not_trained_on(
+    tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
+) -> None:
+    """Killed after its last checkpoint, before its result was written."""
+    changes = {"learning_rate": 5.0, "eval_steps": 1, "early_stopping": 2, "max_steps": 40, "warmup_fraction": 0.0}
+    run, again = (make_run(tmp_path / "c", rows, held_out, **changes) for _ in range(2))
+    outcome, once_more = run.train(), again.train()
+    assert once_more.metrics["steps"] == outcome.metrics["steps"] < 40
+    assert once_more.progress.records == outcome.progress.records
+    assert_equal(weights(again), weights(run))
+
+
+def test_the_time_left_is_told_once(tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset) -> None:
+    said: list[str] = []
+    run = replace(make_run(tmp_path / "c", rows, held_out, logging_steps=2), notice=said.append)
+    run.train(lambda metrics, step: time.sleep(6) if "loss" in metrics and step <= 4 else None)
+    (told,) = said
+    assert re.fullmatch(r"about \d+ s on this machine", told)
 
 
 def test_a_loss_that_is_not_finite_stops_before_any_update(

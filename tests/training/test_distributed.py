@@ -11,7 +11,7 @@ import torch
 from glm2core.errors import UserError
 from glm2core.model.layers import GLMBlock
 from glm2core.model.modeling import ChatGLM2ForCausalLM
-from glm2core.training.sharding import require_shardable, sharded_modules
+from glm2core.training.distributed import require_shardable, sharded_modules
 from tests.training.conftest import ROOT, tiny_model, train_params
 
 
@@ -31,6 +31,14 @@ def test_the_plan_is_what_accelerate_takes_from_the_network() -> None:
     assert root is network
     assert {type(block).__name__ for block in blocks} == set(ChatGLM2ForCausalLM._no_split_modules)
     assert blocks == [module for module in network.modules() if isinstance(module, GLMBlock)]
+
+
+def test_fsdp1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    require_shardable(train_params(), torch.float32)
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="set fsdp_version to 2"):
+        require_shardable(train_params(), torch.float32)
 
 
 def test_what_cannot_be_sharded_is_refused() -> None:

@@ -1,0 +1,319 @@
+"""The training loop: `take_step` is one optimizer step, in order; around it, when to validate, save and stop.
+
+accelerate wraps the network: DDP among several processes, FSDP2 where its config asks for it.
+
+Shapes: `B` rows, `T` tokens of the longest of them.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from glm2core.errors import UserError
+from glm2core.hardware import peak_memory_gib
+from glm2core.params import TrainParams
+from glm2core.text.pairs import IGNORED
+from glm2core.training.adafactor import RoundingAdafactor
+from glm2core.training.checkpoints import CheckpointFolder
+from glm2core.training.distributed import (
+    anywhere,
+    gathered,
+    is_first,
+    is_sharded,
+    meet,
+    put,
+    put_optimizer_state,
+    rank,
+    summed,
+    whole,
+    whole_optimizer_state,
+    whole_tensors,
+)
+from glm2core.training.interrupt import StopRequest
+from glm2core.training.measure import Cost
+from glm2core.training.optimizer import TrainingOptimizer, make_optimizer
+from glm2core.training.progress import Progress
+from glm2core.training.random_states import State, random_state, set_random_state
+from glm2core.training.schedule import schedule_of
+
+Batch = dict[str, Tensor]  # what batching.collate makes
+
+_WEIGHTS, _OPTIMIZER, _RANDOM, _STATE = "weights.safetensors", "optimizer.pt", "random.pt", "state.json"
+_FOR_THE_NETWORK = ("input_ids", "labels", "position_ids")
+
+
+class Loop:
+    """A network in training: its weights, optimizer and progress, and how many steps are done.
+
+    Args:
+        model: changed in place; what requires a gradient is trained.
+        learning_rate: peak of the schedule.
+        half_products: fp32 weights are multiplied in bf16 (autocast).
+        checkpoints: where the run is kept.
+        progress: gets every step and validation.
+        cost: operations of a batch.
+        row_ids: of the training rows, to name the guilty ones.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: TrainParams,
+        *,
+        learning_rate: float,
+        device: torch.device,
+        half_products: bool,
+        checkpoints: CheckpointFolder,
+        progress: Progress,
+        cost: Cost,
+        row_ids: list[str],
+    ) -> None:
+        self.network, self.params, self.device = model, params, device
+        self.checkpoints, self.progress, self.cost, self.row_ids = checkpoints, progress, cost, row_ids
+        self.step, self.validation_seconds = 0, 0.0
+        self._half_products = half_products
+        self._random_state: State | None = None
+        set_seed(params.seed)  # the same dropout, whatever was drawn to make the network
+        if rank():  # else all processes would drop out the same channels; the first keeps its one seed
+            torch.manual_seed(params.seed + 1_000_003 * rank())
+        optimizer = make_optimizer(
+            model,
+            name=params.optimizer,
+            learning_rate=learning_rate,
+            weight_decay=params.weight_decay,
+            bias_rate=params.bias_rate,
+            in_backward=params.memory == "low",
+            seed=params.seed,
+        )
+        self.accelerator = Accelerator(cpu=device.type == "cpu")
+        self.model, self.optimizer = _prepare(self.accelerator, model, optimizer)
+        self._schedule = schedule_of(params)
+        self._peak_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def run(
+        self,
+        batches: Iterable[Batch],
+        validation: Iterable[Batch],
+        *,
+        stop: StopRequest,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train to `max_steps`, or until somebody stops it or validation no longer gets better.
+
+        Args:
+            batches: from the one that is due; `gradient_accumulation_steps` of them make a step.
+            stop: looked at after every step; the step is saved.
+        """
+        params = self.params
+        coming = iter(batches)  # torch's iterator draws a random number, so the state of a checkpoint is set after it
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+        if self.step == 0:
+            self.validate(validation)
+        self.progress.restart_clock()
+        stopping = self._no_longer_improves()
+        while self.step < params.max_steps and not stopping:
+            self.take_step(list(islice(coming, params.gradient_accumulation_steps)))
+            after_step()
+            stopping = anywhere(stop.requested, self.device)
+            improved = False
+            if params.eval_steps and self.step % params.eval_steps == 0:
+                self.validate(validation)
+                improved = params.early_stopping is not None and self.progress.validations_since_best() == 0
+                stopping = stopping or self._no_longer_improves()
+            if stopping or improved or self.step % params.save_steps == 0 or self.step == params.max_steps:
+                self.save()
+
+    def take_step(self, batches: list[Batch]) -> None:
+        """One update of the weights from the batches of one accumulation.
+
+        Set the rates, count, forward, check, backward, clip, check, update, record.
+
+        Raises:
+            UserError: a loss or gradient isn't finite; nothing was updated.
+        """
+        self.model.train()
+        rate = self._set_rates()
+        supervised = self._count(batches)
+        loss = torch.zeros((), device=self.device)
+        for batch, synchronized in self._with_synchronization(batches):
+            with synchronized:
+                # The summed loss is divided by the supervised tokens of the whole accumulation, in all processes.
+                part = self._loss(batch, divided_by=supervised)
+                self._check_loss(part, batch)
+                # DDP takes the mean of the processes' gradients, and theirs is the sum.
+                self.accelerator.backward(part * self.accelerator.num_processes)
+            loss += part.detach()
+        norm = self._clipped_norm()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        (loss_of_all,) = summed([float(loss)], self.device)
+        self.progress.add_step(
+            self.step, loss=loss_of_all, learning_rate=rate, grad_norm=norm, peak_memory=peak_memory_gib(self.device)
+        )
+
+    @torch.no_grad()
+    def validate(self, validation: Iterable[Batch]) -> None:
+        """Validation loss: the sum over all supervised tokens divided by their number."""
+        start = time.perf_counter()
+        self.model.eval()
+        total = count = 0.0
+        for batch in validation:
+            total += float(self._loss(batch, divided_by=1))
+            count += _supervised(batch)
+        total, count = summed([total, count], self.device)
+        self.progress.add_validation(self.step, total / max(count, 1))
+        self.validation_seconds = time.perf_counter() - start
+
+    def _set_rates(self) -> float:
+        """Give every group its learning rate of the coming step; returns the first's."""
+        share = self._schedule(self.step)
+        for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * share
+        return float(self._peak_rates[0] * share)
+
+    def _count(self, batches: list[Batch]) -> float:
+        """Enter real tokens and operations into the progress; returns the supervised tokens of all processes."""
+        counted = [
+            (int(b["lengths"].sum()), _supervised(b), self.cost.operations(b["lengths"], _supervised(b)))
+            for b in batches
+        ]
+        tokens, supervised, operations = summed(
+            [float(sum(column)) for column in zip(*counted, strict=True)], self.device
+        )
+        self.progress.add_batch(tokens, supervised, operations)
+        return supervised
+
+    def _with_synchronization(self, batches: list[Batch]) -> Iterator[tuple[Batch, Any]]:
+        """Each batch with the context of its backward: gradients go between processes with the last one only."""
+        *before, last = batches
+        yield from ((batch, self.accelerator.no_sync(self.model)) for batch in before)
+        yield last, nullcontext()
+
+    def _loss(self, batch: Batch, *, divided_by: float) -> Tensor:
+        inputs = {name: batch[name].to(self.device) for name in _FOR_THE_NETWORK if name in batch}
+        # Around the forward alone: autocast's copies of the weights live as long as it does.
+        with torch.autocast(self.device.type, torch.bfloat16) if self._half_products else nullcontext():
+            loss: Tensor = self.model(**inputs, num_items_in_batch=divided_by).loss
+        return loss
+
+    def _check_loss(self, loss: Tensor, batch: Batch) -> None:
+        if not anywhere(not bool(torch.isfinite(loss)), self.device):
+            return
+        found = gathered((loss.item(), batch["rows"].tolist()))
+        value, rows = next((value, rows) for value, rows in found if not math.isfinite(value))
+        ids = ", ".join(self.row_ids[row] for row in rows)
+        raise UserError(
+            f"the loss of step {self.step + 1} is {value} on the rows {ids}; nothing was updated. "
+            "Look at these rows, lower train.learning_rate, or set train.dtype to float32. "
+            "The last checkpoint remains."
+        )
+
+    def _clipped_norm(self) -> float:
+        """The gradient's norm, before it is clipped to `max_grad_norm`."""
+        if isinstance(self.optimizer, RoundingAdafactor) and self.optimizer.in_backward:
+            return self.optimizer.take_grad_norm()  # backward has checked and stepped each tensor
+        norm = clip_gradients(self.model, self.params.max_grad_norm)
+        if not math.isfinite(norm):
+            raise UserError(
+                f"the gradient of step {self.step + 1} is not finite; nothing was updated. "
+                "Lower train.learning_rate, or set train.dtype to float32. The last checkpoint remains."
+            )
+        return norm
+
+    def _no_longer_improves(self) -> bool:
+        """Whether validation has failed to get better for `early_stopping` times."""
+        patience = self.params.early_stopping
+        return patience is not None and self.progress.validations_since_best() >= patience
+
+    def save(self) -> None:
+        """Write everything that resuming needs, whole or not at all; frozen weights are not part of it."""
+        best = self.progress.best_validation() if self.params.early_stopping else None
+        # Before the first process goes on alone: what all of them take part in.
+        weights, random_states = whole_tensors(self._trainable()), gathered(random_state())
+        optimizer = self._optimizer_state()
+        state = {"step": self.step, "progress": self.progress.state_dict()}
+
+        def write(folder: Path) -> None:
+            save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / _WEIGHTS)
+            torch.save(optimizer, folder / _OPTIMIZER)
+            torch.save(random_states, folder / _RANDOM)
+            (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+
+        if is_first():
+            self.checkpoints.save(self.step, write, best_step=best[0] if best else None)
+        meet()
+        self.progress.restart_clock()
+
+    def restore(self, folder: Path) -> None:
+        """Take up what `save` wrote; `run` goes on from there."""
+        self.load_weights(folder)
+        optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
+        if is_sharded(self.network):
+            put_optimizer_state(self.network, self._torch_optimizer, optimizer)
+        else:
+            self.optimizer.load_state_dict(optimizer)
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        self.step = state["step"]
+        self.progress.load_state_dict(state["progress"])
+        self._random_state = torch.load(folder / _RANDOM, map_location="cpu", weights_only=True)[rank()]
+
+    def load_weights(self, folder: Path) -> None:
+        """Put a checkpoint's trainable weights in place."""
+        # Tensor by tensor: a second copy of a large network would not fit.
+        with safe_open(folder / _WEIGHTS, framework="pt") as saved:
+            for name, parameter in self._trainable().items():
+                put(parameter, saved.get_tensor(name))
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        if is_sharded(self.network):
+            return whole_optimizer_state(self.network, self._torch_optimizer)
+        return self.optimizer.state_dict()
+
+    @property
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        assert isinstance(self.optimizer, torch.optim.Optimizer)  # require_shardable lets AdamW through alone
+        return self.optimizer
+
+    def _trainable(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.network.named_parameters() if p.requires_grad}
+
+
+def clip_gradients(model: nn.Module, limit: float | None) -> float:
+    """Scale gradients, sharded or not, down to a global norm of `limit` (None = not); returns the norm before.
+
+    Gradients that aren't finite stay as they are.
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if limit is not None and bool(torch.isfinite(norm)):
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
+def _prepare(
+    accelerator: Accelerator, model: nn.Module, optimizer: TrainingOptimizer
+) -> tuple[nn.Module, TrainingOptimizer]:
+    if not accelerator.is_fsdp2:
+        return accelerator.prepare_model(model), optimizer
+    # FSDP2 puts shards in the parameters' place, in the optimizer too. accelerate's wrapper around that is for its own
+    # way of accumulating.
+    model, wrapped = accelerator.prepare(model, optimizer)
+    return model, wrapped.optimizer
+
+
+def _supervised(batch: Batch) -> int:
+    return int((batch["labels"] != IGNORED).sum())

@@ -1,0 +1,57 @@
+"""The time left: told once, from measured steps, the coming ones weighed by what they cost."""
+
+import re
+import time
+
+import pytest
+
+from glm2core.training.forecast import Forecast
+
+STEP = 0.05
+
+
+def told(costs: list[float], *, done: int = 0, besides: float = 0.0, steps: int = 6) -> list[str]:
+    sentences: list[str] = []
+    forecast = Forecast(
+        lambda: costs, done=done, tell=sentences.append, shortened_by="fewer steps", least_seconds=3 * STEP
+    )
+    for step in range(done + 1, done + steps + 1):
+        time.sleep(STEP * 4 if step == done + 1 else STEP)  # the first step is slow and doesn't count
+        forecast.add_step(step, besides=besides)
+    return sentences
+
+
+def seconds(sentence: str) -> int:
+    found = re.match(r"about (\d+) s on this machine", sentence)
+    assert found, sentence
+    return int(found[1])
+
+
+def test_it_is_told_once_from_the_steps_after_the_first() -> None:
+    (sentence,) = told([1.0] * 400)  # 396 steps of 0.05 s are left after the fourth
+    assert 19 <= seconds(sentence) <= 30
+
+
+def test_longer_rows_to_come_count_as_what_they_cost() -> None:
+    (sentence,) = told([1.0] * 100 + [4.0] * 75)
+    assert 19 <= seconds(sentence) <= 30
+
+
+def test_a_resumed_run_counts_what_is_left() -> None:
+    (sentence,) = told([9.0] * 300 + [1.0] * 400, done=300)
+    assert 19 <= seconds(sentence) <= 30
+
+
+def test_validations_count_besides() -> None:
+    (sentence,) = told([1.0] * 6, besides=60)
+    assert 60 <= seconds(sentence) <= 61
+
+
+def test_a_long_run_is_told_with_what_shortens_it() -> None:
+    (sentence,) = told([1.0] * 150_000)
+    assert "fewer steps" in sentence and " h " in sentence
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_too_few_steps_tell_nothing(steps: int) -> None:
+    assert told([1.0] * 400, steps=steps) == []
