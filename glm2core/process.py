@@ -16,3 +16,10 @@ def prepare_process() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # else a log has stderr's lines before earlier ones of stdout
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use; of several processes on one machine (torchrun) each has its share."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

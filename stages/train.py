@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from glm2core.console import closing_table, quiet_libraries
+from glm2core.files import write_json
 from glm2core.params import Params
 from stages.runner import run_stage
 
@@ -22,6 +23,7 @@ def train(params: Params) -> None:
     from glm2core.training.session import open_session
 
     with open_session(params, TOKENIZED) as session, stage_run("train", params) as tracked:
+        tracked.settled(session.settled.values("model", "train"))
         tracked.dataset(TOKENIZED / "train.parquet", "training")
         tracked.dataset(TOKENIZED / "validation.parquet", "validation")
         outcome = session.run(tracked.report).train()
@@ -29,7 +31,7 @@ def train(params: Params) -> None:
         if not session.writes:
             return
         outcome.write_curves(REPORTS)
-        outcome.write_metrics(METRICS)
+        write_json(METRICS, outcome.metrics | session.settled.metrics("model", "train"))
         session.finish()
         tracked.headline(outcome.metrics)
         tracked.artifact(REPORTS)

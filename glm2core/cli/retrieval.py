@@ -16,7 +16,7 @@ from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import choose_device, choose_dtype, set_threads
-from glm2core.params import load_params
+from glm2core.params import load_params, read_base, read_record, settle
 
 METRICS = "metrics.json"
 
@@ -29,13 +29,16 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
-    params = load_params(arguments.params).evaluate
+    choices = load_params(arguments.params)
+    device = choose_device(choices.evaluate.device, key="evaluate.device")
+    record = read_record(arguments.model)
+    base = record.base if record else read_base(arguments.model)
+    params = settle(choices, base, "cuda" if device.type == "cuda" else "cpu", record).evaluate
     settings = params.retrieval.model_copy(
         update={name: value for name in ("lengths", "contexts") if (value := getattr(arguments, name)) is not None}
     )
     cases = [case for file in arguments.file for case in read_longeval(file)]
     wording = read_wording(arguments.model)
-    device = choose_device(params.device, key="evaluate.device")
     set_threads(params.threads)
     dtype = choose_dtype(params.dtype, device)
     if arguments.rope_type is None:

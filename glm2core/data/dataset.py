@@ -3,6 +3,7 @@
 `B` rows, `T` tokens of a row. Rows are unpadded.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,15 @@ class TokenizedDataset:
             self._view("labels", index),
             self._view("segments", index),
         )
+
+    def take(self, rows: Sequence[int]) -> "TokenizedDataset":
+        """Only these rows, in this order."""
+        flat, offsets = {}, {}
+        for name, values in self._flat.items():
+            flat[name] = np.concatenate([values[:0], *(self._view(name, row) for row in rows)])
+            lengths = np.diff(self._offsets[name])[list(rows)]
+            offsets[name] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return TokenizedDataset(self._ids.take(pa.array(rows, pa.int64())), flat, offsets, self.info)
 
     def _view(self, name: str, index: int) -> np.ndarray:
         start, end = self._offsets[name][index : index + 2]

@@ -9,12 +9,12 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from glm2core.errors import UserError
-from glm2core.params.data import ConvertParams, TokenizeParams
-from glm2core.params.evaluate import EvaluateParams
+from glm2core.params.data import ConvertParams, TokenizeChoices
+from glm2core.params.evaluate import EvaluateChoices
 from glm2core.params.messages import messages
-from glm2core.params.model import ModelParams
-from glm2core.params.section import Section
-from glm2core.params.train import TrainParams
+from glm2core.params.model import ModelChoices
+from glm2core.params.section import AUTO, Section
+from glm2core.params.train import TrainChoices
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -29,19 +29,19 @@ class TrackingParams(Section):
 
 
 class Params(Section):
-    """All of params.yaml: one section per stage, the model's, and tracking's."""
+    """All of params.yaml as it is written, `auto` included: one section per stage, the model's, and tracking's."""
 
     convert: ConvertParams
-    tokenize: TokenizeParams
-    model: ModelParams
-    train: TrainParams
-    evaluate: EvaluateParams
+    tokenize: TokenizeChoices
+    model: ModelChoices
+    train: TrainChoices
+    evaluate: EvaluateChoices
     tracking: TrackingParams = TrackingParams()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Params":
-        if self.evaluate.retrieval.base_lengths and self.model.base is None:
-            raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to []")
+        if self.evaluate.retrieval.base_lengths not in (AUTO, []) and self.model.base is None:
+            raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to [] or auto")
         return self
 
 

@@ -58,7 +58,7 @@ def current_execution(params: Params) -> Execution:
 
 def flat_params(params: Params) -> dict[str, str]:
     """Dotted key -> value as params.yaml writes it: null, true, 1.0, and lists as JSON."""
-    return {key: _text(value) for key, value in flatten(params).items()}
+    return {key: param_text(value) for key, value in flatten(params).items()}
 
 
 def stages_before(stage: str) -> dict[str, str]:
@@ -113,7 +113,8 @@ def git_output(*arguments: str) -> str | None:
     return done.stdout
 
 
-def _text(value: Any) -> str:
+def param_text(value: Any) -> str:
+    """A value as params.yaml writes it; lists as JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(

@@ -21,12 +21,12 @@ def training_arguments(
     """
     return TrainingArguments(
         output_dir=str(output),
-        max_steps=params.max_steps,
+        max_steps=params.steps,
         gradient_accumulation_steps=params.gradient_accumulation_steps,
         learning_rate=learning_rate,
         lr_scheduler_type=_SCHEDULES[params.schedule],
         lr_scheduler_kwargs=_schedule_settings(params),
-        warmup_steps=round(params.warmup_fraction * params.max_steps),
+        warmup_steps=round(params.warmup_fraction * params.steps),
         max_grad_norm=params.max_grad_norm or 0.0,
         seed=params.seed,
         use_cpu=device.type == "cpu",
@@ -49,4 +49,4 @@ def training_arguments(
 def _schedule_settings(params: TrainParams) -> dict[str, Any] | None:
     if params.schedule != "wsd":
         return None
-    return {"num_decay_steps": round(params.decay_fraction * params.max_steps), "decay_type": "linear"}
+    return {"num_decay_steps": round(params.decay_fraction * params.steps), "decay_type": "linear"}

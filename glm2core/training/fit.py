@@ -18,8 +18,8 @@ Change = dict[str, Any]
 _CGROUP = Path("/sys/fs/cgroup")
 _PARTS = ("weights", "gradients", "optimizer", "activations")
 _LOW: Change = {"method": "full", "memory": "low", "optimizer": "adafactor", "gradient_accumulation_steps": 1,
-        "max_grad_norm": None, "launcher": "python"}  # fmt: skip
-_ADAPTER: Change = {"memory": "normal", "optimizer": "adamw"}
+        "max_grad_norm": None, "launcher": "python", "gradient_checkpointing": True}  # fmt: skip
+_ADAPTER: Change = {"memory": "normal", "optimizer": "adamw", "gradient_checkpointing": False}
 
 
 def check_fits(workload: Workload, params: TrainParams, *, device: torch.device, folder: Path) -> None:

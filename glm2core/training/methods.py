@@ -20,20 +20,6 @@ from glm2core.training.processes import is_first, meet
 
 Notice = Callable[[str], None]
 
-# For weights that were trained before; what their authors and peft's examples use.
-_LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
-# From scratch: of the scale at which small transformers learn fastest without diverging.
-_LEARNING_RATE_FROM_SCRATCH = 1e-3
-
-
-def default_learning_rate(method: str, from_scratch: bool) -> float:
-    """The learning rate where params give none.
-
-    full 1e-5, lora 1e-4, qlora 2e-4, ptuning 1e-2 on weights that were trained before; a network
-    from scratch takes 1e-3 when all of it is tuned.
-    """
-    return _LEARNING_RATE_FROM_SCRATCH if from_scratch and method == "full" else _LEARNING_RATES[method]
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -90,7 +76,7 @@ def prepare(
         prepared = Prepared(_full(model_params, params, vocab_size, dtype, device, notice))
     else:
         prepared = _adapted(model_params, params, vocab_size, dtype, device, work_folder, notice)
-    if params.recomputes:
+    if params.gradient_checkpointing:
         _checkpoint_blocks(prepared.network)
     return prepared
 
@@ -189,13 +175,13 @@ def _adapted(
                 _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
         meet()
         # The scaling is in the config that was just written.
-        reference = reference_to(base, own=True, bits=params.bits)
+        reference = reference_to(base, own=True, bits=params.quantization_bits)
     else:
         base, rope = resolve_path(model_params.base), model_params.rope
         reference = reference_to(
             base,
             own=False,
-            bits=params.bits,
+            bits=params.quantization_bits,
             family=model_params.family,
             rope_type=rope.type,
             rope_factor=rope.factor,

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from glm2core.console import progress_bar
 from glm2core.data.dataset import TokenizedDataset
 from glm2core.errors import UserError
-from glm2core.files import atomic_path, write_json
+from glm2core.files import atomic_path
 from glm2core.model.hardware import peak_memory_gib
 from glm2core.params import TrainParams
 from glm2core.training.arguments import training_arguments
@@ -58,7 +58,7 @@ class Run:
     notice: Notice = print
 
     def train(self) -> "Outcome":
-        """Train to `params.max_steps`, or until validation no longer gets better.
+        """Train to `params.steps`, or until validation no longer gets better.
 
         The checkpoint folder's lock must be held. Weights are changed in place.
 
@@ -72,7 +72,7 @@ class Run:
         progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=self.report)
         last = first_decides(self.checkpoints.newest)
         shown: AbstractContextManager[tuple[Bar, Any] | None] = (
-            progress_bar("train", self.params.max_steps) if is_first() else nullcontext()
+            progress_bar("train", self.params.steps) if is_first() else nullcontext()
         )
         with stop_on_signals(self.notice) as stop, shown as bar:
             trainer = self._trainer(progress, stop)
@@ -84,7 +84,7 @@ class Run:
             if rank():  # else all processes would drop out the same channels; the first keeps its one seed
                 torch.manual_seed(self.params.seed + 1_000_003 * rank())
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-            if anywhere(stop.requested, self.device) and trainer.state.global_step < self.params.max_steps:
+            if anywhere(stop.requested, self.device) and trainer.state.global_step < self.params.steps:
                 self.notice(f"stopped after step {trainer.state.global_step}; dvc repro goes on from the checkpoint")
                 raise KeyboardInterrupt
             self._validate_result(trainer, progress)
@@ -103,7 +103,7 @@ class Run:
         batches = training_batches(
             self.training,
             batch_tokens=params.batch_tokens,
-            total=params.max_steps * params.gradient_accumulation_steps,
+            total=params.steps * params.gradient_accumulation_steps,
             seed=params.seed,
             curriculum=self._curriculum(),
             position_range=self.position_range,
@@ -174,10 +174,6 @@ class Outcome:
 
     metrics: dict[str, float]
     progress: Progress
-
-    def write_metrics(self, path: Path) -> None:
-        """The metrics as JSON, for `dvc metrics` and later stages."""
-        write_json(path, self.metrics)
 
     def write_curves(self, folder: Path) -> None:
         """curves.csv (a point every logging_steps) and validation.csv, for `dvc plots`."""

@@ -16,29 +16,29 @@ from glm2core.errors import UserError
 from glm2core.files import atomic_path, project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
 from glm2core.model.checkpoint import fingerprint
 from glm2core.model.hardware import choose_device, choose_dtype, set_threads
-from glm2core.params import Params, TrainParams
+from glm2core.params import Params, Settled, TrainParams, read_base, settle
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.fit import check_fits
-from glm2core.training.memory import Workload, network_config, parameter_count
-from glm2core.training.methods import Prepared, default_learning_rate, prepare
+from glm2core.training.memory import Workload, network_config
+from glm2core.training.methods import Prepared, prepare
 from glm2core.training.processes import first_decides, is_first, joined, world_size
 from glm2core.training.progress import Report
 from glm2core.training.run import Run
+from glm2core.training.selection import with_steps, without_generated
 from glm2core.training.sharding import is_asked_for, is_sharded, require_shardable, whole_tensors
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 # When checkpoints are written changes nothing about the result.
 _WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
-# What helps a small network find its way after a change of RoPE would ruin a large one in a few steps.
-_SMALL_NETWORK = 200_000_000
 
 
 @dataclass(frozen=True)
 class Session:
     """A prepared network with its data and checkpoints; made by `open_session`."""
 
-    params: Params
+    settled: Settled
+    train: TrainParams  # with the steps of its epochs
     tokenized: Path
     prepared: Prepared
     training: TokenizedDataset
@@ -54,14 +54,13 @@ class Session:
 
     def run(self, report: Report) -> Run:
         """The run itself; `report` gets the points of its curves."""
-        train, rope = self.params.train, self.params.model.rope
-        rate = train.learning_rate or default_learning_rate(train.method, self.params.model.base is None)
+        train, rope = self.train, self.settled.model.rope
         return Run(
             self.prepared,
             train,
             self.training,
             self.validation,
-            learning_rate=rate,
+            learning_rate=train.learning_rate,
             dtype=self.dtype,
             device=self.device,
             checkpoints=self.checkpoints,
@@ -78,6 +77,7 @@ class Session:
             return
         with atomic_path(folder) as partial:
             self.prepared.save(partial, weights)
+            self.settled.write_record(partial)
             for file in sorted((self.tokenized / "tokenizer").iterdir()):
                 shutil.copy2(file, partial / file.name)
 
@@ -88,9 +88,10 @@ class Session:
 
 @contextmanager
 def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
-    """Resolve device, dtype and threads, take the run's lock, and build the network.
+    """Settle the params on this machine, take the run's lock, and build the network.
 
     Args:
+        params: as written; what each `auto` becomes is printed.
         tokenized: the tokenize stage's folder.
 
     Raises:
@@ -99,30 +100,34 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
     """
     device = choose_device(params.train.device)
     dtype = choose_dtype(params.train.dtype, device, notice=notice)
-    threads = set_threads(params.train.threads)
-    training, validation = _load_rows(params, tokenized)
-    _require_one_process_for_low_memory(params.train)
+    base = read_base(params.model.base, params.model.preset)
+    settled = settle(params, base, "cuda" if device.type == "cuda" else "cpu")
+    notice("\n".join(["settled:", *settled.lines("model", "train")]))
+    threads = set_threads(settled.train.threads)
+    training, validation = _load_rows(settled, tokenized)
+    train = with_steps(settled.train, training, world_size(), notice) if len(training) else settled.train
+    _require_one_process_for_low_memory(train)
     if is_asked_for():
-        require_shardable(params.train, dtype)
-    _require_room(params, tokenized, training, dtype, device)
+        require_shardable(train, dtype)
+    _require_room(settled, tokenized, training, dtype, device)
     with ExitStack() as stack:
         stack.enter_context(joined(device))
-        key = first_decides(lambda: _fingerprint(params, tokenized, dtype, device, threads))
+        key = first_decides(lambda: _fingerprint(settled, tokenized, dtype, device, threads))
         folder = project_root() / ".checkpoints" / key
-        checkpoints = CheckpointFolder(folder, keep=params.train.keep_checkpoints, notice=notice)
+        checkpoints = CheckpointFolder(folder, keep=train.keep_checkpoints, notice=notice)
         if is_first():  # it holds the lock for all of them
             stack.enter_context(checkpoints.locked())
             checkpoints.remove_other_finished()
         prepared = prepare(
-            params.model,
-            params.train,
+            settled.model,
+            train,
             vocab_size=len(SpTokenizer.load(tokenized / "tokenizer")),
             dtype=dtype,
             device=device,
             work_folder=folder,
             notice=notice,
         )
-        yield Session(params, tokenized, prepared, training, validation, dtype, device, checkpoints)
+        yield Session(settled, train, tokenized, prepared, training, validation, dtype, device, checkpoints)
 
 
 def notice(sentence: str) -> None:
@@ -131,7 +136,7 @@ def notice(sentence: str) -> None:
         print(sentence, flush=True)
 
 
-def _load_rows(params: Params, tokenized: Path) -> tuple[TokenizedDataset, TokenizedDataset]:
+def _load_rows(params: Settled, tokenized: Path) -> tuple[TokenizedDataset, TokenizedDataset]:
     tokenizer = tokenized / "tokenizer" / "tokenizer.model"
     if params.model.base is not None:
         tokenizer = resolve_path(params.model.base) / "tokenizer.model"
@@ -141,11 +146,12 @@ def _load_rows(params: Params, tokenized: Path) -> tuple[TokenizedDataset, Token
     training, validation = (
         TokenizedDataset.load(tokenized / f"{split}.parquet", sha) for split in ("train", "validation")
     )
-    return training, validation
+    share, converted = params.train.generated_rows, tokenized.parent / "converted" / "train.parquet"
+    return without_generated(training, share, converted, notice), validation
 
 
 def _require_room(
-    params: Params, tokenized: Path, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
+    params: Settled, tokenized: Path, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Before hours are spent: too few rows for the tokenizer, or too little memory or disk."""
     if not len(training):
@@ -166,7 +172,6 @@ def _require_room(
         processes=world_size(),
         sharded=is_asked_for(),
     )
-    _require_settings_for_size(parameter_count(workload, params.train), params.train)
     check_fits(workload, params.train, device=device, folder=project_root())
 
 
@@ -179,24 +184,7 @@ def _require_one_process_for_low_memory(params: TrainParams) -> None:
         )
 
 
-def _require_settings_for_size(parameters: int, params: TrainParams) -> None:
-    usual = {}
-    if params.optimizer == "muon":
-        usual["optimizer"] = "adamw"
-    if params.bias_rate > 1:
-        usual["bias_rate"] = "1"
-    if (params.learning_rate or 0) > 10 * default_learning_rate(params.method, from_scratch=False):
-        usual["learning_rate"] = "null"
-    if parameters > _SMALL_NETWORK and usual:
-        found = ", ".join(f"{name} {getattr(params, name)}" for name in usual)
-        raise UserError(
-            f"train: {found}: that is for small networks such as models/base, and this one has "
-            f"{parameters / 1e9:.1f} billion parameters. Run it with "
-            + " ".join(f"-S train.{name}={value}" for name, value in usual.items())
-        )
-
-
-def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:
+def _fingerprint(params: Settled, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:
     train: dict[str, Any] = params.train.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     base = params.model.base
     return run_fingerprint(
