@@ -139,4 +139,3 @@ def _table(rows: Iterator[tuple[str, ...]]) -> str:
 
 def _summary(section: type[BaseModel]) -> str:
     return str(section.__doc__).strip().splitlines()[0]
-

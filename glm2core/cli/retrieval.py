@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import cast
 
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import choose_device, choose_dtype, set_threads
-from glm2core.params import load_params, read_base, read_record, settle
+from glm2core.params import ModelParams, Record, TrainParams, load_params, read_base, read_record, settle
 
 METRICS = "metrics.json"
 
@@ -31,9 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
     choices = load_params(arguments.params)
     device = choose_device(choices.evaluate.device, key="evaluate.device")
-    record = read_record(arguments.model)
-    base = record.base if record else read_base(arguments.model)
-    params = settle(choices, base, "cuda" if device.type == "cuda" else "cpu", record).evaluate
+    record = read_record(arguments.model) or _record_of(arguments.model)
+    params = settle(choices, record.base, "cuda" if device.type == "cuda" else "cpu", record).evaluate
     settings = params.retrieval.model_copy(
         update={name: value for name in ("lengths", "contexts") if (value := getattr(arguments, name)) is not None}
     )
@@ -58,3 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
     finished.remove()
     print(json.dumps(metrics, indent=2))
     print(f"every answer, tables and pictures: {arguments.out}")
+
+
+def _record_of(model: Path) -> Record:
+    """Of weights that were not tuned here: what their folder says."""
+    return Record(model=ModelParams(base=str(model)), train=TrainParams(), base=read_base(model))

@@ -51,7 +51,9 @@ def _advisable(choices: type[BaseModel]) -> type[BaseModel] | None:
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": ModelChoices, "train": TrainChoices, "evaluate": EvaluateChoices}
 _Advice: type[BaseModel] = create_model(
-    "Advice", __base__=Section, **{name: (_advisable(choices), None) for name, choices in _SECTIONS.items()}  # type: ignore[call-overload]
+    "Advice",
+    __base__=Section,
+    **{name: (_advisable(choices), None) for name, choices in _SECTIONS.items()},  # type: ignore[call-overload]
 )
 
 
@@ -123,8 +125,8 @@ def checked_advice(values: Any, name: str) -> dict[str, Any]:
     for key, value in dotted(sections).items():
         if _is_too_much(value):
             raise UserError(
-                f"{name}: {key} is more than advice may say (numbers to {_LARGEST:,}, {_MOST_ENTRIES} entries). Mend it, "
-                "or set the key in params.yaml and remove it there."
+                f"{name}: {key} is more than advice may say (numbers to {_LARGEST:,}, {_MOST_ENTRIES} entries). "
+                "Lower it there, or remove it and set the key in params.yaml."
             )
     return sections
 

@@ -60,8 +60,8 @@ class RetrievalChoices(Section):
 class RetrievalParams(RetrievalChoices):
     """The same, settled."""
 
-    lengths: Lengths = [512, 1024, 2048, 4096, 8192]
-    base_lengths: Lengths = []
+    lengths: Lengths = Field([512, 1024, 2048, 4096, 8192])
+    base_lengths: Lengths = Field([])
     contexts: Count = 2
 
 

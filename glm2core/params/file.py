@@ -48,19 +48,32 @@ class Params(Section):
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check a params file.
 
-    YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string).
-
     Raises:
         UserError: a sentence for each key that is wrong.
     """
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}. Run the stages from the project's folder.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    return parse_params(text, path)
+
+
+def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
+    """Check the text of a params file, which `path` names in sentences.
+
+    YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string).
+
+    Raises:
+        UserError: as `load_params`.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1
         raise UserError(f"{path}, line {line}: {error.problem.split(' with value')[0]}. Keep one of the two.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     try:
         return Params.model_validate(values)

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from glm2core.params.section import AUTO, Auto, Count, Section
 
-
 Factor = Annotated[float, Field(ge=1)]
 
 

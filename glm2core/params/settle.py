@@ -24,6 +24,7 @@ from glm2core.params.train import TrainParams
 from glm2core.process import available_cores
 
 Kind = Literal["cpu", "cuda"]
+KINDS: tuple[Kind, ...] = ("cpu", "cuda")
 
 SETTLED_FILE = "settled.json"
 _MOST_BYTES = 1 << 20
@@ -77,7 +78,9 @@ class Settled(Section):
     def values(self, *sections: str) -> dict[str, Any]:
         """Dotted key -> value, of the keys of these sections that take `auto`."""
         dumped = self.model_dump(include=set(sections))
-        return {key: _get(dumped, key) for key in flatten(self) if key in self.origins and key.split(".")[0] in sections}
+        return {
+            key: _get(dumped, key) for key in flatten(self) if key in self.origins and key.split(".")[0] in sections
+        }
 
     def lines(self, *sections: str) -> list[str]:
         """The keys of these sections in words: `train.optimizer  muon  the base's tuning.yaml`."""
@@ -238,7 +241,9 @@ def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
         choices.settle(f"train.{name}", getattr(plain, name))
     choices.settle("train.gradient_checkpointing", low, f"memory {'low' if low else 'normal'}")
     scales = choices.written("model.rope.type") is not None
-    why = "rope changes positions" if scales else "from scratch" if base.from_scratch else "rope is the checkpoint's own"
+    why = (
+        "rope changes positions" if scales else "from scratch" if base.from_scratch else "rope is the checkpoint's own"
+    )
     choices.settle("train.generated_rows", 1.0 if scales or base.from_scratch else 0.0, why)
     choices.settle("train.save_steps", _SAVE_STEPS[size], f"{size} network")
     choices.settle("train.threads", available_cores(), "all cores", advisable=False)
@@ -328,4 +333,3 @@ def _get(values: Any, key: str) -> Any:
     for name in key.split("."):
         values = values[name]
     return values
-

@@ -147,15 +147,19 @@ class TrainChoices(Section):
             ends = [stage.until for stage in self.curriculum]
             if ends != sorted(set(ends)):
                 raise ValueError(f"curriculum: each stage must end later than the one before it; until is {ends}")
-        if self.schedule == "wsd" and self.warmup_fraction != AUTO and self.decay_fraction != AUTO:
-            if self.warmup_fraction + self.decay_fraction > 1:
-                raise ValueError(
-                    f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} "
-                    "are together more than all steps; lower one"
-                )
+        self._require_room_for_decay()
         if self.early_stopping is not None and self.eval_steps is None:
             raise ValueError("early_stopping counts validations: set eval_steps too")
         return self
+
+    def _require_room_for_decay(self) -> None:
+        if self.schedule != "wsd" or self.warmup_fraction == AUTO or self.decay_fraction == AUTO:
+            return
+        if self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} are "
+                "together more than all steps; lower one"
+            )
 
     def _require_bits_for_method(self) -> None:
         allowed: dict[str, tuple[int | None, ...]] = {
@@ -209,7 +213,7 @@ class TrainParams(TrainChoices):
     memory: Literal["normal", "low"] = "normal"
     gradient_checkpointing: bool = False
     position_stretch: bool = False
-    curriculum: list[CurriculumStage] = []
+    curriculum: list[CurriculumStage] = Field([])
     generated_rows: Fraction = 1.0
     save_steps: Count = 100
     threads: Count = 1

@@ -37,7 +37,9 @@ def without_generated(
     if not converted.is_file():
         raise UserError(f"{converted} is missing. Run the convert stage first: dvc repro convert.")
     sources = pq.read_table(converted, columns=["id", "source"]).to_pydict()
-    generated = {id for id, source in zip(sources["id"], sources["source"], strict=True) if _GENERATED.fullmatch(source)}
+    generated = {
+        id for id, source in zip(sources["id"], sources["source"], strict=True) if _GENERATED.fullmatch(source)
+    }
     kept = [number for number, id in enumerate(rows.ids) if id not in generated or _point(id) < share]
     left_out = len(rows) - len(kept)
     if not left_out:
