@@ -12,8 +12,7 @@ from glm2core.data.sp import SPECIAL_TOKENS, SpTokenizer
 from glm2core.files import project_root, resolve_path
 from glm2core.model.checkpoint import weight_files
 from glm2core.model.hardware import choose_dtype
-from glm2core.params import Params, Settled, load_params, read_base, settle
-from glm2core.params.settle import KINDS, Kind, shown
+from glm2core.params import KINDS, Kind, Params, Settled, load_params, read_base, settle, shown
 from glm2core.training.fit import available_memory, fitting_changes, in_gib
 from glm2core.training.memory import (
     GIB,

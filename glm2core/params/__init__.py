@@ -13,11 +13,13 @@ from glm2core.params.evaluate import EvaluateParams, GenerationParams, Retrieval
 from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params, parse_params
 from glm2core.params.model import ModelParams, RopeParams
 from glm2core.params.section import AUTO
-from glm2core.params.settle import SETTLED_FILE, Record, Settled, read_record, settle, settle_tokenize
+from glm2core.params.settle import settle, settle_tokenize
+from glm2core.params.settled import KINDS, SETTLED_FILE, Kind, Record, Settled, read_record, shown
 from glm2core.params.train import CurriculumStage, LoraParams, PrefixParams, TrainParams
 
 __all__ = [
     "AUTO",
+    "KINDS",
     "PARAMS_FILE",
     "SETTLED_FILE",
     "Base",
@@ -26,6 +28,7 @@ __all__ = [
     "EvaluateParams",
     "GeneratedLines",
     "GenerationParams",
+    "Kind",
     "LoraParams",
     "ModelParams",
     "Params",
@@ -45,4 +48,5 @@ __all__ = [
     "read_record",
     "settle",
     "settle_tokenize",
+    "shown",
 ]

@@ -6,32 +6,23 @@ is measured: the same files and the same kind of device settle the same.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from glm2core.errors import UserError
-from glm2core.files import write_json
-from glm2core.params.advice import TUNING_FILE, Base, checked_advice, dotted
+from glm2core.params.advice import TUNING_FILE, Base, dotted
 from glm2core.params.data import TokenizeChoices, TokenizeParams
-from glm2core.params.evaluate import EvaluateParams
-from glm2core.params.file import PARAMS_FILE, Params, flatten
+from glm2core.params.file import PARAMS_FILE, Params
 from glm2core.params.messages import messages
-from glm2core.params.model import ModelParams
-from glm2core.params.section import AUTO, Section
+from glm2core.params.section import AUTO
+from glm2core.params.settled import Kind, Record, Settled, shown, value_of
 from glm2core.params.train import TrainParams
 from glm2core.process import available_cores
 
-Kind = Literal["cpu", "cuda"]
-KINDS: tuple[Kind, ...] = ("cpu", "cuda")
-
-SETTLED_FILE = "settled.json"
-_MOST_BYTES = 1 << 20
 _ADVISED = f"the base's {TUNING_FILE}"
 _KEPT = "as the checkpoint has it"
 _DEFAULT = "default"
-_WIDEST = 34  # characters of a column of the printed table
 
 # For weights that were trained before; what their authors and peft's examples use.
 _LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
@@ -50,60 +41,6 @@ _LONGEST = {"small": 8192, "large cpu": 1024, "large cuda": 32768}
 _LONGEST_OF_BASE = {"small": 8192, "large cpu": 512, "large cuda": 8192}
 _CONTEXTS = {"small": 2, "large cpu": 1, "large cuda": 4}
 _ROWS = {"small": 64, "large cpu": 8, "large cuda": 64}
-
-
-class Record(Section):
-    """What train leaves in models/tuned/settled.json: what it was trained with, and what evaluate settles by."""
-
-    model: ModelParams
-    train: TrainParams
-    base: Base
-
-
-class Settled(Section):
-    """All sections with a value for every key.
-
-    Attributes:
-        origins: dotted key -> where its value comes from, for each key that takes `auto`.
-        base: what was known about the base.
-    """
-
-    tokenize: TokenizeParams
-    model: ModelParams
-    train: TrainParams
-    evaluate: EvaluateParams
-    origins: dict[str, str] = Field({})
-    base: Base = Base()
-
-    def values(self, *sections: str) -> dict[str, Any]:
-        """Dotted key -> value, of the keys of these sections that take `auto`."""
-        dumped = self.model_dump(include=set(sections))
-        return {
-            key: _get(dumped, key) for key in flatten(self) if key in self.origins and key.split(".")[0] in sections
-        }
-
-    def lines(self, *sections: str) -> list[str]:
-        """The keys of these sections in words: `train.optimizer  muon  the base's tuning.yaml`."""
-        rows = [(key, shown(value), self.origins[key]) for key, value in self.values(*sections).items()]
-        wide = [min(_WIDEST, max((len(row[column]) for row in rows), default=0)) for column in (0, 1)]
-        return [f"  {key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows]
-
-    def metrics(self, *sections: str) -> dict[str, Any]:
-        """For metrics/<stage>.json: numbers as numbers, all else as text, and the digest of the base's advice."""
-        found: dict[str, Any] = {
-            "settled": {
-                key: value if type(value) in (int, float) else shown(value)
-                for key, value in self.values(*sections).items()
-            }
-        }
-        if self.base.tuning_sha256 is not None:
-            found["base_tuning_sha256"] = self.base.tuning_sha256
-        return found
-
-    def write_record(self, folder: Path) -> None:
-        """Leave in a tuned model's folder what evaluate will ask for."""
-        record = Record(model=self.model, train=self.train, base=self.base)
-        write_json(folder / SETTLED_FILE, record.model_dump(mode="json"))
 
 
 def settle(params: Params, base: Base, kind: Kind, record: Record | None = None) -> Settled:
@@ -137,36 +74,6 @@ def settle_tokenize(choices: TokenizeChoices) -> TokenizeParams:
     return TokenizeParams.model_validate({**choices.model_dump(), "threads": threads})
 
 
-def read_record(folder: Path) -> Record | None:
-    """What train left in a tuned model's folder; None where nothing is, as in a folder of released weights.
-
-    Raises:
-        UserError: a file that train did not write.
-    """
-    file = folder / SETTLED_FILE
-    if not file.is_file():
-        return None
-    with file.open("rb") as handle:
-        content = handle.read(_MOST_BYTES)
-    try:
-        record = Record.model_validate_json(content)
-    except ValidationError as error:
-        raise UserError("\n".join(f"{file}: {sentence}" for sentence in messages(error, Record))) from None
-    checked_advice(record.base.advice, str(file))
-    return record
-
-
-def shown(value: Any) -> str:
-    """A value as params.yaml writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shown(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 class _Choices:
     """The params as they are written, on their way to having a value for every key."""
 
@@ -177,7 +84,7 @@ class _Choices:
         self._origins: dict[str, str] = {}
 
     def written(self, key: str) -> Any:
-        return _get(self._values, key)
+        return value_of(self._values, key)
 
     def advised(self, key: str) -> Any:
         return self._advice.get(key)
@@ -194,7 +101,7 @@ class _Choices:
         elif value == AUTO:
             value, origin = default, why
         *parents, name = key.split(".")
-        _get(self._values, ".".join(parents))[name] = value
+        value_of(self._values, ".".join(parents))[name] = value
         self._origins[key] = origin
         return value
 
@@ -241,10 +148,10 @@ def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
         choices.settle(f"train.{name}", getattr(plain, name))
     choices.settle("train.gradient_checkpointing", low, f"memory {'low' if low else 'normal'}")
     scales = choices.written("model.rope.type") is not None
-    why = (
-        "rope changes positions" if scales else "from scratch" if base.from_scratch else "rope is the checkpoint's own"
-    )
-    choices.settle("train.generated_rows", 1.0 if scales or base.from_scratch else 0.0, why)
+    if scales or base.from_scratch:
+        choices.settle("train.generated_rows", 1.0, "rope changes positions" if scales else "from scratch")
+    else:
+        choices.settle("train.generated_rows", 0.0, "rope changes no positions")
     choices.settle("train.save_steps", _SAVE_STEPS[size], f"{size} network")
     choices.settle("train.threads", available_cores(), "all cores", advisable=False)
 
@@ -327,9 +234,3 @@ def _size(base: Base, kind: Kind) -> str:
 
 def _up_to(longest: int, lengths: Sequence[int]) -> list[int]:
     return [length for length in lengths if length <= longest]
-
-
-def _get(values: Any, key: str) -> Any:
-    for name in key.split("."):
-        values = values[name]
-    return values

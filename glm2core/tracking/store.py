@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -168,7 +168,7 @@ class _Book:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def parent(self, execution: Execution, params: Mapping[str, str]) -> str:
-        """The execution's row, running; all params are recorded when it is created, but `auto`, which is to be settled."""
+        """The execution's row, running; all params but those to be settled are recorded when it is created."""
         found = self._newest(execution=execution.key, kind="execution")
         if found:
             self._reopen(found)
