@@ -10,7 +10,7 @@ run in a second, with the key, the value, what is allowed, and the nearest name.
 from glm2core.params.advice import Base, read_base
 from glm2core.params.data import ConvertParams, GeneratedLines, Source, TokenizeParams
 from glm2core.params.evaluate import EvaluateParams, GenerationParams, RetrievalParams
-from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params, parse_params
+from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params, parse_params, unsettled
 from glm2core.params.model import ModelParams, RopeParams
 from glm2core.params.section import AUTO
 from glm2core.params.settle import settle, settle_tokenize
@@ -49,4 +49,5 @@ __all__ = [
     "settle",
     "settle_tokenize",
     "shown",
+    "unsettled",
 ]

@@ -9,6 +9,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from glm2core.errors import UserError
+from glm2core.params.annotations import takes_auto
 from glm2core.params.data import ConvertParams, TokenizeChoices
 from glm2core.params.evaluate import EvaluateChoices
 from glm2core.params.messages import messages
@@ -91,3 +92,15 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def unsettled(section: BaseModel, prefix: str = "") -> set[str]:
+    """Dotted keys whose value is `auto`, which `settle` replaces; device and dtype have an auto that torch decides."""
+    keys: set[str] = set()
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            keys |= unsettled(value, f"{prefix}{name}.")
+        elif value == AUTO and takes_auto(field.annotation):
+            keys.add(prefix + name)
+    return keys

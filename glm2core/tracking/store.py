@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from glm2core.files import project_root, sha256_file
-from glm2core.params import AUTO, PARAMS_FILE, Params
+from glm2core.params import PARAMS_FILE, Params
 from glm2core.tracking.execution import (
     LOCK_FILE,
     PIPELINE_FILE,
@@ -175,7 +175,7 @@ class _Book:
             return found.info.run_id
         tags = {**_common_tags(execution), "kind": "execution"}
         run = self._client.create_run(self._experiment, run_name=execution.name, tags=tags)
-        self.add_params(run.info.run_id, {key: value for key, value in params.items() if value != AUTO})
+        self.add_params(run.info.run_id, params)
         return run.info.run_id
 
     def add_params(self, run: str, params: Mapping[str, str]) -> None:

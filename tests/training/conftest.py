@@ -72,12 +72,19 @@ def write_rows(path: Path, tokenizer_sha256: str, rows: int, seed: int = 0) -> N
     pq.write_table(pa.Table.from_pydict(table, SCHEMA.with_metadata(vars(info))), path)
 
 
+def write_sources(path: Path, sources: list[str]) -> None:
+    """Rows before tokenizing, as far as training asks: where each came from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": [f"row{index}" for index in range(len(sources))], "source": sources}), path)
+
+
 def write_project(folder: Path, train: dict[str, object] | None = None, model: dict[str, object] | None = None) -> None:
     """A project after its tokenize stage."""
     tokenizer = small_tokenizer()
     tokenizer.save(folder / "data/tokenized/tokenizer", "chatglm2")
     write_rows(folder / "data/tokenized/train.parquet", tokenizer.sha256, 60)
     write_rows(folder / "data/tokenized/validation.parquet", tokenizer.sha256, 8, seed=1)
+    write_sources(folder / "data/converted/train.parquet", ["rows.json"] * 60)
     write_params(folder, train, model)
 
 
