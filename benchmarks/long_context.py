@@ -40,7 +40,7 @@ from glm2core.model.adapters import load_tuned
 from glm2core.model.checkpoint import load_model
 from glm2core.model.hardware import set_threads
 from glm2core.model.rope import RotaryEmbedding
-from glm2core.params import Params, RetrievalParams, RopeParams, load_params
+from glm2core.params import RetrievalParams, RopeChoices, Settled, load_params, read_base, settle
 from glm2core.training.session import open_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,7 +139,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     """Tune where that is asked for, ask all questions, and keep the answers; what is there already is left."""
     quiet_libraries()
     set_threads(1)
-    params = load_params(ROOT / "params.yaml")
+    params = settled_params()
     if seed is not None and control.of is None:
         _once(_folder(control, seed) / "model", _model_key(control, seed), lambda folder: _tune(control, seed, folder))
     generated = generated_questions(control, params)
@@ -152,7 +152,13 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
         _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
 
 
-def generated_questions(control: Control, params: Params) -> RetrievalParams:
+def settled_params() -> Settled:
+    """What params.yaml means for its base on a CPU."""
+    params = load_params(ROOT / "params.yaml")
+    return settle(params, read_base(_base()), "cpu")
+
+
+def generated_questions(control: Control, params: Settled) -> RetrievalParams:
     """What a control is asked, LongEval's files apart."""
     changes = {"lengths": list(control.lengths), "contexts": control.contexts, "questions": QUESTIONS}
     return params.evaluate.retrieval.model_copy(update={"tasks": ["lines"], **changes})
@@ -179,12 +185,12 @@ def _key_file(path: Path) -> Path:
 def _ask(control: Control, seed: int | None, settings: RetrievalParams, cases: list[Case], path: Path) -> None:
     model, prompts = _model(control, seed), PromptFormat(SpTokenizer.load(_base()), "chatglm2")
     with path.open("w", encoding="utf-8") as file:
-        ask(model, prompts, load_params(ROOT / "params.yaml").evaluate, settings, cases, file)
+        ask(model, prompts, settled_params().evaluate, settings, cases, file)
 
 
 def _tune(control: Control, seed: int, folder: Path) -> None:
     params = load_params(ROOT / "params.yaml")
-    rope = RopeParams(type=control.rope, factor=control.factor, unit=params.model.rope.unit)
+    rope = RopeChoices(type=control.rope, factor=control.factor, unit=params.model.rope.unit)
     model = params.model.model_copy(update={"rope": rope})
     train = params.train.model_copy(update={"seed": seed, "threads": 1})
     with open_session(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as session:
@@ -232,8 +238,9 @@ def _model_key(control: Control, seed: int | None) -> str:
         sha256_file(_base() / "model.safetensors"),
     ]
     if seed is not None:
-        params = load_params(ROOT / "params.yaml").model_dump(mode="json")
-        parts += [str(seed), *(params[section] for section in ("convert", "tokenize", "model", "train"))]
+        convert = load_params(ROOT / "params.yaml").convert.model_dump(mode="json")
+        params = settled_params().model_dump(mode="json")
+        parts += [str(seed), convert, *(params[section] for section in ("tokenize", "model", "train"))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers
+from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers, settled_params
 from glm2core.data.lines import parse_record
 from glm2core.data.prompt import Part
 from glm2core.data.sp import SpTokenizer
@@ -21,7 +21,6 @@ from glm2core.data.words import Pool, pool
 from glm2core.evaluation.retrieval import PromptFormat
 from glm2core.evaluation.scores import Answer
 from glm2core.evaluation.tasks import Case, generate_cases, read_longeval
-from glm2core.params import load_params
 
 KEYS = 20_000
 
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--longeval", type=Path, help="folder of LongEval's *_lines.jsonl files")
     parser.add_argument("--show", action="store_true", help="print every wrong answer, too")
     arguments = parser.parse_args()
-    params = load_params(ROOT / "params.yaml")
+    params = settled_params()
     tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
     from_files = [case for file in files for case in read_longeval(file)]

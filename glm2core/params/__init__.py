@@ -11,7 +11,7 @@ from glm2core.params.advice import Base, read_base
 from glm2core.params.data import ConvertParams, GeneratedLines, Source, TokenizeParams
 from glm2core.params.evaluate import EvaluateParams, GenerationParams, RetrievalParams
 from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params, parse_params, unsettled
-from glm2core.params.model import ModelParams, RopeParams
+from glm2core.params.model import ModelParams, RopeChoices, RopeParams
 from glm2core.params.section import AUTO
 from glm2core.params.settle import settle, settle_tokenize
 from glm2core.params.settled import KINDS, SETTLED_FILE, Kind, Record, Settled, read_record, shown
@@ -35,6 +35,7 @@ __all__ = [
     "PrefixParams",
     "Record",
     "RetrievalParams",
+    "RopeChoices",
     "RopeParams",
     "Settled",
     "Source",

@@ -6,13 +6,14 @@ from pydantic import Field, model_validator
 
 from glm2core.params.section import AUTO, Auto, Count, Section
 
+RopeType = Literal["default", "linear", "ntk", "yarn"]
 Factor = Annotated[float, Field(ge=1)]
 
 
 class RopeChoices(Section):
     """How positions are scaled."""
 
-    type: Auto[Literal["default", "linear", "ntk", "yarn"]] = Field(
+    type: Auto[RopeType] = Field(
         "auto",
         description="auto = the base's advice, else as the checkpoint has it; default = plain; linear divides every "
         "position by factor; ntk enlarges the rotary base; yarn scales slow pairs only. A checkpoint that is scaled "
@@ -33,7 +34,7 @@ class RopeChoices(Section):
 class RopeParams(Section):
     """How positions are scaled, settled; type None = as the checkpoint has them."""
 
-    type: Literal["default", "linear", "ntk", "yarn"] | None = None
+    type: RopeType | None = None
     factor: Factor = 1.0
     unit: Count = 2048
 

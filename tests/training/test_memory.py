@@ -17,7 +17,7 @@ from glm2core.params import TrainParams
 from glm2core.training.fit import check_fits, fitting_changes
 from glm2core.training.memory import GIB, Workload, cache_bytes, training_disk, training_memory
 
-LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
+LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None, "gradient_checkpointing": True}
 TINY = Workload(preset_config("tiny"), torch.float32, "cpu", row_tokens=64, supervised=0.5, from_files=False)
 RELEASED = Workload(
     preset_config("chatglm2-6b"), torch.bfloat16, "cpu", row_tokens=500, supervised=0.4, from_files=True
