@@ -75,7 +75,7 @@ def _settled_table(by_device: Mapping[Kind, Settled]) -> Table:
     """What each key that takes `auto` is on a CPU and on a GPU, and where that comes from."""
     table = _table("settled")
     for column in ("", "CPU", "GPU", "from"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in ("", "from"))
     sections = ("model", "train", "evaluate")
     values = {device: settled.values(*sections) for device, settled in by_device.items()}
     for key in values["cpu"]:

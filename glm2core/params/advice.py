@@ -154,7 +154,7 @@ def _read_advice(file: Path) -> dict[str, Any]:
     except (YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        reason = str(error).splitlines()[0][:200]
+        reason = str(getattr(error, "problem", None) or error).splitlines()[0][:200]
         raise UserError(f"{file} is not valid YAML ({reason}). Mend or remove it.") from None
     return checked_advice({} if values is None else values, str(file))
 

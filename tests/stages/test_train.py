@@ -177,7 +177,8 @@ def test_wrong_advice_stops_the_stage(prepared: Path, capsys: pytest.CaptureFixt
 def test_epochs_are_counted_in_the_rows_that_are_trained_on(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_base()
     write_sources(prepared / "data/converted/train.parquet", ["rows.json"] * 20 + ["convert.sources[1]"] * 40)
-    write_params(prepared, {"max_steps": "auto", "epochs": 1.0, "eval_steps": None}, {"base": "models/base"})
+    epoch = {"max_steps": "auto", "epochs": 1.0, "eval_steps": None}
+    write_params(prepared, epoch, {"base": "models/base"})
     assert run() == 0
     said = capsys.readouterr().out
     assert "train.generated_rows 0: 40 of 60 training rows are left out" in said
