@@ -142,8 +142,11 @@ def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
     )  # fmt: skip
     _settle_length(choices, base, kind)
     choices.settle("train.batch_tokens", _BATCH_TOKENS[size], f"{size} network")
-    rate = _LEARNING_RATE_FROM_SCRATCH if base.from_scratch and method == "full" else _LEARNING_RATES[method]
-    choices.settle("train.learning_rate", rate, f"method {method}" + (" from scratch" if base.from_scratch else ""))
+    choices.settle(
+        "train.learning_rate",
+        _usual_rate(method, base),
+        f"method {method}" + (" from scratch" if base.from_scratch else ""),
+    )
     for name in ("schedule", "decay_fraction", "warmup_fraction", "bias_rate", "position_stretch", "curriculum"):
         choices.settle(f"train.{name}", getattr(plain, name))
     choices.settle("train.gradient_checkpointing", low, f"memory {'low' if low else 'normal'}")
@@ -215,8 +218,9 @@ def _require_settings_for_size(settled: Settled) -> None:
         usual["optimizer"] = "adamw"
     if train.bias_rate > 1:
         usual["bias_rate"] = 1
-    if train.learning_rate > _HIGH_RATE * _LEARNING_RATES[train.method]:
-        usual["learning_rate"] = _LEARNING_RATES[train.method]
+    rate = _usual_rate(train.method, base)
+    if train.learning_rate > _HIGH_RATE * rate:
+        usual["learning_rate"] = rate
     if not base.is_large or not usual:
         return
     found = ", ".join(f"{name} {shown(getattr(train, name))} ({settled.origins[f'train.{name}']})" for name in usual)
@@ -225,6 +229,10 @@ def _require_settings_for_size(settled: Settled) -> None:
         f"train: {found}: that is for small networks such as models/base{size}. Run it with "
         + " ".join(f"-S train.{name}={value}" for name, value in usual.items())
     )
+
+
+def _usual_rate(method: str, base: Base) -> float:
+    return _LEARNING_RATE_FROM_SCRATCH if base.from_scratch and method == "full" else _LEARNING_RATES[method]
 
 
 def _size(base: Base, kind: Kind) -> str:

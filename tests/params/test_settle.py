@@ -25,6 +25,11 @@ from tests.test_params import load
 ROOT = Path(__file__).resolve().parents[2]
 RELEASED = ("chatglm2-6b", "chatglm2-6b-32k", "codegeex2-6b", "chatglm3-6b", "chatglm3-6b-32k", "chatglm3-6b-128k")
 METHODS = ("full", "lora", "qlora", "ptuning")
+# Of all members; the checkpoints that other tests write are smaller.
+SIZES = {
+    "num_layers": 28, "padded_vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128,
+    "num_attention_heads": 32, "multi_query_group_num": 2,
+}  # fmt: skip
 # What params.yaml held before the base had a tuning.yaml.
 DEMO: dict[str, Any] = {
     "model.rope.type": "linear", "model.rope.factor": 16, "model.rope.unit": 2048,
@@ -46,7 +51,7 @@ def released(tmp_path: Path, name: str, kind: Kind, changes: dict[str, Any] | No
     """The project's params on a folder with a released config.json, and nothing else changed but `changes`."""
     folder = tmp_path / name
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(released_config(name)), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(released_config(name, **SIZES)), encoding="utf-8")
     if advice:
         (folder / "tuning.yaml").write_text(advice, encoding="utf-8")
     return settled(load(tmp_path, {"model.base": str(folder), **(changes or {})}), kind)
