@@ -20,7 +20,7 @@ from glm2core.params import TrainParams
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {
     "device": "cpu",
-    "dtype": "float32",
+    "dtype": "bfloat16",
     "max_steps": 12,
     "batch_tokens": 192,
     "learning_rate": 1e-3,
