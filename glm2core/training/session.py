@@ -146,8 +146,12 @@ def _load_rows(params: Settled, tokenized: Path) -> tuple[TokenizedDataset, Toke
     training, validation = (
         TokenizedDataset.load(tokenized / f"{split}.parquet", sha) for split in ("train", "validation")
     )
-    share, converted = params.train.generated_rows, tokenized.parent / "converted" / "train.parquet"
-    return without_generated(training, share, converted, notice), validation
+    return without_generated(training, params.train.generated_rows, _sources(tokenized), notice), validation
+
+
+def _sources(tokenized: Path) -> Path:
+    """The training rows before tokenizing, which name their sources."""
+    return tokenized.parent / "converted" / "train.parquet"
 
 
 def _require_room(
@@ -192,6 +196,7 @@ def _fingerprint(params: Settled, tokenized: Path, dtype: torch.dtype, device: t
             "train": train,
             "model": params.model.model_dump(mode="json"),
             "data": {file: sha256_file(tokenized / file) for file in ("train.parquet", "validation.parquet")},
+            "sources": None if params.train.generated_rows == 1 else sha256_file(_sources(tokenized)),
             "base": None if base is None else fingerprint(resolve_path(base)),
             "machine": [str(dtype), device.type, threads, world_size(), is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
