@@ -75,7 +75,12 @@ def speed(rows: list[dict[str, str]], count: int, repeats: int, folder: Path) ->
     tokenizer = train_tokenizer(texts[: len(texts) // 20], VOCABULARY)
     tokenizer.save(folder / "tokenizer", "chatglm2")
     run_tokenize = functools.partial(
-        encode_converted, converted, tokenized, tokenizer, "chatglm2", TokenizeParams(vocabulary_size=VOCABULARY)
+        encode_converted,
+        converted,
+        tokenized,
+        tokenizer,
+        "chatglm2",
+        TokenizeParams(vocabulary_size=VOCABULARY, threads=os.cpu_count() or 1),
     )
     bare = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
     cores = os.cpu_count() or 1

@@ -117,7 +117,8 @@ def _measure(name: str, arguments: argparse.Namespace) -> Figures:
 def _ours(weights: Path, work: Path, method: str, device: torch.device, tokens: int, steps: int) -> Figures:
     """The train stage's own path on one row of `tokens`."""
     params = TrainParams.model_validate(
-        {"method": method, "device": device.type, "dtype": "bfloat16", "optimizer": "adamw", "batch_tokens": tokens,
+        {"method": method, "quantization_bits": 4 if method == "qlora" else None,
+         "device": device.type, "dtype": "bfloat16", "optimizer": "adamw", "batch_tokens": tokens,
          "gradient_checkpointing": True, "max_steps": steps, "logging_steps": 1, "learning_rate": 1e-4}
     )  # fmt: skip
     prepared = prepare(

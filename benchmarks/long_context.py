@@ -39,7 +39,7 @@ from glm2core.hardware import set_threads
 from glm2core.model.adapters import load_tuned
 from glm2core.model.loading import load_model
 from glm2core.model.rope import RopeScaling, RotaryEmbedding
-from glm2core.params import Params, RopeParams, load_params
+from glm2core.params import RopeChoices, Settled, load_params, read_base, settle
 from glm2core.text.chat_format import ChatFormat
 from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.session import open_run
@@ -141,7 +141,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     """Tune where that is asked for, ask all questions, and keep the answers; what is there already is left."""
     quiet_libraries()
     set_threads(1)
-    params = load_params(ROOT / "params.yaml")
+    params = settled_params()
     if seed is not None and control.of is None:
         _once(_folder(control, seed) / "model", _model_key(control, seed), lambda folder: _tune(control, seed, folder))
     generated = generated_questions(control, params)
@@ -154,7 +154,13 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
         _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
 
 
-def generated_questions(control: Control, params: Params) -> GeneratedCases:
+def settled_params() -> Settled:
+    """What params.yaml means for its base on a CPU."""
+    params = load_params(ROOT / "params.yaml")
+    return settle(params, read_base(_base()), "cpu")
+
+
+def generated_questions(control: Control, params: Settled) -> GeneratedCases:
     """What a control is asked, LongEval's files apart."""
     settings = params.evaluate.retrieval
     return GeneratedCases(["lines"], control.lengths, control.contexts, QUESTIONS, settings.depths, settings.seed)
@@ -180,7 +186,7 @@ def _key_file(path: Path) -> Path:
 
 def _ask(control: Control, seed: int | None, generated: GeneratedCases, cases: list[Case], path: Path) -> None:
     model, chat_format = _model(control, seed), ChatFormat(SpTokenizer.load(_base()), "chatglm2")
-    params = load_params(ROOT / "params.yaml").evaluate
+    params = settled_params().evaluate
     with path.open("w", encoding="utf-8") as file:
         ask(
             model,
@@ -195,7 +201,7 @@ def _ask(control: Control, seed: int | None, generated: GeneratedCases, cases: l
 
 def _tune(control: Control, seed: int, folder: Path) -> None:
     params = load_params(ROOT / "params.yaml")
-    rope = RopeParams(type=control.rope, factor=control.factor, unit=params.model.rope.unit)
+    rope = RopeChoices(type=control.rope, factor=control.factor, unit=params.model.rope.unit)
     model = params.model.model_copy(update={"rope": rope})
     train = params.train.model_copy(update={"seed": seed, "threads": 1})
     with open_run(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as run:
@@ -247,8 +253,9 @@ def _model_key(control: Control, seed: int | None) -> str:
         sha256_file(_base() / "model.safetensors"),
     ]
     if seed is not None:
-        params = load_params(ROOT / "params.yaml").model_dump(mode="json")
-        parts += [str(seed), *(params[section] for section in ("convert", "tokenize", "model", "train"))]
+        convert = load_params(ROOT / "params.yaml").convert.model_dump(mode="json")
+        params = settled_params().model_dump(mode="json")
+        parts += [str(seed), convert, *(params[section] for section in ("tokenize", "model", "train"))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers
+from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers, settled_params
 from benchmarks.machine import print_machine
 from glm2core.evaluation.scores import Answer
 from glm2core.evaluation.tasks import Case, read_longeval
 from glm2core.lines.records import parse_record
 from glm2core.lines.words import Pool, pool
-from glm2core.params import load_params
 from glm2core.text.chat_format import ChatFormat
 from glm2core.text.prompt import Part
 from glm2core.text.tokenizer import SpTokenizer
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print every wrong answer, too")
     arguments = parser.parse_args()
     print_machine()
-    params = load_params(ROOT / "params.yaml")
+    params = settled_params()
     tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
     from_files = [case for file in files for case in read_longeval(file)]

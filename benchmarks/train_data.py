@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 import threading
 import time
@@ -37,7 +38,7 @@ def tokenized_rows(data: Path, folder: Path, vocabulary: int) -> tuple[Tokenized
     )
     # Pieces besides these, and rows of the network that a multiple of 64 adds, fit into the preset's vocabulary.
     tokenizer = train_tokenizer(_texts(converted / "train.parquet"), vocabulary - 64)
-    params = TokenizeParams(vocabulary_size=vocabulary - 64)
+    params = TokenizeParams(vocabulary_size=vocabulary - 64, threads=os.cpu_count() or 1)
     encode_converted(converted, tokenized, tokenizer, "chatglm2", params)
     training, validation = (TokenizedDataset.load(tokenized / f"{split}.parquet") for split in ("train", "validation"))
     return training, validation

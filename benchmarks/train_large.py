@@ -116,7 +116,9 @@ def fixed_row(tokens: int) -> TokenizedDataset:
     ends = np.array([0, tokens])
     flat = {"input_ids": ids, "labels": labels, "segments": np.zeros(1, np.int32)}
     offsets = {"input_ids": ends, "labels": ends, "segments": np.array([0, 1])}
-    return TokenizedDataset(pa.chunked_array([["row"]]), flat, offsets, TokenizedInfo("", "", "", ""))
+    return TokenizedDataset(
+        pa.chunked_array([["row"]]), pa.chunked_array([["row"]]), flat, offsets, TokenizedInfo("", "", "", "")
+    )
 
 
 def _params(changes: dict[str, Any], tokens: int, steps: int) -> TrainParams:

@@ -43,3 +43,10 @@ def cpu_cap() -> str | None:
     if cap and cap not in _CAPS:
         raise UserError(f"GLM2CORE_CPU is {cap!r}; it must be {' or '.join(_CAPS)}, or not be set.")
     return cap or None
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use; of several processes on one machine (torchrun) each has its share."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

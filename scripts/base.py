@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models" / "base"
 PARAMS = "params.yaml"
 CARD = "README.md"
+SETTLED = "settled.json"
 
 
 def main() -> int:
@@ -42,7 +43,8 @@ def _make(clone: Path) -> int:
         print(f"base: the pipeline in {clone} stopped; models/base is as it was", file=sys.stderr)
         return done.returncode
     for file in sorted((clone / "models" / "tuned").iterdir()):
-        shutil.copy2(file, BASE / file.name)
+        if file.name != SETTLED:  # the params beside it say the same
+            shutil.copy2(file, BASE / file.name)
     (BASE / CARD).write_text(_card(clone), encoding="utf-8")
     print(f"base: models/base is new; its card is {BASE.relative_to(ROOT) / CARD}")
     return 0

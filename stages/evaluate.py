@@ -6,7 +6,7 @@ from pathlib import Path
 
 from glm2core.console import closing_table, quiet_libraries
 from glm2core.files import atomic_path, write_json
-from glm2core.params import Params
+from glm2core.params import Params, read_base, read_record, settle
 from glm2core.tracking import stage_run
 from stages.runner import run_stage
 
@@ -22,12 +22,18 @@ def evaluate(params: Params) -> None:
     quiet_libraries()
     from glm2core.evaluation.report import PREDICTIONS, RETRIEVAL_PREDICTIONS
     from glm2core.evaluation.run import Evaluation
-    from glm2core.hardware import peak_memory_gib
+    from glm2core.hardware import choose_device, peak_memory_gib
 
     started = time.perf_counter()
+    device = choose_device(params.evaluate.device, key="evaluate.device")
+    record = read_record(MODEL)
+    base = record.base if record else read_base(params.model.base, params.model.preset)
+    settled = settle(params, base, "cuda" if device.type == "cuda" else "cpu", record)
+    print("\n".join(["settled:", *settled.lines("evaluate")]))
     with stage_run("evaluate", params) as run:
+        run.settled(settled.values("evaluate"))
         run.dataset(TEST, context="test")
-        evaluation = Evaluation.load(MODEL, TEST, CONVERTED, params.evaluate, params.model)
+        evaluation = Evaluation.load(MODEL, TEST, CONVERTED, settled.evaluate, settled.model)
         with atomic_path(REPORTS) as partial:
             partial.mkdir()
             metrics = evaluation.loss(partial)
@@ -35,7 +41,7 @@ def evaluate(params: Params) -> None:
             metrics |= evaluation.retrieval(partial, report=run.report)
         metrics["peak_memory_gib"] = peak_memory_gib(evaluation.model.device)
         metrics["seconds"] = time.perf_counter() - started
-        write_json(METRICS, metrics)
+        write_json(METRICS, metrics | settled.metrics("evaluate"))
         evaluation.journal.remove()
         run.headline(metrics)
         with_texts = {PREDICTIONS, RETRIEVAL_PREDICTIONS}

@@ -6,7 +6,7 @@ from pathlib import Path
 from glm2core.console import closing_table, progress_bar
 from glm2core.conversation import SPLITS
 from glm2core.files import atomic_path, write_json
-from glm2core.params import Params
+from glm2core.params import Params, settle_tokenize
 from glm2core.tracking import stage_run
 from stages.runner import run_stage
 
@@ -22,8 +22,10 @@ def tokenize(params: Params) -> None:
     from glm2core.text.encode import converted_rows, encode_converted, render_examples, tokenizer_for
     from glm2core.text.reports import tokenize_metrics, write_tokenize_tables
 
+    settled = settle_tokenize(params.tokenize)
     with stage_run("tokenize", params) as run:
-        tokenizer, template, evidence = tokenizer_for(params.model.base, params.tokenize, CONVERTED)
+        run.settled({"tokenize.threads": settled.threads})
+        tokenizer, template, evidence = tokenizer_for(params.model.base, settled, CONVERTED)
         print(f"tokenizer: {params.model.base or 'trained here'}, {len(tokenizer):,} ids")
         print(f"prompt template: {template} ({evidence})")
         with (
@@ -35,7 +37,7 @@ def tokenize(params: Params) -> None:
                 partial,
                 tokenizer,
                 template,
-                params.tokenize,
+                settled,
                 progress=lambda rows: bar.advance(task, rows),
             )
         metrics = tokenize_metrics(report, TOKENIZED, tokenizer)

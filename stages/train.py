@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from glm2core.console import closing_table, quiet_libraries
+from glm2core.files import write_json
 from glm2core.params import Params
 from stages.runner import run_stage
 
@@ -22,6 +23,7 @@ def train(params: Params) -> None:
     from glm2core.training.session import open_run
 
     with open_run(params, TOKENIZED) as run, stage_run("train", params) as tracked:
+        tracked.settled(run.settled.values("model", "train"))
         tracked.dataset(TOKENIZED / "train.parquet", "training")
         tracked.dataset(TOKENIZED / "validation.parquet", "validation")
         outcome = run.train(tracked.report)
@@ -29,7 +31,7 @@ def train(params: Params) -> None:
         if not run.writes:
             return
         outcome.write_curves(REPORTS)
-        outcome.write_metrics(METRICS)
+        write_json(METRICS, outcome.metrics | run.settled.metrics("model", "train"))
         run.finish()
         tracked.headline(outcome.metrics)
         tracked.artifact(REPORTS)

@@ -53,15 +53,15 @@ def test_the_projects_own_file_is_valid() -> None:
     ("changes", "said"),
     [
         ({"train.method": "qlor"}, ["train.method", "'qlor'", "full, lora, qlora, ptuning", "did you mean 'qlora'"]),
-        ({"model.rope.type": "yarm"}, ["model.rope.type", "'yarm'", "null, default, linear", "did you mean 'yarn'"]),
+        ({"model.rope.type": "yarm"}, ["model.rope.type", "'yarm'", "auto, default, linear", "did you mean 'yarn'"]),
         ({"train.lora.targets": ["dens"]}, ["train.lora.targets[0]", "'dens'", "did you mean 'dense'"]),
-        ({"train.quantization_bits": 3}, ["train.quantization_bits", "null, 4, 8", "got 3"]),
+        ({"train.quantization_bits": 3}, ["train.quantization_bits", "auto, null, 4, 8", "got 3"]),
         ({"train.max_steps": "many"}, ["train.max_steps must be a whole number", "got 'many'"]),
         ({"train.max_steps": 0}, ["train.max_steps must be at least 1", "got 0"]),
         ({"train.max_steps": True}, ["train.max_steps must be a whole number", "got true"]),
         ({"train.max_steps": 10.0}, ["train.max_steps must be a whole number", "got 10.0"]),
-        ({"train.max_steps": None}, ["train.max_steps must be a whole number", "got null"]),
-        ({"train.learning_rate": "1e-4"}, ["must be a number or null", "'1e-4'", "without quotes"]),
+        ({"train.max_steps": "Auto"}, ["train.max_steps must be a whole number or auto or null", "got 'Auto'"]),
+        ({"train.learning_rate": "1e-4"}, ["must be a number or auto", "'1e-4'", "without quotes"]),
         ({"train.learning_rate": 0}, ["train.learning_rate must be above 0", "got 0"]),
         ({"convert.validation_fraction": 1.5}, ["convert.validation_fraction must be at most 1", "got 1.5"]),
         ({"convert.sources": []}, ["convert.sources must have at least 1 entry"]),
@@ -72,7 +72,7 @@ def test_the_projects_own_file_is_valid() -> None:
         ({"evaluate.retrieval.lengths": [512, 100]}, ["evaluate.retrieval.lengths[1] must be at least 128", "got 100"]),
         (
             {"train.gradient_checkpointing": "yes"},
-            ["train.gradient_checkpointing must be true or false or null", "'yes'"],
+            ["train.gradient_checkpointing must be true or false or auto", "'yes'"],
         ),
         ({"train": None}, ["train must hold the keys device", "got null"]),
         ({"learning_rate": 1e-4}, ["learning_rate is not a key", "did you mean 'train.learning_rate'"]),
@@ -88,14 +88,27 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"train.method": "full", "train.quantization_bits": 4}, ["method full", "quantization_bits null", "got 4"]),
-        ({"train.method": "lora", "train.quantization_bits": 8}, ["method lora", "quantization_bits null", "got 8"]),
+        (
+            {"train.method": "full", "train.quantization_bits": 4},
+            ["method full", "quantization_bits auto or null", "got 4"],
+        ),
+        (
+            {"train.method": "lora", "train.quantization_bits": 8},
+            ["method lora", "quantization_bits auto or null", "got 8"],
+        ),
+        ({"train.method": "qlora", "train.quantization_bits": None}, ["method qlora", "auto or 4 or 8", "got null"]),
         ({"train.method": "ptuning", "train.memory": "low"}, ["memory low needs method full", "method: ptuning"]),
         (
             {"train.memory": "low", "train.optimizer": "adafactor", "train.max_grad_norm": 1.0},
             ["max_grad_norm null", "got max_grad_norm: 1.0"],
         ),
-        ({"model.rope.type": None, "model.rope.factor": 4}, ["model.rope: factor 4 has no effect with type null"]),
+        (
+            {"model.rope.type": "default", "model.rope.factor": 4},
+            ["model.rope: factor 4 has no effect with type default"],
+        ),
+        ({"train.max_steps": 10, "train.epochs": 1.5}, ["max_steps 10 and epochs 1.5", "one of them"]),
+        ({"train.max_steps": None, "train.epochs": None}, ["max_steps and epochs are both null", "set one of them"]),
+        ({"model.base": None, "evaluate.retrieval.base_lengths": [512]}, ["base_lengths needs model.base"]),
         ({"model.base": "models/x", "model.initialization": "retrieval"}, ["initialization is for networks from"]),
         ({"evaluate.retrieval.questions": 7, "evaluate.retrieval.depths": 5}, ["questions (7)", "depths (5)"]),
         ({"convert.validation_fraction": 0.6, "convert.test_fraction": 0.4}, ["below 1", "got 1"]),
@@ -116,14 +129,36 @@ def test_a_wrong_combination_is_named(tmp_path: Path, changes: dict[str, Any], s
     assert [part for part in said if part not in message] == []
 
 
-@pytest.mark.parametrize(
-    ("method", "bits"),
-    [("full", None), ("lora", None), ("qlora", None), ("qlora", 4), ("qlora", 8),
-     ("ptuning", None), ("ptuning", 4), ("ptuning", 8)],
-)  # fmt: skip
-def test_every_method_takes_the_bits_of_the_contract(tmp_path: Path, method: str, bits: int | None) -> None:
-    train = load(tmp_path, {"train.method": method, "train.quantization_bits": bits}).train
-    assert train.bits == (4 if method == "qlora" and bits is None else bits)
+AUTO_KEYS = sorted(key for key, value in flatten(load_params(ROOT / "params.yaml")).items() if value == "auto")
+MAY_BE_NULL = {"train.quantization_bits", "train.max_steps", "train.epochs", "train.max_grad_norm"}
+# Decided where torch is, by the stage that loads the network; their values were called auto before.
+DECIDED_ELSEWHERE = {
+    "train.device",
+    "train.dtype",
+    "evaluate.device",
+    "evaluate.dtype",
+    "tokenize.template",
+    "model.family",
+}
+
+
+@pytest.mark.parametrize("key", [key for key in AUTO_KEYS if key not in MAY_BE_NULL | DECIDED_ELSEWHERE])
+def test_an_old_null_where_auto_is_meant_is_refused(tmp_path: Path, key: str) -> None:
+    message = refusal(tmp_path, {key: None})
+    assert message.count(key) == 1 and len(message.splitlines()) == 1
+    assert "got null (null means none: write auto)" in message
+
+
+@pytest.mark.parametrize("key", [key for key in AUTO_KEYS if key not in DECIDED_ELSEWHERE])
+def test_a_key_that_takes_auto_is_wrong_in_one_sentence(tmp_path: Path, key: str) -> None:
+    message = refusal(tmp_path, {key: {"a": 1}})
+    assert message.count(key) == 1 and len(message.splitlines()) == 1
+    assert "auto" in message
+
+
+@pytest.mark.parametrize("key", sorted(MAY_BE_NULL - {"train.quantization_bits"}))
+def test_null_is_none_where_there_can_be_none(tmp_path: Path, key: str) -> None:
+    assert flatten(load(tmp_path, {key: None}))[key] is None
 
 
 def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from collections.abc import Mapping
 
 import torch
 from rich.console import Console
@@ -22,7 +23,7 @@ from glm2core.files import project_root, resolve_path
 from glm2core.hardware import choose_dtype, product_dtype
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.loading import parameter_count, weight_files
-from glm2core.params import Params, load_params
+from glm2core.params import KINDS, Kind, Params, Settled, load_params, read_base, settle, shown
 from glm2core.text.tokenizer import SPECIAL_TOKENS, SpTokenizer
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries")
@@ -30,20 +31,24 @@ _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries
 
 def run(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.params)
-    workloads = {device: workload_of(params, device) for device in ("cpu", "cuda")}
-    needs = {device: training_memory(workload, params.train) for device, workload in workloads.items()}
+    base = read_base(params.model.base, params.model.preset)
+    by_device = {device: settle(params, base, device) for device in KINDS}
+    workloads = {device: workload_of(params, settled, device) for device, settled in by_device.items()}
+    needs = {device: training_memory(workloads[device], settled.train) for device, settled in by_device.items()}
     console = Console()
-    console.print(_training_table(params, workloads, needs))
-    _print_fit(console, params, workloads, needs)
-    console.print(_use_table(params, workloads["cpu"]))
-    console.print(_disk_table(params, workloads["cpu"]))
+    console.print(_settled_table(by_device))
+    console.print(_training_table(by_device, workloads, needs))
+    _print_fit(console, by_device, workloads, needs)
+    console.print(_use_table(by_device["cpu"], workloads["cpu"]))
+    console.print(_disk_table(by_device["cpu"], workloads["cpu"]))
 
 
-def workload_of(params: Params, device: str) -> Workload:
+def workload_of(params: Params, settled: Settled, device: str) -> Workload:
     """What the train stage would do on a cpu or cuda device, with rows as long as tokenize lets them be."""
-    source = max(params.tokenize.max_source_length, *(s.max_source_length or 0 for s in params.convert.sources))
-    target = max(params.tokenize.max_target_length, *(s.max_target_length or 0 for s in params.convert.sources))
-    config = network_config(params.model, _vocabulary(params))
+    trained = [s for s in params.convert.sources if s.generate is None or settled.train.generated_rows]
+    source = max([params.tokenize.max_source_length, *(s.max_source_length or 0 for s in trained)])
+    target = max([params.tokenize.max_target_length, *(s.max_target_length or 0 for s in trained)])
+    config = network_config(settled.model, _vocabulary(params))
     return Workload(
         config=config,
         dtype=_dtype(params, config, device),
@@ -69,10 +74,25 @@ def _dtype(params: Params, config: ChatGLM2Config, device: str) -> torch.dtype:
     return choose_dtype(params.train.dtype, torch.device(device), parameters=parameters, notice=lambda sentence: None)
 
 
-def _training_table(params: Params, workloads: dict[str, Workload], needs: dict[str, TrainingMemory]) -> Table:
-    train = params.train
-    how = f"train: {train.method}" + (f", {train.bits} bits" if train.bits else "")
-    table = _table(f"{how}, {train.optimizer}, memory {train.memory}; GiB at the fullest moment")
+def _settled_table(by_device: Mapping[Kind, Settled]) -> Table:
+    """What each key that takes `auto` is on a CPU and on a GPU, and where that comes from."""
+    table = _table("settled")
+    for column in ("", "CPU", "GPU", "from"):
+        table.add_column(column, no_wrap=column in ("", "from"))
+    sections = ("model", "train", "evaluate")
+    values = {device: settled.values(*sections) for device, settled in by_device.items()}
+    for key in values["cpu"]:
+        origins = dict.fromkeys(settled.origins[key] for settled in by_device.values())
+        table.add_row(key, *(shown(values[device][key]) for device in by_device), "; ".join(origins))
+    return table
+
+
+def _training_table(
+    by_device: Mapping[Kind, Settled], workloads: Mapping[Kind, Workload], needs: Mapping[Kind, TrainingMemory]
+) -> Table:
+    train = by_device["cpu"].train  # what the title says is the same on both
+    bits = f", {train.quantization_bits} bits" if train.quantization_bits else ""
+    table = _table(f"train: {train.method}{bits}, {train.optimizer}, memory {train.memory}; GiB at the fullest moment")
     table.add_column("")
     for device in needs:
         dtype, products = (
@@ -87,7 +107,10 @@ def _training_table(params: Params, workloads: dict[str, Workload], needs: dict[
 
 
 def _print_fit(
-    console: Console, params: Params, workloads: dict[str, Workload], needs: dict[str, TrainingMemory]
+    console: Console,
+    by_device: Mapping[Kind, Settled],
+    workloads: Mapping[Kind, Workload],
+    needs: Mapping[Kind, TrainingMemory],
 ) -> None:
     console.print("  Gradients and activations are not there in full together, so the parts add up to more.")
     console.print("  Rows of many lengths cost a CPU up to 1.4 GiB more in a long run: kernels for each shape, heap.")
@@ -99,10 +122,10 @@ def _print_fit(
         verdict = "fits" if need.total <= free else "does not fit"
         console.print(f"  {'CPU' if device == 'cpu' else 'GPU'}: {in_gib(free)} free here: the run {verdict}.")
         if need.total > free:
-            console.print(f"  What would fit: {fitting_changes(workloads[device], params.train, free)}")
+            console.print(f"  What would fit: {fitting_changes(workloads[device], by_device[device].train, free)}")
 
 
-def _use_table(params: Params, workload: Workload) -> Table:
+def _use_table(params: Settled, workload: Workload) -> Table:
     config, cached = workload.config, product_dtype(torch.bfloat16, torch.device("cpu"))
     how = "" if cached == torch.bfloat16 else ", its cache in float32 as its products"
     table = _table(f"using the model in bfloat16{how}; GiB")
@@ -115,7 +138,7 @@ def _use_table(params: Params, workload: Workload) -> Table:
     return table
 
 
-def _disk_table(params: Params, workload: Workload) -> Table:
+def _disk_table(params: Settled, workload: Workload) -> Table:
     disk = training_disk(workload, params.train)
     base = disk.base
     if params.model.base is not None:

@@ -5,7 +5,6 @@ import json
 import re
 import sys
 import textwrap
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
 from glm2core.params import Params, load_params
+from glm2core.params.annotations import is_section, takes_auto, takes_null, without_auto, without_null
+from glm2core.params.section import AUTO
 
 _LINE = 120
 _KEY = re.compile(r"(?P<head> *(?P<name>[a-z_0-9]+):)(?P<value>( [^#\s][^#]*?)?)\s*(#.*)?$")
@@ -66,7 +67,7 @@ def commented(params_file: Path) -> str:
             parents = [*parents[: depth // 2], key["name"]]
             field = _field(parents)
             entries_below = sys.maxsize if key["value"] else depth
-            if _is_section(field.annotation):
+            if is_section(field.annotation):
                 entries_below = sys.maxsize
                 lines += [*above, line]
             else:
@@ -109,10 +110,10 @@ def _section(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
 def _entries(section: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """Sections that are entries of a list, or that may be null, with their place."""
     for name, field in section.model_fields.items():
-        inner = _without_null(field.annotation)
+        inner = without_null(field.annotation)
         arguments = typing.get_args(inner)
         entry: Any = arguments[0] if typing.get_origin(inner) is list else inner
-        if _is_section(entry) and entry is not field.annotation:
+        if is_section(entry) and entry is not field.annotation:
             yield f"{place}.{name}", entry
             yield from _entries(entry, f"{place}.{name}")
 
@@ -120,7 +121,7 @@ def _entries(section: type[BaseModel], place: str) -> Iterator[tuple[str, type[B
 def _rows(section: type[BaseModel], prefix: str, values: Mapping[str, Any] | None) -> Iterator[tuple[str, ...]]:
     """(key, type, allowed, default, meaning) of each leaf; without `values` the default is the code's."""
     for name, field in section.model_fields.items():
-        if _is_section(field.annotation):
+        if is_section(field.annotation):
             inner = None if values is None else values[name]
             yield from _rows(typing.cast("type[BaseModel]", field.annotation), f"{prefix}{name}.", inner)
             continue
@@ -132,22 +133,32 @@ def _rows(section: type[BaseModel], prefix: str, values: Mapping[str, Any] | Non
 
 def _described(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
     """The type in words, and what is allowed beyond it."""
-    null = " or null" if type(None) in typing.get_args(annotation) else ""
-    annotation = _without_null(annotation)
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation, *inner = typing.get_args(annotation)
-        metadata = [*metadata, *(bound for item in inner for bound in getattr(item, "metadata", [item]))]
+    words = ([AUTO] if takes_auto(annotation) else []) + (["null"] if takes_null(annotation) else [])
+    also = "".join(f" or {word}" for word in words)
+    metadata = [*metadata, *_bounds(annotation)]
+    annotation = without_null(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     bounds = ", ".join(filter(None, map(_bound, metadata)))
     if origin is typing.Literal:
-        choices = [*(["null"] if null else []), *map(str, arguments)]
+        choices = [*words, *map(str, arguments)]
         return "choice", ", ".join(f"`{choice}`" for choice in choices)
     if origin is list:
         kind, allowed = _described(arguments[0], [])
-        return f"list ({kind}){null}", ", ".join(filter(None, [bounds, allowed and f"each {allowed}"]))
+        return f"list ({kind}){also}", ", ".join(filter(None, [bounds, allowed and f"each {allowed}"]))
     if origin is dict:
         return "keys and texts", bounds
-    return _NAMES.get(annotation, "keys, see below") + null, bounds
+    return _NAMES.get(annotation, "keys, see below") + also, bounds
+
+
+def _bounds(annotation: Any) -> Iterator[Any]:
+    """What Annotated says of the values themselves, inside `auto` and null too."""
+    annotation = without_auto(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation, *found = typing.get_args(annotation)
+        yield from (bound for item in found for bound in getattr(item, "metadata", [item]))
+    if typing.get_origin(annotation) is not list:
+        for branch in typing.get_args(annotation):
+            yield from _bounds(branch)
 
 
 def _bound(bound: Any) -> str:
@@ -181,14 +192,3 @@ def _table(rows: Iterator[tuple[str, ...]]) -> str:
 
 def _summary(section: type[BaseModel]) -> str:
     return str(section.__doc__).strip().splitlines()[0]
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _without_null(annotation: Any) -> Any:
-    """X | None -> X."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next(part for part in typing.get_args(annotation) if part is not type(None))
-    return annotation

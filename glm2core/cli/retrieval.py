@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from transformers import PreTrainedModel
@@ -17,7 +18,7 @@ from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.model.adapters import load_tuned, network_parameters
 from glm2core.model.loading import load_model
 from glm2core.model.rope import RopeScaling
-from glm2core.params import load_params
+from glm2core.params import ModelParams, Record, TrainParams, load_params, read_base, read_record, settle
 from glm2core.text.chat_format import ChatFormat
 
 METRICS = "metrics.json"
@@ -31,13 +32,15 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
-    params = load_params(arguments.params).evaluate
+    choices = load_params(arguments.params)
+    device = choose_device(choices.evaluate.device, key="evaluate.device")
+    record = read_record(arguments.model) or _record_of(arguments.model)
+    params = settle(choices, record.base, "cuda" if device.type == "cuda" else "cpu", record).evaluate
     settings = params.retrieval
     given = {name: value for name in ("lengths", "contexts") if (value := getattr(arguments, name)) is not None}
     generated = replace(generated_cases(settings, settings.lengths), **given)
     from_files = [case for file in arguments.file for case in read_longeval(file)]
     chat_format = ChatFormat.load(arguments.model)
-    device = choose_device(params.device, key="evaluate.device")
     set_threads(params.threads)
     dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model))
     if arguments.rope_type is None:
@@ -65,3 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
     journal.remove()
     print(json.dumps(metrics, indent=2))
     print(f"every answer, tables and pictures: {arguments.out}")
+
+
+def _record_of(model: Path) -> Record:
+    """Of weights that were not tuned here: what their folder says."""
+    return Record(model=ModelParams(base=str(model)), train=TrainParams(), base=read_base(model))

@@ -24,8 +24,9 @@ _LOW: Change = {
     "gradient_accumulation_steps": 1,
     "max_grad_norm": None,
     "launcher": "python",
+    "gradient_checkpointing": True,
 }
-_ADAPTER: Change = {"memory": "normal", "optimizer": "adamw"}
+_ADAPTER: Change = {"memory": "normal", "optimizer": "adamw", "gradient_checkpointing": False}
 
 
 def check_fits(workload: Workload, params: TrainParams, *, device: torch.device, folder: Path) -> None:

@@ -230,7 +230,7 @@ def _network(model: Any) -> Any:
 
 def _quantized(model: nn.Module, params: TrainParams) -> list[nn.Parameter]:
     """The frozen matrices of the blocks, where they are quantized."""
-    if params.bits is None:
+    if params.quantization_bits is None:
         return []
     named = model.named_parameters()
     return [p for name, p in named if ".layers." in name and p.dim() > 1 and not p.requires_grad]
@@ -238,9 +238,9 @@ def _quantized(model: nn.Module, params: TrainParams) -> list[nn.Parameter]:
 
 def _weight_bytes(model: nn.Module, params: TrainParams) -> float:
     total = _bytes(model.parameters())
-    if params.bits is None:
+    if params.quantization_bits is None:
         return total
-    width = _QUANTIZED[params.bits]
+    width = _QUANTIZED[params.quantization_bits]
     return total - sum(p.numel() * (p.element_size() - width) for p in _quantized(model, params))
 
 
@@ -282,7 +282,7 @@ def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> 
     """What forward keeps (with checkpointing: the blocks' inputs and one block), and one block's gradients."""
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
-    if params.recomputes:
+    if params.gradient_checkpointing:
         kept = layers * rows * workload.row_tokens * workload.config.hidden_size * workload.product_dtype.itemsize
     else:
         kept = (layers - 1) * block

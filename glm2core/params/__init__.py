@@ -1,32 +1,54 @@
 """params.yaml -> frozen typed sections. The only reader of that file; imports no torch.
 
+A section as it is written is called Choices, for some keys may be `auto`. `settle` makes the Params of it, which all
+code behind it takes.
+
 Every stage calls `load_params` first, so that a wrong key, type, value or combination stops the
 run in a second, with the key, the value, what is allowed, and the nearest name.
 """
 
+from glm2core.params.advice import Base, read_base
 from glm2core.params.data import ConvertParams, GeneratedLines, Source, TokenizeParams
 from glm2core.params.evaluate import EvaluateParams, GenerationParams, RetrievalParams
-from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params
-from glm2core.params.model import ModelParams, RopeParams
+from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params, parse_params, unsettled
+from glm2core.params.model import ModelParams, RopeChoices, RopeParams
+from glm2core.params.section import AUTO
+from glm2core.params.settle import settle, settle_tokenize
+from glm2core.params.settled import KINDS, SETTLED_FILE, Kind, Record, Settled, read_record, shown
 from glm2core.params.train import CurriculumStage, LoraParams, PrefixParams, TrainParams
 
 __all__ = [
+    "AUTO",
+    "KINDS",
     "PARAMS_FILE",
+    "SETTLED_FILE",
+    "Base",
     "ConvertParams",
     "CurriculumStage",
     "EvaluateParams",
     "GeneratedLines",
     "GenerationParams",
+    "Kind",
     "LoraParams",
     "ModelParams",
     "Params",
     "PrefixParams",
+    "Record",
     "RetrievalParams",
+    "RopeChoices",
     "RopeParams",
+    "Settled",
     "Source",
     "TokenizeParams",
     "TrackingParams",
     "TrainParams",
     "flatten",
     "load_params",
+    "parse_params",
+    "read_base",
+    "read_record",
+    "settle",
+    "settle_tokenize",
+    "shown",
+    "unsettled",
 ]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Count, Fraction, NonNegative, Section
+from glm2core.params.section import Auto, Count, Fraction, NonNegative, Section
 
 
 class GeneratedLines(Section):
@@ -83,7 +83,7 @@ class ConvertParams(Section):
         return self
 
 
-class TokenizeParams(Section):
+class TokenizeChoices(Section):
     """Conversations -> token pairs."""
 
     pair_format: Literal["glm2", "llama"] = Field(
@@ -107,4 +107,10 @@ class TokenizeParams(Section):
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
         2000, description="pieces of the tokenizer that is trained when model.base is null"
     )
-    threads: Count | None = Field(None, description="tokenizer threads; null = all cores; never changes the result")
+    threads: Auto[Count] = Field("auto", description="tokenizer threads; auto = all cores; never changes the result")
+
+
+class TokenizeParams(TokenizeChoices):
+    """The same, settled."""
+
+    threads: Count = 1

@@ -1,33 +1,49 @@
 """The section of the evaluate stage: `evaluate`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Count, NonNegative, Section
+from glm2core.params.section import Auto, Count, NonNegative, Section
+
+Lengths = list[Annotated[int, Field(ge=128)]]
 
 
-class GenerationParams(Section):
+class GenerationChoices(Section):
     """Answers to held-out rows."""
 
-    rows: NonNegative = Field(64, description="held-out rows answered for ROUGE and BLEU; 0 = none")
+    rows: Auto[NonNegative] = Field(
+        "auto", description="held-out rows answered for ROUGE and BLEU; 0 = none; auto = the base's advice, else 64, "
+        "or 8 of a large network on a CPU"
+    )  # fmt: skip
     batch_size: Count = Field(16, description="rows answered at once")
     max_new_tokens: Count = Field(128, description="longest answer, in tokens")
 
 
-class RetrievalParams(Section):
+class GenerationParams(GenerationChoices):
+    """The same, settled."""
+
+    rows: NonNegative = 64
+
+
+class RetrievalChoices(Section):
     """The long-context test."""
 
     tasks: list[Literal["lines", "passkey", "multikey"]] = Field(
         ["lines"], description="what is asked: lines of a record, one passkey, several keys in plain text; [] = nothing"
     )
-    lengths: list[Annotated[int, Field(ge=128)]] = Field(
-        [512, 1024, 2048, 4096, 8192], description="context lengths in tokens; time grows with the square"
-    )
-    base_lengths: list[Annotated[int, Field(ge=128)]] = Field(
-        [], description="lengths at which model.base, untuned, is asked the same cases; [] = not asked"
-    )
-    contexts: Count = Field(2, description="contexts at each length and task")
+    lengths: Auto[Lengths] = Field(
+        "auto", description="context lengths in tokens; time grows with the square; auto = the base's advice, else to "
+        "8,192, of a large network to its positions on a GPU and to 1,024 on a CPU"
+    )  # fmt: skip
+    base_lengths: Auto[Lengths] = Field(
+        "auto", description="lengths at which model.base, untuned, is asked the same cases; [] = not asked; auto = the "
+        "base's advice, else those of lengths that it has positions for, on a CPU 512 of a large network"
+    )  # fmt: skip
+    contexts: Auto[Count] = Field(
+        "auto", description="contexts at each length and task; auto = the base's advice, else 2, of a large network 4 "
+        "on a GPU and 1 on a CPU"
+    )  # fmt: skip
     questions: Count = Field(10, description="questions on each context, spread over its depth; a multiple of depths")
     depths: Count = Field(5, description="rows of the length-by-depth grid")
     max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
@@ -35,13 +51,21 @@ class RetrievalParams(Section):
     seed: NonNegative = Field(1234, description="seed of the generated cases")
 
     @model_validator(mode="after")
-    def _cells_are_equal(self) -> "RetrievalParams":
+    def _cells_are_equal(self) -> Self:
         if self.questions % self.depths:
             raise ValueError(f"questions ({self.questions}) must be a multiple of depths ({self.depths})")
         return self
 
 
-class EvaluateParams(Section):
+class RetrievalParams(RetrievalChoices):
+    """The same, settled."""
+
+    lengths: Lengths = Field([512, 1024, 2048, 4096, 8192])
+    base_lengths: Lengths = Field([])
+    contexts: Count = 2
+
+
+class EvaluateChoices(Section):
     """What is measured on the tuned model."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
@@ -50,12 +74,20 @@ class EvaluateParams(Section):
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
         "else float32",
     )
-    threads: Count | None = Field(
-        None, description="CPU threads; null = all cores; another count gives other last bits"
+    threads: Auto[Count] = Field(
+        "auto", description="CPU threads; auto = all cores; another count gives other last bits"
     )
     batch_tokens: Count = Field(4096, description="tokens in a batch of the held-out loss")
     prefill_chunk: Count = Field(
         32768, description="longer contexts are read in chunks of so many tokens: less memory, 2 to 3 times slower"
     )
-    generation: GenerationParams = Field(GenerationParams(), description="answers to held-out rows")
-    retrieval: RetrievalParams = Field(RetrievalParams(), description="long-context retrieval")
+    generation: GenerationChoices = Field(GenerationChoices(), description="answers to held-out rows")
+    retrieval: RetrievalChoices = Field(RetrievalChoices(), description="long-context retrieval")
+
+
+class EvaluateParams(EvaluateChoices):
+    """The same, settled."""
+
+    threads: Count = 1
+    generation: GenerationParams = GenerationParams()
+    retrieval: RetrievalParams = RetrievalParams()

@@ -9,12 +9,13 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from glm2core.errors import UserError
-from glm2core.params.data import ConvertParams, TokenizeParams
-from glm2core.params.evaluate import EvaluateParams
+from glm2core.params.annotations import takes_auto
+from glm2core.params.data import ConvertParams, TokenizeChoices
+from glm2core.params.evaluate import EvaluateChoices
 from glm2core.params.messages import messages
-from glm2core.params.model import ModelParams
-from glm2core.params.section import Section
-from glm2core.params.train import TrainParams
+from glm2core.params.model import ModelChoices
+from glm2core.params.section import AUTO, Section
+from glm2core.params.train import TrainChoices
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -29,38 +30,51 @@ class TrackingParams(Section):
 
 
 class Params(Section):
-    """All of params.yaml: one section per stage, the model's, and tracking's."""
+    """All of params.yaml as it is written, `auto` included: one section per stage, the model's, and tracking's."""
 
     convert: ConvertParams
-    tokenize: TokenizeParams
-    model: ModelParams
-    train: TrainParams
-    evaluate: EvaluateParams
+    tokenize: TokenizeChoices
+    model: ModelChoices
+    train: TrainChoices
+    evaluate: EvaluateChoices
     tracking: TrackingParams = TrackingParams()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Params":
-        if self.evaluate.retrieval.base_lengths and self.model.base is None:
-            raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to []")
+        if self.evaluate.retrieval.base_lengths not in (AUTO, []) and self.model.base is None:
+            raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to [] or auto")
         return self
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check a params file.
 
-    YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string).
-
     Raises:
         UserError: a sentence for each key that is wrong.
     """
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}. Run the stages from the project's folder.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    return parse_params(text, path)
+
+
+def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
+    """Check the text of a params file, which `path` names in sentences.
+
+    YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string).
+
+    Raises:
+        UserError: as `load_params`.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1
         raise UserError(f"{path}, line {line}: {error.problem.split(' with value')[0]}. Keep one of the two.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     try:
         return Params.model_validate(values)
@@ -78,3 +92,15 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def unsettled(section: BaseModel, prefix: str = "") -> set[str]:
+    """Dotted keys whose value is `auto`, which `settle` replaces; device and dtype have an auto that torch decides."""
+    keys: set[str] = set()
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            keys |= unsettled(value, f"{prefix}{name}.")
+        elif value == AUTO and takes_auto(field.annotation):
+            keys.add(prefix + name)
+    return keys

@@ -1,11 +1,13 @@
 """Sentences for wrong params: place, value, what is allowed, nearest name."""
 
 import difflib
-import types
 import typing
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from glm2core.params.annotations import is_section, takes_auto, takes_null, without_null
+from glm2core.params.section import AUTO, VALUE
 
 Location = tuple[str | int, ...]
 
@@ -33,7 +35,7 @@ def messages(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 
 def _sentence(error: dict[str, Any], root: type[BaseModel]) -> str:
-    location: Location = error["loc"]
+    location: Location = tuple(part for part in error["loc"] if part != VALUE)
     place, value = _dotted(location) or "the file", error["input"]
     match error["type"]:
         case "extra_forbidden":
@@ -42,7 +44,8 @@ def _sentence(error: dict[str, Any], root: type[BaseModel]) -> str:
             return f"{place} is missing. Add it; the params.yaml that came with the project shows how"
         case "literal_error":
             choices = _choices(_annotation(location, root))
-            return f"{place} must be one of {', '.join(choices)}; got {_shown(value)}{_did_you_mean(value, choices)}"
+            hint = _null_is_not_auto(value, location, root) or _did_you_mean(value, choices)
+            return f"{place} must be one of {', '.join(choices)}; got {_shown(value)}{hint}"
         case "value_error":
             return f"{place}: {error['ctx']['error']}" if location else str(error["ctx"]["error"])
         case "invalid_key":
@@ -51,8 +54,10 @@ def _sentence(error: dict[str, Any], root: type[BaseModel]) -> str:
             return f"{place} must hold the keys {', '.join(_keys(location, root))}; got {_shown(value)}"
         case kind:
             rule = _RULES[kind].format(**error.get("ctx", {})) if kind in _RULES else error["msg"]
-            or_null = " or null" if type(None) in typing.get_args(_annotation(location, root)) else ""
-            return f"{place} {rule}{or_null}; got {_shown(value)}{_quoted_number(kind, value)}"
+            annotation = _annotation(location, root)
+            also = (" or auto" if takes_auto(annotation) else "") + (" or null" if takes_null(annotation) else "")
+            hint = _null_is_not_auto(value, location, root) or _quoted_number(kind, value)
+            return f"{place} {rule}{also}; got {_shown(value)}{hint}"
 
 
 def _unknown_key(location: Location, value: Any, root: type[BaseModel]) -> str:
@@ -71,6 +76,11 @@ def _unknown_key(location: Location, value: Any, root: type[BaseModel]) -> str:
 def _did_you_mean(word: Any, known: list[str]) -> str:
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _null_is_not_auto(value: Any, location: Location, root: type[BaseModel]) -> str:
+    """Params files of earlier versions have null where a key is to be decided for the user."""
+    return " (null means none: write auto)" if value is None and takes_auto(_annotation(location, root)) else ""
 
 
 def _quoted_number(kind: str, value: Any) -> str:
@@ -97,21 +107,21 @@ def _shown(value: Any) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """Values of a Literal, null first where it is allowed."""
-    choices = ["null"] if type(None) in typing.get_args(annotation) else []
-    return choices + [str(choice) for choice in typing.get_args(_without_null(annotation))]
+    """Values of a Literal, auto and null first where they are allowed."""
+    choices = ([AUTO] if takes_auto(annotation) else []) + (["null"] if takes_null(annotation) else [])
+    return choices + [str(choice) for choice in typing.get_args(without_null(annotation))]
 
 
 def _keys(location: Location, root: type[BaseModel]) -> list[str]:
-    section = _without_null(_annotation(location, root))
-    return list(section.model_fields) if _is_section(section) else []
+    section = without_null(_annotation(location, root))
+    return list(section.model_fields) if is_section(section) else []
 
 
 def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in section.model_fields.items():
-        inner = _without_null(field.annotation)
-        keys += _all_keys(inner, f"{prefix}{name}.") if _is_section(inner) else [prefix + name]
+        inner = without_null(field.annotation)
+        keys += _all_keys(inner, f"{prefix}{name}.") if is_section(inner) else [prefix + name]
     return keys
 
 
@@ -119,20 +129,7 @@ def _annotation(location: Location, root: type[BaseModel]) -> Any:
     """The annotation at a place in the sections: ('convert', 'sources', 0) -> Source."""
     current: Any = root
     for part in location:
-        current = _without_null(current)
+        current = without_null(current)
         items = typing.get_args(current)  # of a list or dict
         current = items[-1] if items else current.model_fields[str(part)].annotation
     return current
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _without_null(annotation: Any) -> Any:
-    """X | None -> X, and Annotated[X, ...] -> X."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _without_null(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return _without_null(next(arg for arg in typing.get_args(annotation) if arg is not type(None)))
-    return annotation

@@ -1,33 +1,55 @@
 """The section of the network: `model`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Count, Section
+from glm2core.params.section import AUTO, Auto, Count, Section
+
+RopeType = Literal["default", "linear", "ntk", "yarn"]
+Factor = Annotated[float, Field(ge=1)]
 
 
-class RopeParams(Section):
+class RopeChoices(Section):
     """How positions are scaled."""
 
-    type: Literal["default", "linear", "ntk", "yarn"] | None = Field(
-        None,
-        description="null = as the checkpoint has it; default = plain; linear divides every position by factor; ntk "
-        "enlarges the rotary base; yarn scales slow pairs only. A checkpoint that is scaled already takes null only",
+    type: Auto[RopeType] = Field(
+        "auto",
+        description="auto = the base's advice, else as the checkpoint has it; default = plain; linear divides every "
+        "position by factor; ntk enlarges the rotary base; yarn scales slow pairs only. A checkpoint that is scaled "
+        "already takes auto only",
     )
-    factor: Annotated[float, Field(ge=1)] = Field(
-        1.0, description="context multiplier; must be 1 with type null or default"
+    factor: Auto[Factor] = Field(
+        "auto", description="context multiplier; auto = the base's advice; must be 1 where type scales nothing"
     )
     unit: Count = Field(2048, description="positions of the unscaled range that factor multiplies")
 
     @model_validator(mode="after")
-    def _factor_needs_a_type(self) -> "RopeParams":
-        if self.type in (None, "default") and self.factor != 1:
-            raise ValueError(
-                f"factor {self.factor:g} has no effect with type {self.type or 'null'}: "
-                "set type to linear, ntk or yarn, or factor to 1"
-            )
+    def _factor_needs_a_type(self) -> Self:
+        if self.type == "default" and self.factor != AUTO:
+            _require_no_factor("default", self.factor)
         return self
+
+
+class RopeParams(Section):
+    """How positions are scaled, settled; type None = as the checkpoint has them."""
+
+    type: RopeType | None = None
+    factor: Factor = 1.0
+    unit: Count = 2048
+
+    @model_validator(mode="after")
+    def _factor_needs_a_type(self) -> Self:
+        if self.type in (None, "default"):
+            _require_no_factor(self.type or "auto, as the checkpoint has it", self.factor)
+        return self
+
+
+def _require_no_factor(kind: str, factor: float) -> None:
+    if factor != 1:
+        raise ValueError(
+            f"factor {factor:g} has no effect with type {kind}: set type to linear, ntk or yarn, or factor to auto"
+        )
 
 
 Preset = Literal[
@@ -36,8 +58,8 @@ Preset = Literal[
 ]  # fmt: skip
 
 
-class ModelParams(Section):
-    """The network that is tuned."""
+class _Network(Section):
+    """The keys of `model` that are never settled."""
 
     base: str | None = Field(
         None, description="folder of released or tuned weights, against the project's folder; null = from scratch"
@@ -53,10 +75,21 @@ class ModelParams(Section):
     initialization: Literal["default", "retrieval"] = Field(
         "default", description="from scratch only: retrieval helps small networks to learn retrieval"
     )
-    rope: RopeParams = Field(RopeParams(), description="scaling of the rotary positions")
 
     @model_validator(mode="after")
-    def _initialization_is_for_scratch(self) -> "ModelParams":
+    def _initialization_is_for_scratch(self) -> Self:
         if self.base is not None and self.initialization != "default":
             raise ValueError("initialization is for networks from scratch: set it to default, or base to null")
         return self
+
+
+class ModelChoices(_Network):
+    """The network that is tuned."""
+
+    rope: RopeChoices = Field(RopeChoices(), description="scaling of the rotary positions")
+
+
+class ModelParams(_Network):
+    """The same, settled."""
+
+    rope: RopeParams = RopeParams()

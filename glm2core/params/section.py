@@ -1,13 +1,26 @@
-"""What all sections of params.yaml are made of: a strict base class, and the number types that recur."""
+"""What all sections of params.yaml are made of: a strict base class, number types that recur, and `auto`."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+AUTO: Literal["auto"] = "auto"
+# Names the branch of a value in pydantic's places of errors; no key can be called so.
+VALUE = "<value>"
+
+
+def _branch(value: Any) -> str:
+    return AUTO if value == AUTO else VALUE
+
+
+T = TypeVar("T")
+# A key that also takes `auto`. Told apart before either is checked, so that a wrong value is one error and not two.
+Auto = Annotated[Annotated[Literal["auto"], Tag(AUTO)] | Annotated[T, Tag(VALUE)], Discriminator(_branch)]
 
 
 class Section(BaseModel):

@@ -1,10 +1,10 @@
 """The section of the train stage: `train`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Count, Fraction, NonNegative, Positive, Section
+from glm2core.params.section import AUTO, Auto, Count, Fraction, NonNegative, Positive, Section
 
 
 class LoraParams(Section):
@@ -29,6 +29,7 @@ class PrefixParams(Section):
 
 
 Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
+Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
 
 class CurriculumStage(Section):
@@ -38,7 +39,7 @@ class CurriculumStage(Section):
     max_tokens: Count = Field(description="only rows of at most so many tokens until then")
 
 
-class TrainParams(Section):
+class TrainChoices(Section):
     """Tuning."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
@@ -49,103 +50,144 @@ class TrainParams(Section):
         "full", description="full: every weight; lora: update matrices; qlora: the same on quantized weights; "
         "ptuning: a prefix in every layer"
     )  # fmt: skip
-    quantization_bits: Literal[4, 8] | None = Field(
-        None, description="of the base's weights: 4 = nf4, 8 = LLM.int8; null = not quantized, with qlora 4; full and "
-        "lora take null only"
+    quantization_bits: Auto[Literal[4, 8] | None] = Field(
+        "auto", description="of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
+        "else null; full and lora take null only"
     )  # fmt: skip
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
         "else float32",
     )
-    max_steps: Count = Field(500, description="optimizer steps")
-    batch_tokens: Count = Field(
-        2048, description="tokens in a batch, padding included; a longer row goes alone; memory grows with it"
-    )
+    max_steps: Auto[Count | None] = Field(
+        "auto", description="optimizer steps; null = as epochs say; auto = the base's advice, else 500, or 100 of a "
+        "large network on a CPU"
+    )  # fmt: skip
+    epochs: Auto[Positive | None] = Field(
+        "auto", description="passes over the training rows, in place of max_steps; null = as max_steps says; auto = "
+        "the base's advice, else 2 of a large network on a GPU"
+    )  # fmt: skip
+    batch_tokens: Auto[Count] = Field(
+        "auto", description="tokens in a batch, padding included; a longer row goes alone; memory grows with it; auto "
+        "= the base's advice, else 2048, of a large network 1024 on a GPU and 512 on a CPU"
+    )  # fmt: skip
     gradient_accumulation_steps: Count = Field(1, description="batches in one optimizer step")
-    learning_rate: Positive | None = Field(
-        None, description="null = the method's default: full 1e-5 on trained weights and 1e-3 from scratch, lora 1e-4, "
-        "qlora 2e-4, ptuning 1e-2"
+    learning_rate: Auto[Positive] = Field(
+        "auto", description="auto = the base's advice, else the method's: full 1e-5 on trained weights and 1e-3 from "
+        "scratch, lora 1e-4, qlora 2e-4, ptuning 1e-2"
     )  # fmt: skip
-    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
-        "cosine", description="learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to 0"
-    )
-    decay_fraction: Fraction = Field(0.6, description="share of the steps that lower the learning rate, for wsd")
-    warmup_fraction: Fraction = Field(0.03, description="share of the steps that raise the learning rate from 0")
-    optimizer: Optimizer = Field(
-        "adamw", description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks"
-    )
+    schedule: Auto[Schedule] = Field(
+        "auto", description="learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to 0; "
+        "auto = the base's advice, else cosine"
+    )  # fmt: skip
+    decay_fraction: Auto[Fraction] = Field(
+        "auto", description="share of the steps that lower the learning rate, for wsd; auto = the base's advice, else "
+        "0.6"
+    )  # fmt: skip
+    warmup_fraction: Auto[Fraction] = Field(
+        "auto", description="share of the steps that raise the learning rate from 0; auto = the base's advice, else "
+        "0.03"
+    )  # fmt: skip
+    optimizer: Auto[Optimizer] = Field(
+        "auto", description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks; "
+        "auto = adafactor with memory low, else the base's advice, else adamw"
+    )  # fmt: skip
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
-    bias_rate: Positive = Field(
-        1.0, description="biases learn so many times as fast as all else: for small networks after a change of RoPE"
+    bias_rate: Auto[Positive] = Field(
+        "auto", description="biases learn so many times as fast as all else: for small networks after a change of "
+        "RoPE; auto = the base's advice, else 1"
     )  # fmt: skip
-    max_grad_norm: Positive | None = Field(1.0, description="gradients are clipped to this norm; null = not clipped")
-    memory: Literal["normal", "low"] = Field(
-        "normal", description="low: weights are updated inside backward, one gradient alive at a time; slower, and for "
-        "method full with optimizer adafactor only"
+    max_grad_norm: Auto[Positive | None] = Field(
+        "auto", description="gradients are clipped to this norm; null = not clipped; auto = null with memory low, else "
+        "the base's advice, else 1"
     )  # fmt: skip
-    gradient_checkpointing: bool | None = Field(
-        None, description="recompute the blocks in backward: less memory, about a third slower; null = with memory low"
-    )
-    position_stretch: bool = Field(
-        False, description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit"
-    )
-    curriculum: list[CurriculumStage] = Field(
-        [], description="short rows first; after the last stage, all rows; [] = all at once"
-    )
+    memory: Auto[Literal["normal", "low"]] = Field(
+        "auto", description="low: weights are updated inside backward, one gradient alive at a time; slower, and for "
+        "method full with optimizer adafactor only; auto = low for all weights of a large network, else normal"
+    )  # fmt: skip
+    gradient_checkpointing: Auto[bool] = Field(
+        "auto", description="recompute the blocks in backward: less memory, about a third slower; auto = the base's "
+        "advice, else with memory low"
+    )  # fmt: skip
+    position_stretch: Auto[bool] = Field(
+        "auto", description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit; auto = the "
+        "base's advice, else false"
+    )  # fmt: skip
+    curriculum: Auto[list[CurriculumStage]] = Field(
+        "auto", description="short rows first; after the last stage, all rows; [] = all at once; auto = the base's "
+        "advice, else []"
+    )  # fmt: skip
+    generated_rows: Auto[Fraction] = Field(
+        "auto", description="share of the generated rows (format lines) that are trained on; auto = all where "
+        "model.rope changes positions or the network is from scratch, else none"
+    )  # fmt: skip
     logging_steps: Count = Field(10, description="steps between points of the curves")
     eval_steps: Count | None = Field(None, description="steps between validations; null = only first and last")
-    save_steps: Count = Field(100, description="steps between checkpoints; each costs a write of weights and optimizer")
+    save_steps: Auto[Count] = Field(
+        "auto", description="steps between checkpoints; each costs a write of weights and optimizer; auto = the base's "
+        "advice, else 100, or 20 of a large network on a CPU"
+    )  # fmt: skip
     keep_checkpoints: Count = Field(2, description="newest checkpoints kept on the disk")
     early_stopping: Count | None = Field(
         None, description="stop after so many validations without a better loss; needs eval_steps; null = never"
     )
     seed: NonNegative = Field(0, description="of initialization, batch order, dropout and position gaps")
-    threads: Count | None = Field(
-        None, description="CPU threads; null = all cores; another count gives other last bits"
+    threads: Auto[Count] = Field(
+        "auto", description="CPU threads; auto = all cores; another count gives other last bits"
     )
     lora: LoraParams = Field(LoraParams(), description="for lora and qlora")
     prefix: PrefixParams = Field(PrefixParams(), description="for ptuning")
 
     @model_validator(mode="after")
-    def _method_fits(self) -> "TrainParams":
-        allowed: dict[str, tuple[int | None, ...]] = {
-            "full": (None,), "lora": (None,), "qlora": (None, 4, 8), "ptuning": (None, 4, 8),
-        }  # fmt: skip
-        if self.quantization_bits not in allowed[self.method]:
-            bits = " or ".join("null" if b is None else str(b) for b in allowed[self.method])
-            got = "null" if self.quantization_bits is None else self.quantization_bits
-            raise ValueError(f"method {self.method} goes with quantization_bits {bits}, got {got}")
+    def _keys_agree(self) -> Self:
+        """What is written agrees; `auto` agrees with everything, for it is settled to what fits."""
+        self._require_bits_for_method()
+        self._require_steps_or_epochs()
         if self.memory == "low":
-            self._low_memory_fits()
-        ends = [stage.until for stage in self.curriculum]
-        if ends != sorted(set(ends)):
-            raise ValueError(f"curriculum: each stage must end later than the one before it; until is {ends}")
-        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
-            raise ValueError(
-                f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} are "
-                "together more than all steps; lower one"
-            )
+            self._require_what_low_memory_needs()
+        if self.curriculum != AUTO:
+            ends = [stage.until for stage in self.curriculum]
+            if ends != sorted(set(ends)):
+                raise ValueError(f"curriculum: each stage must end later than the one before it; until is {ends}")
+        self._require_room_for_decay()
         if self.early_stopping is not None and self.eval_steps is None:
             raise ValueError("early_stopping counts validations: set eval_steps too")
         return self
 
-    @property
-    def bits(self) -> Literal[4, 8] | None:
-        """Bits of the quantized weights; plain `-S train.method=qlora` means 4."""
-        return 4 if self.method == "qlora" and self.quantization_bits is None else self.quantization_bits
+    def _require_room_for_decay(self) -> None:
+        if self.schedule != "wsd" or self.warmup_fraction == AUTO or self.decay_fraction == AUTO:
+            return
+        if self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} are "
+                "together more than all steps; lower one"
+            )
 
-    @property
-    def recomputes(self) -> bool:
-        """Whether backward recomputes the blocks."""
-        return self.memory == "low" if self.gradient_checkpointing is None else self.gradient_checkpointing
+    def _require_bits_for_method(self) -> None:
+        allowed: dict[str, tuple[int | None, ...]] = {
+            "full": (None,), "lora": (None,), "qlora": (4, 8), "ptuning": (None, 4, 8),
+        }  # fmt: skip
+        if self.quantization_bits not in (AUTO, *allowed[self.method]):
+            bits = " or ".join(["auto", *("null" if b is None else str(b) for b in allowed[self.method])])
+            got = "null" if self.quantization_bits is None else self.quantization_bits
+            raise ValueError(f"method {self.method} goes with quantization_bits {bits}, got {got}")
 
-    def _low_memory_fits(self) -> None:
+    def _require_steps_or_epochs(self) -> None:
+        given = [length for length in (self.max_steps, self.epochs) if length not in (AUTO, None)]
+        if len(given) == 2:
+            raise ValueError(
+                f"max_steps {self.max_steps} and epochs {self.epochs:g} both say when training ends: set one of them "
+                "to null or auto"
+            )
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("max_steps and epochs are both null, so training has no end: set one of them, or to auto")
+
+    def _require_what_low_memory_needs(self) -> None:
         wrong = {
             "method": self.method != "full" and self.method,
-            "optimizer": self.optimizer != "adafactor" and self.optimizer,
+            "optimizer": self.optimizer not in (AUTO, "adafactor") and self.optimizer,
             "gradient_accumulation_steps": self.gradient_accumulation_steps > 1 and self.gradient_accumulation_steps,
-            "max_grad_norm": self.max_grad_norm,
+            "max_grad_norm": self.max_grad_norm != AUTO and self.max_grad_norm,
             "launcher": self.launcher != "python" and self.launcher,
         }
         found = ", ".join(f"{key}: {value}" for key, value in wrong.items() if value)
@@ -154,3 +196,32 @@ class TrainParams(Section):
                 "memory low needs method full, optimizer adafactor, gradient_accumulation_steps 1, "
                 f"max_grad_norm null and launcher python; got {found}"
             )
+
+
+class TrainParams(TrainChoices):
+    """The same, settled: `auto` is no value here, and null means none."""
+
+    quantization_bits: Literal[4, 8] | None = None
+    max_steps: Count | None = 500
+    epochs: Positive | None = None
+    batch_tokens: Count = 2048
+    learning_rate: Positive = 1e-5
+    schedule: Schedule = "cosine"
+    decay_fraction: Fraction = 0.6
+    warmup_fraction: Fraction = 0.03
+    optimizer: Optimizer = "adamw"
+    bias_rate: Positive = 1.0
+    max_grad_norm: Positive | None = 1.0
+    memory: Literal["normal", "low"] = "normal"
+    gradient_checkpointing: bool = False
+    position_stretch: bool = False
+    curriculum: list[CurriculumStage] = Field([])
+    generated_rows: Fraction = 1.0
+    save_steps: Count = 100
+    threads: Count = 1
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps; training/selection.py counts those of epochs before anything asks."""
+        assert self.max_steps is not None
+        return self.max_steps

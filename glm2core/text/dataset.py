@@ -3,6 +3,7 @@
 `B` rows, `T` tokens of a row. Rows are unpadded.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,13 @@ _INT_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
         pa.field("input_ids", _INT_LIST, nullable=False),
         pa.field("labels", _INT_LIST, nullable=False),
         pa.field("segments", _INT_LIST, nullable=False),
     ]
 )
 _FACTS = (
-    pa.field("source", pa.string(), nullable=False),
     pa.field("prompt_tokens", pa.int32(), nullable=False),
     pa.field("response_tokens", pa.int32(), nullable=False),
     pa.field("supervised_tokens", pa.int32(), nullable=False),
@@ -66,10 +67,10 @@ class TokenizedWriter:
         segments, segment_ends = pairs.segments(self._newline)
         columns = [
             ids,
+            sources,
             _lists(pairs.input_ids, pairs.ends),
             _lists(pairs.labels, pairs.ends),
             _lists(segments, segment_ends),
-            sources,
             pa.array(pairs.source_lengths, pa.int32()),
             pa.array(np.diff(pairs.ends) - pairs.source_lengths, pa.int32()),
             pa.array(pairs.supervised_tokens, pa.int32()),
@@ -94,9 +95,14 @@ class TokenizedDataset:
     """
 
     def __init__(
-        self, ids: pa.ChunkedArray, flat: dict[str, np.ndarray], offsets: dict[str, np.ndarray], info: TokenizedInfo
+        self,
+        ids: pa.ChunkedArray,
+        sources: pa.ChunkedArray,
+        flat: dict[str, np.ndarray],
+        offsets: dict[str, np.ndarray],
+        info: TokenizedInfo,
     ) -> None:
-        self._ids, self._flat, self._offsets = ids, flat, offsets
+        self._ids, self._sources, self._flat, self._offsets = ids, sources, flat, offsets
         self.info = info
 
     @classmethod
@@ -125,7 +131,8 @@ class TokenizedDataset:
             flat, offsets = {}, {}
             for name in ("input_ids", "labels", "segments"):
                 flat[name], offsets[name] = _flatten(file.read([name]).column(name))
-            return cls(file.read(["id"]).column("id"), flat, offsets, info)
+            named = file.read(["id", "source"])
+            return cls(named.column("id"), named.column("source"), flat, offsets, info)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -134,6 +141,12 @@ class TokenizedDataset:
     def ids(self) -> list[str]:
         """Row ids, those of the converted layer. [B]"""
         found: list[str] = self._ids.to_pylist()
+        return found
+
+    @property
+    def sources(self) -> list[str]:
+        """Where each row came from, as in the converted layer. [B]"""
+        found: list[str] = self._sources.to_pylist()
         return found
 
     @property
@@ -155,6 +168,16 @@ class TokenizedDataset:
             self._view("labels", index),
             self._view("segments", index),
         )
+
+    def take(self, rows: Sequence[int]) -> "TokenizedDataset":
+        """Only these rows, in this order."""
+        flat, offsets = {}, {}
+        for name, values in self._flat.items():
+            flat[name] = np.concatenate([values[:0], *(self._view(name, row) for row in rows)])
+            lengths = np.diff(self._offsets[name])[list(rows)]
+            offsets[name] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        places = pa.array(rows, pa.int64())
+        return TokenizedDataset(self._ids.take(places), self._sources.take(places), flat, offsets, self.info)
 
     def _view(self, name: str, index: int) -> np.ndarray:
         start, end = self._offsets[name][index : index + 2]

@@ -13,7 +13,7 @@ import psutil
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from glm2core.params import PARAMS_FILE, Params, flatten
+from glm2core.params import PARAMS_FILE, Params, flatten, unsettled
 
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
@@ -57,8 +57,9 @@ def current_execution(params: Params) -> Execution:
 
 
 def flat_params(params: Params) -> dict[str, str]:
-    """Dotted key -> value as params.yaml writes it: null, true, 1.0, and lists as JSON."""
-    return {key: _text(value) for key, value in flatten(params).items()}
+    """Dotted key -> value as params.yaml writes it (null, true, 1.0, lists as JSON); without those to be settled."""
+    later = unsettled(params)
+    return {key: param_text(value) for key, value in flatten(params).items() if key not in later}
 
 
 def stages_before(stage: str) -> dict[str, str]:
@@ -113,7 +114,8 @@ def git_output(*arguments: str) -> str | None:
     return done.stdout
 
 
-def _text(value: Any) -> str:
+def param_text(value: Any) -> str:
+    """A value as params.yaml writes it; lists as JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(

@@ -57,9 +57,9 @@ def current_lineage() -> Lineage:
 
 
 def stage_figures(stage: str) -> dict[str, float]:
-    """The figures of metrics/<stage>.json."""
-    figures: dict[str, float] = json.loads((METRICS / f"{stage}.json").read_text(encoding="utf-8"))
-    return figures
+    """The figures of metrics/<stage>.json, without what was settled."""
+    values: dict[str, Any] = json.loads((METRICS / f"{stage}.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def restore_command(lineage: Lineage, experiment: str | None) -> str | None:

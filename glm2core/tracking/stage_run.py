@@ -61,6 +61,10 @@ class StageRun:
         figures = _numbers(metrics)
         self._attempt(lambda recorder: recorder.headline(figures, self._last_step))
 
+    def settled(self, values: Mapping[str, Any]) -> None:
+        """Record what each `auto` in params became, as params of the stage's run and of the row."""
+        self._attempt(lambda recorder: recorder.settled(values))
+
     def artifact(self, path: Path) -> None:
         """Keep a copy of a file, or of a folder under its name, with the stage's run."""
         self._attempt(lambda recorder: recorder.artifact(path))

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -20,6 +20,7 @@ from glm2core.tracking.execution import (
     Execution,
     flat_params,
     is_gone,
+    param_text,
     stages_before,
     this_process,
 )
@@ -69,6 +70,11 @@ class Recorder:
         now = _milliseconds()
         self._log_metrics(self._child, [(name, value, now, step) for name, value in figures.items()])
         self._log_metrics(self._parent, [(f"{self._stage}/{name}", value, now, 0) for name, value in figures.items()])
+
+    def settled(self, values: Mapping[str, Any]) -> None:
+        texts = {key: param_text(value) for key, value in values.items()}
+        for run in (self._child, self._parent):
+            self._book.add_params(run, texts)
 
     def artifact(self, path: Path) -> None:
         if path.is_dir():
@@ -162,17 +168,23 @@ class _Book:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def parent(self, execution: Execution, params: Mapping[str, str]) -> str:
-        """The execution's row, running; all params are recorded when it is created."""
-        from mlflow.entities import Param
-
+        """The execution's row, running; all params but those to be settled are recorded when it is created."""
         found = self._newest(execution=execution.key, kind="execution")
         if found:
             self._reopen(found)
             return found.info.run_id
         tags = {**_common_tags(execution), "kind": "execution"}
         run = self._client.create_run(self._experiment, run_name=execution.name, tags=tags)
-        self._client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in params.items()])
+        self.add_params(run.info.run_id, params)
         return run.info.run_id
+
+    def add_params(self, run: str, params: Mapping[str, str]) -> None:
+        """Record those that the run has not yet: MLflow lets none change."""
+        from mlflow.entities import Param
+
+        there = self._client.get_run(run).data.params
+        new = [Param(key, value) for key, value in params.items() if key not in there]
+        self._client.log_batch(run, params=new)
 
     def child(self, stage: str, parent: str, execution: Execution) -> str:
         """The stage's run: a killed one of the same execution goes on, else a new one."""
@@ -203,6 +215,7 @@ class _Book:
         for name, value in row.data.metrics.items():
             if name.startswith(f"{stage}/"):
                 self._client.log_metric(parent, name, value)
+        self.add_params(parent, found.data.params)  # a stage's own run has those that it settled
 
     def _newest(self, **tags: str) -> "Run | None":
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())

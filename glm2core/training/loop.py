@@ -124,7 +124,7 @@ class Loop:
             self.validate(validation)
         self.progress.restart_clock()
         stopping = self._no_longer_improves()
-        while self.step < params.max_steps and not stopping:
+        while self.step < params.steps and not stopping:
             self.take_step(list(islice(coming, params.gradient_accumulation_steps)))
             after_step()
             stopping = anywhere(stop.requested, self.device)
@@ -133,7 +133,7 @@ class Loop:
                 self.validate(validation)
                 improved = params.early_stopping is not None and self.progress.validations_since_best() == 0
                 stopping = stopping or self._no_longer_improves()
-            if stopping or improved or self.step % params.save_steps == 0 or self.step == params.max_steps:
+            if stopping or improved or self.step % params.save_steps == 0 or self.step == params.steps:
                 self.save()
 
     def take_step(self, batches: list[Batch]) -> None:

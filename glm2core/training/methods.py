@@ -19,20 +19,6 @@ from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.distributed import is_first, meet
 
-# For weights that were trained before; what their authors and peft's examples use.
-_LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
-# From scratch: of the scale at which small transformers learn fastest without diverging.
-_LEARNING_RATE_FROM_SCRATCH = 1e-3
-
-
-def default_learning_rate(method: str, from_scratch: bool) -> float:
-    """The learning rate where params give none.
-
-    full 1e-5, lora 1e-4, qlora 2e-4, ptuning 1e-2 on weights that were trained before; a network
-    from scratch takes 1e-3 when all of it is tuned.
-    """
-    return _LEARNING_RATE_FROM_SCRATCH if from_scratch and method == "full" else _LEARNING_RATES[method]
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -89,7 +75,7 @@ def prepare(
         prepared = Prepared(_full(model_params, params, vocab_size, dtype, device, notice))
     else:
         prepared = _adapted(model_params, params, vocab_size, dtype, device, work_folder, notice)
-    if params.recomputes:
+    if params.gradient_checkpointing:
         _checkpoint_blocks(prepared.network)
     return prepared
 
@@ -163,11 +149,11 @@ def _adapted(
                 _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
         meet()
         # The scaling is in the config that was just written.
-        reference = reference_to(base, own=True, bits=params.bits)
+        reference = reference_to(base, own=True, bits=params.quantization_bits)
     else:
         base = resolve_path(model_params.base)
         rope = RopeScaling.of(model_params.rope)
-        reference = reference_to(base, own=False, bits=params.bits, family=model_params.family, rope=rope)
+        reference = reference_to(base, own=False, bits=params.quantization_bits, family=model_params.family, rope=rope)
     model = load_base(base, reference, dtype=dtype, device=device, notice=notice)
     return Prepared(adapt(model, params.method, params.lora, params.prefix), base, reference)
 

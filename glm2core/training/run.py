@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from glm2core.console import progress_bar
 from glm2core.errors import UserError
-from glm2core.files import atomic_path, write_json
+from glm2core.files import atomic_path
 from glm2core.hardware import peak_memory_gib
 from glm2core.model.adapters import multiplies_in_half
-from glm2core.params import TrainParams
+from glm2core.params import Settled, TrainParams
 from glm2core.report_tables import write_table
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.batches import training_batches, validation_batches
@@ -57,6 +57,7 @@ class Run:
     Args:
         learning_rate: peak, after warm-up.
         dtype: that the network computes in; `mfu` is measured against this dtype's matrix rate.
+        settled: what params.yaml became; written beside the model for evaluate. None = not written.
         position_range: positions are stretched over so many; None = plain.
         notice: is told in sentences what happens besides.
     """
@@ -69,6 +70,7 @@ class Run:
     dtype: torch.dtype
     device: torch.device
     checkpoints: CheckpointFolder
+    settled: Settled | None = None
     position_range: int | None = None
     notice: Notice = print
 
@@ -78,7 +80,7 @@ class Run:
         return is_first()
 
     def train(self, report: Report = unreported) -> "Outcome":
-        """Train to `params.max_steps`, or until validation no longer gets better.
+        """Train to `params.steps`, or until validation no longer gets better.
 
         The checkpoint folder's lock must be held. Weights are changed in place.
 
@@ -95,7 +97,7 @@ class Run:
         progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=report)
         last = first_decides(self.checkpoints.newest)
         shown: AbstractContextManager[tuple[Bar, Any] | None] = (
-            progress_bar("train", self.params.max_steps) if is_first() else nullcontext()
+            progress_bar("train", self.params.steps) if is_first() else nullcontext()
         )
         with stop_on_signals(self.notice) as stop, shown as bar:
             loop = self._loop(progress)
@@ -111,7 +113,7 @@ class Run:
                 stop=stop,
                 after_step=self._teller(loop, bar),
             )
-            if anywhere(stop.requested, self.device) and loop.step < self.params.max_steps:
+            if anywhere(stop.requested, self.device) and loop.step < self.params.steps:
                 self.notice(f"stopped after step {loop.step}; dvc repro goes on from the checkpoint")
                 raise KeyboardInterrupt
             self._validate_result(loop, validation)
@@ -129,6 +131,8 @@ class Run:
             return
         with atomic_path(folder) as partial:
             self.prepared.save(partial, weights)
+            if self.settled is not None:
+                self.settled.write_record(partial)
             for file in sorted(tokenizer.iterdir()):
                 shutil.copy2(file, partial / file.name)
 
@@ -142,7 +146,7 @@ class Run:
         return training_batches(
             self.training,
             batch_tokens=params.batch_tokens,
-            total=params.max_steps * params.gradient_accumulation_steps,
+            total=params.steps * params.gradient_accumulation_steps,
             start=start * params.gradient_accumulation_steps,
             seed=params.seed,
             curriculum=self._curriculum(),
@@ -196,7 +200,7 @@ class Run:
             latest = loop.progress.latest
             described = f"  loss {latest['loss']:.3f}  {latest['tokens_per_second']:,.0f} tokens/s" if latest else ""
             shown.update(task, completed=loop.step, description=f"train{described}")
-            validations = (params.max_steps - loop.step) / (params.eval_steps or params.max_steps)
+            validations = (params.steps - loop.step) / (params.eval_steps or params.steps)
             forecast.add_step(loop.step, besides=validations * loop.validation_seconds)
 
         return tell
@@ -254,10 +258,6 @@ class Outcome:
 
     metrics: dict[str, float]
     progress: Progress
-
-    def write_metrics(self, path: Path) -> None:
-        """The metrics as JSON, for `dvc metrics` and later stages."""
-        write_json(path, self.metrics)
 
     def write_curves(self, folder: Path) -> None:
         """curves.csv (a point every logging_steps) and validation.csv, for `dvc plots`."""

@@ -13,8 +13,8 @@ Schedule = Callable[[int], float]
 
 def schedule_of(params: TrainParams) -> Schedule:
     """The schedule that params ask for."""
-    steps, warmup = params.max_steps, round(params.warmup_fraction * params.max_steps)
-    decay = round(params.decay_fraction * params.max_steps)
+    steps, warmup = params.steps, round(params.warmup_fraction * params.steps)
+    decay = round(params.decay_fraction * params.steps)
     schedules: dict[str, Schedule] = {
         "linear": lambda step: linear(step, warmup=warmup, steps=steps),
         "cosine": lambda step: cosine(step, warmup=warmup, steps=steps),

@@ -10,12 +10,12 @@ import torch
 
 from glm2core.errors import UserError
 from glm2core.estimate.fit import check_fits
-from glm2core.estimate.memory import Workload, network_config, trained_parameter_count
+from glm2core.estimate.memory import Workload, network_config
 from glm2core.family import template_of
 from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.model.loading import fingerprint, parameter_count
-from glm2core.params import Params, TrainParams
+from glm2core.params import Params, Settled, TrainParams, read_base, settle
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.checkpoints import CheckpointFolder
@@ -27,22 +27,22 @@ from glm2core.training.distributed import (
     sharding_is_asked_for,
     world_size,
 )
-from glm2core.training.methods import default_learning_rate, prepare
+from glm2core.training.methods import prepare
 from glm2core.training.run import Run
+from glm2core.training.selection import with_steps, without_generated
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 # When checkpoints are written changes nothing about the result.
 _WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
-# What helps a small network find its way after a change of RoPE would ruin a large one in a few steps.
-_SMALL_NETWORK = 200_000_000
 
 
 @contextmanager
 def open_run(params: Params, tokenized: Path) -> Iterator[Run]:
-    """Resolve device, dtype and threads, take the run's lock, and build the network.
+    """Settle the params on this machine, take the run's lock, and build the network.
 
     Args:
+        params: as written; what each `auto` becomes is printed.
         tokenized: the tokenize stage's folder.
 
     Raises:
@@ -50,38 +50,43 @@ def open_run(params: Params, tokenized: Path) -> Iterator[Run]:
             trainer at work on the same run, or what loading a base raises.
     """
     device = choose_device(params.train.device)
-    threads = set_threads(params.train.threads)
-    training, validation = _load_rows(params, tokenized)
-    config = network_config(params.model, len(SpTokenizer.load(tokenized / "tokenizer")))
-    dtype = choose_dtype(params.train.dtype, device, parameters=parameter_count(config), notice=notice)
-    _require_one_process_for_low_memory(params.train)
+    base = read_base(params.model.base, params.model.preset)
+    settled = settle(params, base, "cuda" if device.type == "cuda" else "cpu")
+    notice("\n".join(["settled:", *settled.lines("model", "train")]))
+    threads = set_threads(settled.train.threads)
+    training, validation = _load_rows(settled, tokenized)
+    train = with_steps(settled.train, training, world_size(), notice) if len(training) else settled.train
+    config = network_config(settled.model, len(SpTokenizer.load(tokenized / "tokenizer")))
+    dtype = choose_dtype(train.dtype, device, parameters=parameter_count(config), notice=notice)
+    _require_one_process_for_low_memory(train)
     if sharding_is_asked_for():
-        require_shardable(params.train, dtype)
-    _require_room(params, tokenized, training, dtype, device)
+        require_shardable(train, dtype)
+    _require_room(settled, tokenized, training, dtype, device)
     with ExitStack() as stack:
         stack.enter_context(joined(device))
-        key = first_decides(lambda: _fingerprint(params, tokenized, dtype, device, threads))
+        key = first_decides(lambda: _fingerprint(settled, tokenized, dtype, device, threads))
         folder = project_root() / ".checkpoints" / key
-        checkpoints = CheckpointFolder(folder, keep=params.train.keep_checkpoints, notice=notice)
+        checkpoints = CheckpointFolder(folder, keep=train.keep_checkpoints, notice=notice)
         if is_first():  # it holds the lock for all of them
             stack.enter_context(checkpoints.locked())
             checkpoints.remove_other_finished()
         prepared = prepare(
-            params.model,
-            params.train,
+            settled.model,
+            train,
             vocab_size=len(SpTokenizer.load(tokenized / "tokenizer")),
             dtype=dtype,
             device=device,
             work_folder=folder,
             notice=notice,
         )
-        train, rope = params.train, params.model.rope
+        rope = settled.model.rope
         yield Run(
             prepared,
             train,
             training,
             validation,
-            learning_rate=train.learning_rate or default_learning_rate(train.method, params.model.base is None),
+            learning_rate=train.learning_rate,
+            settled=settled,
             dtype=dtype,
             device=device,
             checkpoints=checkpoints,
@@ -96,7 +101,7 @@ def notice(sentence: str) -> None:
         print(sentence, flush=True)
 
 
-def _load_rows(params: Params, tokenized: Path) -> tuple[TokenizedDataset, TokenizedDataset]:
+def _load_rows(params: Settled, tokenized: Path) -> tuple[TokenizedDataset, TokenizedDataset]:
     tokenizer = tokenized / "tokenizer" / "tokenizer.model"
     if params.model.base is not None:
         tokenizer = resolve_path(params.model.base) / "tokenizer.model"
@@ -106,11 +111,11 @@ def _load_rows(params: Params, tokenized: Path) -> tuple[TokenizedDataset, Token
     training, validation = (
         TokenizedDataset.load(tokenized / f"{split}.parquet", sha) for split in ("train", "validation")
     )
-    return training, validation
+    return without_generated(training, params.train.generated_rows, notice), validation
 
 
 def _require_room(
-    params: Params, tokenized: Path, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
+    params: Settled, tokenized: Path, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Before hours are spent: too few rows for the tokenizer, or too little memory or disk."""
     if not len(training):
@@ -131,7 +136,6 @@ def _require_room(
         processes=world_size(),
         sharded=sharding_is_asked_for(),
     )
-    _require_settings_for_size(trained_parameter_count(workload, params.train), params.train)
     check_fits(workload, params.train, device=device, folder=project_root())
 
 
@@ -144,24 +148,7 @@ def _require_one_process_for_low_memory(params: TrainParams) -> None:
         )
 
 
-def _require_settings_for_size(parameters: int, params: TrainParams) -> None:
-    usual = {}
-    if params.optimizer == "muon":
-        usual["optimizer"] = "adamw"
-    if params.bias_rate > 1:
-        usual["bias_rate"] = "1"
-    if (params.learning_rate or 0) > 10 * default_learning_rate(params.method, from_scratch=False):
-        usual["learning_rate"] = "null"
-    if parameters > _SMALL_NETWORK and usual:
-        found = ", ".join(f"{name} {getattr(params, name)}" for name in usual)
-        raise UserError(
-            f"train: {found}: that is for small networks such as models/base, and this one has "
-            f"{parameters / 1e9:.1f} billion parameters. Run it with "
-            + " ".join(f"-S train.{name}={value}" for name, value in usual.items())
-        )
-
-
-def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:
+def _fingerprint(params: Settled, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:
     train: dict[str, Any] = params.train.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     base = params.model.base
     return run_fingerprint(

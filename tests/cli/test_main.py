@@ -43,6 +43,8 @@ def test_memory_prints_both_devices_and_the_disk(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     assert main(["memory"]) == 0
     printed = capsys.readouterr().out
+    places = [printed.index(word) for word in ("settled", "train.optimizer", "muon", "evaluate.threads", "gradients")]
+    assert places == sorted(places) and "the base's tuning.yaml" in printed
     for word in (
         "CPU",
         "GPU",

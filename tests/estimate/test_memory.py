@@ -17,7 +17,7 @@ from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import TrainParams
 
-LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
+LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None, "gradient_checkpointing": True}
 TINY = Workload(preset_config("tiny"), torch.float32, "cpu", row_tokens=64, supervised=0.5, from_files=False)
 RELEASED = Workload(
     preset_config("chatglm2-6b"), torch.bfloat16, "cpu", row_tokens=500, supervised=0.4, from_files=True
@@ -125,7 +125,11 @@ def test_the_changes_named_do_fit():
 @pytest.mark.parametrize("free", [3, 8, 14, 16, 40])
 def test_a_change_is_understood_without_the_others(free):
     """Those that do not fit are left out, so none may refer to another."""
-    for params in (TrainParams(), TrainParams(batch_tokens=8000), TrainParams(method="qlora", batch_tokens=8000)):
+    for params in (
+        TrainParams(),
+        TrainParams(batch_tokens=8000),
+        TrainParams(method="qlora", quantization_bits=4, batch_tokens=8000),
+    ):
         words = fitting_changes(RELEASED, params, free * GIB)
         assert "both" not in words and "the same" not in words
 
@@ -133,6 +137,6 @@ def test_a_change_is_understood_without_the_others(free):
 def test_a_network_from_scratch_is_whole_before_it_is_quantized():
     with torch.device("meta"):
         weights = 2 * sum(p.numel() for p in ChatGLM2ForCausalLM(RELEASED.config).parameters())
-    params = TrainParams(method="qlora", batch_tokens=500, gradient_checkpointing=True)
+    params = TrainParams(method="qlora", quantization_bits=4, batch_tokens=500, gradient_checkpointing=True)
     assert training_memory(RELEASED, params).total < weights
     assert training_memory(replace(RELEASED, from_files=False), params).total > weights

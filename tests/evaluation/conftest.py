@@ -68,6 +68,8 @@ def write_random_rows(path: Path, tokenizer: SpTokenizer) -> None:
         labels = np.where(np.arange(length) >= length // 2, input_ids, IGNORED)
         if index % 3 == 0:
             labels[1] = input_ids[1]
-        rows.append({"id": f"row{index}", "input_ids": input_ids, "labels": labels, "segments": [0]})
+        rows.append(
+            {"id": f"row{index}", "source": "rows.json", "input_ids": input_ids, "labels": labels, "segments": [0]}
+        )
     info = TokenizedInfo(tokenizer.sha256, "chatglm2", "-", "glm2")
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(vars(info))), path)

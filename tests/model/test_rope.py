@@ -108,7 +108,7 @@ def test_products_depend_on_the_distance_alone(position: int, distance: int, see
 @pytest.mark.parametrize("existing", [linear_rope(16), plain_rope(5e5), yarn_rope(4, 2048)])
 @pytest.mark.parametrize("rope_type", ["linear", "ntk", "yarn", "default"])
 def test_no_scaling_on_top_of_another(existing: dict[str, object], rope_type: RopeType) -> None:
-    with pytest.raises(UserError, match=r"already has .*Set model\.rope\.type to null"):
+    with pytest.raises(UserError, match=r"already has .*Set model\.rope\.type and model\.rope\.factor to auto"):
         RopeScaling(rope_type, 4).parameters(existing, 64)
 
 

@@ -81,7 +81,7 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
         "test_loss", "test_perplexity", "test_tokens", "rouge_1", "rouge_2", "rouge_l", "bleu_4",
         "retrieval_lines_600", "retrieval_lines_1200", "retrieval_passkey_600", "retrieval_passkey_1200",
         "longeval_2_lines", "retrieval_accuracy", "effective_context_length", "peak_memory_gib", "seconds",
-        "base_retrieval_lines_600", "base_retrieval_passkey_600", "short_context_change",
+        "base_retrieval_lines_600", "base_retrieval_passkey_600", "short_context_change", "settled",
     }  # fmt: skip
     predictions = [json.loads(line) for line in (REPORTS / "predictions.jsonl").read_text().splitlines()]
     assert [set(row) for row in predictions] == [{"id", "source", "prompt", "reference", "answer"}] * 6

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,15 @@ def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> ChatGLM
     return ChatGLM2ForCausalLM(ChatGLM2Config(**(sizes | changes))).to(dtype)
 
 
-def write_rows(path: Path, tokenizer_sha256: str, rows: int, seed: int = 0) -> None:
+def write_rows(path: Path, tokenizer_sha256: str, rows: int, seed: int = 0, sources: Sequence[str] = ()) -> None:
     """Rows whose answer repeats their question's ids, so that there is something to learn."""
     random = np.random.default_rng(seed)
-    table: dict[str, list[object]] = {"id": [], "input_ids": [], "labels": [], "segments": []}
+    table: dict[str, list[object]] = {"id": [], "source": [], "input_ids": [], "labels": [], "segments": []}
     for index in range(rows):
         words = random.integers(10, 300, int(random.integers(4, 20))).tolist()
         ids = [5, 6, *words, 7, *words, 2]
         table["id"].append(f"row{index}")
+        table["source"].append(sources[index] if sources else "rows.json")
         table["input_ids"].append(ids)
         table["labels"].append([IGNORED] * (len(words) + 3) + ids[len(words) + 3 :])
         table["segments"].append([0, 2, len(words) + 2])

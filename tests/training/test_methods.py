@@ -14,7 +14,7 @@ from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.model.adapters import adapt
 from glm2core.model.presets import PRESETS
 from glm2core.params import LoraParams, ModelParams, PrefixParams
-from glm2core.training.methods import Prepared, default_learning_rate, multiply_adapters_in_half, prepare
+from glm2core.training.methods import Prepared, multiply_adapters_in_half, prepare
 from glm2core.training.optimizer import make_optimizer
 from tests.training.conftest import tiny_model, train_params
 
@@ -190,11 +190,3 @@ def test_a_prefix_on_a_base_with_a_prefix_is_refused() -> None:
         network = ChatGLM2ForCausalLM(ChatGLM2Config(**{**PRESETS["tiny"], "pre_seq_len": 3}))
     with pytest.raises(UserError, match="has a P-tuning prefix of 3 already"):
         adapt(network, "ptuning", LoraParams(), PrefixParams(length=4))
-
-
-def test_each_method_has_its_own_learning_rate() -> None:
-    assert default_learning_rate("full", from_scratch=False) == 1e-5
-    assert default_learning_rate("full", from_scratch=True) == 1e-3
-    assert default_learning_rate("lora", from_scratch=False) == 1e-4
-    assert default_learning_rate("qlora", from_scratch=True) == 2e-4
-    assert default_learning_rate("ptuning", from_scratch=False) == 1e-2

@@ -1,0 +1,191 @@
+"""What a base folder says about its tuning: its size by config.json, and its own advice, tuning.yaml.
+
+tuning.yaml came with the weights, so it is a stranger's file: small, no anchors, and only keys of params.yaml that
+take `auto`. Nothing else of it is read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from glm2core.errors import UserError
+from glm2core.files import resolve_path, sha256_file
+from glm2core.params.annotations import is_section, takes_auto, without_auto
+from glm2core.params.evaluate import EvaluateChoices
+from glm2core.params.messages import messages
+from glm2core.params.model import ModelChoices
+from glm2core.params.section import Count, Section
+from glm2core.params.train import TrainChoices
+
+TUNING_FILE = "tuning.yaml"
+_MOST_BYTES = 16_384
+_LARGEST = 1_000_000  # steps, tokens or rows: more is no advice
+_MOST_ENTRIES = 100
+_NOT_ADVISED = "threads"  # takes auto too, but it is the machine's
+_SMALL_PRESETS = {"tiny": 1_313_920, "small": 85_660_416}
+# What the released configurations have.
+_RELEASED = {
+    "num_layers": 28, "padded_vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128,
+    "num_attention_heads": 32, "multi_query_group_num": 2,
+}  # fmt: skip
+_RELEASED_POSITIONS = 32_768
+
+
+def _advisable(choices: type[BaseModel]) -> type[BaseModel] | None:
+    """The section of tuning.yaml that goes with a section of params.yaml; None where no key takes `auto`."""
+    fields: dict[str, Any] = {}
+    for name, field in choices.model_fields.items():
+        if is_section(field.annotation):
+            inner = _advisable(field.annotation)  # type: ignore[arg-type]
+            if inner is not None:
+                fields[name] = (inner, None)
+        elif takes_auto(field.annotation) and name != _NOT_ADVISED:
+            fields[name] = (without_auto(field.annotation), None)
+    return create_model(f"{choices.__name__}Advice", __base__=Section, **fields) if fields else None
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {"model": ModelChoices, "train": TrainChoices, "evaluate": EvaluateChoices}
+_Advice: type[BaseModel] = create_model(
+    "Advice",
+    __base__=Section,
+    **{name: (_advisable(choices), None) for name, choices in _SECTIONS.items()},  # type: ignore[call-overload]
+)
+
+
+class Base(Section):
+    """What settling needs to know about the base, or about the network from scratch.
+
+    Attributes:
+        from_scratch: there is no base.
+        parameters: numbers in the network; None = config.json doesn't say.
+        positions: that it was made for (its seq_length).
+        tuning_sha256: of its tuning.yaml; None = it has none.
+        advice: sections of tuning.yaml, checked.
+    """
+
+    from_scratch: bool = True
+    parameters: Count | None = None
+    positions: Count = _RELEASED_POSITIONS
+    tuning_sha256: str | None = None
+    advice: dict[str, Any] = Field({})
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is to be treated as released weights; an unknown size is."""
+        return self.parameters is None or self.parameters > SMALL_NETWORK
+
+
+# What helps a small network find its way after a change of RoPE would ruin a larger one in a few steps.
+SMALL_NETWORK = 200_000_000
+
+
+def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
+    """The facts about `model.base`, or about the preset of a network from scratch.
+
+    A config.json that is missing or wrong is left to the reader of weights, which names it.
+
+    Raises:
+        UserError: a tuning.yaml that is not one, with each wrong key.
+    """
+    if folder is None:
+        parameters = _SMALL_PRESETS.get(preset)
+        return Base(parameters=parameters, positions=2048 if parameters else _RELEASED_POSITIONS)
+    place = resolve_path(folder)
+    tuning = place / TUNING_FILE
+    config = _read_config(place / "config.json")
+    there = tuning.exists() or tuning.is_symlink()
+    return Base(
+        from_scratch=False,
+        parameters=None if config is None else _count(config),
+        positions=_positions(config),
+        advice=_read_advice(tuning) if there else {},
+        tuning_sha256=sha256_file(tuning) if there else None,
+    )
+
+
+def checked_advice(values: Any, name: str) -> dict[str, Any]:
+    """The sections of advice, with the keys that it gives.
+
+    Args:
+        name: of the file, for the sentences.
+
+    Raises:
+        UserError: a key that takes no advice, or a value that the key doesn't take.
+    """
+    try:
+        advice = _Advice.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{name}: {sentence}" for sentence in messages(error, _Advice))) from None
+    sections = advice.model_dump(exclude_unset=True)
+    for key, value in dotted(sections).items():
+        if _is_too_much(value):
+            raise UserError(
+                f"{name}: {key} is more than advice may say (numbers to {_LARGEST:,}, {_MOST_ENTRIES} entries). "
+                "Lower it there, or remove it and set the key in params.yaml."
+            )
+    return sections
+
+
+def dotted(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; a curriculum's stages are in a list, so every dict is a section."""
+    flat: dict[str, Any] = {}
+    for name, value in sections.items():
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _read_advice(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(f"{file} is not a file. Remove it, or put the base's tuning.yaml there.")
+    with file.open("rb") as handle:
+        content = handle.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise UserError(f"{file} has more than {_MOST_BYTES:,} bytes, which no advice needs. Shorten or remove it.")
+    try:
+        text = content.decode("utf-8")
+        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
+            raise UserError(f"{file} repeats a part of itself by an alias (*name). Write it out, or remove the file.")
+        values = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(getattr(error, "problem", None) or error).splitlines()[0][:200]
+        raise UserError(f"{file} is not valid YAML ({reason}). Mend or remove it.") from None
+    return checked_advice({} if values is None else values, str(file))
+
+
+def _read_config(file: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _count(config: dict[str, Any]) -> int | None:
+    """Numbers in the network: blocks, embedding and output layer; biases and norms are left out."""
+    sizes = {name: config.get(name, released) for name, released in _RELEASED.items()}
+    if any(not isinstance(size, int) or size < 1 for size in sizes.values()):
+        return None
+    hidden, channels = sizes["hidden_size"], sizes["kv_channels"]
+    attention = channels * (2 * sizes["num_attention_heads"] + 2 * sizes["multi_query_group_num"])
+    block = hidden * (attention + 3 * sizes["ffn_hidden_size"])
+    return int(sizes["num_layers"] * block + 2 * sizes["padded_vocab_size"] * hidden)
+
+
+def _positions(config: dict[str, Any] | None) -> int:
+    positions = (config or {}).get("seq_length")
+    return positions if isinstance(positions, int) and positions > 0 else _RELEASED_POSITIONS
+
+
+def _is_too_much(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) > _MOST_ENTRIES or any(map(_is_too_much, value))
+    if isinstance(value, dict):  # a stage of the curriculum
+        return any(map(_is_too_much, value.values()))
+    return isinstance(value, (int, float)) and value > _LARGEST

@@ -1,0 +1,112 @@
+"""Params with a value for every key, where each value comes from, and what a tuned model's folder keeps of them."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from glm2core.errors import UserError
+from glm2core.files import write_json
+from glm2core.params.advice import Base, checked_advice
+from glm2core.params.data import TokenizeParams
+from glm2core.params.evaluate import EvaluateParams
+from glm2core.params.file import flatten
+from glm2core.params.messages import messages
+from glm2core.params.model import ModelParams
+from glm2core.params.section import Section
+from glm2core.params.train import TrainParams
+
+Kind = Literal["cpu", "cuda"]
+KINDS: tuple[Kind, ...] = ("cpu", "cuda")
+
+SETTLED_FILE = "settled.json"
+_MOST_BYTES = 1 << 20
+_WIDEST = 34  # characters that a column of the printed table is padded to
+
+
+class Record(Section):
+    """What train leaves in models/tuned/settled.json: what it was trained with, and what evaluate settles by."""
+
+    model: ModelParams
+    train: TrainParams
+    base: Base
+
+
+class Settled(Section):
+    """All sections with a value for every key.
+
+    Attributes:
+        origins: dotted key -> where its value comes from, for each key that takes `auto`.
+        base: what was known about the base.
+    """
+
+    tokenize: TokenizeParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    origins: dict[str, str] = Field({})
+    base: Base = Base()
+
+    def values(self, *sections: str) -> dict[str, Any]:
+        """Dotted key -> value, of the keys of these sections that take `auto`."""
+        dumped = self.model_dump(include=set(sections))
+        settled = [key for key in flatten(self) if key in self.origins]
+        return {key: value_of(dumped, key) for key in settled if key.partition(".")[0] in sections}
+
+    def lines(self, *sections: str) -> list[str]:
+        """The keys of these sections in words: `train.optimizer  muon  the base's tuning.yaml`."""
+        rows = [(key, shown(value), self.origins[key]) for key, value in self.values(*sections).items()]
+        wide = [min(_WIDEST, max((len(row[column]) for row in rows), default=0)) for column in (0, 1)]
+        return [f"  {key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows]
+
+    def metrics(self, *sections: str) -> dict[str, Any]:
+        """For metrics/<stage>.json: numbers as numbers, all else as text, and the digest of the base's advice."""
+        values = self.values(*sections)
+        found: dict[str, Any] = {
+            "settled": {key: value if type(value) in (int, float) else shown(value) for key, value in values.items()}
+        }
+        if self.base.tuning_sha256 is not None:
+            found["base_tuning_sha256"] = self.base.tuning_sha256
+        return found
+
+    def write_record(self, folder: Path) -> None:
+        """Leave in a tuned model's folder what evaluate will ask for."""
+        record = Record(model=self.model, train=self.train, base=self.base)
+        write_json(folder / SETTLED_FILE, record.model_dump(mode="json"))
+
+
+def read_record(folder: Path) -> Record | None:
+    """What train left in a tuned model's folder; None where nothing is, as in a folder of released weights.
+
+    Raises:
+        UserError: a file that train did not write.
+    """
+    file = folder / SETTLED_FILE
+    if not file.is_file():
+        return None
+    with file.open("rb") as handle:
+        content = handle.read(_MOST_BYTES)
+    try:
+        record = Record.model_validate_json(content)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{file}: {sentence}" for sentence in messages(error, Record))) from None
+    checked_advice(record.base.advice, str(file))
+    return record
+
+
+def shown(value: Any) -> str:
+    """A value as params.yaml writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def value_of(values: Any, key: str) -> Any:
+    """What stands under a dotted key."""
+    for name in key.split("."):
+        values = values[name]
+    return values

@@ -1,0 +1,56 @@
+"""Which rows are trained on, and for how many steps."""
+
+import hashlib
+import math
+import re
+
+from glm2core.console import Notice
+from glm2core.errors import UserError
+from glm2core.params import TrainParams
+from glm2core.text.batching import length_sorted_batches
+from glm2core.text.dataset import TokenizedDataset
+
+# Generated rows come from no file, so convert names their source by its place in params.yaml.
+_GENERATED = re.compile(r"convert\.sources\[\d+\]")
+_HASH_BYTES = 8
+
+
+def without_generated(rows: TokenizedDataset, share: float, notice: Notice = print) -> TokenizedDataset:
+    """All rows but those of generated sources (format lines), of which only `share` is kept: always the same ones.
+
+    Args:
+        share: of the generated rows, 0 to 1.
+
+    Raises:
+        UserError: no row is left.
+    """
+    if share == 1:
+        return rows
+    named = enumerate(zip(rows.ids, rows.sources, strict=True))
+    kept = [number for number, (id, source) in named if not _GENERATED.fullmatch(source) or _point(id) < share]
+    left_out = len(rows) - len(kept)
+    if not left_out:
+        return rows
+    if not kept:
+        raise UserError(
+            f"all {len(rows):,} training rows are generated ones, and train.generated_rows is {share:g}. Add rows of "
+            "your own to convert.sources, or set train.generated_rows to 1."
+        )
+    notice(f"train.generated_rows {share:g}: {left_out:,} of {len(rows):,} training rows are left out")
+    return rows.take(kept)
+
+
+def with_steps(params: TrainParams, rows: TokenizedDataset, processes: int, notice: Notice = print) -> TrainParams:
+    """Where params give epochs, with the optimizer steps that they take with these rows."""
+    if params.epochs is None:
+        return params
+    batches = length_sorted_batches(rows.lengths, params.batch_tokens, seed=params.seed, epoch=0, shuffle=True)
+    steps = math.ceil(params.epochs * len(batches) / (processes * params.gradient_accumulation_steps))
+    notice(f"train.epochs {params.epochs:g}: {steps:,} steps over {len(rows):,} rows")
+    return params.model_copy(update={"max_steps": max(1, steps)})
+
+
+def _point(id: str) -> float:
+    """The row's place in [0, 1)."""
+    digest = hashlib.blake2b(id.encode(), digest_size=_HASH_BYTES).digest()
+    return int.from_bytes(digest, "big") / 2 ** (8 * _HASH_BYTES)

@@ -1,0 +1,61 @@
+"""Change keys of params.yaml as `dvc exp run -S` does, for good, with all comments kept.
+
+    python scripts/set_params.py train.max_steps=20 'evaluate.retrieval.lengths=[512, 1024]'
+
+Values are YAML. It fails, and writes nothing, where a key is not in the file, has the value already, or takes no such
+value: so a script that shortens a run never runs the long one.
+"""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from glm2core.errors import UserError  # noqa: E402
+from glm2core.params import PARAMS_FILE, parse_params  # noqa: E402
+
+
+def main(changes: list[str]) -> int:
+    try:
+        text = changed(PARAMS_FILE.read_text(encoding="utf-8"), changes)
+        parse_params(text)
+    except (OSError, UserError) as error:
+        print(f"set_params: {error}", file=sys.stderr)
+        return 1
+    PARAMS_FILE.write_text(text, encoding="utf-8")
+    return 0
+
+
+def changed(text: str, changes: list[str]) -> str:
+    """The file's text with `section.key=value` applied."""
+    if not changes:
+        raise UserError("nothing to change: name keys as in train.max_steps=20")
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 10_000  # a long line is left as it is
+    params = yaml.load(text)
+    for change in changes:
+        key, equals, written = change.partition("=")
+        *parents, name = key.split(".")
+        section: Any = params
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if not equals or not isinstance(section, dict) or name not in section:
+            raise UserError(f"{change}: params.yaml has no such key; write section.key=value")
+        value = yaml.load(written)
+        if section[name] == value:
+            raise UserError(f"{change}: that is its value already")
+        section[name] = value
+    out = io.StringIO()
+    yaml.dump(params, out)
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
