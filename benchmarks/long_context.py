@@ -204,7 +204,7 @@ def _tune(control: Control, seed: int, folder: Path) -> None:
     rope = RopeChoices(type=control.rope, factor=control.factor, unit=params.model.rope.unit)
     model = params.model.model_copy(update={"rope": rope})
     train = params.train.model_copy(update={"seed": seed, "threads": 1})
-    with open_run(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as run:
+    with open_run(params.model_copy(update={"model": model, "train": train}), TOKENIZED) as (run, _):
         run.train()
         run.write_model(folder, TOKENIZED / "tokenizer")
         run.finish()

@@ -22,16 +22,16 @@ def train(params: Params) -> None:
     from glm2core.tracking import stage_run
     from glm2core.training.session import open_run
 
-    with open_run(params, TOKENIZED) as run, stage_run("train", params) as tracked:
-        tracked.settled(run.settled.values("model", "train"))
+    with open_run(params, TOKENIZED) as (run, settled), stage_run("train", params) as tracked:
+        tracked.settled(settled.values("model", "train"))
         tracked.dataset(TOKENIZED / "train.parquet", "training")
         tracked.dataset(TOKENIZED / "validation.parquet", "validation")
         outcome = run.train(tracked.report)
-        run.write_model(TUNED, TOKENIZED / "tokenizer")
+        run.write_model(TUNED, TOKENIZED / "tokenizer", settled)
         if not run.writes:
             return
         outcome.write_curves(REPORTS)
-        write_json(METRICS, outcome.metrics | run.settled.metrics("model", "train"))
+        write_json(METRICS, outcome.metrics | settled.metrics("model", "train"))
         run.finish()
         tracked.headline(outcome.metrics)
         tracked.artifact(REPORTS)

@@ -57,7 +57,6 @@ class Run:
     Args:
         learning_rate: peak, after warm-up.
         dtype: that the network computes in; `mfu` is measured against this dtype's matrix rate.
-        settled: what params.yaml became; written beside the model for evaluate. None = not written.
         position_range: positions are stretched over so many; None = plain.
         notice: is told in sentences what happens besides.
     """
@@ -70,7 +69,6 @@ class Run:
     dtype: torch.dtype
     device: torch.device
     checkpoints: CheckpointFolder
-    settled: Settled | None = None
     position_range: int | None = None
     notice: Notice = print
 
@@ -119,11 +117,12 @@ class Run:
             self._validate_result(loop, validation)
         return Outcome(self._metrics(loop), progress)
 
-    def write_model(self, folder: Path, tokenizer: Path) -> None:
+    def write_model(self, folder: Path, tokenizer: Path, settled: Settled | None = None) -> None:
         """Weights or adapter, and the tokenizer: whole or not at all; every process calls this, the first writes.
 
         Args:
             tokenizer: a folder whose files are copied.
+            settled: what params became, kept beside the weights for evaluate.
         """
         network = self.prepared.network
         weights = whole_tensors(network.state_dict()) if is_sharded(network) else None
@@ -131,8 +130,8 @@ class Run:
             return
         with atomic_path(folder) as partial:
             self.prepared.save(partial, weights)
-            if self.settled is not None:
-                self.settled.write_record(partial)
+            if settled is not None:
+                settled.write_record(partial)
             for file in sorted(tokenizer.iterdir()):
                 shutil.copy2(file, partial / file.name)
 

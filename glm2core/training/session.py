@@ -38,8 +38,8 @@ _WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
 
 
 @contextmanager
-def open_run(params: Params, tokenized: Path) -> Iterator[Run]:
-    """Settle the params on this machine, take the run's lock, and build the network.
+def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
+    """Settle the params on this machine, take the run's lock, and build the network: the run, and what was settled.
 
     Args:
         params: as written; what each `auto` becomes is printed.
@@ -80,19 +80,19 @@ def open_run(params: Params, tokenized: Path) -> Iterator[Run]:
             notice=notice,
         )
         rope = settled.model.rope
-        yield Run(
+        run = Run(
             prepared,
             train,
             training,
             validation,
             learning_rate=train.learning_rate,
-            settled=settled,
             dtype=dtype,
             device=device,
             checkpoints=checkpoints,
             position_range=round(rope.factor * rope.unit) if train.position_stretch else None,
             notice=notice,
         )
+        yield run, settled
 
 
 def notice(sentence: str) -> None:
