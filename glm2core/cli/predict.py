@@ -14,17 +14,20 @@ from glm2core.cli.answering import Answerer, load_answerer
 from glm2core.cli.folders import read_wording
 from glm2core.cli.resumable import Line, ResumableLines
 from glm2core.console import closing_table, progress_bar
+from glm2core.data.columns import ColumnUse
 from glm2core.data.conversation import Message, RejectionError
-from glm2core.data.formats import COLUMNS, QUESTION, detect, to_conversation
+from glm2core.data.detection import first_row, layout_of, missing_sentence
+from glm2core.data.formats import ANSWER, QUESTION, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.sources import RowFile, find_files, open_rows
-from glm2core.errors import UserError
+from glm2core.errors import UserError, shown_names
 from glm2core.files import sha256_file, sha256_folder
 
 # Within so many batches rows are answered by length: little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
+_MAPPING = "--column {name}={theirs}"
 # What answers depend on; --batch-size may be lowered when a run is continued.
-_SETTINGS = ("format", "column", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
+_SETTINGS = ("format", "column", "encoding", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,7 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     if more:
         raise UserError(f"{arguments.file} names {len(more) + 1} files. Give one at a time.")
     out = arguments.output or path.with_name(f"{path.name}.answers.jsonl")
-    questions = read_questions(path, arguments.format, _columns(arguments.column))
+    questions = read_questions(path, arguments.format, _columns(arguments.column), arguments.encoding)
+    _say_columns(questions.use)
     read_wording(arguments.model)  # a wrong folder is told before anything is hashed
     made_with = {name: getattr(arguments, name) for name in _SETTINGS}
     made_with |= {"model": sha256_folder(arguments.model), "file": sha256_file(path)}
@@ -55,6 +59,7 @@ class Questions:
     layout: str
     columns: dict[str, str]
     total: int
+    use: ColumnUse
 
     def messages(self, record: Record) -> list[Message]:
         """Raises: RejectionError: why the row can't be answered."""
@@ -63,39 +68,24 @@ class Questions:
         return to_conversation(record.value, self.layout, self.columns, answer_needed=False).messages
 
 
-def read_questions(path: Path, layout: str, columns: dict[str, str]) -> Questions:
+def read_questions(path: Path, layout: str, columns: dict[str, str], encoding: str | None = None) -> Questions:
     """Find out how a file is laid out.
 
     Raises:
         UserError: no rows, or columns that don't tell the layout.
     """
-    rows = open_rows(path)
-    total, first, problem = 0, None, "it has no elements"
+    rows = open_rows(path, encoding)
+    first = first_row(rows)
+    found = layout_of(rows, first, layout, columns, _MAPPING, answer_needed=False)
+    if (question := columns.get(QUESTION[found], QUESTION[found])) not in first:
+        raise UserError(missing_sentence(rows, found, [question], first, _MAPPING))
+    use = ColumnUse(found, columns)
+    total = 0
     for record in rows:
         total += 1
-        problem = record.problem or problem
-        if first is None and record.problem is None and isinstance(record.value, dict):
-            first = record.value
-    if first is None:
-        raise UserError(
-            f"{path} holds no row that can be read ({rows.description}; {total:,} elements; {problem}). Mend the file."
-        )
-    found = detect(first, columns) if layout == "auto" else layout
-    if found is None:
-        raise UserError(
-            f"the layout of {path} can't be told from its columns ({', '.join(map(str, first))}). It takes instruction "
-            "(alpaca), prompt (chatglm) or messages; name another column with --column, as in --column prompt=question."
-        )
-    unknown = [name for name in columns if name not in COLUMNS[found]]
-    if unknown:
-        raise UserError(f"--column {unknown[0]}: {found} has the columns {', '.join(COLUMNS[found])}.")
-    question = columns.get(QUESTION[found], QUESTION[found])
-    if question not in first:
-        raise UserError(
-            f"{path} has no column {question}, which {found} needs; its columns are: {', '.join(map(str, first))}. "
-            f"Mend --format, or name the column with --column {QUESTION[found]}=..."
-        )
-    return Questions(rows, found, columns, total)
+        if record.problem is None:
+            use.add(record.value)
+    return Questions(rows, found, columns, total, use)
 
 
 def answer_rows(
@@ -168,7 +158,19 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise UserError(f"--column takes NAME=THEIRS, such as prompt=question; got {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+    columns = dict(pair.split("=", 1) for pair in pairs)
+    if len(set(columns.values())) < len(columns):
+        raise UserError("--column gives one column of the file to two names; a column has one meaning.")
+    return columns
+
+
+def _say_columns(use: ColumnUse) -> None:
+    answer = use.columns.get(ANSWER.get(use.layout, ""), ANSWER.get(use.layout))
+    read = [name for name in use.read if name != answer]
+    unread = [name for name in (*use.read, *use.unread) if name not in read]
+    _note(f"columns read: {shown_names(read)}; not read: {shown_names(unread)}")
+    for name, rows in use.lost.items():
+        _note(f"warning: {rows:,} rows fill {shown_names([name])}, which is not read as {use.layout}")
 
 
 def _note(sentence: str) -> None:

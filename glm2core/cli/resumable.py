@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glm2core.errors import UserError
-from glm2core.files import atomic_path
+from glm2core.files import atomic_path, json_line
 
 Line = dict[str, Any]
 
@@ -65,7 +65,7 @@ class ResumableLines:
     def finish(self) -> None:
         """Give all lines the name `out`."""
         with atomic_path(self._out) as path:
-            path.write_bytes(b"".join(_encoded(line) for line in self.lines))
+            path.write_bytes(b"".join(json_line(line) for line in self.lines))
         self._partial.unlink()
 
     def discard(self) -> None:
@@ -76,7 +76,7 @@ class ResumableLines:
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             with self._partial.open("ab") as file:
-                file.write(b"".join(_encoded(line) for line in lines))
+                file.write(b"".join(json_line(line) for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -107,14 +107,6 @@ def _parsed(text: bytes) -> Line | None:
     except ValueError:
         return None
     return line if isinstance(line, dict) else None
-
-
-def _encoded(line: Line) -> bytes:
-    """Readable where UTF-8 can hold it, escaped where it can't (lone surrogates)."""
-    try:
-        return json.dumps(line, ensure_ascii=False, default=str).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(line, default=str).encode() + b"\n"
 
 
 def _difference(theirs: Line, ours: Line) -> str:

@@ -1,26 +1,27 @@
 """Raw sources -> one parquet of conversations a split; every row is kept, rejected, a duplicate, or over the limit."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from glm2core.data.columns import ColumnUse
 from glm2core.data.conversation import Conversation, RejectionError, identify, split_of
 from glm2core.data.converted import ConvertedWriter
-from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, detect, to_conversation
+from glm2core.data.detection import first_row, layout_of, missing_sentence
+from glm2core.data.formats import to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.lines import generate_conversations
-from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, source_name
+from glm2core.data.sources import find_files, is_tracked, open_rows, source_name
 from glm2core.errors import UserError
+from glm2core.files import json_line
 from glm2core.params import ConvertParams, Source
 
 REJECTED_FILE = "rejected.jsonl"
-_ROWS_TO_DETECT = 20
 _REASONS_SHOWN = 5
+_MAPPING = "columns: {{{name}: {theirs}}}"
 
 
 @dataclass
@@ -53,7 +54,13 @@ class ConvertReport:
     reasons: Counter[str] = field(default_factory=Counter)
     first_rejected: list[str] = field(default_factory=list)
     layouts: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, ColumnUse] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
+
+    @property
+    def rows_losing(self) -> int:
+        """Rows that fill a column which is known, and which their format does not read."""
+        return sum(use.rows_losing for use in self.columns.values())
 
 
 class _RawConversation(NamedTuple):
@@ -88,7 +95,7 @@ class _Conversion:
         self.params = params
         self.report = ConvertReport()
         self.writer = ConvertedWriter(out)
-        self.rejected_file: IO[str] = (out / REJECTED_FILE).open("w", encoding="utf-8", newline="\n")
+        self.rejected_file: IO[bytes] = (out / REJECTED_FILE).open("wb")
         self._progress = progress
         self._seen: set[bytes] = set()
 
@@ -119,18 +126,27 @@ class _Conversion:
             )
 
     def _add_file(self, path: Path, source: Source, place: str, left: int) -> int:
-        rows = open_rows(path)
-        layout = _layout_of(rows, source, place)
+        rows = open_rows(path, source.encoding)
+        columns = source.columns
+        try:
+            layout = layout_of(rows, first_row(rows), source.format, columns, _MAPPING, answer_needed=True)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
         name = source_name(path)
         self.report.layouts[name] = f"{layout} ({rows.description})"
         if not is_tracked(path):
             self.report.untracked.append(name)
-        columns = source.columns
+        use = self.report.columns[name] = ColumnUse(layout, columns)
 
         def read(value: Any) -> Conversation:
+            use.add(value)
             return to_conversation(value, layout, columns)
 
-        return self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
+        taken = self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
+        if missing := use.missing():
+            sentence = missing_sentence(rows, layout, missing, [*use.read, *use.unread], _MAPPING)
+            raise UserError(f"{place}: {sentence}")
+        return taken
 
     def _add_rows(self, name: str, unit: str, rows: Iterator[_RawConversation], source: Source, left: int) -> int:
         """Keep at most `left` rows; returns how many were kept."""
@@ -176,7 +192,7 @@ class _Conversion:
         if len(self.report.first_rejected) < _REASONS_SHOWN:
             self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}")
         entry = {"source": name, unit: record.number, "reason": reason, "row": record.value}
-        self.rejected_file.write(_json_line(entry))
+        self.rejected_file.write(json_line(entry))
 
     def _why(self) -> str:
         if not self.report.first_rejected:
@@ -184,64 +200,7 @@ class _Conversion:
         return "The first ones:\n" + "".join(f"  {line}\n" for line in self.report.first_rejected)
 
 
-def _layout_of(rows: RowFile, source: Source, place: str) -> str:
-    """The layout that params name, or the one that the first readable rows have."""
-    value = _first_row(rows)
-    if value is None:
-        raise UserError(f"{place}: {rows.path} has no rows, or none of its first rows is an object. Mend or remove it.")
-    detected = detect(value, source.columns)
-    layout = detected if source.format == "auto" else source.format
-    keys = ", ".join(map(str, value)) or "none"
-    if layout is None:
-        raise UserError(
-            f"{place}: the format of {rows.path} can't be told from its columns ({keys}). It takes "
-            "instruction and output (alpaca), prompt and response (chatglm) or messages; map other names with columns."
-        )
-    _check_column_names(source, layout, place)
-    needed = [source.columns.get(c, c) for c in (QUESTION[layout], ANSWER.get(layout)) if c is not None]
-    missing = [c for c in needed if c not in value]
-    if missing and (detected != layout or rows.layout in ("CSV", "parquet")):
-        hint = f" It looks like {detected}." if detected and detected != layout else ""
-        raise UserError(
-            f"{place}: {rows.path} as {layout} needs {' and '.join(missing)}; its columns are: {keys}.{hint} "
-            "Mend format, or map the names with columns."
-        )
-    return layout
-
-
-def _first_row(rows: RowFile) -> dict[str, Any] | None:
-    for count, record in enumerate(rows):
-        if record.problem is None and isinstance(record.value, dict):
-            return record.value
-        if count == _ROWS_TO_DETECT:
-            return None
-    return None
-
-
-def _check_column_names(source: Source, layout: str, place: str) -> None:
-    unknown = [name for name in source.columns if name not in COLUMNS[layout]]
-    if unknown:
-        raise UserError(
-            f"{place}.columns: {', '.join(unknown)} is no column of {layout}; "
-            f"it has {', '.join(COLUMNS[layout])}. The standard name comes first, then the file's own."
-        )
-
-
 def _generated(source: Source) -> Iterator[_RawConversation]:
     assert source.generate is not None
     for number, messages in enumerate(generate_conversations(source.generate)):
         yield _RawConversation(Record(number, messages), Conversation)
-
-
-def _json_line(value: Any) -> str:
-    """Readable where UTF-8 can hold it, escaped where it can't (lone surrogates)."""
-    try:
-        line = json.dumps(value, ensure_ascii=False, default=str)
-        line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(value, default=str)
-    except RecursionError:
-        # A thread's stack begins anew, so what could be read, deep in this one's, can be written there
-        with ThreadPoolExecutor(max_workers=1) as fresh:
-            line = fresh.submit(json.dumps, value, default=str).result()
-    return line + "\n"

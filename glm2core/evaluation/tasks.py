@@ -29,6 +29,7 @@ from glm2core.data.lines import (
 )
 from glm2core.data.words import pool
 from glm2core.errors import UserError
+from glm2core.files import refuse_lfs_pointer
 from glm2core.params import RetrievalParams
 
 CountTokens = Callable[[str], int]  # text of a user's message -> tokens of the whole prompt
@@ -128,6 +129,7 @@ def read_longeval(path: Path) -> list[Case]:
     """
     if not path.is_file():
         raise UserError(f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl files.")
+    refuse_lfs_pointer(path)
     rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
     cases = [_longeval_case(row, index, path) for index, row in enumerate(rows) if row.strip()]
     if not cases:
