@@ -12,6 +12,10 @@ from tests.workspace import Workspace, new_workspace
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="of the fuzzers in tests/fuzz; another one, other inputs")
+
+
 @pytest.fixture(autouse=True)
 def _no_leftover_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test must not write to the store of the person, or of the DVC run, that started it."""

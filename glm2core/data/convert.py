@@ -14,6 +14,7 @@ from glm2core.data.detection import first_row, layout_of, missing_sentence
 from glm2core.data.formats import to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.lines import generate_conversations
+from glm2core.data.shapes import likely_shape
 from glm2core.data.sources import find_files, is_tracked, open_rows, source_name
 from glm2core.errors import UserError
 from glm2core.files import json_line
@@ -190,7 +191,8 @@ class _Conversion:
     def _keep_rejected(self, name: str, unit: str, record: Record, reason: str) -> None:
         self.report.reasons[reason] += 1
         if len(self.report.first_rejected) < _REASONS_SHOWN:
-            self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}")
+            text = record.value if record.problem is not None and isinstance(record.value, str) else ""
+            self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}.{likely_shape(text)}")
         entry = {"source": name, unit: record.number, "reason": reason, "row": record.value}
         self.rejected_file.write(json_line(entry))
 

@@ -288,8 +288,6 @@ def kind_of(value: Any) -> str:
 
 def _is_blank(value: Any) -> bool:
     """Null, or an empty text or list, also as a CSV cell or a float column writes them."""
-    return (
-        value is None
-        or value != value
-        or (value.strip() in ("", "[]") if isinstance(value, str) else value in ([], {}))
-    )
+    if isinstance(value, str):
+        return value.strip() in ("", "[]")
+    return value is None or value != value or value in ([], {})

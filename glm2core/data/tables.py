@@ -80,7 +80,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column as Python's values; one that Python has no value for (a time, broken UTF-8) spoils its own cell alone."""
+    """A column as Python's values; a cell that Python has none for (a far time, broken UTF-8) spoils no other."""
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError):

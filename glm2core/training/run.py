@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from glm2core.console import progress_bar
 from glm2core.data.dataset import TokenizedDataset
@@ -66,7 +67,7 @@ class Run:
             KeyboardInterrupt: SIGINT or SIGTERM came; all steps so far are in a checkpoint.
             UserError: no rows, or a loss or gradient that isn't finite.
         """
-        _require_rows(self.training, self.validation)
+        self._require_rows()
         meet()  # so that the rates are taken at the same time: processes share memory and power
         (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
         progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=self.report)
@@ -78,7 +79,7 @@ class Run:
             trainer = self._trainer(progress, stop)
             if bar is not None:
                 trainer.add_callback(_ShowProgress(*bar, progress))
-            trainer.args.eval_on_start = last is None
+            trainer.args.eval_on_start = last is None and self._validates
             if last is not None:
                 self.notice(f"going on from {last.name} of {self.checkpoints.folder}")
             if rank():  # else all processes would drop out the same channels; the first keeps its one seed
@@ -99,6 +100,8 @@ class Run:
             params, learning_rate=self.learning_rate, output=self.checkpoints.folder, device=device,
             half_products=half_products,
         )  # fmt: skip
+        if not self._validates:
+            arguments.eval_strategy = IntervalStrategy.NO
         shard: dict[str, Any] = {"rank": rank(), "world": world_size()}
         batches = training_batches(
             self.training,
@@ -123,6 +126,22 @@ class Run:
             stop=stop,
         )
 
+    @property
+    def _validates(self) -> bool:
+        return self.validation.supervised_tokens > 0
+
+    def _require_rows(self) -> None:
+        if not self.training.supervised_tokens:
+            raise UserError("the training split has no supervised row. Add rows.")
+        if self._validates:
+            return
+        if self.params.early_stopping:
+            raise UserError(
+                "train.early_stopping needs validation, and the validation split has no supervised row. Raise "
+                "convert.validation_fraction, add rows, or set train.early_stopping to null."
+            )
+        self.notice("the validation split has no supervised row: training goes without validation_loss")
+
     def _curriculum(self) -> list[tuple[float, int]]:
         shortest = int(self.training.lengths.min())
         for number, stage in enumerate(self.params.curriculum):
@@ -135,6 +154,8 @@ class Run:
 
     def _validate_result(self, trainer: GlmTrainer, progress: Progress) -> None:
         """With early stopping the best weights are the result; whatever it is gets its validation loss."""
+        if not self._validates:
+            return
         best = progress.best_validation()
         if self.params.early_stopping and best and best[0] not in (0, trainer.state.global_step):
             folder = self.checkpoints.path(best[0])
@@ -152,8 +173,6 @@ class Run:
         totals = progress.totals
         trainable = sum(p.numel() for p in self.prepared.model.parameters() if p.requires_grad)
         metrics: dict[str, float] = {
-            "validation_loss_before": validations[0],
-            "validation_loss": min(validations) if self.params.early_stopping else validations[-1],
             "steps": trainer.state.global_step,
             "supervised_tokens": int(totals["supervised"]),
             "tokens": int(totals["tokens"]),
@@ -163,6 +182,9 @@ class Run:
             "peak_memory_gib": peak_memory_gib(self.device),
             "trainable_parameters": trainable,
         }
+        if validations:
+            metrics["validation_loss_before"] = validations[0]
+            metrics["validation_loss"] = min(validations) if self.params.early_stopping else validations[-1]
         if losses:
             metrics |= {"train_loss_first": losses[0], "train_loss_last": losses[-1]}
         return metrics
@@ -211,12 +233,3 @@ def _write_csv(path: Path, records: list[Record], columns: tuple[str, ...]) -> N
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
-
-
-def _require_rows(training: TokenizedDataset, validation: TokenizedDataset) -> None:
-    for name, rows in (("training", training), ("validation", validation)):
-        if not len(rows) or not rows.supervised_tokens:
-            raise UserError(
-                f"the {name} split has no supervised row. Add rows, or raise convert.validation_fraction "
-                "if only that split is empty."
-            )
