@@ -12,7 +12,7 @@ from glm2core.errors import UserError
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.methods import Prepared
 from glm2core.training.run import Outcome, Run
-from tests.training.conftest import tiny_model, train_params
+from tests.training.conftest import tiny_model, train_params, write_rows
 
 LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
 
