@@ -60,9 +60,11 @@ class _XzStream(io.RawIOBase):
         while True:
             packed = b""
             if self._decoder.eof:
-                packed = self._decoder.unused_data or self._file.read(_CHUNK)
-                if not packed.lstrip(b"\0"):  # a stream may be padded
-                    return 0
+                packed = self._decoder.unused_data.lstrip(b"\0")  # streams may be padded
+                while not packed:
+                    if not (more := self._file.read(_CHUNK)):
+                        return 0
+                    packed = more.lstrip(b"\0")
                 self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
             elif self._decoder.needs_input:
                 packed = self._file.read(_CHUNK)

@@ -159,7 +159,7 @@ def _in_project(path: Path) -> Path | None:
 
 def _no_layout(path: Path, start: str) -> str:
     hint = " A CSV file must be named .csv, or its header name a format's columns."
-    if wrong := undecodable(start[:-4]):  # the end may be half a character
+    if wrong := undecodable(start[:-3]):  # the end may be half a character
         hint = f" It holds {wrong}."
     return f"{path} starts with {start[:20]!r}: not JSON, CSV or parquet that is known.{hint}"
 

@@ -104,7 +104,7 @@ def test_what_is_read_surely(tmp_path, name, content, description):
         ("a.jsonl", b"".join(f"{row}\n".encode() for row in ROWS), ["line 1: not valid JSON", "Python's notation"]),
         ("a.json", str(ROWS).encode(), ["index 0: not valid JSON", "Python's notation"]),
         ("a.jsonl", b"<!DOCTYPE html>\n<p>Sign in</p>\n", ["line 1: not valid JSON", "a web page"]),
-        ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 2}]}', ["beside the array 'train'", "'test'"]),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS}).encode(), ["beside the array 'train'", "'test'"]),
         ("a.jsonl", b"5\n6\n", ["line 1: the row is a number, not an object"]),
         ("a.json", b"[]", ["has no rows (JSON array)"]),
         ("a.jsonl", b"PK\x03\x04\x14\0\0\0\0\0" + lines(ROWS), ["is a zip file"]),
@@ -274,24 +274,28 @@ def test_a_pointer_of_git_lfs_is_no_tokenizer(tmp_path):
         SpTokenizer.load(tmp_path)
 
 
-LONG = "x" * (1 << 24)
-FILL = "word " * 4000
+OVER_THE_BOUNDS = {
+    "LONG": lambda: "x" * (1 << 24), "OPEN": lambda: "[[" * 300_000, "CLOSE": lambda: "]]" * 300_000,
+    "MANY": lambda: "[],{}," * 400_000, "LINES": lambda: ("word " * 4000 + '""\n') * 1000,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.jsonl", f'{{"instruction": "{LONG}", "output": "a"}}\n'),
-        ("a.json", f'{{"instruction": "{LONG}", "output": "a"}}'),
-        ("a.json", f'{{"instruction": ["{LONG}]\\"", [{{}}, "]"]], "output": "a"}}'),
-        ("a.json", f'{{"instruction": {"[[" * 300_000}"{LONG}"{"]]" * 300_000}, "output": "a"}}'),
-        ("a.json", f'{{"instruction": [{"[],{}," * 400_000}1], "output": "a"}}'),
-        ("a.jsonl", f'{{"instruction": [{"[],{}," * 400_000}1], "output": "a"}}\n'),
-        ("a.csv", f'"{LONG}",a\n'),
-        ("a.csv", '"' + f'{FILL}""\n' * 1000 + '",a\n'),
+        ("a.jsonl", '{"instruction": "LONG", "output": "a"}\n'),
+        ("a.json", '{"instruction": "LONG", "output": "a"}'),
+        ("a.json", '{"instruction": ["LONG]\\"", [{}, "]"]], "output": "a"}'),
+        ("a.json", '{"instruction": OPEN"LONG"CLOSE, "output": "a"}'),
+        ("a.json", '{"instruction": [MANY1], "output": "a"}'),
+        ("a.jsonl", '{"instruction": [MANY1], "output": "a"}\n'),
+        ("a.csv", '"LONG",a\n'),
+        ("a.csv", '"LINES",a\n'),
     ],
 )
 def test_a_row_over_the_bounds_is_rejected_and_reading_goes_on(tmp_path, name, text):
+    for word, long in OVER_THE_BOUNDS.items():
+        text = text.replace(word, long()) if word in text else text
     good = '{"instruction": "q%d", "output": "a"}'
     match name:
         case "a.json":
@@ -319,18 +323,18 @@ def test_the_cost_of_a_csv_header_is_linear(tmp_path):
 MIB = 1 << 20
 GOOD = b'{"instruction": "q", "output": "a"}'
 BOMBS = {
-    "a line": GOOD + b"\n" + b"x" * 300 * MIB + b"\n",
-    "a line of wide characters": GOOD + b"\n" + "\U0001f600".encode() * 60 * MIB,
-    "an element": b"[" + GOOD + b', {"a": "' + b"x" * 300 * MIB + b'"}]',
-    "lists in an element": b"[" + GOOD + b", [" + b"[]," * 60 * MIB + b"1]]",
-    "keys in an element": b"[" + GOOD + b"," + b'{"":' * 20 * MIB + b"1" + b"}" * 20 * MIB + b"]",
-    "numbers in lines": GOOD + (b"\n[" + b"1.5," * (4 * MIB - 2) + b"1]") * 4,
-    "fields": b"instruction,output\nq,a\n" + (b"ab," * 5 * MIB + b"\n") * 4,
-    "lines of a field": b'instruction,output\nq,a\n"' + b"a\n" * 100 * MIB + b'",a\n',
-    "a header": b"instruction,output," + b"abc," * 60 * MIB,
+    "a line": lambda: GOOD + b"\n" + b"x" * 300 * MIB + b"\n",
+    "a line of wide characters": lambda: GOOD + b"\n" + "\U0001f600".encode() * 60 * MIB,
+    "an element": lambda: b"[" + GOOD + b', {"a": "' + b"x" * 300 * MIB + b'"}]',
+    "lists in an element": lambda: b"[" + GOOD + b", [" + b"[]," * 60 * MIB + b"1]]",
+    "keys in an element": lambda: b"[" + GOOD + b"," + b'{"":' * 20 * MIB + b"1" + b"}" * 20 * MIB + b"]",
+    "numbers in lines": lambda: GOOD + (b"\n[" + b"1.5," * (4 * MIB - 2) + b"1]") * 4,
+    "fields": lambda: b"instruction,output\nq,a\n" + (b"ab," * 5 * MIB + b"\n") * 4,
+    "lines of a field": lambda: b'instruction,output\nq,a\n"' + b"a\n" * 100 * MIB + b'",a\n',
+    "a header": lambda: b"instruction,output," + b"abc," * 60 * MIB,
 }
 PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from glm2core.data.convert import convert_sources
 from glm2core.errors import UserError
@@ -340,7 +344,7 @@ try:
     convert_sources(ConvertParams(sources=[Source(path=sys.argv[1])], **settings), Path(sys.argv[2]))
 except UserError as error:
     print(str(error)[:300], file=sys.stderr)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
 """
 
 
@@ -348,7 +352,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 @pytest.mark.parametrize("packed", [gzip.compress, lzma.compress, zstd])
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_small_file_takes_little_memory(tmp_path, bomb, packed):
-    path = write(tmp_path / ("a.csv" if "field" in bomb or "header" in bomb else "a.json"), packed(BOMBS[bomb]))
+    path = write(tmp_path / ("a.csv" if "field" in bomb or "header" in bomb else "a.json"), packed(BOMBS[bomb]()))
     assert path.stat().st_size <= MIB
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PEAK, str(path), str(tmp_path / "out")]
