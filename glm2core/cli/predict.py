@@ -74,7 +74,7 @@ def read_questions(path: Path, layout: str, columns: dict[str, str], encoding: s
     Raises:
         UserError: no rows, or columns that don't tell the layout.
     """
-    rows = open_rows(path, encoding)
+    rows = open_rows(path, encoding, columns)
     first = first_row(rows)
     found = layout_of(rows, first, layout, columns, _MAPPING, answer_needed=False)
     if (question := columns.get(QUESTION[found], QUESTION[found])) not in first:

@@ -127,7 +127,7 @@ class _Conversion:
             )
 
     def _add_file(self, path: Path, source: Source, place: str, left: int) -> int:
-        rows = open_rows(path, source.encoding)
+        rows = open_rows(path, source.encoding, source.columns)
         columns = source.columns
         try:
             layout = layout_of(rows, first_row(rows), source.format, columns, _MAPPING, answer_needed=True)

@@ -79,7 +79,7 @@ def unread_columns(row: Row, layout: str, columns: Mapping[str, str] | None = No
     conversation holds beside its text is called as in `messages[].name`.
     """
     taken = set((columns or {}).values())
-    read, known = COLUMNS[layout], _KNOWN
+    read, known = COLUMNS[layout], COLUMN_NAMES
     for name, value in row.items():
         standard = name not in taken and name not in (columns or {})
         if name in taken or (standard and name in read):
@@ -241,7 +241,7 @@ def _joined_parts(parts: list[Any]) -> str:
 _READERS: dict[str, Callable[[Row, bool], Conversation]] = {
     "alpaca": _alpaca, "chatglm": _chatglm, "messages": _messages, "sharegpt": _sharegpt,
 }  # fmt: skip
-_KNOWN = frozenset(name for columns in COLUMNS.values() for name in columns)
+COLUMN_NAMES = frozenset(name for columns in COLUMNS.values() for name in columns)
 
 
 def _with_text(question: str, text: str) -> tuple[str, int | None]:

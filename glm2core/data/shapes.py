@@ -2,9 +2,10 @@
 
 import csv
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from glm2core.data.formats import COLUMNS, UNUSABLE, detect
+from glm2core.data.formats import COLUMN_NAMES, UNUSABLE, detect
 from glm2core.data.json_rows import json_decoder
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -36,20 +37,21 @@ def foreign_kind(head: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def shape_of(start: str, suffixes: set[str]) -> Shape | None:
+def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None = None) -> Shape | None:
     """The layout of a text, or None.
 
     Args:
         start: of the text, without white space in front.
         suffixes: of the file's name, in lower case; they decide where the text leaves it in doubt.
+        columns: standard column name -> its name in the file; these names are known, too.
     """
     if start[0] == "[":
         return Shape("JSON array")
     if start[0] == "{":
-        return _objects_shape(start)
+        return _objects_shape(start, columns)
     if suffixes & {".jsonl", ".ndjson"}:
         return Shape("JSON lines")
-    delimiter, known = _delimiter(start)
+    delimiter, known = _delimiter(start, columns)
     if known or suffixes & {".csv", ".tsv"}:
         return Shape("CSV", delimiter=delimiter)
     return None
@@ -67,12 +69,12 @@ def likely_shape(text: str) -> str:
     return ""
 
 
-def _objects_shape(start: str) -> Shape:
+def _objects_shape(start: str, columns: Mapping[str, str] | None) -> Shape:
     """A text that starts with `{`: one object a line unless its first object says otherwise."""
     line, _, rest = start.partition("\n")
     one_line = _is_json(line)
     rest = rest.lstrip()
-    key = _array_key(start)
+    key = _array_key(start, {*COLUMN_NAMES, *UNUSABLE, *(columns or {}).values()})
     if key is not None and not rest.startswith("{"):
         return Shape("JSON array", key)
     if one_line:
@@ -87,7 +89,7 @@ def _objects_shape(start: str) -> Shape:
     return Shape("JSON lines" if "\n" not in start[:end] and behind[:1] != "{" else "JSON objects")
 
 
-def _array_key(start: str) -> str | None:
+def _array_key(start: str, known: set[str]) -> str | None:
     """The key of the array of objects in an object, as in `{"data": [{...}, ...]}`; None for a row."""
     decoder = json_decoder()
     position = _after_space(start, 1)
@@ -95,9 +97,7 @@ def _array_key(start: str) -> str | None:
         while True:
             key, position = decoder.raw_decode(start, position)
             position = _after_space(start, position)
-            if not isinstance(key, str) or start[position : position + 1] != ":":
-                return None
-            if any(key in columns for columns in (*COLUMNS.values(), UNUSABLE)):
+            if not isinstance(key, str) or key in known or start[position : position + 1] != ":":
                 return None
             position = _after_space(start, position + 1)
             if start[position : position + 1] == "[" and start[_after_space(start, position + 1) :][:1] == "{":
@@ -111,7 +111,7 @@ def _array_key(start: str) -> str | None:
         return None
 
 
-def _delimiter(start: str) -> tuple[str, bool]:
+def _delimiter(start: str, columns: Mapping[str, str] | None) -> tuple[str, bool]:
     """What parts the names of a CSV header, and whether a format's columns are among them."""
     line = start.splitlines()[0]
     found = []
@@ -120,7 +120,7 @@ def _delimiter(start: str) -> tuple[str, bool]:
             names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         except csv.Error:
             names = []
-        known = len(names) > 1 and detect(dict.fromkeys(names)) is not None
+        known = len(names) > 1 and detect(dict.fromkeys(names), columns) is not None
         found.append((known, len(names), -_DELIMITERS.index(delimiter), delimiter))
     known, *_, delimiter = max(found)
     return delimiter, known

@@ -10,7 +10,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +84,12 @@ class RowFile:
             yield io.TextIOWrapper(binary, encoding=self.encoding, errors=errors, newline=newline)
 
 
-def open_rows(path: Path, encoding: str | None = None) -> RowFile:
+def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str] | None = None) -> RowFile:
     """Tell a file's layout, encoding and compression from its bytes, and its layout in doubt from its name.
 
     Args:
         encoding: of a text file; None = the one of UTF-8, UTF-16 and UTF-32 that its bytes tell.
+        columns: standard column name -> its name in this file.
 
     Raises:
         UserError: the file is missing, empty, or none of the layouts.
@@ -110,7 +111,7 @@ def open_rows(path: Path, encoding: str | None = None) -> RowFile:
     if not start:
         rest = " for its first 65,536 bytes" if len(head) == _HEAD else ""
         raise UserError(f"{path} is empty{rest}. Remove it from convert.sources, or put rows into it.")
-    shape = shape_of(start, {suffix.lower() for suffix in path.suffixes})
+    shape = shape_of(start, {suffix.lower() for suffix in path.suffixes}, columns)
     if shape is None:
         raise UserError(_no_layout(path, start))
     return RowFile(path, shape.layout, encoding, compression, shape.key, shape.delimiter)
