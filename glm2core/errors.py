@@ -12,11 +12,15 @@ class UserError(ValueError):
 
 def shown_names(names: Collection[object]) -> str:
     """Names out of a file as a message quotes them: not too many, none too long, no character that moves a cursor."""
-    shown = [_shown(str(name)) for _, name in zip(range(_MOST_NAMES), names, strict=False)]
+    shown = [_cut(str(name)) for _, name in zip(range(_MOST_NAMES), names, strict=False)]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "") if shown else "none"
 
 
-def _shown(name: str) -> str:
-    cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) or "''"
+def printable(text: str) -> str:
+    """A text out of a file, or of a library about one, without characters that move a cursor: these are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut(name: str) -> str:
+    return printable(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...") or "''"

@@ -1,6 +1,5 @@
 """A conversation: what every raw row becomes, and what every later step reads."""
 
-import codecs
 import hashlib
 from dataclasses import dataclass
 
@@ -85,8 +84,7 @@ def undecodable(text: str) -> str | None:
     if not 0xDC80 <= code <= 0xDCFF:  # not how sources.py marks an undecodable byte
         return "a lone surrogate (half of a character)"
     try:
-        # The end of the text may be half a character
-        codecs.getincrementaldecoder("gb18030")().decode(text.encode("utf-8", "surrogateescape"))
+        text.encode("utf-8", "surrogateescape").decode("gb18030")
     except ValueError:
         return "bytes that its encoding does not have"
     return "bytes that are not UTF-8, but fit GB18030 (then set the source's encoding: gb18030)"

@@ -21,7 +21,7 @@ from glm2core.data.conversation import undecodable
 from glm2core.data.json_rows import BrokenFileError, Record, read_array, read_lines, read_objects
 from glm2core.data.shapes import foreign_kind, shape_of
 from glm2core.data.tables import read_csv, read_parquet
-from glm2core.errors import UserError
+from glm2core.errors import UserError, printable
 from glm2core.files import project_root, refuse_lfs_pointer, resolve_path
 
 _HEAD = 1 << 16
@@ -160,8 +160,9 @@ def _in_project(path: Path) -> Path | None:
 
 def _no_layout(path: Path, start: str) -> str:
     hint = " A CSV file must be named .csv, or its header name a format's columns."
-    if wrong := undecodable(start[:-3]):  # the end may be half a character
-        hint = f" It holds {wrong}."
+    cuts = (3, 4) if len(start) > _HEAD // 4 else (0,)  # the end of a part of a file may be half a character
+    if wrong := [found for cut in cuts if (found := undecodable(start[: len(start) - cut]))]:
+        hint = f" It holds {max(wrong, key=len)}."  # the longer one names an encoding
     return f"{path} starts with {start[:20]!r}: not JSON, CSV or parquet that is known.{hint}"
 
 
@@ -191,18 +192,17 @@ def _readable(path: Path, compression: str | None) -> Iterator[None]:
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(_damaged(path, compression, error)) from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not valid {error.encoding} ({error.reason}): cut off or damaged. Fetch it again."
-        ) from error
+        reason = f"{error.encoding} ({error.reason})"
+        raise UserError(f"{path} is not valid {reason}: cut off or damaged. Fetch it again.") from error
     except BrokenFileError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {printable(str(error))}") from error
     except OSError as error:
         if compression and not error.errno:  # the decoders' own
             raise UserError(_damaged(path, compression, error)) from error
-        raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} can't be read: {error.strerror or printable(str(error))}.") from error
 
 
 def _damaged(path: Path, compression: str | None, error: Exception) -> str:
     if "emory" in str(error):
         return f"{path} asks for too much memory to be unpacked ({error}). Pack it again with the usual settings."
-    return f"{path} is a damaged or cut-off {compression} file ({error}). Fetch it again."
+    return f"{path} is a damaged or cut-off {compression} file ({printable(str(error))}). Fetch it again."

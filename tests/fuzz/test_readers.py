@@ -90,7 +90,7 @@ class Maker:
     def parquet(self) -> tuple[str, bytes]:
         rows = [self.good(i, "alpaca") for i in range(self.rng.randint(1, 30))]
         table = pa.Table.from_pylist(rows)
-        numbers = [self.rng.choice([0, 1, 2**40, -(2**62), None]) for _ in rows]
+        numbers = [self.rng.choice([0, 1, 2**40, -(2**52), None]) for _ in rows]
         unit = self.rng.choice(["s", "ms", "ns"])
         others = [
             pa.array(numbers, pa.timestamp(unit)), pa.array(numbers, pa.duration(unit)),
@@ -109,13 +109,13 @@ class Maker:
 
     def rows(self) -> list[Any]:
         layout = self.rng.choice(["alpaca", "chatglm", "messages", "sharegpt"])
-        rows: list[Any] = [self.good(i, layout) for i in range(self.rng.randint(1, 25))]
+        good = [self.good(i, layout) for i in range(self.rng.randint(1, 25))]
+        rows: list[Any] = list(good)
         for _ in range(self.rng.randint(0, 6)):
-            row: Any = dict(self.rng.choice(rows)) if isinstance(rows[0], dict) else self.value()
-            for key in list(row) if isinstance(row, dict) else ():
-                row[key] = self.value() if self.rng.random() < 0.5 else row[key]
-            if isinstance(row, dict):
-                row[self.rng.choice(["tools", "system", "history", "input", "id", self.text(2)])] = self.value()
+            row = {
+                key: self.value() if self.rng.random() < 0.5 else kept for key, kept in self.rng.choice(good).items()
+            }
+            row[self.rng.choice(["tools", "system", "history", "input", "id", self.text(2)])] = self.value()
             rows.insert(self.rng.randint(1, len(rows)), row if self.rng.random() < 0.8 else self.value())
         return rows
 
