@@ -49,7 +49,7 @@ format: setup
 	@ruff format .
 
 bench: setup
-	@for name in attention data evaluate pipeline; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
+	@for name in products attention data evaluate pipeline; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
 
 bench-train: setup
 	@python -m benchmarks.train

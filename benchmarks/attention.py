@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from benchmarks.machine import print_machine
 from glm2core.model.attention import attention
 
 # name, heads, channels, rows, query tokens, keys, training
@@ -29,6 +30,7 @@ GROUPS = 2
 
 def main() -> None:
     torch.set_num_threads(1)
+    print_machine()
     print(f"{'case':<28}{'dtype':>10}{'theirs ms':>12}{'ours ms':>10}{'ratio':>8}")
     for name, *case in CASES:
         for dtype in (torch.bfloat16, torch.float32):

@@ -23,13 +23,15 @@ from pathlib import Path
 
 import sentencepiece
 
-from glm2core.data.conversation import SPLITS
+from benchmarks.machine import print_machine
+from glm2core.conversation import SPLITS
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
-from glm2core.data.encode import encode_converted
-from glm2core.data.prompt import prompt_text
-from glm2core.data.sp import MODEL_FILE, train_tokenizer
+from glm2core.labels import IGNORED
 from glm2core.params import ConvertParams, Source, TokenizeParams
+from glm2core.text.encode import encode_converted
+from glm2core.text.prompt import prompt_text
+from glm2core.text.tokenizer import MODEL_FILE, train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = 8000
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=104_000, help="rows of the speed part")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
+    print_machine()
     rows = [row for file in arguments.files for row in json.loads(file.read_text(encoding="utf-8"))]
     parts = arguments.parts or ["speed", "memory", "stages"]
     with tempfile.TemporaryDirectory() as folder:
@@ -128,10 +131,10 @@ def padded_pairs(batch: dict[str, list], encode: Callable[[str], list[int]]) -> 
         a = encode(f"[Round 1]\n\n问：{prompt}\n{history[0]}\n\n答：")[-298:]
         b = encode(response)[:199]
         input_ids = [0, 0, *a, *b, 2]
-        labels = [-100] * (len(a) + 2) + input_ids[len(a) + 2 :]
+        labels = [IGNORED] * (len(a) + 2) + input_ids[len(a) + 2 :]
         padding = [0] * (PADDED - len(input_ids))
         input_ids = input_ids + padding
-        labels = [token if token != 0 else -100 for token in labels + padding]
+        labels = [token if token != 0 else IGNORED for token in labels + padding]
         model_inputs["input_ids"].append(input_ids)
         model_inputs["labels"].append(labels)
     return model_inputs

@@ -17,9 +17,10 @@ from collections.abc import Callable
 
 import torch
 
-from glm2core.evaluation.retrieval import answer_questions, read_context
+from benchmarks.machine import print_machine
+from glm2core.evaluation.generation import answer_questions, read_context
+from glm2core.hardware import peak_memory_gib
 from glm2core.model import ChatGLM2ForCausalLM
-from glm2core.model.hardware import peak_memory_gib
 from glm2core.model.presets import preset_config
 
 VOCABULARY = 2048
@@ -42,6 +43,7 @@ def main() -> None:
         _ask(model, _tokens(arguments.memory_of), [_tokens(QUESTION_TOKENS)] * arguments.questions)
         print(f"{peak_memory_gib(model.device):.3f}")
         return
+    print_machine()
     _compare(model, arguments.length, arguments.questions, arguments.alone)
     _memory(arguments.questions, arguments.threads, arguments.dtype)
 

@@ -21,14 +21,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GlmForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.machine import print_machine
 from benchmarks.train_data import write_released_weights
 from benchmarks.train_large import fixed_row
 from benchmarks.train_small import Figures, NoCheckpoints, padded
 from glm2core.console import quiet_libraries
 from glm2core.evaluation.retrieval import answer_questions, read_context
-from glm2core.model.checkpoint import load_model
+from glm2core.hardware import peak_memory_gib
 from glm2core.model.convert_glm import glm_config, glm_state_dict
-from glm2core.model.hardware import peak_memory_gib
+from glm2core.model.loading import load_model
 from glm2core.model.quantization import quantization_config
 from glm2core.params import LoraParams, ModelParams, TrainParams
 from glm2core.training.measure import Cost, matrix_rate
@@ -50,6 +51,7 @@ def main() -> None:
         quiet_libraries()
         print(MARK + json.dumps(_measure(arguments.measure, arguments)))
         return
+    print_machine()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         arguments.work = Path(folder)
         _in_a_process("weights", arguments)

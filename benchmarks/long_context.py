@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,19 +28,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
+from benchmarks.machine import print_machine
 from glm2core.console import quiet_libraries
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.plots import length_name
-from glm2core.evaluation.retrieval import PromptFormat
-from glm2core.evaluation.run import ask
+from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.scores import Answer, score
-from glm2core.evaluation.tasks import Case, read_longeval
+from glm2core.evaluation.tasks import Case, GeneratedCases, read_longeval
 from glm2core.files import sha256_file, source_fingerprint
+from glm2core.hardware import set_threads
 from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import load_model
-from glm2core.model.hardware import set_threads
-from glm2core.model.rope import RotaryEmbedding
-from glm2core.params import Params, RetrievalParams, RopeParams, load_params
+from glm2core.model.loading import load_model
+from glm2core.model.rope import RopeScaling, RotaryEmbedding
+from glm2core.params import Params, RopeParams, load_params
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.session import open_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +105,7 @@ def main() -> None:
         name, seed = arguments.one
         _answer(_control(name), None if seed == "None" else int(seed), files)
         return
+    print_machine()
     chosen = [control for control in CONTROLS if not arguments.only or control.name in arguments.only]
     if not arguments.table:
         subprocess.run(["dvc", "repro", "tokenize"], cwd=ROOT, check=True)
@@ -146,16 +148,16 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     asked = _folder(control, seed) / "answers.jsonl"
     _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, generated, [], file))
     if control.longeval and files:
-        none = generated.model_copy(update={"tasks": []})
+        none = replace(generated, tasks=[])
         cases = [case for file in files for case in read_longeval(file)]
         asked = _folder(control, seed) / "longeval.jsonl"
         _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
 
 
-def generated_questions(control: Control, params: Params) -> RetrievalParams:
+def generated_questions(control: Control, params: Params) -> GeneratedCases:
     """What a control is asked, LongEval's files apart."""
-    changes = {"lengths": list(control.lengths), "contexts": control.contexts, "questions": QUESTIONS}
-    return params.evaluate.retrieval.model_copy(update={"tasks": ["lines"], **changes})
+    settings = params.evaluate.retrieval
+    return GeneratedCases(["lines"], control.lengths, control.contexts, QUESTIONS, settings.depths, settings.seed)
 
 
 def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
@@ -176,10 +178,19 @@ def _key_file(path: Path) -> Path:
     return path.with_name(path.name + ".key")
 
 
-def _ask(control: Control, seed: int | None, settings: RetrievalParams, cases: list[Case], path: Path) -> None:
-    model, prompts = _model(control, seed), PromptFormat(SpTokenizer.load(_base()), "chatglm2")
+def _ask(control: Control, seed: int | None, generated: GeneratedCases, cases: list[Case], path: Path) -> None:
+    model, chat_format = _model(control, seed), ChatFormat(SpTokenizer.load(_base()), "chatglm2")
+    params = load_params(ROOT / "params.yaml").evaluate
     with path.open("w", encoding="utf-8") as file:
-        ask(model, prompts, load_params(ROOT / "params.yaml").evaluate, settings, cases, file)
+        ask(
+            model,
+            chat_format,
+            generated,
+            cases,
+            prefill_chunk=params.prefill_chunk,
+            max_new_tokens=params.retrieval.max_new_tokens,
+            file=file,
+        )
 
 
 def _tune(control: Control, seed: int, folder: Path) -> None:
@@ -196,11 +207,14 @@ def _tune(control: Control, seed: int, folder: Path) -> None:
 def _model(control: Control, seed: int | None) -> PreTrainedModel | PeftModel:
     model: Any
     if seed is None:
-        model = load_model(_base(), dtype=torch.bfloat16, rope_type=control.rope, rope_factor=control.factor)
+        rope = RopeScaling(control.rope, control.factor)
+        model = load_model(_base(), dtype=torch.bfloat16, rope=rope)
     else:
         model = load_tuned(_folder(_control(control.of or control.name), seed) / "model", dtype=torch.bfloat16)
     if control.tables != torch.float32:
-        model.transformer.rotary_pos_emb = HalfTables(model.config, control.tables)
+        model.transformer.rotary_pos_emb = HalfTables(
+            model.config.rope_parameters, model.config.rotary_channels, control.tables
+        )
     return model
 
 
@@ -211,8 +225,8 @@ def _base() -> Path:
 class HalfTables(RotaryEmbedding):
     """Angles as the released code builds them: positions, frequencies and their product in half precision."""
 
-    def __init__(self, config: Any, dtype: torch.dtype) -> None:
-        super().__init__(config)
+    def __init__(self, rope: dict[str, Any], rotary_channels: int, dtype: torch.dtype) -> None:
+        super().__init__(rope, rotary_channels)
         self._dtype = dtype
 
     @torch.no_grad()
@@ -223,7 +237,8 @@ class HalfTables(RotaryEmbedding):
 
 def _model_key(control: Control, seed: int | None) -> str:
     """What a model and its answers depend on: code, base, RoPE; where it is tuned, seed, rows and the train section."""
-    code = source_fingerprint(*(ROOT / "glm2core" / name for name in ("data", "evaluation", "model", "training")))
+    rooms = ("text", "lines", "evaluation", "model", "training", "family.py")
+    code = source_fingerprint(*(ROOT / "glm2core" / name for name in rooms))
     parts: list[Any] = [
         code,
         control.rope,

@@ -14,14 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers
-from glm2core.data.lines import parse_record
-from glm2core.data.prompt import Part
-from glm2core.data.sp import SpTokenizer
-from glm2core.data.words import Pool, pool
-from glm2core.evaluation.retrieval import PromptFormat
+from benchmarks.machine import print_machine
 from glm2core.evaluation.scores import Answer
-from glm2core.evaluation.tasks import Case, generate_cases, read_longeval
+from glm2core.evaluation.tasks import Case, read_longeval
+from glm2core.lines.records import parse_record
+from glm2core.lines.words import Pool, pool
 from glm2core.params import load_params
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.prompt import Part
+from glm2core.text.tokenizer import SpTokenizer
 
 KEYS = 20_000
 
@@ -31,12 +32,13 @@ def main() -> None:
     parser.add_argument("--longeval", type=Path, help="folder of LongEval's *_lines.jsonl files")
     parser.add_argument("--show", action="store_true", help="print every wrong answer, too")
     arguments = parser.parse_args()
+    print_machine()
     params = load_params(ROOT / "params.yaml")
     tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
     from_files = [case for file in files for case in read_longeval(file)]
     (control,) = (control for control in CONTROLS if control.name == LINEAR)
-    generated = generate_cases(generated_questions(control, params), PromptFormat(tokenizer, "chatglm2").count_tokens)
+    generated = generated_questions(control, params).cases(ChatFormat(tokenizer, "chatglm2").count_tokens)
     cases = {(case.task, case.length, case.index): case for case in (*generated, *from_files)}
     wrong: Counter[tuple[str, str]] = Counter()
     for seed in control.seeds:

@@ -28,13 +28,21 @@ def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[di
             total = score(everything)
             low, high = wilson_interval(total.right, total.cases)
             yield {
-                "control": name, "task": task, "length": length, "seeds": len(groups), "cases": total.cases,
-                "right": total.right, "accuracy": total.accuracy, "low": low, "high": high,
-                "lowest_seed": min(shares), "highest_seed": max(shares),
+                "control": name,
+                "task": task,
+                "length": length,
+                "seeds": len(groups),
+                "cases": total.cases,
+                "right": total.right,
+                "accuracy": total.accuracy,
+                "low": low,
+                "high": high,
+                "lowest_seed": min(shares),
+                "highest_seed": max(shares),
                 "distinct": score([a for a in everything if not a.colliding]).accuracy,
                 "colliding": score([a for a in everything if a.colliding]).accuracy,
                 "prompt_tokens": sum(a.prompt_tokens for a in everything) / total.cases,
-            }  # fmt: skip
+            }
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.machine import print_machine
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("convert", "tokenize", "train", "evaluate")
 
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="params to change, as with dvc -S")
     parser.add_argument("--keep", type=Path, help="copy metrics, reports and dvc.lock to this folder")
     arguments = parser.parse_args()
+    print_machine()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "glm2core"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)

@@ -22,11 +22,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.machine import print_machine
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
-    "train.eval_steps=100", "train.save_steps=100", "train.threads=1", "evaluate.threads=1",
-    "evaluate.generation.rows=16", "evaluate.retrieval.base_lengths=[]", "evaluate.retrieval.contexts=2",
-)  # fmt: skip
+    "train.eval_steps=100",
+    "train.save_steps=100",
+    "train.threads=1",
+    "evaluate.threads=1",
+    "evaluate.generation.rows=16",
+    "evaluate.retrieval.base_lengths=[]",
+    "evaluate.retrieval.contexts=2",
+)
 FIGURES = ("validation_loss", "test_loss", "rouge_l", "retrieval_accuracy", "effective_context_length")
 BY_LENGTH = "retrieval_lines_"
 
@@ -65,6 +72,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, help="only so many experiments of each sweep")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "sweeps", help="folder of the tables (docs/sweeps)")
     arguments = parser.parse_args()
+    print_machine()
     for name in arguments.names or SWEEPS:
         with tempfile.TemporaryDirectory() as folder:
             _run(name, SWEEPS[name], Path(folder) / "glm2core", arguments)

@@ -4,8 +4,8 @@
     python -m benchmarks.train --only speed checkpoint         some of them
     python -m benchmarks.train --data alpaca.json --steps 120  other rows, more steps
 
-Ratios are of runs one after the other on this machine. `full` and `nf4` write random weights of the released
-shape (12.5 GB) into a temporary folder and remove them after.
+Ratios are of runs one after the other on this machine. `full`, `nf4` and `export` write random weights of the
+released shape (12.5 GB, and `export` as many for its result) into a temporary folder and remove them after.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     if arguments.measure:
         print(MARK + json.dumps(measure(arguments)))
         return
+    in_a_process("machine", arguments)
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         arguments.work = Path(folder)
         rows = [row for name in arguments.only for row in ROWS[name](lambda part: in_a_process(part, arguments))]
@@ -53,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--preset", default="small", help="shape of the rows about a small network")
-    parser.add_argument("--large", default="chatglm2-6b", help="shape of full and nf4")
+    parser.add_argument("--large", default="chatglm2-6b", help="shape of full, nf4 and export")
+    parser.add_argument("--layers", type=int, default=0, help="of full, nf4 and export; 0 = as many as the shape has")
     parser.add_argument("--data", type=Path, default=ROOT / "data/raw/alpaca_en.json", help="an Alpaca file")
     parser.add_argument("--steps", type=int, default=60, help="steps of each run about a small network")
     parser.add_argument("--large-steps", type=int, default=10)
@@ -69,18 +71,24 @@ def measure(arguments: argparse.Namespace) -> Figures:
     import torch
 
     from benchmarks import train_large, train_small
+    from benchmarks.machine import print_machine
     from benchmarks.train_data import tokenized_rows, write_released_weights
     from glm2core.model.presets import preset_config
 
     torch.set_num_threads(arguments.threads)
+    if arguments.measure == "machine":
+        print_machine()
+        return {}
     weights = arguments.work / "weights"
     if arguments.measure == "weights":
         if not weights.is_dir():
-            write_released_weights(weights, arguments.large)
+            write_released_weights(weights, arguments.large, layers=arguments.layers)
         return {}
     if arguments.measure in ("full", "nf4"):
         run = train_large.full if arguments.measure == "full" else train_large.quantized
         return run(weights, arguments.work, tokens=arguments.tokens, steps=arguments.large_steps)
+    if arguments.measure == "export":
+        return train_large.exported(weights, arguments.work, data=arguments.data)
     recipes = {
         "ours": train_small.ours, "original": train_small.original, "glm": train_small.glm_trainer,
         "quality": train_small.validation_losses, "checkpoint": train_small.checkpoint_cost,
@@ -93,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 def in_a_process(name: str, arguments: argparse.Namespace) -> Figures:
     """Measure in a process of its own: peaks and kernel caches are that one's alone."""
     print(f"== {name}", flush=True)
-    names = ("preset", "large", "data", "steps", "large_steps", "tokens", "threads", "work")
+    names = ("preset", "large", "layers", "data", "steps", "large_steps", "tokens", "threads", "work")
     options = [part for key in names for part in (f"--{key.replace('_', '-')}", str(getattr(arguments, key)))]
     command = [sys.executable, "-m", "benchmarks.train", "--measure", name, *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -119,7 +127,7 @@ def speed(measured: Measured) -> list[Row]:
     return [
         Row("tokens/s against the original recipe", ">= 10x", f"{to_original:.1f}x ({rate})", to_original >= 10),
         Row("tokens/s against GlmForCausalLM + Trainer", ">= 1.4x", f"{to_glm:.2f}x", to_glm >= 1.4),
-        Row("share of the bf16 matrix rate", ">= 60%", f"{ours['mfu']:.0%}", ours["mfu"] >= 0.6),
+        Row("share of the matrix rate", ">= 60%", f"{ours['mfu']:.0%}", ours["mfu"] >= 0.6),
     ]
 
 
@@ -130,7 +138,13 @@ def full(measured: Measured) -> list[Row]:
     seconds = f"{found['step']:.1f} s: {found['forward_and_backward']:.1f} and the update {found['update']:.1f}"
     return [
         Row("full, large: peak without file pages", "<= 16 GiB", f"{found['peak_gib']:.2f}", found["peak_gib"] <= 16),
-        Row("full, large: forward + backward", ">= 60%", f"{found['share']:.0%} of the rate", found["share"] >= 0.6),
+        estimated("full", found),
+        Row(
+            "full, large: forward + backward",
+            f">= {found['share_target']:.0%}",
+            f"{found['share']:.0%} of {found['rate'] / 1e9:,.0f} GFLOP/s",
+            found["share"] >= found["share_target"],
+        ),
         Row("full, large: whole step", "<= 90 s", seconds, found["step"] <= 90),
         Row("full, large: loss of a fixed batch", "falls", fall, found["last_loss"] < found["first_loss"]),
     ]
@@ -140,7 +154,25 @@ def nf4(measured: Measured) -> list[Row]:
     measured("weights")
     found = measured("nf4")
     peak, step = found["peak_gib"], found["step"]
-    return [Row("qlora nf4, large: peak", "<= 8 GiB", f"{peak:.2f} ({step:.1f} s a step)", peak <= 8)]
+    return [
+        Row("qlora nf4, large: peak", "<= 8 GiB", f"{peak:.2f} ({step:.1f} s a step)", peak <= 8),
+        estimated("qlora nf4", found),
+    ]
+
+
+def exported(measured: Measured) -> list[Row]:
+    measured("weights")
+    found = measured("export")
+    return [
+        Row("export of a LoRA, large: peak", "<= 20 GiB", f"{found['peak_gib']:.2f}", found["peak_gib"] <= 20),
+        Row("export of a LoRA, large: with its check", "<= 900 s", f"{found['seconds']:.0f}", found["seconds"] <= 900),
+    ]
+
+
+def estimated(name: str, found: Figures) -> Row:
+    """The peak against what `python -m glm2core memory` counts."""
+    off = found["estimate_gib"] / found["peak_gib"] - 1
+    return Row(f"{name}, large: estimate", "within 15%", f"{found['estimate_gib']:.2f} ({off:+.0%})", abs(off) <= 0.15)
 
 
 def quality(measured: Measured) -> list[Row]:
@@ -156,7 +188,7 @@ def checkpoint(measured: Measured) -> list[Row]:
 
 
 ROWS: dict[str, Callable[[Measured], list[Row]]] = {
-    "speed": speed, "full": full, "nf4": nf4, "quality": quality, "checkpoint": checkpoint,
+    "speed": speed, "full": full, "nf4": nf4, "export": exported, "quality": quality, "checkpoint": checkpoint,
 }  # fmt: skip
 
 

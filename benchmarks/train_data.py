@@ -16,13 +16,13 @@ from torch import Tensor
 
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.encode import encode_converted
-from glm2core.data.prompt import prompt_text
-from glm2core.data.sp import train_tokenizer
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.params import ConvertParams, Source, TokenizeParams
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.encode import encode_converted
+from glm2core.text.prompt import prompt_text
+from glm2core.text.tokenizer import train_tokenizer
 
 _SHARD_BYTES = 2 << 30
 _STATUS = Path("/proc/self/status")
@@ -43,16 +43,18 @@ def tokenized_rows(data: Path, folder: Path, vocabulary: int) -> tuple[Tokenized
     return training, validation
 
 
-def write_released_weights(folder: Path, preset: str, device: torch.device | None = None) -> None:
+def write_released_weights(folder: Path, preset: str, device: torch.device | None = None, *, layers: int = 0) -> None:
     """Random bf16 weights of a preset's shape as the released ones lie: safetensors shards with their index.
 
     Args:
         device: draws the numbers; None = the CPU, which takes minutes for billions.
+        layers: blocks; 0 = as many as the preset has.
 
     Raises:
         SystemExit: too little disk.
     """
     config = preset_config(preset)
+    config.num_layers = layers or config.num_layers
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in ChatGLM2ForCausalLM(config).state_dict().items()}
     size = 2 * sum(shape.numel() for shape in shapes.values())

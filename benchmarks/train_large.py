@@ -1,4 +1,4 @@
-"""Rows 4 and 5 of benchmarks/train.py: the released shape on a CPU, from weight files as the released ones lie."""
+"""The rows of benchmarks/train.py about a large network: a CPU, and weight files as the released ones lie."""
 
 import time
 from pathlib import Path
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from benchmarks.train_data import anonymous_peak
 from benchmarks.train_small import CPU, Figures, NoCheckpoints
-from glm2core.data.dataset import TokenizedDataset, TokenizedInfo
-from glm2core.data.pairs import IGNORED
+from glm2core.cli.export import export
+from glm2core.estimate.memory import GIB, Workload, network_config, training_memory
+from glm2core.hardware import computes_in
+from glm2core.labels import IGNORED
 from glm2core.params import ModelParams, TrainParams
+from glm2core.text.dataset import TokenizedDataset, TokenizedInfo
+from glm2core.text.tokenizer import train_tokenizer
 from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import Prepared, prepare
 from glm2core.training.run import Run
@@ -27,9 +31,11 @@ LOW = {
     "learning_rate": 1e-4,
 }
 NF4 = {"method": "qlora", "quantization_bits": 4, "gradient_checkpointing": True, "learning_rate": 2e-4}
+LORA = {"method": "lora", "learning_rate": 1e-4}
 # Operations of a weight and a token: forward 2, backward 4; a second forward would be 2 more, and LOW does without.
 OPERATIONS = 6
 DTYPE = torch.bfloat16
+SUPERVISED = 0.4  # of the row's tokens
 
 
 def full(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
@@ -46,9 +52,11 @@ def full(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
     return {
         **figures,
         "peak_gib": peak[0],
+        "estimate_gib": _estimate(weights, params, tokens),
         "forward_and_backward": both,
         "update": figures["step"] - both,
         "rate": rate,
+        "share_target": 0.8 if computes_in(DTYPE, CPU) else 0.6,
         "share": OPERATIONS * weights_count * tokens / both / rate,
     }
 
@@ -58,7 +66,27 @@ def quantized(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
     params = _params(NF4, tokens, steps)
     with anonymous_peak() as peak:
         figures = _run(_prepare(weights, work, params), params, fixed_row(tokens), work)
-    return {**figures, "peak_gib": peak[0]}
+    return {**figures, "peak_gib": peak[0], "estimate_gib": _estimate(weights, params, tokens)}
+
+
+def exported(weights: Path, work: Path, *, data: Path) -> Figures:
+    """A LoRA on the weights, exported with its check: seconds and peak; the LoRA is random, not trained."""
+    folder = work / "lora"
+    prepared = _prepare(weights, work, _params(LORA, tokens=1, steps=1))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in prepared.model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.01, generator=generator)
+    folder.mkdir()
+    prepared.save(folder)
+    rows = prepared.network.config.padded_vocab_size
+    del prepared
+    train_tokenizer(data.read_text("utf-8").splitlines(), min(8000, rows - 64)).save(folder, "chatglm2")
+    started = time.perf_counter()
+    with anonymous_peak() as peak:
+        export(folder, work / "exported")
+    return {"seconds": time.perf_counter() - started, "peak_gib": peak[0]}
 
 
 def forward_and_backward(network: nn.Module, rows: TokenizedDataset) -> float:
@@ -84,7 +112,7 @@ def fixed_row(tokens: int) -> TokenizedDataset:
     """One row of random ids, the last two fifths of it supervised."""
     ids = np.random.default_rng(0).integers(3, 1000, tokens).astype(np.int32)
     labels = ids.copy()
-    labels[: tokens * 3 // 5] = IGNORED
+    labels[: tokens - round(tokens * SUPERVISED)] = IGNORED
     ends = np.array([0, tokens])
     flat = {"input_ids": ids, "labels": labels, "segments": np.zeros(1, np.int32)}
     offsets = {"input_ids": ends, "labels": ends, "segments": np.array([0, 1])}
@@ -95,6 +123,13 @@ def _params(changes: dict[str, Any], tokens: int, steps: int) -> TrainParams:
     common = {"device": "cpu", "dtype": "bfloat16", "max_steps": steps, "batch_tokens": tokens, "logging_steps": 1,
               "warmup_fraction": 0.0, "schedule": "constant"}  # fmt: skip
     return TrainParams.model_validate(common | changes)
+
+
+def _estimate(weights: Path, params: TrainParams, tokens: int) -> float:
+    """GiB that the run is told to need, file pages apart."""
+    config = network_config(ModelParams(base=str(weights), family="chatglm2"), 0)
+    workload = Workload(config, DTYPE, "cpu", tokens, SUPERVISED, from_files=True)
+    return training_memory(workload, params).total / GIB
 
 
 def _prepare(weights: Path, work: Path, params: TrainParams) -> Prepared:

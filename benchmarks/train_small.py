@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GlmForCausalLM, Trainer, TrainingArguments
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.pairs import IGNORED
+from glm2core.labels import IGNORED
 from glm2core.model.convert_glm import glm_config
 from glm2core.model.presets import preset_config
 from glm2core.params import ModelParams, TrainParams
+from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.methods import prepare
 from glm2core.training.run import Outcome, Run

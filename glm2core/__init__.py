@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glm2core.data.hf_tokenizer import ChatGLM2Tokenizer
     from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
+    from glm2core.text.hf_tokenizer import ChatGLM2Tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["ChatGLM2Config", "ChatGLM2ForCausalLM", "ChatGLM2Tokenizer"]
@@ -17,7 +17,7 @@ __all__ = ["ChatGLM2Config", "ChatGLM2ForCausalLM", "ChatGLM2Tokenizer"]
 _HOMES = {
     "ChatGLM2Config": "glm2core.model",
     "ChatGLM2ForCausalLM": "glm2core.model",
-    "ChatGLM2Tokenizer": "glm2core.data.hf_tokenizer",
+    "ChatGLM2Tokenizer": "glm2core.text.hf_tokenizer",
 }
 
 

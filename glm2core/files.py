@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, hashes, and paths against the project root."""
 
+import csv
 import errno
 import glob
 import hashlib
@@ -7,8 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from glm2core.errors import UserError
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NOT_FINITE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')  # texts first, so that theirs stay
-_FULL_BYTES = 1 << 20  # less free space than this explains a failed write
+_TRIAL_BYTES = 1 << 20  # a disk that refuses so little explains a failed write
 
 
 def project_root() -> Path:
@@ -97,6 +97,14 @@ def refuse_lfs_pointer(path: Path, head: bytes | None = None) -> None:
         raise UserError(f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it came from.")
 
 
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table with a line of column names."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -117,23 +125,18 @@ def run_fingerprint(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def source_fingerprint(*folders: Path) -> str:
-    """Hex digest of the Python source below folders: other code may give another result."""
+def source_fingerprint(*places: Path) -> str:
+    """Hex digest of Python files and of those below folders: other code may give another result."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\n".encode())
+    for place in places:
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{place.name}/{file.relative_to(place).as_posix()}\n".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def _dumped(value: Any, *, ensure_ascii: bool = False) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=ensure_ascii, default=str)
-    except RecursionError:
-        # A thread's stack begins anew, so what could be read, deep in this one's, can be written there
-        with ThreadPoolExecutor(max_workers=1) as fresh:
-            text = fresh.submit(json.dumps, value, ensure_ascii=ensure_ascii, default=str).result()
+    text = json.dumps(value, ensure_ascii=ensure_ascii, default=str)
     return _NOT_FINITE.sub(_strict, text) if "NaN" in text or "Infinity" in text else text
 
 
@@ -177,11 +180,21 @@ def _why_not_written(error: Exception, partial: Path) -> str | None:
         place = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
         about_us = place is not None and place.is_relative_to(partial.absolute())
         return _os_reason(error) if about_us or error.errno in _DISK_ERRORS else None
-    # polars and safetensors raise their own types, and torch.save does not even say why.
-    for number in _DISK_ERRORS:
-        if os.strerror(number) in str(error):
-            return os.strerror(number)
-    return os.strerror(errno.ENOSPC) if shutil.disk_usage(partial.parent).free < _FULL_BYTES else None
+    # polars and safetensors raise their own types, and torch.save does not even say why: the disk is asked
+    return _refused_by_disk(partial.parent)
+
+
+def _refused_by_disk(folder: Path) -> str | None:
+    """Why a MiB can't be written to a folder; None when it can."""
+    trial = folder / f".trial-{os.getpid()}"
+    try:
+        trial.write_bytes(bytes(_TRIAL_BYTES))
+        sync(trial)
+    except OSError as error:
+        return _os_reason(error)
+    finally:
+        _remove(trial)
+    return None
 
 
 def _take_name(partial: Path, path: Path) -> None:

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from glm2core.console import closing_table, progress_bar
+from glm2core.conversation import SPLITS
 from glm2core.data.columns import ColumnUse
-from glm2core.data.conversation import SPLITS
 from glm2core.data.convert import REJECTED_FILE, ConvertReport, convert_sources
 from glm2core.data.reports import convert_metrics, write_convert_tables
 from glm2core.errors import shown_names
@@ -45,7 +45,7 @@ def convert(params: Params) -> None:
 
 def _say_what_was_found(report: ConvertReport) -> None:
     for source, tally in report.by_source.items():
-        print(f"{source}: {report.layouts[source]}: {tally.kept:,} of {tally.read:,} rows kept")
+        print(f"{source}: {report.formats[source]}: {tally.kept:,} of {tally.read:,} rows kept")
         if source in report.columns:
             _say_columns(source, report.columns[source])
     for split in ("validation", "test"):
@@ -64,7 +64,7 @@ def _say_columns(source: str, use: ColumnUse) -> None:
     print(f"  columns read: {shown_names(use.read)}{not_read}")
     for name, rows in use.lost.items():
         print(
-            f"warning: {source}: {rows:,} rows fill {shown_names([name])}, which is not read as {use.layout}. "
+            f"warning: {source}: {rows:,} rows fill {shown_names([name])}, which is not read as {use.row_format}. "
             "If it belongs to the prompt or the answer, map it with columns, or choose another format.",
             file=sys.stderr,
         )

@@ -22,7 +22,7 @@ def evaluate(params: Params) -> None:
     quiet_libraries()
     from glm2core.evaluation.report import PREDICTIONS, RETRIEVAL_PREDICTIONS
     from glm2core.evaluation.run import Evaluation
-    from glm2core.model.hardware import peak_memory_gib
+    from glm2core.hardware import peak_memory_gib
 
     started = time.perf_counter()
     with stage_run("evaluate", params) as run:
@@ -36,7 +36,7 @@ def evaluate(params: Params) -> None:
         metrics["peak_memory_gib"] = peak_memory_gib(evaluation.model.device)
         metrics["seconds"] = time.perf_counter() - started
         write_json(METRICS, metrics)
-        evaluation.finished.remove()
+        evaluation.journal.remove()
         run.headline(metrics)
         with_texts = {PREDICTIONS, RETRIEVAL_PREDICTIONS}
         for file in sorted(REPORTS.iterdir()):

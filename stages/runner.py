@@ -12,8 +12,8 @@ INTERRUPTED = 130
 
 def run_stage(name: str, stage: Callable[[Params], None]) -> int:
     """Run one stage and return its exit code: 0 only when its outputs are whole."""
-    prepare_process()
     try:
+        prepare_process()
         stage(load_params())
     except UserError as error:
         print(f"\n{name}: {error}", file=sys.stderr)

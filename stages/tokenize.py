@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 from glm2core.console import closing_table, progress_bar
-from glm2core.data.conversation import SPLITS
-from glm2core.data.encode import converted_rows, encode_converted, render_examples, tokenizer_for
-from glm2core.data.reports import tokenize_metrics, write_tokenize_tables
+from glm2core.conversation import SPLITS
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params
+from glm2core.text.encode import converted_rows, encode_converted, render_examples, tokenizer_for
+from glm2core.text.reports import tokenize_metrics, write_tokenize_tables
 from glm2core.tracking import stage_run
 from stages.runner import run_stage
 

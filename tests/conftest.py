@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from glm2core.process import prepare_process
 from tests.workspace import Workspace, new_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
+prepare_process()  # before a test module loads torch, as the stages and the command line do
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -103,7 +103,7 @@ WRITERS = {
     "polars": "import polars; polars.DataFrame({'a': numbers}).write_parquet(partial)",
     "pyarrow": "import pyarrow.parquet; pyarrow.parquet.write_table(pyarrow.table({'a': numbers}), partial)",
     "safetensors": "from safetensors.numpy import save_file; save_file({'a': numbers}, partial)",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -205,6 +205,9 @@ def test_fingerprints_change_with_what_they_depend_on(tmp_path: Path) -> None:
     assert source_fingerprint(tmp_path) == before
     (tmp_path / "module.py").write_text("x = 2")
     assert source_fingerprint(tmp_path) != before
+    of_file = source_fingerprint(tmp_path / "module.py")
+    (tmp_path / "module.py").write_text("x = 3")
+    assert source_fingerprint(tmp_path / "module.py") != of_file
 
 
 def test_a_folders_hash_is_of_names_and_bytes(tmp_path: Path) -> None:

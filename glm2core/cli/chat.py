@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from glm2core.cli.answering import Answerer, AnswerStream, load_answerer
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER, Message
+from glm2core.cli.answering import AnswerStream, load_answerer
+from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 from glm2core.errors import UserError
+from glm2core.evaluation.generation import Answerer
 
 CLEAR, STOP = "clear", "stop"
 
@@ -52,7 +53,7 @@ class Chat:
         fitting = self._answerer.drop_oldest_rounds(asked)
         if len(fitting) < len(asked):
             _note(f"the oldest {(len(asked) - len(fitting)) // 2} rounds no longer fit and are forgotten")
-        [answer] = self._answerer.answer([fitting], AnswerStream(self._answerer.wording, _write))
+        [answer] = self._answerer.answer([fitting], AnswerStream(self._answerer.chat_format, _write))
         _write("\n")
         self.messages = [*fitting, {"role": ASSISTANT, "content": answer.answer}]
         return answer.answer

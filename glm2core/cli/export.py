@@ -7,7 +7,6 @@ disk, and give the ids, the chat ids and the logits of the model it was made fro
 import argparse
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,14 +22,17 @@ from transformers import (
 )
 
 from glm2core.cli.fast_tokenizer import fast_tokenizer, special_spellings
-from glm2core.cli.folders import DTYPES, Wording, read_wording, stored_dtype
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER
-from glm2core.data.sp import BOS, PAD, SpTokenizer
+from glm2core.cli.folders import DTYPES, stored_dtype
+from glm2core.console import Notice
+from glm2core.conversation import ASSISTANT, SYSTEM, USER
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.convert_glm import glm_config, glm_state_dict
+from glm2core.model.linear import wide_products
 from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.tokenizer import BOS, PAD, SpTokenizer
 
 _MIXED_TEXTS = 2000
 _CHECKED_TOKENS = 48
@@ -38,20 +40,32 @@ _CHECKED_TOKENS = 48
 # A tensor in the wrong place, or another RoPE, makes it about 1.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _HARD_TEXTS = (
-    "", " ", "  two  spaces ", "\n", "\n\n a\n", "\ttab\r\n", "soprano, a sop", "\u2581", "a\u2581\u2581b", "\0",
-    "你好，世界。", "[Round 1]\n\n问：你好\n\n答：", "\U0001f600 e\u0301", "<0x0A> <|x|>", "3.14159 1,000,000",
+    "",
+    " ",
+    "  two  spaces ",
+    "\n",
+    "\n\n a\n",
+    "\ttab\r\n",
+    "soprano, a sop",
+    "\u2581",
+    "a\u2581\u2581b",
+    "\0",
+    "你好，世界。",
+    "[Round 1]\n\n问：你好\n\n答：",
+    "\U0001f600 e\u0301",
+    "<0x0A> <|x|>",
+    "3.14159 1,000,000",
     "\ufeff\u200b\U0010fffd",
-)  # fmt: skip
+)
 _CHATS = (
     [{"role": USER, "content": "你好"}],
     [
-        {"role": USER, "content": "Hi"}, {"role": ASSISTANT, "content": "Hello,\nthere"},
+        {"role": USER, "content": "Hi"},
+        {"role": ASSISTANT, "content": "Hello,\nthere"},
         {"role": USER, "content": " 1+1?\n"},
     ],
     [{"role": SYSTEM, "content": "Be brief."}, {"role": USER, "content": "为什么?"}],
-)  # fmt: skip
-
-Notice = Callable[[str], None]
+)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -74,34 +88,34 @@ def export(folder: Path, out: Path, *, dtype: torch.dtype | None = None, notice:
     """
     if out.exists():
         raise UserError(f"{out} exists already. Remove it, or name another folder.")
-    wording = read_wording(folder)
+    chat_format = ChatFormat.load(folder)
     _refuse_prefix(folder)
     network = _merged(folder, dtype or stored_dtype(folder), notice)
-    wording.require_rows(network.config.padded_vocab_size, folder)
+    chat_format.require_rows(network.config.padded_vocab_size, folder)
     with atomic_path(out) as partial:
         partial.mkdir()
         expected = _sample_logits(network)
-        _write_model(network, wording, partial)
-        _write_tokenizer(wording, network.config.seq_length, partial)
+        _write_model(network, chat_format, partial)
+        _write_tokenizer(chat_format, network.config.seq_length, partial)
         del network  # of a large model there is room for one
-        check_tokenizer(AutoTokenizer.from_pretrained(partial), wording)
+        check_tokenizer(AutoTokenizer.from_pretrained(partial), chat_format)
         _check_logits(partial, expected)
     notice(f"checked: ids of {_MIXED_TEXTS:,} mixed texts and all pieces, chat ids, logits")
 
 
-def check_tokenizer(exported: PreTrainedTokenizerBase, wording: Wording) -> None:
+def check_tokenizer(exported: PreTrainedTokenizerBase, chat_format: ChatFormat) -> None:
     """Compare the exported tokenizer with the original on every piece, on mixtures of them, and on chats.
 
     Raises:
         UserError: the first text with other ids.
     """
-    tokenizer = wording.tokenizer
+    tokenizer = chat_format.tokenizer
     for text in _texts(tokenizer):
         found = exported.encode(text, add_special_tokens=False)
         if found != tokenizer.encode(text):
             raise UserError(_mismatch("the text", text, found, tokenizer.encode(text)))
     for chat in _CHATS:
-        ids = wording.prompt_ids(chat)
+        ids = chat_format.prompt_ids(chat)
         found = exported.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         if found != ids:
             raise UserError(_mismatch("the chat", str(chat), found, ids))
@@ -126,9 +140,9 @@ def _merged(folder: Path, dtype: torch.dtype, notice: Notice) -> ChatGLM2ForCaus
     return cast(ChatGLM2ForCausalLM, model.merge_and_unload(safe_merge=True))
 
 
-def _write_model(network: ChatGLM2ForCausalLM, wording: Wording, folder: Path) -> None:
+def _write_model(network: ChatGLM2ForCausalLM, chat_format: ChatFormat, folder: Path) -> None:
     config = glm_config(network.config)
-    stop_ids = wording.stop_ids
+    stop_ids = chat_format.stop_ids
     config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
     config.dtype = network.dtype
     with torch.device("meta"):
@@ -140,10 +154,10 @@ def _write_model(network: ChatGLM2ForCausalLM, wording: Wording, folder: Path) -
     exported.save_pretrained(folder)
 
 
-def _write_tokenizer(wording: Wording, positions: int, folder: Path) -> None:
-    fast_tokenizer(wording.tokenizer, wording.template, wording.pair_format, max_length=positions).save_pretrained(
-        folder
-    )
+def _write_tokenizer(chat_format: ChatFormat, positions: int, folder: Path) -> None:
+    fast_tokenizer(
+        chat_format.tokenizer, chat_format.template, chat_format.pair_format, max_length=positions
+    ).save_pretrained(folder)
     file = folder / "tokenizer_config.json"
     # The name that transformers 4 knows too
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"})
@@ -172,7 +186,8 @@ def _sample_logits(model: PreTrainedModel) -> torch.Tensor:
     ids = torch.arange(_CHECKED_TOKENS)[None] * 977 % config.vocab_size
     positions = torch.linspace(0, config.max_position_embeddings - 1, _CHECKED_TOKENS).long()[None]
     # The mask keeps transformers from taking gaps in the positions for borders between documents
-    logits = model(ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
+    with wide_products():
+        logits = model(ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
     return logits[0].float()
 
 

@@ -14,9 +14,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
 
-from glm2core.data.prompt import PREFIX_TOKENS, PairFormat, TemplateName, jinja_template
-from glm2core.data.sp import SpTokenizer
 from glm2core.errors import UserError
+from glm2core.text.prompt import PREFIX_TOKENS, PairFormat, TemplateName, jinja_template
+from glm2core.text.tokenizer import SpTokenizer
 
 SPELLED = {"sop": "<sop>", "eop": "<eop>"}
 

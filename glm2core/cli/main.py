@@ -16,10 +16,10 @@ _INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 an error in a sentence, 2 wrong usage, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
-    prepare_process()
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # libraries' words to each other
     try:
+        prepare_process()
         import_module(f"glm2core.cli.{parsed.command}").run(parsed)
     except UserError as error:
         print(f"{parsed.command}: {error}", file=sys.stderr)
@@ -77,9 +77,11 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     predict.add_argument("--restart", action="store_true", help="forget the answers of a killed run")
     predict.add_argument(
-        "--format", choices=["auto", "alpaca", "chatglm", "messages", "sharegpt"], default="auto",
-        help="layout of the rows (auto)",
-    )  # fmt: skip
+        "--format",
+        choices=["auto", "alpaca", "chatglm", "messages", "sharegpt"],
+        default="auto",
+        help="format of the rows (auto)",
+    )
     predict.add_argument(
         "--encoding", choices=["gb18030"], help="of FILE; UTF-8, UTF-16 and UTF-32 are told from its bytes"
     )
@@ -104,9 +106,11 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     export.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     export.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
     export.add_argument(
-        "--dtype", choices=["auto", "float32", "float16", "bfloat16"], default="auto",
+        "--dtype",
+        choices=["auto", "float32", "float16", "bfloat16"],
+        default="auto",
         help="of the exported weights; auto = as MODEL (or its base) is stored",
-    )  # fmt: skip
+    )
 
 
 def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -158,6 +162,9 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         help="every key of params.yaml: type, allowed values, default, meaning",
         description="Print every key of params.yaml as Markdown tables, with the values that the file has now.",
     )
+    parameters.add_argument(
+        "--comments", action="store_true", help="print params.yaml itself, each key with its meaning as a comment"
+    )
     _add_params_file(parameters)
 
 
@@ -170,9 +177,11 @@ def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> 
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda where there is one"
     )
     parser.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto",
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
         help="of the weights; auto = bfloat16 where the device computes in it",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--max-new-tokens", type=_count, default=max_new_tokens, help=f"longest answer ({max_new_tokens})"
     )

@@ -7,22 +7,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from glm2core.data.sp import SPECIAL_TOKENS, SpTokenizer
-from glm2core.files import project_root, resolve_path
-from glm2core.model.checkpoint import weight_files
-from glm2core.model.hardware import choose_dtype
-from glm2core.params import Params, load_params
-from glm2core.training.fit import available_memory, fitting_changes, in_gib
-from glm2core.training.memory import (
+from glm2core.estimate.fit import available_memory, fitting_changes, in_gib
+from glm2core.estimate.memory import (
     GIB,
     TrainingMemory,
     Workload,
     cache_bytes,
     network_config,
-    parameter_count,
+    trained_parameter_count,
     training_disk,
     training_memory,
 )
+from glm2core.files import project_root, resolve_path
+from glm2core.hardware import choose_dtype, product_dtype
+from glm2core.model.config import ChatGLM2Config
+from glm2core.model.loading import parameter_count, weight_files
+from glm2core.params import Params, load_params
+from glm2core.text.tokenizer import SPECIAL_TOKENS, SpTokenizer
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries")
 
@@ -42,9 +43,10 @@ def workload_of(params: Params, device: str) -> Workload:
     """What the train stage would do on a cpu or cuda device, with rows as long as tokenize lets them be."""
     source = max(params.tokenize.max_source_length, *(s.max_source_length or 0 for s in params.convert.sources))
     target = max(params.tokenize.max_target_length, *(s.max_target_length or 0 for s in params.convert.sources))
+    config = network_config(params.model, _vocabulary(params))
     return Workload(
-        config=network_config(params.model, _vocabulary(params)),
-        dtype=_dtype(params, device),
+        config=config,
+        dtype=_dtype(params, config, device),
         device=device,
         row_tokens=source + target,
         supervised=target / (source + target) if params.tokenize.loss_on == "last" else 1.0,
@@ -60,10 +62,11 @@ def _vocabulary(params: Params) -> int:
     return params.tokenize.vocabulary_size + len(SPECIAL_TOKENS)
 
 
-def _dtype(params: Params, device: str) -> torch.dtype:
+def _dtype(params: Params, config: ChatGLM2Config, device: str) -> torch.dtype:
     if device == "cuda" and params.train.dtype == "auto":
         return torch.bfloat16  # also where this machine has no GPU to ask
-    return choose_dtype(params.train.dtype, torch.device(device), notice=lambda sentence: None)
+    parameters = parameter_count(config)
+    return choose_dtype(params.train.dtype, torch.device(device), parameters=parameters, notice=lambda sentence: None)
 
 
 def _training_table(params: Params, workloads: dict[str, Workload], needs: dict[str, TrainingMemory]) -> Table:
@@ -72,8 +75,11 @@ def _training_table(params: Params, workloads: dict[str, Workload], needs: dict[
     table = _table(f"{how}, {train.optimizer}, memory {train.memory}; GiB at the fullest moment")
     table.add_column("")
     for device in needs:
-        dtype = str(workloads[device].dtype).removeprefix("torch.")
-        table.add_column(f"{'CPU' if device == 'cpu' else 'GPU'}, {dtype}", justify="right")
+        dtype, products = (
+            str(dtype).removeprefix("torch.") for dtype in (workloads[device].dtype, workloads[device].product_dtype)
+        )
+        how = dtype if dtype == products else f"{dtype} with {products} products"
+        table.add_column(f"{'CPU' if device == 'cpu' else 'GPU'}, {how}", justify="right")
     for part in _PARTS:
         table.add_row(part, *(f"{getattr(need, part) / GIB:,.2f}" for need in needs.values()))
     table.add_row("needed at once", *(f"{need.total / GIB:,.2f}" for need in needs.values()), style="bold")
@@ -97,14 +103,15 @@ def _print_fit(
 
 
 def _use_table(params: Params, workload: Workload) -> Table:
-    config = workload.config
-    table = _table("using the model in bfloat16; GiB")
+    config, cached = workload.config, product_dtype(torch.bfloat16, torch.device("cpu"))
+    how = "" if cached == torch.bfloat16 else ", its cache in float32 as its products"
+    table = _table(f"using the model in bfloat16{how}; GiB")
     table.add_column("")
     table.add_column("", justify="right")
-    table.add_row("weights", f"{2 * parameter_count(workload, params.train) / GIB:,.2f}")
+    table.add_row("weights", f"{2 * trained_parameter_count(workload, params.train) / GIB:,.2f}")
     longest = max(params.evaluate.retrieval.lengths, default=config.seq_length)
     for tokens in sorted({longest, config.seq_length}):
-        table.add_row(f"cache of {tokens:,} tokens", f"{cache_bytes(config, tokens, torch.bfloat16) / GIB:,.2f}")
+        table.add_row(f"cache of {tokens:,} tokens", f"{cache_bytes(config, tokens, cached) / GIB:,.2f}")
     return table
 
 

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import re
+import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -15,6 +18,8 @@ from ruamel.yaml import YAML
 
 from glm2core.params import Params, load_params
 
+_LINE = 120
+_KEY = re.compile(r"(?P<head> *(?P<name>[a-z_0-9]+):)(?P<value>( [^#\s][^#]*?)?)\s*(#.*)?$")
 _LONGEST = 60  # characters of a default that a table cell shows
 _HEAD = """# Parameters
 
@@ -30,19 +35,67 @@ _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or fals
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the reference with the values of `arguments.params` as defaults.
+    """Print the reference with the values of `arguments.params` as defaults, or that file with comments up to date.
 
     Raises:
         UserError: a params file that can't be read or is wrong.
     """
     load_params(arguments.params)
-    print(reference(arguments.params), end="")
+    print((commented if arguments.comments else reference)(arguments.params), end="")
 
 
 def reference(params_file: Path) -> str:
     """All sections as Markdown tables."""
     values = YAML(typ="safe", pure=True).load(params_file.read_text(encoding="utf-8"))
     return _HEAD + "".join(_section(name, field, values[name]) for name, field in Params.model_fields.items())
+
+
+def commented(params_file: Path) -> str:
+    """A params file whose keys have their types' descriptions as comments.
+
+    A long one stands above its key. Section lines, entries of `sources` and comments at the margin stay as they are.
+    """
+    lines: list[str] = []
+    above: list[str] = []  # comment lines that may be an old description
+    parents: list[str] = []
+    entries_below = sys.maxsize  # lines indented deeper than this are a list's entries
+    for line in params_file.read_text(encoding="utf-8").splitlines():
+        depth = len(line) - len(line.lstrip())
+        key = _KEY.match(line)
+        if key and depth <= entries_below:
+            parents = [*parents[: depth // 2], key["name"]]
+            field = _field(parents)
+            entries_below = sys.maxsize if key["value"] else depth
+            if _is_section(field.annotation):
+                entries_below = sys.maxsize
+                lines += [*above, line]
+            else:
+                lines += _with_comment(f"{key['head']}{key['value']}", field, depth)
+            above = []
+        elif depth and depth <= entries_below and line.lstrip().startswith("#"):
+            above.append(line)
+        else:
+            lines += [*above, line]
+            above = []
+    return "\n".join([*lines, *above]) + "\n"
+
+
+def _field(parents: list[str]) -> FieldInfo:
+    fields = Params.model_fields
+    for name in parents[:-1]:
+        fields = typing.cast("type[BaseModel]", fields[name].annotation).model_fields
+    return fields[parents[-1]]
+
+
+def _with_comment(entry: str, field: FieldInfo, depth: int) -> list[str]:
+    kind, allowed = _described(field.annotation, field.metadata)
+    choices = allowed.replace("`", "").replace(", ", " | ") + ": " if kind == "choice" else ""
+    comment = f"# {choices}{field.description}"
+    line = f"{entry} {comment}"
+    if len(line) <= _LINE:
+        return [line]
+    indent = " " * depth
+    return [*textwrap.wrap(comment, _LINE, initial_indent=indent, subsequent_indent=f"{indent}# "), entry]
 
 
 def _section(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:

@@ -1,4 +1,8 @@
-"""`predict`: answers to the rows of a file, as JSON lines; a killed run goes on where it stopped."""
+"""`predict`: answers to the rows of a file, as JSON lines; a killed run goes on where it stopped.
+
+Until the run is done its lines lie in a journal, `<out>.partial`; then they take the name `<out>`, in the order
+of their numbers.
+"""
 
 import argparse
 import sys
@@ -10,18 +14,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from glm2core.cli.answering import Answerer, load_answerer
-from glm2core.cli.folders import read_wording
-from glm2core.cli.resumable import Line, ResumableLines
+from glm2core.cli.answering import load_answerer
 from glm2core.console import closing_table, progress_bar
+from glm2core.conversation import Message, RejectionError
 from glm2core.data.columns import ColumnUse
-from glm2core.data.conversation import Message, RejectionError
-from glm2core.data.detection import first_row, layout_of, missing_sentence
+from glm2core.data.detection import first_row, format_of, missing_sentence
 from glm2core.data.formats import ANSWER, QUESTION, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.sources import RowFile, find_files, open_rows
 from glm2core.errors import UserError, shown_names
-from glm2core.files import sha256_file, sha256_folder
+from glm2core.evaluation.generation import Answerer
+from glm2core.files import atomic_path, json_line, sha256_file, sha256_folder
+from glm2core.journal import Journal
+from glm2core.text.chat_format import ChatFormat
+
+Line = dict[str, Any]
 
 # Within so many batches rows are answered by length: little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
@@ -37,18 +44,57 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.output or path.with_name(f"{path.name}.answers.jsonl")
     questions = read_questions(path, arguments.format, _columns(arguments.column), arguments.encoding)
     _say_columns(questions.use)
-    read_wording(arguments.model)  # a wrong folder is told before anything is hashed
+    ChatFormat.load(arguments.model)  # a wrong folder is told before anything is hashed
     made_with = {name: getattr(arguments, name) for name in _SETTINGS}
     made_with |= {"model": sha256_folder(arguments.model), "file": sha256_file(path)}
-    lines = ResumableLines(out, questions.rows.unit, made_with, restart=arguments.restart)
-    if lines.done:
-        _note(f"going on: {len(lines.done):,} of {questions.total:,} rows are answered")
+    journal = open_journal(out, made_with, restart=arguments.restart)
+    if journal.values:
+        _note(f"going on: {len(journal.values):,} of {questions.total:,} rows are answered")
     answerer = load_answerer(arguments, _note)
     with progress_bar("predict", questions.total) as (bar, task):
-        bar.update(task, completed=len(lines.done))
-        answer_rows(answerer, questions, lines, batch_size=arguments.batch_size, seed=arguments.seed,
-                    progress=lambda rows: bar.advance(task, rows))  # fmt: skip
-    _close(lines, out)
+        bar.update(task, completed=len(journal.values))
+        answer_rows(
+            answerer,
+            questions,
+            journal,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            progress=lambda rows: bar.advance(task, rows),
+        )
+    _close(journal, out)
+
+
+def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False) -> Journal:
+    """The lines on their way to `out`, by their numbers.
+
+    Args:
+        out: the finished file; must not exist.
+        made_with: everything the lines depend on; lines of another making are not continued.
+        restart: forget what a killed run left.
+
+    Raises:
+        UserError: `out` exists, or a killed run of another making left lines.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    if out.exists():
+        raise UserError(f"{out} exists already. Remove it, or name another file with --output.")
+    if restart:
+        partial.unlink(missing_ok=True)
+
+    def failed(error: OSError) -> None:
+        raise UserError(
+            f"could not write {partial}: {error.strerror or error}. Free space or mend the rights of "
+            f"{partial.parent}, and give the same command again: it goes on from the last whole line."
+        ) from error
+
+    journal = Journal(partial, made_with, failed)
+    if (names := journal.differences) is not None:
+        difference = f"another {' and '.join(names)}" if names else "other settings"
+        raise UserError(
+            f"{partial} holds answers of a run with {difference}. "
+            "Give the same command to go on with it, --restart to forget it, or another --output."
+        )
+    return journal
 
 
 @dataclass(frozen=True)
@@ -56,7 +102,7 @@ class Questions:
     """A file's rows as conversations that wait for an answer."""
 
     rows: RowFile
-    layout: str
+    row_format: str
     columns: dict[str, str]
     total: int
     use: ColumnUse
@@ -65,18 +111,18 @@ class Questions:
         """Raises: RejectionError: why the row can't be answered."""
         if record.problem is not None:
             raise RejectionError(record.problem)
-        return to_conversation(record.value, self.layout, self.columns, answer_needed=False).messages
+        return to_conversation(record.value, self.row_format, self.columns, answer_needed=False).messages
 
 
-def read_questions(path: Path, layout: str, columns: dict[str, str], encoding: str | None = None) -> Questions:
+def read_questions(path: Path, row_format: str, columns: dict[str, str], encoding: str | None = None) -> Questions:
     """Find out how a file is laid out.
 
     Raises:
-        UserError: no rows, or columns that don't tell the layout.
+        UserError: no rows, or columns that don't tell the format.
     """
     rows = open_rows(path, encoding, columns)
     first = first_row(rows)
-    found = layout_of(rows, first, layout, columns, _MAPPING, answer_needed=False)
+    found = format_of(rows, first, row_format, columns, _MAPPING, answer_needed=False)
     if (question := columns.get(QUESTION[found], QUESTION[found])) not in first:
         raise UserError(missing_sentence(rows, found, [question], first, _MAPPING))
     use = ColumnUse(found, columns)
@@ -89,19 +135,30 @@ def read_questions(path: Path, layout: str, columns: dict[str, str], encoding: s
 
 
 def answer_rows(
-    answerer: Answerer, questions: Questions, lines: ResumableLines, *, batch_size: int, seed: int,
+    answerer: Answerer,
+    questions: Questions,
+    journal: Journal,
+    *,
+    batch_size: int,
+    seed: int,
     progress: Callable[[int], object],
-) -> None:  # fmt: skip
+) -> None:
     """Answer all rows that have no line yet; a row that can't be answered gets a line with its problem."""
+
+    def add(lines: list[Line]) -> None:
+        before = len(journal.values)
+        journal.add({line[questions.rows.unit]: line for line in lines})
+        progress(len(journal.values) - before)
+
     records = iter(questions.rows)
     while window := list(islice(records, _WINDOW_BATCHES * batch_size)):
         prompts, problems = _prompts(answerer, questions, window)
         # In order of length, longest first; the whole window is sorted, done or not, so that batches stay the same
         prompts.sort(key=lambda prompt: -prompt.tokens)
         batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
-        _add(lines, problems, progress)
+        add(problems)
         for batch in batches:
-            if all(prompt.record.number in lines.done for prompt in batch):
+            if all(prompt.record.number in journal.values for prompt in batch):
                 continue
             torch.manual_seed(seed + batch[0].record.number)  # sampled answers don't depend on interruptions
             answers = answerer.answer([prompt.messages for prompt in batch])
@@ -109,7 +166,7 @@ def answer_rows(
                 _line(questions, prompt.record, question=prompt.messages[-1]["content"], **answer._asdict())
                 for prompt, answer in zip(batch, answers, strict=True)
             ]
-            _add(lines, made, progress)
+            add(made)
 
 
 class _Prompt(NamedTuple):
@@ -130,23 +187,20 @@ def _prompts(answerer: Answerer, questions: Questions, window: list[Record]) -> 
     return prompts, problems
 
 
-def _add(lines: ResumableLines, new: list[Line], progress: Callable[[int], object]) -> None:
-    before = len(lines.done)
-    lines.add(new)
-    progress(len(lines.done) - before)
-
-
 def _line(questions: Questions, record: Record, **fields: Any) -> Line:
     return {questions.rows.unit: record.number, "row": record.value, **fields}
 
 
-def _close(lines: ResumableLines, out: Path) -> None:
-    answered = [line for line in lines.lines if "answer" in line]
-    problems = [line for line in lines.lines if "problem" in line]
+def _close(journal: Journal, out: Path) -> None:
+    lines = [line for _, line in sorted(journal.values.items())]
+    answered = [line for line in lines if "answer" in line]
+    problems = [line for line in lines if "problem" in line]
     if not answered:
-        lines.discard()
+        journal.remove()
         raise UserError(f"no row could be answered; the first one: {problems[0]['problem']}. {out} was not written.")
-    lines.finish()
+    with atomic_path(out) as path:
+        path.write_bytes(b"".join(map(json_line, lines)))
+    journal.remove()
     rows: dict[str, object] = {
         "answered": len(answered),
         "cut at --max-new-tokens": sum(not line["finished"] for line in answered),
@@ -165,12 +219,12 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 
 
 def _say_columns(use: ColumnUse) -> None:
-    answer = use.columns.get(ANSWER.get(use.layout, ""), ANSWER.get(use.layout))
+    answer = use.columns.get(ANSWER.get(use.row_format, ""), ANSWER.get(use.row_format))
     read = [name for name in use.read if name != answer]
     unread = [name for name in (*use.read, *use.unread) if name not in read]
     _note(f"columns read: {shown_names(read)}; not read: {shown_names(unread)}")
     for name, rows in use.lost.items():
-        _note(f"warning: {rows:,} rows fill {shown_names([name])}, which is not read as {use.layout}")
+        _note(f"warning: {rows:,} rows fill {shown_names([name])}, which is not read as {use.row_format}")
 
 
 def _note(sentence: str) -> None:

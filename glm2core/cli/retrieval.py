@@ -2,21 +2,23 @@
 
 import argparse
 import json
+from dataclasses import replace
 from typing import cast
 
 from transformers import PreTrainedModel
 
-from glm2core.cli.folders import read_wording
 from glm2core.errors import UserError
 from glm2core.evaluation.report import RETRIEVAL_PREDICTIONS, report_retrieval
-from glm2core.evaluation.retrieval import PromptFormat
-from glm2core.evaluation.run import ask, finished_parts
+from glm2core.evaluation.retrieval import ask
+from glm2core.evaluation.run import generated_cases, open_journal
 from glm2core.evaluation.tasks import read_longeval
 from glm2core.files import atomic_path, write_json
-from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import load_model
-from glm2core.model.hardware import choose_device, choose_dtype, set_threads
+from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.model.adapters import load_tuned, network_parameters
+from glm2core.model.loading import load_model
+from glm2core.model.rope import RopeScaling
 from glm2core.params import load_params
+from glm2core.text.chat_format import ChatFormat
 
 METRICS = "metrics.json"
 
@@ -30,28 +32,36 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
     params = load_params(arguments.params).evaluate
-    settings = params.retrieval.model_copy(
-        update={name: value for name in ("lengths", "contexts") if (value := getattr(arguments, name)) is not None}
-    )
-    cases = [case for file in arguments.file for case in read_longeval(file)]
-    wording = read_wording(arguments.model)
+    settings = params.retrieval
+    given = {name: value for name in ("lengths", "contexts") if (value := getattr(arguments, name)) is not None}
+    generated = replace(generated_cases(settings, settings.lengths), **given)
+    from_files = [case for file in arguments.file for case in read_longeval(file)]
+    chat_format = ChatFormat.load(arguments.model)
     device = choose_device(params.device, key="evaluate.device")
     set_threads(params.threads)
-    dtype = choose_dtype(params.dtype, device)
+    dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model))
     if arguments.rope_type is None:
         model = cast(PreTrainedModel, load_tuned(arguments.model, dtype=dtype, device=device))
     else:
-        rope = {"rope_type": arguments.rope_type, "rope_factor": arguments.rope_factor}
-        model = load_model(arguments.model, dtype=dtype, device=device, **rope)
-    wording.require_rows(model.config.padded_vocab_size, arguments.model)
-    finished = finished_parts(arguments.model, params, dtype, device, rope=[arguments.rope_type, arguments.rope_factor])
-    prompt_format = PromptFormat(wording.tokenizer, wording.template, wording.pair_format)
+        rope = RopeScaling(arguments.rope_type, arguments.rope_factor)
+        model = load_model(arguments.model, dtype=dtype, device=device, rope=rope)
+    chat_format.require_rows(model.config.padded_vocab_size, arguments.model)
+    journal = open_journal(arguments.model, params, dtype, device, rope=[arguments.rope_type, arguments.rope_factor])
     with atomic_path(arguments.out) as partial:
         partial.mkdir(parents=True)
         with (partial / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file:
-            answers = ask(model, prompt_format, params, settings, cases, file, finished.part)
+            answers = ask(
+                model,
+                chat_format,
+                generated,
+                from_files,
+                prefill_chunk=params.prefill_chunk,
+                max_new_tokens=settings.max_new_tokens,
+                file=file,
+                memo=journal.memo,
+            )
         metrics = report_retrieval(answers, [], settings.depths, partial)
         write_json(partial / METRICS, metrics)
-    finished.remove()
+    journal.remove()
     print(json.dumps(metrics, indent=2))
     print(f"every answer, tables and pictures: {arguments.out}")

@@ -1,1 +1,1 @@
-"""Raw files -> conversations -> supervised token pairs."""
+"""Raw files -> conversations."""

@@ -25,7 +25,7 @@ class ColumnUse:
     lost: for each name that is known and yet not read, the rows that fill it.
     """
 
-    layout: str
+    row_format: str
     columns: Mapping[str, str]
     rows: int = 0
     rows_losing: int = 0
@@ -37,11 +37,11 @@ class ColumnUse:
         if not isinstance(row, dict):
             return
         self.rows += 1
-        for name in file_names(COLUMNS[self.layout], self.columns):
+        for name in file_names(COLUMNS[self.row_format], self.columns):
             if name in row:
                 self.read[name] = None
         losing = False
-        for name, known in unread_columns(row, self.layout, self.columns):
+        for name, known in unread_columns(row, self.row_format, self.columns):
             if len(self.unread) < _MOST_NAMES:
                 self.unread[name] = None
             if known and (name in self.lost or len(self.lost) < _MOST_NAMES):
@@ -51,7 +51,7 @@ class ColumnUse:
 
     def missing(self) -> list[str]:
         """Columns that every row needs and no row has."""
-        needed = (QUESTION[self.layout], ANSWER.get(self.layout))
+        needed = (QUESTION[self.row_format], ANSWER.get(self.row_format))
         standard = [name for name in needed if name is not None]
         return [name for name in file_names(standard, self.columns) if self.rows and name not in self.read]
 

@@ -1,5 +1,6 @@
 """Raw sources -> one parquet of conversations a split; every row is kept, rejected, a duplicate, or over the limit."""
 
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from glm2core.conversation import Conversation, RejectionError, identify, split_of
 from glm2core.data.columns import ColumnUse
-from glm2core.data.conversation import Conversation, RejectionError, identify, split_of
 from glm2core.data.converted import ConvertedWriter
-from glm2core.data.detection import first_row, layout_of, missing_sentence
+from glm2core.data.detection import first_row, format_of, missing_sentence
 from glm2core.data.formats import to_conversation
 from glm2core.data.json_rows import Record
-from glm2core.data.lines import generate_conversations
 from glm2core.data.shapes import likely_shape
 from glm2core.data.sources import find_files, is_tracked, open_rows, source_name
 from glm2core.errors import UserError
 from glm2core.files import json_line
+from glm2core.lines.records import generate_conversations
 from glm2core.params import ConvertParams, Source
 
 REJECTED_FILE = "rejected.jsonl"
@@ -54,7 +55,7 @@ class ConvertReport:
     by_split: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     first_rejected: list[str] = field(default_factory=list)
-    layouts: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
     columns: dict[str, ColumnUse] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
 
@@ -104,7 +105,7 @@ class _Conversion:
         left = source.limit if source.limit is not None else sys.maxsize
         if source.generate is not None:
             name = place
-            self.report.layouts[name] = f"lines ({source.generate.conversations:,} generated conversations)"
+            self.report.formats[name] = f"lines ({source.generate.conversations:,} generated conversations)"
             left -= self._add_rows(name, "index", _generated(source), source, left)
             return
         for path in find_files(str(source.path), place):
@@ -130,22 +131,22 @@ class _Conversion:
         rows = open_rows(path, source.encoding, source.columns)
         columns = source.columns
         try:
-            layout = layout_of(rows, first_row(rows), source.format, columns, _MAPPING, answer_needed=True)
+            row_format = format_of(rows, first_row(rows), source.format, columns, _MAPPING, answer_needed=True)
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
         name = source_name(path)
-        self.report.layouts[name] = f"{layout} ({rows.description})"
+        self.report.formats[name] = f"{row_format} ({rows.description})"
         if not is_tracked(path):
             self.report.untracked.append(name)
-        use = self.report.columns[name] = ColumnUse(layout, columns)
+        use = self.report.columns[name] = ColumnUse(row_format, columns)
 
         def read(value: Any) -> Conversation:
             use.add(value)
-            return to_conversation(value, layout, columns)
+            return to_conversation(value, row_format, columns)
 
         taken = self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
         if missing := use.missing():
-            sentence = missing_sentence(rows, layout, missing, [*use.read, *use.unread], _MAPPING)
+            sentence = missing_sentence(rows, row_format, missing, [*use.read, *use.unread], _MAPPING)
             raise UserError(f"{place}: {sentence}")
         return taken
 
@@ -194,7 +195,12 @@ class _Conversion:
             text = record.value if record.problem is not None and isinstance(record.value, str) else ""
             self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}.{likely_shape(text)}")
         entry = {"source": name, unit: record.number, "reason": reason, "row": record.value}
-        self.rejected_file.write(json_line(entry))
+        try:
+            line = json_line(entry)
+        except RecursionError:
+            # Read just below the parser's limit, which the writer meets first: its place tells where all of it is
+            line = json_line({**entry, "row": reprlib.repr(entry["row"])})
+        self.rejected_file.write(line)
 
     def _why(self) -> str:
         if not self.report.first_rejected:

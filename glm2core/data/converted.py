@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from glm2core.data.conversation import SPLITS, Conversation, Message
-from glm2core.data.parquet import parquet_writer
+from glm2core.conversation import SPLITS, Conversation, Message
 from glm2core.errors import UserError
 from glm2core.params import Source
+from glm2core.parquet import parquet_writer
 
 SCHEMA = pa.schema(
     [

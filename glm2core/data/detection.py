@@ -36,46 +36,46 @@ def first_row(rows: RowFile) -> dict[str, Any]:
     )
 
 
-def layout_of(
+def format_of(
     rows: RowFile, row: dict[str, Any], wanted: str, columns: Mapping[str, str], mapping: str, *, answer_needed: bool
 ) -> str:
-    """The layout that was asked for, or that a row has.
+    """The row_format that was asked for, or that a row has.
 
     Args:
         row: the file's first one.
-        wanted: a layout, or auto.
+        wanted: a row_format, or auto.
         columns: standard column name -> its name in the file.
         mapping: how a name is mapped where the file was named, with `{name}` and `{theirs}`.
 
     Raises:
-        UserError: no layout, or not the one that was asked for; or `columns` that it does not have.
+        UserError: no row_format, or not the one that was asked for; or `columns` that it does not have.
     """
     detected = detect(row, columns)
-    layout = detected if wanted == "auto" else wanted
-    if layout is None:
+    row_format = detected if wanted == "auto" else wanted
+    if row_format is None:
         raise UserError(
             f"the format of {rows.path} can't be told from its columns ({shown_names(row)}). It takes instruction and "
             "output (alpaca), prompt and response (chatglm), messages, or conversations (sharegpt)."
             f"{_mapping_hint(['instruction', 'output'], row, mapping)}"
         )
-    if unknown := [name for name in columns if name not in COLUMNS[layout]]:
+    if unknown := [name for name in columns if name not in COLUMNS[row_format]]:
         raise UserError(
-            f"{shown_names(unknown)} is no column of {layout}; it has {', '.join(COLUMNS[layout])}. "
-            f"A name is mapped as in {mapping.format(name=COLUMNS[layout][0], theirs='theirs')}."
+            f"{shown_names(unknown)} is no column of {row_format}; it has {', '.join(COLUMNS[row_format])}. "
+            f"A name is mapped as in {mapping.format(name=COLUMNS[row_format][0], theirs='theirs')}."
         )
-    standard = [QUESTION[layout], ANSWER.get(layout) if answer_needed else None]
+    standard = [QUESTION[row_format], ANSWER.get(row_format) if answer_needed else None]
     needed = file_names([name for name in standard if name is not None], columns)
     missing = [name for name in needed if name not in row]
-    if missing and (detected != layout or rows.layout in ("CSV", "parquet")):
-        hint = f" It looks like {detected}." if detected and detected != layout else ""
-        raise UserError(missing_sentence(rows, layout, missing, row, mapping) + hint)
-    return layout
+    if missing and (detected != row_format or rows.kind in ("CSV", "parquet")):
+        hint = f" It looks like {detected}." if detected and detected != row_format else ""
+        raise UserError(missing_sentence(rows, row_format, missing, row, mapping) + hint)
+    return row_format
 
 
-def missing_sentence(rows: RowFile, layout: str, missing: list[str], names: Collection[str], mapping: str) -> str:
+def missing_sentence(rows: RowFile, row_format: str, missing: list[str], names: Collection[str], mapping: str) -> str:
     """One sentence for a file whose rows all lack a column."""
     return (
-        f"{rows.path} as {layout} needs {' and '.join(missing)}; its columns are: {shown_names(names)}."
+        f"{rows.path} as {row_format} needs {' and '.join(missing)}; its columns are: {shown_names(names)}."
         f"{_mapping_hint(missing, names, mapping)}"
     )
 

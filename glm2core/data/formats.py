@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from glm2core.data.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
+from glm2core.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
 
 Row = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages", "sharegpt": "conversations"}
 ANSWER = {"alpaca": "output", "chatglm": "response"}
 UNUSABLE = ("tools", "functions", "images", "audios", "videos")
-"""Columns that are part of a prompt and that no layout can use: a row that fills one is rejected."""
+"""Columns that are part of a prompt and that no row_format can use: a row that fills one is rejected."""
 
 _ROLES = {
     "system": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT,
@@ -37,7 +37,7 @@ _KINDS = {
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
-    """The layout whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
+    """The row_format whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
     if not isinstance(row, dict):
         return None
     row = _renamed(row, columns)
@@ -48,12 +48,12 @@ def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
 
 
 def to_conversation(
-    row: Any, layout: str, columns: Mapping[str, str] | None = None, *, answer_needed: bool = True
+    row: Any, row_format: str, columns: Mapping[str, str] | None = None, *, answer_needed: bool = True
 ) -> Conversation:
     """Read one raw row.
 
     Args:
-        layout: alpaca, chatglm, messages or sharegpt.
+        row_format: alpaca, chatglm, messages or sharegpt.
         columns: standard column name -> its name in this file, which has no other meaning then.
         answer_needed: False for rows that wait for an answer: one that is there is left out.
 
@@ -66,31 +66,31 @@ def to_conversation(
     for name in UNUSABLE:
         if name in row and not _is_blank(row[name]):
             raise RejectionError(f"{name} can't be used, and the row has some")
-    conversation = _READERS[layout](row, answer_needed)
+    conversation = _READERS[row_format](row, answer_needed)
     if not answer_needed and conversation.answered:
         return Conversation(conversation.messages[:-1], conversation.question_chars)
     return conversation
 
 
-def unread_columns(row: Row, layout: str, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, bool]]:
-    """(name in the file, whether the row loses something known by it) of each column that `layout` does not read.
+def unread_columns(row: Row, row_format: str, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, bool]]:
+    """(name in the file, whether the row loses something known by it) of each column that `row_format` does not read.
 
-    Known are other layouts' columns and misspelt ones of this layout, where they are filled. What a turn of a
+    Known are other layouts' columns and misspelt ones of this row_format, where they are filled. What a turn of a
     conversation holds beside its text is called as in `messages[].name`.
     """
     taken = set((columns or {}).values())
-    read, known = COLUMNS[layout], COLUMN_NAMES
+    read, known = COLUMNS[row_format], COLUMN_NAMES
     for name, value in row.items():
         standard = name not in taken and name not in (columns or {})
         if name in taken or (standard and name in read):
             continue
         yield name, name.strip().lower() in known and not _is_blank(value)
-    if layout in _TURN_KEYS:
-        name = (columns or {}).get(QUESTION[layout], QUESTION[layout])
+    if row_format in _TURN_KEYS:
+        name = (columns or {}).get(QUESTION[row_format], QUESTION[row_format])
         turns = row.get(name)
         for turn in turns if isinstance(turns, list) else ():
             if isinstance(turn, dict) and len(turn) > 2:
-                yield from ((f"{name}[].{key}", False) for key in turn if key not in _TURN_KEYS[layout])
+                yield from ((f"{name}[].{key}", False) for key in turn if key not in _TURN_KEYS[row_format])
 
 
 def _renamed(row: dict[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
     window = _Window(text)
     if key is not None:
         window.enter(key)
-    window.peek()  # the bracket that told the layout
+    window.peek()  # the bracket that told the kind
     window.advance()
     index = 0
     while window.peek() != "]":

@@ -23,9 +23,9 @@ _TAR_MAGIC, _TAR_OFFSET = b"ustar", 257
 
 
 class Shape(NamedTuple):
-    """layout: JSON array, JSON lines, JSON objects or CSV. key: of the array in its object. delimiter: of a CSV."""
+    """kind: JSON array, JSON lines, JSON objects or CSV. key: of the array in its object. delimiter: of a CSV."""
 
-    layout: str
+    kind: str
     key: str | None = None
     delimiter: str = ","
 
@@ -38,7 +38,7 @@ def foreign_kind(head: bytes) -> str | None:
 
 
 def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None = None) -> Shape | None:
-    """The layout of a text, or None.
+    """How a text is laid out, or None.
 
     Args:
         start: of the text, without white space in front.

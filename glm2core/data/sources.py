@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from glm2core.conversation import undecodable
 from glm2core.data.compression import MAGIC_LENGTH, compression_of, open_binary
-from glm2core.data.conversation import undecodable
 from glm2core.data.json_rows import BrokenFileError, Record, read_array, read_lines, read_objects
 from glm2core.data.shapes import foreign_kind, shape_of
 from glm2core.data.tables import read_csv, read_parquet
@@ -30,7 +30,7 @@ _PARQUET_MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class RowFile:
-    """A raw file whose layout is known.
+    """A raw file whose kind is known.
 
     compression: gzip, bzip2, xz, zstd, or None.
     key: of the array in the one object that a file is.
@@ -39,7 +39,7 @@ class RowFile:
     """
 
     path: Path
-    layout: str
+    kind: str
     encoding: str
     compression: str | None
     key: str | None = None
@@ -47,25 +47,25 @@ class RowFile:
 
     @property
     def unit(self) -> str:
-        return "line" if self.layout in ("JSON lines", "CSV") else "index"
+        return "line" if self.kind in ("JSON lines", "CSV") else "index"
 
     @property
     def description(self) -> str:
         extras = [f"in {self.key!r}"] if self.key is not None else []
         extras += [f"{'tabs' if self.delimiter == chr(9) else self.delimiter} between"] if self.delimiter != "," else []
         extras += [self.encoding] if self.encoding not in ("utf-8", "utf-8-sig", "binary") else []
-        return ", ".join([self.layout, *extras, *([self.compression] if self.compression else [])])
+        return ", ".join([self.kind, *extras, *([self.compression] if self.compression else [])])
 
     def __iter__(self) -> Iterator[Record]:
         with _readable(self.path, self.compression):
-            if self.layout == "parquet":
+            if self.kind == "parquet":
                 yield from read_parquet(self.path)
             else:
                 with self._open_text() as text:
                     yield from self._rows(text)
 
     def _rows(self, text: TextIO) -> Iterator[Record]:
-        match self.layout:
+        match self.kind:
             case "JSON array":
                 return read_array(text, self.key)
             case "JSON objects":
@@ -79,20 +79,20 @@ class RowFile:
     def _open_text(self) -> Iterator[TextIO]:
         # What can't be decoded becomes a lone surrogate, so that its row alone is rejected, with its place
         errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
-        newline = "" if self.layout == "CSV" else None
+        newline = "" if self.kind == "CSV" else None
         with open_binary(self.path, self.compression) as binary:
             yield io.TextIOWrapper(binary, encoding=self.encoding, errors=errors, newline=newline)
 
 
 def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str] | None = None) -> RowFile:
-    """Tell a file's layout, encoding and compression from its bytes, and its layout in doubt from its name.
+    """Tell a file's kind, encoding and compression from its bytes, and its kind in doubt from its name.
 
     Args:
         encoding: of a text file; None = the one of UTF-8, UTF-16 and UTF-32 that its bytes tell.
         columns: standard column name -> its name in this file.
 
     Raises:
-        UserError: the file is missing, empty, or none of the layouts.
+        UserError: the file is missing, empty, or of no known kind.
     """
     compression = None
     with _readable(path, None), path.open("rb") as binary:
@@ -104,8 +104,8 @@ def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str
             raise UserError(f"{path} is a parquet file in {compression}, which can't be streamed: unpack it first.")
         return RowFile(path, "parquet", "binary", None)
     refuse_lfs_pointer(path, head)
-    if kind := foreign_kind(head):
-        raise UserError(f"{path} is {kind}.")
+    if foreign := foreign_kind(head):
+        raise UserError(f"{path} is {foreign}.")
     encoding = encoding or json.detect_encoding(head)
     start = head.decode(encoding, errors="surrogateescape" if encoding == "utf-8" else "replace").lstrip()
     if not start:
@@ -113,8 +113,8 @@ def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str
         raise UserError(f"{path} is empty{rest}. Remove it from convert.sources, or put rows into it.")
     shape = shape_of(start, {suffix.lower() for suffix in path.suffixes}, columns)
     if shape is None:
-        raise UserError(_no_layout(path, start))
-    return RowFile(path, shape.layout, encoding, compression, shape.key, shape.delimiter)
+        raise UserError(_no_kind(path, start))
+    return RowFile(path, shape.kind, encoding, compression, shape.key, shape.delimiter)
 
 
 def find_files(pattern: str, place: str) -> list[Path]:
@@ -158,7 +158,7 @@ def _in_project(path: Path) -> Path | None:
     return None
 
 
-def _no_layout(path: Path, start: str) -> str:
+def _no_kind(path: Path, start: str) -> str:
     hint = " A CSV file must be named .csv, or its header name a format's columns."
     cuts = (3, 4) if len(start) > _HEAD // 4 else (0,)  # the end of a part of a file may be half a character
     if wrong := [found for cut in cuts if (found := undecodable(start[: len(start) - cut]))]:

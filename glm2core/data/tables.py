@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from glm2core.data.conversation import undecodable
+from glm2core.conversation import undecodable
 from glm2core.data.json_rows import LONGEST_ROW, BrokenFileError, Record, too_long
 from glm2core.errors import shown_names
 

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from glm2core.data.batching import length_sorted_batches
-from glm2core.data.dataset import Row, TokenizedDataset
-from glm2core.data.pairs import IGNORED
-from glm2core.data.sp import PAD
-from glm2core.evaluation.finished import Part, Record, made_now
-from glm2core.evaluation.padding import left_mask, left_padded
-from glm2core.evaluation.retrieval import open_cache
+from glm2core.evaluation.generation import left_mask, left_padded, open_cache
+from glm2core.journal import Memo, compute_only
+from glm2core.labels import IGNORED
+from glm2core.text.batching import length_sorted_batches
+from glm2core.text.dataset import Row, TokenizedDataset
+from glm2core.text.tokenizer import PAD
 
 _FIRST_BUCKET = 256
 
@@ -57,7 +56,7 @@ def token_losses(
     dataset: TokenizedDataset,
     batch_tokens: int,
     advance: Callable[[int], None] | None = None,
-    part: Part = made_now,
+    memo: Memo = compute_only,
 ) -> list[np.ndarray]:
     """Cross-entropy of each supervised token of each row, float64.
 
@@ -66,21 +65,21 @@ def token_losses(
 
     Args:
         advance: called with the number of rows done since the last call.
-        part: where the losses of a batch come from or go to.
+        memo: where the losses of a batch come from or go to.
     """
     losses = [np.zeros(0)] * len(dataset)
     for batch in length_sorted_batches(dataset.lengths, batch_tokens, seed=0, epoch=0, shuffle=False):
         rows = [dataset.row(index) for index in batch]
-        records = part(["loss", *(dataset.ids[index] for index in batch)], partial(_batch_losses, model, rows))
-        for index, record in zip(batch, records, strict=True):
-            losses[index] = np.array(record["losses"], dtype=np.float64)
+        found = memo(["loss", *(dataset.ids[index] for index in batch)], partial(_batch_losses, model, rows))
+        for index, row_losses in zip(batch, found, strict=True):
+            losses[index] = np.array(row_losses, dtype=np.float64)
         if advance is not None:
             advance(len(batch))
     return losses
 
 
 @torch.inference_mode()
-def _batch_losses(model: PreTrainedModel, rows: Sequence[Row]) -> list[Record]:
+def _batch_losses(model: PreTrainedModel, rows: Sequence[Row]) -> list[list[float]]:
     inputs = [input_ids for input_ids, _, _ in rows]
     labels = left_padded([row_labels for _, row_labels, _ in rows], IGNORED, model.device)  # [B, T]
     # The label in column t is predicted from column t - 1, and the one in column 0 from nothing.
@@ -92,7 +91,7 @@ def _batch_losses(model: PreTrainedModel, rows: Sequence[Row]) -> list[Record]:
         logits_to_keep=labels.shape[1] - first + 1,
     ).logits  # [B, S + 1, V]
     return [
-        {"losses": _cross_entropy(row_logits, row_labels).tolist()}
+        _cross_entropy(row_logits, row_labels).tolist()
         for row_logits, row_labels in zip(logits[:, :-1], labels[:, first:], strict=True)
     ]
 

@@ -1,25 +1,20 @@
 """The evaluation of one tuned model, part by part, each with its progress bar and its files."""
 
-import itertools
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel
 
-from glm2core.console import progress_bar
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.prompt import PairFormat, TemplateName
-from glm2core.data.sp import SpTokenizer
+from glm2core.console import Notice, progress_bar
 from glm2core.errors import UserError
 from glm2core.evaluation.answers import HeldOutAnswer, answer_rows
-from glm2core.evaluation.finished import FinishedParts, Part, Record, made_now
+from glm2core.evaluation.generation import Answerer, Sampling
 from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
 from glm2core.evaluation.report import (
     PREDICTIONS,
@@ -29,16 +24,22 @@ from glm2core.evaluation.report import (
     report_positions,
     report_retrieval,
 )
-from glm2core.evaluation.retrieval import PromptFormat, answer_case
-from glm2core.evaluation.scores import BASE, TUNED, Answer, score
-from glm2core.evaluation.tasks import Case, count_questions, generate_cases, read_longeval
-from glm2core.files import resolve_path, sha256_file, sha256_folder, source_fingerprint
-from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import fingerprint, load_model
-from glm2core.model.hardware import choose_device, choose_dtype, set_threads
+from glm2core.evaluation.retrieval import ask
+from glm2core.evaluation.scores import BASE, Answer, score
+from glm2core.evaluation.tasks import GeneratedCases, read_longeval
+from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, sha256_folder, source_fingerprint
+from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.journal import Journal
+from glm2core.model.adapters import load_tuned, network_parameters
+from glm2core.model.loading import fingerprint, load_model
 from glm2core.params import EvaluateParams, ModelParams, RetrievalParams
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.prompt import PairFormat, TemplateName
+from glm2core.text.tokenizer import SpTokenizer
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_SOURCE = ("text", "lines", "evaluation", "model", "family.py")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 Report = Callable[[dict[str, float], int], None]
@@ -49,12 +50,12 @@ class Evaluation:
     """A model with what it is measured on. Each method writes its files into a folder and returns flat metrics."""
 
     model: PreTrainedModel
-    prompt_format: PromptFormat
+    chat_format: ChatFormat
     dataset: TokenizedDataset
     sources: dict[str, str]  # row id -> where it came from
     base_answers: list[Answer]  # of the untuned base, where params ask for it
     params: EvaluateParams
-    finished: FinishedParts
+    journal: Journal
 
     @classmethod
     def load(cls, model: Path, test: Path, converted: Path, params: EvaluateParams, base: ModelParams) -> "Evaluation":
@@ -73,21 +74,29 @@ class Evaluation:
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
         device = choose_device(params.device, key="evaluate.device")
         set_threads(params.threads)
-        dtype = choose_dtype(params.dtype, device)
-        prompt_format = PromptFormat(
+        dtype = choose_dtype(params.dtype, device, parameters=network_parameters(model))
+        chat_format = ChatFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
         sources = _read_sources(converted, dataset)
         base_folder = resolve_path(base.base) if base.base is not None and params.retrieval.base_lengths else None
         base_hash = None if base_folder is None else fingerprint(base_folder)
-        finished = finished_parts(model, params, dtype, device, test=sha256_file(test), base=base_hash)
+        journal = open_journal(model, params, dtype, device, test=sha256_file(test), base=base_hash)
         base_answers: list[Answer] = []
         if base_folder is not None:
-            load = partial(load_model, base_folder, dtype=dtype, device=device, family=base.family)
-            base_answers = _ask_base(load, prompt_format, params, finished.part)
+            # Let go before the tuned network is read: the two are never in memory together
+            base_answers = ask(
+                load_model(base_folder, dtype=dtype, device=device, family=base.family),
+                chat_format,
+                generated_cases(params.retrieval, params.retrieval.base_lengths),
+                prefill_chunk=params.prefill_chunk,
+                max_new_tokens=params.retrieval.max_new_tokens,
+                memo=journal.memo,
+                name=BASE,
+            )
         # An adapter's PeftModel passes on what it is asked, as any model would answer it
         network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
-        return cls(network.eval(), prompt_format, dataset, sources, base_answers, params, finished)
+        return cls(network.eval(), chat_format, dataset, sources, base_answers, params, journal)
 
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
@@ -100,7 +109,7 @@ class Evaluation:
                 self.dataset,
                 self.params.batch_tokens,
                 lambda rows: bar.advance(task, rows),
-                self.finished.part,
+                self.journal.memo,
             )
         loss = held_out_loss(losses)
         if not math.isfinite(loss.total):
@@ -118,20 +127,14 @@ class Evaluation:
         rows = min(settings.rows, len(self.dataset))
         if not rows:
             return {}
+        answerer = Answerer(self.model, self.chat_format, Sampling(settings.max_new_tokens))
         answers: list[HeldOutAnswer] = []
         with (
             (folder / PREDICTIONS).open("w", encoding="utf-8") as file,
             progress_bar("answers", rows) as (bar, task),
         ):
             for batch in answer_rows(
-                self.model,
-                self.prompt_format.tokenizer,
-                self.prompt_format.template,
-                self.dataset,
-                rows=rows,
-                batch_size=settings.batch_size,
-                max_new_tokens=settings.max_new_tokens,
-                part=self.finished.part,
+                answerer, self.dataset, rows=rows, batch_size=settings.batch_size, memo=self.journal.memo
             ):
                 append_records(file, ({"source": self.sources[answer.id], **asdict(answer)} for answer in batch))
                 answers += batch
@@ -147,32 +150,68 @@ class Evaluation:
         settings = self.params.retrieval
         from_files = [case for file in settings.files for case in read_longeval(resolve_path(file))]
         with (folder / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file:
-            answers = ask(self.model, self.prompt_format, self.params, settings, from_files, file, self.finished.part)
+            answers = ask(
+                self.model,
+                self.chat_format,
+                generated_cases(settings, settings.lengths),
+                from_files,
+                prefill_chunk=self.params.prefill_chunk,
+                max_new_tokens=settings.max_new_tokens,
+                file=file,
+                memo=self.journal.memo,
+            )
             append_records(file, (answer.record() for answer in self.base_answers))
         if report is not None:
             _report_lengths(answers, report)
         return report_retrieval(answers, self.base_answers, settings.depths, folder)
 
 
-def finished_parts(
-    model: Path, params: EvaluateParams, dtype: torch.dtype, device: torch.device, **more: Any
-) -> FinishedParts:
+def generated_cases(settings: RetrievalParams, lengths: Sequence[int]) -> GeneratedCases:
+    """The cases that params ask for, at these lengths."""
+    return GeneratedCases(
+        settings.tasks, lengths, settings.contexts, settings.questions, settings.depths, settings.seed
+    )
+
+
+def open_journal(model: Path, params: EvaluateParams, dtype: torch.dtype, device: torch.device, **more: Any) -> Journal:
     """What an evaluation of this model on this machine that was stopped has left, if one was.
 
     Args:
         model: its folder; an adapter's names its base by a fingerprint.
         more: plain JSON values of what the answers depend on besides.
     """
-    return FinishedParts(
+    return journal_of(
         {
             "model": sha256_folder(model),
             "machine": [str(dtype), str(device), torch.get_num_threads()],
             "params": params.model_dump(mode="json"),
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(*(_PACKAGE / name for name in ("data", "evaluation", "model"))),
+            "source": source_fingerprint(*(_PACKAGE / name for name in _SOURCE)),
             **more,
         }
     )
+
+
+def journal_of(made_with: dict[str, Any], notice: Notice = print) -> Journal:
+    """The journal of one evaluation, in the project's .checkpoints: another value of anything gives another file.
+
+    On a CPU a large network takes hours, and an evaluation that was stopped goes on.
+
+    Args:
+        made_with: plain JSON values of all that its answers depend on.
+        notice: is told when there is something to go on with, or nothing can be kept.
+    """
+    file = project_root() / ".checkpoints" / f"evaluate-{run_fingerprint(made_with)}.jsonl"
+    journal = Journal(
+        file,
+        made_with,
+        failed=lambda error: notice(
+            f"could not write {file} ({error}): the evaluation goes on, but can't be continued."
+        ),
+    )
+    if journal.values:
+        notice(f"going on with an evaluation that was stopped; parts done before: {len(journal.values):,}")
+    return journal
 
 
 def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
@@ -185,50 +224,6 @@ def _read_sources(converted: Path, dataset: TokenizedDataset) -> dict[str, str]:
             "Run the pipeline from its start: dvc repro."
         )
     return sources
-
-
-def _ask_base(
-    load: Callable[[], PreTrainedModel], prompt_format: PromptFormat, params: EvaluateParams, part: Part
-) -> list[Answer]:
-    """Answers of the untuned base, which is let go afterwards: the two networks are never in memory together."""
-    settings = params.retrieval.model_copy(update={"lengths": params.retrieval.base_lengths})
-    return ask(load(), prompt_format, params, settings, [], None, part, name=BASE)
-
-
-def ask(
-    model: PreTrainedModel,
-    prompt_format: PromptFormat,
-    params: EvaluateParams,
-    settings: RetrievalParams,
-    from_files: list[Case],
-    file: TextIO | None,
-    part: Part = made_now,
-    name: str = TUNED,
-) -> list[Answer]:
-    """Answers to all generated cases and those `from_files`, behind a progress bar; written to `file` as they come.
-
-    Args:
-        part: where the answers of a case come from or go to.
-        name: of the model, in its answers.
-    """
-
-    def answer(case: Case) -> list[Record]:
-        made = answer_case(
-            model, prompt_format, case, prefill_chunk=params.prefill_chunk, max_new_tokens=settings.max_new_tokens
-        )
-        return [asdict(replace(answer, model=name)) for answer in made]
-
-    answers: list[Answer] = []
-    cases = itertools.chain(generate_cases(settings, prompt_format.count_tokens), from_files)
-    asks = "retrieval, base" if name == BASE else "retrieval"
-    with progress_bar(asks, count_questions(settings) + len(from_files)) as (bar, task):
-        for case in cases:
-            batch = [Answer(**record) for record in part([name, asdict(case)], partial(answer, case))]
-            if file is not None:
-                append_records(file, (answer.record() for answer in batch))
-            answers += batch
-            bar.update(task, description=f"{asks} {batch[0].prompt_tokens:,} tokens", advance=len(batch))
-    return answers
 
 
 def _report_lengths(answers: list[Answer], report: Report) -> None:

@@ -1,6 +1,6 @@
 """Retrieval cases: one context, many questions about it, each at a known depth.
 
-- `lines`: LongEval's wording (`glm2core.data.lines`), its keys and values never trained on.
+- `lines`: LongEval's wording (`glm2core.lines.records`), its keys and values never trained on.
 - `passkey`: one number hidden in plain text (after Mohtashami & Jaggi 2023), so one question a context.
 - `multikey`: many named numbers in plain text, each asked for (after RULER's multi-key needles).
 - LongEval's own `*_lines.jsonl`, asked word for word.
@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm2core.data.lines import (
+from glm2core.console import Notice
+from glm2core.errors import UserError
+from glm2core.files import refuse_lfs_pointer
+from glm2core.lines.records import (
     RECORD_OVER,
     Line,
     colliding,
@@ -27,10 +30,7 @@ from glm2core.data.lines import (
     question_text,
     record_text,
 )
-from glm2core.data.words import pool
-from glm2core.errors import UserError
-from glm2core.files import refuse_lfs_pointer
-from glm2core.params import RetrievalParams
+from glm2core.lines.words import pool
 
 CountTokens = Callable[[str], int]  # text of a user's message -> tokens of the whole prompt
 
@@ -75,50 +75,67 @@ class LengthTooShortError(UserError):
     """A task does not fit into a context of this length, by this tokenizer."""
 
 
-def generate_cases(
-    params: RetrievalParams, count_tokens: CountTokens, notice: Callable[[str], None] = print
-) -> Iterator[Case]:
-    """Cases of every task and length in `params`: `contexts * questions` questions each, equally many at each depth.
+@dataclass(frozen=True)
+class GeneratedCases:
+    """Cases of every task and length: `contexts * questions` questions each, equally many at each depth.
 
     A context too short for all its questions takes fewer, and more contexts are made. `passkey` has one
-    question a context, and `contexts` contexts at each depth. A length that is too short for a task (a small
-    tokenizer spends more tokens on a line) is left out, and `notice` told so.
+    question a context, and `contexts` contexts at each depth.
 
-    Raises:
-        LengthTooShortError: no length is long enough for any task.
+    Args:
+        tasks: of lines, passkey, multikey.
+        lengths: of whole prompts, in tokens.
+        questions: on each context; a multiple of `depths`.
+        depths: parts of a context that are asked about equally often.
     """
-    too_short, fits = None, False
-    for task, length in itertools.product(params.tasks, sorted(set(params.lengths))):
-        try:
-            for case in _cases(task, length, params, count_tokens):
-                fits = True
-                yield case
-        except LengthTooShortError as error:
-            too_short = too_short or error
-            notice(f"left out: {error}")
-    if too_short is not None and not fits:
-        raise too_short
 
+    tasks: Sequence[str]
+    lengths: Sequence[int]
+    contexts: int
+    questions: int
+    depths: int
+    seed: int
 
-def _cases(task: str, length: int, params: RetrievalParams, count_tokens: CountTokens) -> Iterator[Case]:
-    build = {"lines": _lines_case, "multikey": _multikey_case, "passkey": _passkey_case}[task]
-    left = _questions(task, params)
-    for index in itertools.count():
-        rng = random.Random(f"{task} {params.seed} {length} {index}")
-        case = build(rng, params, length, index, min(left, params.questions), count_tokens)
-        yield case
-        left -= len(case.questions)
-        if not left:
-            return
+    def cases(self, count_tokens: CountTokens, notice: Notice = print) -> Iterator[Case]:
+        """Make them.
 
+        Args:
+            notice: is told of each length that is left out, as it is too short for a task (a small tokenizer
+                spends more tokens on a line).
 
-def count_questions(params: RetrievalParams) -> int:
-    """How many questions the cases of `generate_cases` ask where every length is long enough."""
-    return len(set(params.lengths)) * sum(_questions(task, params) for task in params.tasks)
+        Raises:
+            LengthTooShortError: no length is long enough for any task.
+        """
+        too_short, fits = None, False
+        for task, length in itertools.product(self.tasks, sorted(set(self.lengths))):
+            try:
+                for case in self._cases(task, length, count_tokens):
+                    fits = True
+                    yield case
+            except LengthTooShortError as error:
+                too_short = too_short or error
+                notice(f"left out: {error}")
+        if too_short is not None and not fits:
+            raise too_short
 
+    @property
+    def questions_in_all(self) -> int:
+        """How many questions they ask where every length is long enough."""
+        return len(set(self.lengths)) * sum(map(self._questions_of, self.tasks))
 
-def _questions(task: str, params: RetrievalParams) -> int:
-    return params.contexts * (params.depths if task == "passkey" else params.questions)
+    def _cases(self, task: str, length: int, count_tokens: CountTokens) -> Iterator[Case]:
+        build = {"lines": _lines_case, "multikey": _multikey_case, "passkey": _passkey_case}[task]
+        left = self._questions_of(task)
+        for index in itertools.count():
+            rng = random.Random(f"{task} {self.seed} {length} {index}")
+            case = build(rng, self.depths, length, index, min(left, self.questions), count_tokens)
+            yield case
+            left -= len(case.questions)
+            if not left:
+                return
+
+    def _questions_of(self, task: str) -> int:
+        return self.contexts * (self.depths if task == "passkey" else self.questions)
 
 
 def read_longeval(path: Path) -> list[Case]:
@@ -137,14 +154,12 @@ def read_longeval(path: Path) -> list[Case]:
     return cases
 
 
-def _lines_case(
-    rng: random.Random, params: RetrievalParams, length: int, index: int, most: int, count: CountTokens
-) -> Case:
+def _lines_case(rng: random.Random, depths: int, length: int, index: int, most: int, count: CountTokens) -> Case:
     words = pool("evaluation")
     longest = f"{max(words.adjectives, key=len)}-{max(words.nouns, key=len)}"
     ending = RECORD_OVER + question_text(longest)
     record = make_record(rng, length, lambda text: count(text + ending))
-    asked = _spread(rng, len(record), params.depths, most)
+    asked = _spread(rng, len(record), depths, most)
     if not asked:
         raise _too_short("lines", length, f"holds {len(record)} lines, and each depth needs one")
     collides = colliding(record)
@@ -160,9 +175,7 @@ def _lines_case(
     return Case("lines", length, index, record_text(record), tuple(questions), _chance(record))
 
 
-def _multikey_case(
-    rng: random.Random, params: RetrievalParams, length: int, index: int, most: int, count: CountTokens
-) -> Case:
+def _multikey_case(rng: random.Random, depths: int, length: int, index: int, most: int, count: CountTokens) -> Case:
     filler = _filler(rng)
     stations = draw_lines(rng, most, pool("evaluation"))
     while stations:
@@ -171,9 +184,9 @@ def _multikey_case(
         context = _fill(_MULTIKEY_HEADER, filler, needles, ending, length, count)
         if context is not None:
             break
-        stations = stations[: -params.depths]
+        stations = stations[:-depths]
     else:
-        raise _too_short("multikey", length, f"does not hold {params.depths} needles and a sentence around each")
+        raise _too_short("multikey", length, f"does not hold {depths} needles and a sentence around each")
     collides = colliding(stations)
     questions = [
         Question(_code_question(station), station.value, (place + 0.5) / len(stations), collides[place])
@@ -182,17 +195,15 @@ def _multikey_case(
     return Case("multikey", length, index, context, tuple(questions), _chance(stations))
 
 
-def _passkey_case(
-    rng: random.Random, params: RetrievalParams, length: int, index: int, most: int, count: CountTokens
-) -> Case:
+def _passkey_case(rng: random.Random, depths: int, length: int, index: int, most: int, count: CountTokens) -> Case:
     value = rng.choice(pool("evaluation").values)
-    row = index % params.depths
+    row = index % depths
     needle = f"The pass key is {value}. Remember that {value} is the pass key."
-    needles = [needle if part == row else "" for part in range(params.depths)]
+    needles = [needle if part == row else "" for part in range(depths)]
     context = _fill(_PASSKEY_HEADER, _filler(rng), needles, _PASSKEY_QUESTION, length, count)
     if context is None:
-        raise _too_short("passkey", length, f"does not hold the needle and {params.depths} sentences")
-    question = Question(_PASSKEY_QUESTION, value, (row + 0.5) / params.depths, colliding=False)
+        raise _too_short("passkey", length, f"does not hold the needle and {depths} sentences")
+    question = Question(_PASSKEY_QUESTION, value, (row + 0.5) / depths, colliding=False)
     return Case("passkey", length, index, context, (question,), 1 / len(pool("evaluation").values))
 
 

@@ -8,20 +8,21 @@ models/tuned/
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft import PeftConfig, PeftModel, PrefixTuningConfig
-from pydantic import BaseModel, ConfigDict, ValidationError
+from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from transformers import PreTrainedModel
 
+from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.files import project_root, resolve_path, write_json
-from glm2core.model.checkpoint import fingerprint, load_model
-
-Notice = Callable[[str], None]
+from glm2core.hardware import computes_in
+from glm2core.model.loading import fingerprint, load_model, parameter_count, read_config
+from glm2core.model.rope import RopeScaling
+from glm2core.params import LoraParams, PrefixParams
 
 _ADAPTER = "adapter_config.json"
 _BASE = "base.json"
@@ -36,7 +37,7 @@ class BaseReference(BaseModel):
         fingerprint: of the base's weights and config.
         bits: of the quantized weights; null = not quantized.
         family: as `load_model` takes it.
-        rope_type, rope_factor, rope_unit: scaling on top of the base's own config.
+        rope: scaling on top of the base's own config; null = none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,15 +46,49 @@ class BaseReference(BaseModel):
     fingerprint: str
     bits: Literal[4, 8] | None = None
     family: str = "auto"
-    rope_type: str | None = None
-    rope_factor: float = 1.0
-    rope_unit: int = 2048
+    rope: RopeScaling | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _three_keys_of_older_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "rope_type" not in values:
+            return values
+        old = {name: values[f"rope_{name}"] for name in ("type", "factor", "unit") if f"rope_{name}" in values}
+        kept = {key: value for key, value in values.items() if key.removeprefix("rope_") not in old}
+        return {**kept, "rope": None if old["type"] is None else old}
 
 
-def reference_to(folder: Path, own: bool, **setting: object) -> BaseReference:
+def reference_to(
+    folder: Path,
+    own: bool,
+    *,
+    bits: Literal[4, 8] | None = None,
+    family: str = "auto",
+    rope: RopeScaling | None = None,
+) -> BaseReference:
     """Describe the base in `folder`; `own` says that it will be kept beside the adapter."""
     path = None if own else _against_root(folder)
-    return BaseReference.model_validate({"path": path, "fingerprint": fingerprint(folder), **setting})
+    return BaseReference(path=path, fingerprint=fingerprint(folder), bits=bits, family=family, rope=rope)
+
+
+def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixParams) -> PeftModel:
+    """Freeze `model` (quantized or not) and put an adapter on it; the adapter's weights are fp32."""
+    if method == "ptuning" and model.config.pre_seq_len:
+        raise UserError(
+            f"train.method is ptuning, but the base has a P-tuning prefix of {model.config.pre_seq_len} already, which "
+            "a new one would replace. Name the base without it, or set train.method to full or lora."
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    config = _prefix_config(model, prefix) if method == "ptuning" else _lora_config(lora)
+    attach_prefix_length(model, config)
+    return get_peft_model(model, config)
+
+
+def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
+    """Whether an adapter's fp32 weights are multiplied in bf16: on a GPU, where fp32 products are many times slower."""
+    computes = computes_in(dtype, torch.device(device))
+    return method in ("lora", "qlora") and dtype == torch.bfloat16 and device == "cuda" and computes
 
 
 def load_base(
@@ -71,9 +106,7 @@ def load_base(
         dtype=dtype,
         device=device,
         family=reference.family,
-        rope_type=reference.rope_type,
-        rope_factor=reference.rope_factor,
-        rope_unit=reference.rope_unit,
+        rope=reference.rope,
         bits=reference.bits if quantized else None,
         notice=notice,
     )
@@ -132,6 +165,44 @@ def base_folder(folder: Path) -> Path | None:
     return _place(folder, _read_reference(folder)) if (folder / _ADAPTER).is_file() else None
 
 
+def network_parameters(folder: Path) -> int:
+    """Numbers in the network that `load_tuned` would load from a folder; an adapter's own, a few, are not counted.
+
+    Raises:
+        UserError: no config.json there, or an adapter's base is missing.
+    """
+    if (folder / _ADAPTER).is_file():
+        reference = _read_reference(folder)
+        base = _place(folder, reference)
+        _require_base(folder, base, reference)
+        folder = base
+    return parameter_count(read_config(folder, family="chatglm2", notice=lambda sentence: None))
+
+
+def _lora_config(lora: LoraParams) -> LoraConfig:
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+    )
+
+
+def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuningConfig:
+    # Sizes are given outright: peft would read keys that this family's config names otherwise.
+    config = model.config
+    return PrefixTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=prefix.length,
+        num_layers=config.num_layers,
+        num_attention_heads=config.multi_query_group_num,
+        token_dim=config.multi_query_group_num * config.kv_channels,
+        encoder_hidden_size=config.hidden_size,
+        num_transformer_submodules=1,
+    )
+
+
 def _place(folder: Path, reference: BaseReference) -> Path:
     return folder / _OWN_BASE if reference.path is None else resolve_path(reference.path)
 
@@ -149,12 +220,16 @@ def _read_reference(folder: Path) -> BaseReference:
         raise UserError(f"{file} cannot be read: {error}") from None
 
 
-def _require_same_base(folder: Path, base: Path, reference: BaseReference) -> None:
+def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:
     if not base.is_dir():
         raise UserError(
             f"{folder} is an adapter on {reference.path}, and {base} does not exist. "
             "Put the base weights there, or run the pipeline again."
         )
+
+
+def _require_same_base(folder: Path, base: Path, reference: BaseReference) -> None:
+    _require_base(folder, base, reference)
     found = fingerprint(base)
     if found != reference.fingerprint:
         raise UserError(

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from glm2core.hardware import product_dtype
+
 # Rows of scores that one product makes in `_Blocks`: few enough for a core's cache, enough for fast products.
 _TRAINING_ROWS, _READING_ROWS = 256, 512
 _SHAPES = 32
@@ -43,6 +45,9 @@ def attention(
     Returns:
         Context [B, T, H, D], and weights [B, H, T, K] where the implementation has them.
     """
+    wide = product_dtype(query.dtype, query.device)
+    if wide != query.dtype:
+        query, key, value = (heads.to(wide) for heads in (query, key, value))
     scaling = query.shape[-1] ** -0.5
     if implementation == "sdpa" and query.device.type == "cpu":
         return _on_cpu(query, key, value, attention_mask, scaling), None

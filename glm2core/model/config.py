@@ -8,20 +8,31 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from glm2core.errors import UserError
-from glm2core.model.family import detect_family, family_of_folder
-from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, linear_rope, plain_rope, rope_parameters_for
+from glm2core.family import family_of, guess_member
+from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, RopeScaling, linear_rope, plain_rope
 
 # Released switches with the one value that the released weights have, and that is built here.
 _FIXED_SWITCHES: dict[str, Any] = {
-    "rmsnorm": True, "post_layer_norm": True, "add_bias_linear": False, "multi_query_attention": True,
-    "apply_residual_connection_post_layernorm": False, "interleaved_qkv": False, "original_rope": True,
-    "fp32_residual_connection": False, "hidden_dropout": 0.0, "attention_dropout": 0.0,
-}  # fmt: skip
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "add_bias_linear": False,
+    "multi_query_attention": True,
+    "apply_residual_connection_post_layernorm": False,
+    "interleaved_qkv": False,
+    "original_rope": True,
+    "fp32_residual_connection": False,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 # Released keys without effect on what is computed, or about remote code, which is never run.
 _DROPPED = (
-    "apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "classifier_dropout",
-    "auto_map", "seed",
-)  # fmt: skip
+    "apply_query_key_layer_scaling",
+    "attention_softmax_in_fp32",
+    "bias_dropout_fusion",
+    "classifier_dropout",
+    "auto_map",
+    "seed",
+)
 
 
 class ChatGLM2Config(PreTrainedConfig):
@@ -88,7 +99,7 @@ class ChatGLM2Config(PreTrainedConfig):
         self._check_sizes()
         rope_ratio = kwargs.pop("rope_ratio", None)
         if self.family == "auto":
-            self.family = _family(kwargs, rope_ratio)
+            self.family = guess_member({**kwargs, "rope_ratio": rope_ratio})[0]
         if not self.rope_parameters:
             self.rope_parameters = _rope_of_ratio(rope_ratio, self.family)
         kept = {key: value for key, value in kwargs.items() if key not in {*_FIXED_SWITCHES, *_DROPPED}}
@@ -98,12 +109,14 @@ class ChatGLM2Config(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Adds what the folder's name and tokenizer tell about the family."""
+        """Adds the family, by all that the folder tells."""
         values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        folder = Path(pretrained_model_name_or_path)
-        if values.get("family", "auto") == "auto" and folder.is_dir():
-            values["family"] = detect_family(values, folder)[0]
-        return values, unused
+        return _with_family(values, pretrained_model_name_or_path), unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Adds the family by the folder that AutoConfig read the values from."""
+        return super().from_dict(_with_family(config_dict, kwargs.get("name_or_path")), **kwargs)
 
     @property
     def rotary_channels(self) -> int:
@@ -124,19 +137,17 @@ class ChatGLM2Config(PreTrainedConfig):
             raise UserError("config: tie_word_embeddings true is not built here; the family's output layer is its own")
 
 
-def apply_rope(config: ChatGLM2Config, rope_type: str | None, factor: float, unit: int) -> None:
-    """Give `config` the scaling that params.yaml's `model.rope` asks for; None = leave it as it is.
+def apply_rope(config: ChatGLM2Config, scaling: RopeScaling | None) -> None:
+    """Give `config` a scaling; None = leave it as it is.
 
     Raises:
         UserError: the config has a scaling already.
     """
-    if rope_type is None:
+    if scaling is None:
         return
-    config.rope_parameters = rope_parameters_for(
-        rope_type, factor, unit, config.rope_parameters, config.rotary_channels
-    )
-    if rope_type != "default":
-        config.seq_length = round(factor * unit)
+    config.rope_parameters = scaling.parameters(config.rope_parameters, config.rotary_channels)
+    if scaling.type != "default":
+        config.seq_length = scaling.range
 
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
@@ -150,11 +161,10 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
         )
 
 
-def _family(values: Mapping[str, Any], rope_ratio: float | None) -> str:
-    folder = Path(values.get("name_or_path") or "")
-    if (folder / "config.json").is_file():
-        return family_of_folder(folder)[0]
-    return detect_family({**values, "rope_ratio": rope_ratio}, None)[0]
+def _with_family(values: dict[str, Any], folder: Any) -> dict[str, Any]:
+    if folder is None or values.get("family", "auto") != "auto" or not Path(folder, "config.json").is_file():
+        return values
+    return {**values, "family": family_of(Path(folder))[0]}
 
 
 def _rope_of_ratio(rope_ratio: float | None, family: str) -> dict[str, Any]:

@@ -40,13 +40,23 @@ def glm_config(config: ChatGLM2Config) -> GlmConfig:
             "cannot hold. Tune with train.method full, lora or qlora for a model that can be exported."
         )
     return GlmConfig(
-        vocab_size=config.padded_vocab_size, hidden_size=config.hidden_size, intermediate_size=config.ffn_hidden_size,
-        num_hidden_layers=config.num_layers, num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.multi_query_group_num, head_dim=config.kv_channels, hidden_act="silu",
-        attention_bias=config.add_qkv_bias, max_position_embeddings=config.seq_length,
-        rms_norm_eps=config.layernorm_epsilon, tie_word_embeddings=False, rope_parameters=dict(config.rope_parameters),
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
-    )  # fmt: skip
+        vocab_size=config.padded_vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.ffn_hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.multi_query_group_num,
+        head_dim=config.kv_channels,
+        hidden_act="silu",
+        attention_bias=config.add_qkv_bias,
+        max_position_embeddings=config.seq_length,
+        rms_norm_eps=config.layernorm_epsilon,
+        tie_word_embeddings=False,
+        rope_parameters=dict(config.rope_parameters),
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
 
 
 def glm_state_dict(state_dict: Mapping[str, Tensor], config: ChatGLM2Config) -> dict[str, Tensor]:

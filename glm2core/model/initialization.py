@@ -90,7 +90,8 @@ def _look_back(attention: SelfAttention) -> None:
     if not attention.config.add_qkv_bias:
         return
     query, key = _query_and_key(attention.query_key_value.bias, attention)  # [G, H / G, D], [G, 1, D]
-    fastest = inverse_frequencies(attention.config)[0][:_POSITIONAL_PAIRS]
+    config = attention.config
+    fastest = inverse_frequencies(config.rope_parameters, config.rotary_channels)[0][:_POSITIONAL_PAIRS]
     channels = 2 * len(fastest)
     key[..., 0:channels:2] = _POSITIONAL_BIAS
     for head in range(attention.heads):

@@ -1,7 +1,8 @@
 """The network's parts: norm, attention, MLP, block and P-tuning prefix, with the released parameter names.
 
 Shapes: `B` batch, `T` tokens, `K` tokens seen (cache included), `H` query heads, `G` key/value
-heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP.
+heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP, `S` positions that are
+asked for where that is not all of them.
 """
 
 from typing import Any
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from glm2core.hardware import product_dtype
 from glm2core.model.attention import attention
 from glm2core.model.config import ChatGLM2Config
+from glm2core.model.linear import Linear
 from glm2core.model.rope import rotate
 
 
@@ -75,30 +78,55 @@ class SelfAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.heads, self.groups, self.channels = (
-            config.num_attention_heads, config.multi_query_group_num, config.kv_channels,
-        )  # fmt: skip
+            config.num_attention_heads,
+            config.multi_query_group_num,
+            config.kv_channels,
+        )
         # transformers' attention functions read this name: query heads for each key/value head.
         self.num_key_value_groups = self.heads // self.groups
         rows = (self.heads + 2 * self.groups) * self.channels
-        self.query_key_value = nn.Linear(config.hidden_size, rows, bias=config.add_qkv_bias)
-        self.dense = nn.Linear(self.heads * self.channels, config.hidden_size, bias=False)
+        self.query_key_value = Linear(config.hidden_size, rows, bias=config.add_qkv_bias)
+        self.dense = Linear(self.heads * self.channels, config.hidden_size, bias=False)
 
     def forward(
         self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None,
-        **kwargs: Any,
+        kept: Tensor | None = None, **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Context [B, T, C], or [B, S, C] of the positions `kept`, [B or 1, S]; keys and values are those of all."""
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
         turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
         # Queries and keys turn together: one call on [B, T, H + G, D].
         query, key = rotate(turning, rotations).split((self.heads, self.groups), dim=2)
+        if kept is not None:
+            query = pick(query, kept)  # [B, S, H, D]
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # [B, H or G, T, D]
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # [B, G, K, D]
+        if kept is not None:
+            attention_mask = _mask_of(kept, attention_mask, tokens, key.shape[2])
         context, weights = attention(
             self, query, key, value, attention_mask, self.config._attn_implementation or "sdpa", **kwargs
         )
-        return self.dense(context.reshape(batch, tokens, -1)), weights
+        return self.dense(context.flatten(2)), weights
+
+
+def pick(tensor: Tensor, positions: Tensor) -> Tensor:
+    """[B, T, ...] at `positions`, [B or 1, S], which gives [B, S, ...]."""
+    if positions.shape[0] == 1:
+        return tensor.index_select(1, positions[0])
+    return tensor.gather(
+        1, positions.view(*positions.shape, *[1] * (tensor.dim() - 2)).expand(-1, -1, *tensor.shape[2:])
+    )
+
+
+def _mask_of(kept: Tensor, mask: Tensor | None, tokens: int, seen: int) -> Tensor:
+    """What the queries at `kept` see, [B or 1, 1, S, K]: as the mask of all `tokens` says, or causally by index."""
+    if mask is not None:
+        mask = mask.expand(max(len(mask), len(kept)), -1, -1, -1)
+        return pick(mask.transpose(1, 2), kept).transpose(1, 2)
+    last = (seen - tokens + kept)[:, None, :, None]  # the key of a query's own position
+    return torch.arange(seen, device=kept.device) <= last
 
 
 class SwiGLU(torch.autograd.Function):
@@ -127,8 +155,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=False)
-        self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
+        self.dense_h_to_4h = Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=False)
+        self.dense_4h_to_h = Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.dense_4h_to_h(SwiGLU.apply(self.dense_h_to_4h(hidden)))
@@ -146,12 +174,13 @@ class GLMBlock(GradientCheckpointingLayer):
 
     def forward(
         self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None,
-        past_key_values: Cache | None = None, **kwargs: Any,
+        past_key_values: Cache | None = None, kept: Tensor | None = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
+        """[B, T, C] to [B, T, C], or to [B, S, C] at the positions `kept`, [B or 1, S]."""
         attended, _ = self.self_attention(
-            self.input_layernorm(hidden), rotations, attention_mask, past_key_values, **kwargs
+            self.input_layernorm(hidden), rotations, attention_mask, past_key_values, kept, **kwargs
         )
-        hidden = hidden + attended
+        hidden = (hidden if kept is None else pick(hidden, kept)) + attended
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
@@ -161,20 +190,21 @@ class PrefixEncoder(nn.Module):
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
         self.layers, self.groups, self.channels = (
-            config.num_layers, config.multi_query_group_num, config.kv_channels,
-        )  # fmt: skip
+            config.num_layers,
+            config.multi_query_group_num,
+            config.kv_channels,
+        )
         assert config.pre_seq_len is not None
         self.length = config.pre_seq_len
         width = self.layers * 2 * self.groups * self.channels
         self.embedding = nn.Embedding(self.length, width)
         self.trans = None
         if config.prefix_projection:
-            self.trans = nn.Sequential(
-                nn.Linear(width, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, width)
-            )
+            self.trans = nn.Sequential(Linear(width, config.hidden_size), nn.Tanh(), Linear(config.hidden_size, width))
 
     def forward(self, batch: int) -> list[tuple[Tensor, Tensor]]:
         """Key and value of each layer, [B, G, prefix, D] each. Keys are not rotated."""
-        prefix = self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
+        weight = self.embedding.weight
+        prefix = weight if self.trans is None else self.trans(weight.to(product_dtype(weight.dtype, weight.device)))
         shaped = prefix.view(self.length, self.layers, 2, self.groups, self.channels).permute(1, 2, 3, 0, 4)
         return [(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)) for key, value in shaped]

@@ -1,6 +1,7 @@
 """ChatGLM2ForCausalLM: the released network as a transformers model.
 
-Shapes: `B` batch, `T` tokens, `C` hidden channels, `V` vocabulary, `N` supervised positions.
+Shapes: `B` batch, `T` tokens, `S` positions that something is computed from (a loss, logits), `C` hidden channels,
+`V` vocabulary.
 """
 
 from typing import Any
@@ -14,10 +15,12 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from glm2core.errors import UserError
+from glm2core.hardware import product_dtype
 from glm2core.model.config import ChatGLM2Config
-from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention
-from glm2core.model.loss import supervised_loss
-from glm2core.model.quantization import keep_frozen_weights
+from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention, pick
+from glm2core.model.linear import Linear
+from glm2core.model.loss import supervised_loss, supervised_positions
+from glm2core.model.quantization import keep_frozen_weights, make_quantizable
 from glm2core.model.rope import RotaryEmbedding
 
 
@@ -65,10 +68,10 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__(config)
         self.embedding = Embedding(config)
-        self.rotary_pos_emb = RotaryEmbedding(config)
+        self.rotary_pos_emb = RotaryEmbedding(config.rope_parameters, config.rotary_channels)
         self.encoder = Encoder(config)
         # Under `transformer` because the released name is `transformer.output_layer`; applied by the model around.
-        self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None
         self.post_init()
 
@@ -87,12 +90,18 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        kept: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """See `ChatGLM2ForCausalLM.forward`; returns the last hidden state [B, T, C]."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UserError("give either input_ids or inputs_embeds, and not both")
+        """See `ChatGLM2ForCausalLM.forward`; returns the last hidden state [B, T, C], or [B, S, C].
+
+        Args:
+            kept: positions [B or 1, S] whose hidden state is asked for; None = all. Keys and values apart, the last
+                block then computes nothing else.
+        """
+        _shape_and_device(input_ids, inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = hidden.to(product_dtype(hidden.dtype, hidden.device))  # and so is all that follows, the cache too
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         cache = past_key_values
@@ -103,8 +112,10 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         position_ids = self._positions(position_ids, attention_mask, cache, hidden)
         mask = self._causal_mask(hidden, attention_mask, cache)
         rotations = self.rotary_pos_emb(position_ids)
-        for layer in self.encoder.layers:
-            hidden = layer(hidden, rotations, mask, past_key_values=cache, **kwargs)
+        last = len(self.encoder.layers) - 1
+        for index, layer in enumerate(self.encoder.layers):
+            asked = kept if index == last else None
+            hidden = layer(hidden, rotations, mask, past_key_values=cache, kept=asked, **kwargs)
         hidden = self.encoder.final_layernorm(hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
@@ -148,9 +159,11 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
 class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
     """The network with its output layer and its loss."""
 
-    def __init__(self, config: ChatGLM2Config) -> None:
+    def __init__(self, config: ChatGLM2Config, *, to_be_quantized: bool = False) -> None:
         super().__init__(config)
         self.transformer = ChatGLM2Model(config)
+        if to_be_quantized:
+            make_quantizable(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -192,7 +205,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
             position_ids: [B, T]; gaps are allowed. None = counted from the mask.
             past_key_values: keys and values of earlier tokens, extended in place.
-            labels: [B, T], -100 where nothing is supervised; label t is predicted from token t - 1.
+            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1.
             num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
             use_cache: None = as the config says, and never with labels.
             logits_to_keep: without labels: compute only the last so many positions (0 = all), or these [N].
@@ -203,22 +216,48 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         """
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
+        shape, device = _shape_and_device(input_ids, inputs_embeds)
+        if labels is not None:
+            if labels.shape != shape:
+                raise UserError(f"labels must be of shape {list(shape)}, as the input; got {list(labels.shape)}")
+            kept, targets = supervised_positions(labels.to(device))
+        else:
+            kept = _last_positions(logits_to_keep, shape[1], device)
+        early = self._last_block_may_skip(kept, shape[1], kwargs)
         outputs = self.transformer(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs,
-        )  # fmt: skip
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            kept=kept if early else None,
+            **kwargs,
+        )
         hidden = outputs.last_hidden_state
+        if kept is not None and not early:
+            hidden = pick(hidden, kept)  # [B, S, C]
         loss = logits = None
         if labels is not None:
-            loss = supervised_loss(hidden, labels, self.transformer.output_layer, num_items_in_batch)
+            loss = supervised_loss(hidden, targets, self.transformer.output_layer, num_items_in_batch)
         else:
-            last = isinstance(logits_to_keep, int)
-            kept = hidden[:, -logits_to_keep:] if last else hidden[:, logits_to_keep]  # -0 keeps all
-            logits = self.transformer.output_layer(kept)
+            logits = self.transformer.output_layer(hidden)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
-        )  # fmt: skip
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _last_block_may_skip(self, kept: Tensor | None, tokens: int, kwargs: dict[str, Any]) -> bool:
+        """Whether the last block computes `kept` alone: a mask for over half the tokens would cost more."""
+        recorded = any(
+            kwargs.get(name, getattr(self.config, name, False))
+            for name in ("output_hidden_states", "output_attentions")
+        )
+        few = kept is not None and 2 * kept.shape[1] <= tokens
+        return few and not recorded and self.config._attn_implementation == "sdpa"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -228,12 +267,31 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             UserError: names each tensor that is missing, unexpected or of another shape.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["to_be_quantized"] = True  # on its way to __init__
         kwargs["ignore_mismatched_sizes"] = True  # they are refused below, all of them by name
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
         _require_exact(loaded[1], pretrained_model_name_or_path, has_prefix=bool(loaded[0].config.pre_seq_len))
         return loaded if wants_info else loaded[0]
+
+
+def _shape_and_device(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[torch.Size, torch.device]:
+    """B and T of the one that is given, and where it lies."""
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    if given is None or (input_ids is not None and inputs_embeds is not None):
+        raise UserError("give either input_ids or inputs_embeds, and not both")
+    return given.shape[:2], given.device
+
+
+def _last_positions(logits_to_keep: int | Tensor, tokens: int, device: torch.device) -> Tensor | None:
+    """Positions [1, S]; None = all."""
+    if isinstance(logits_to_keep, Tensor):
+        return logits_to_keep.to(device)[None]
+    if logits_to_keep == 0 or logits_to_keep >= tokens:
+        return None
+    return torch.arange(tokens - logits_to_keep, tokens, device=device)[None]
 
 
 def _require_exact(info: dict[str, Any], path: Any, *, has_prefix: bool) -> None:

@@ -11,13 +11,27 @@ _VOCABULARY_MULTIPLE = 64
 PRESETS: dict[str, dict[str, Any]] = {
     # 1.3 M parameters, most of what a minute of CPU time can use.
     "tiny": {
-        "num_layers": 3, "padded_vocab_size": 2048, "hidden_size": 128, "ffn_hidden_size": 256, "kv_channels": 64,
-        "num_attention_heads": 8, "multi_query_group_num": 2, "seq_length": 2048, "family": "chatglm2",
+        "num_layers": 3,
+        "padded_vocab_size": 2048,
+        "hidden_size": 128,
+        "ffn_hidden_size": 256,
+        "kv_channels": 64,
+        "num_attention_heads": 8,
+        "multi_query_group_num": 2,
+        "seq_length": 2048,
+        "family": "chatglm2",
     },
     # 85.7 M parameters, the shape of the side-by-side measurements.
     "small": {
-        "num_layers": 12, "padded_vocab_size": 8192, "hidden_size": 768, "ffn_hidden_size": 2048, "kv_channels": 64,
-        "num_attention_heads": 12, "multi_query_group_num": 2, "seq_length": 2048, "family": "chatglm2",
+        "num_layers": 12,
+        "padded_vocab_size": 8192,
+        "hidden_size": 768,
+        "ffn_hidden_size": 2048,
+        "kv_channels": 64,
+        "num_attention_heads": 12,
+        "multi_query_group_num": 2,
+        "seq_length": 2048,
+        "family": "chatglm2",
     },
     "chatglm2-6b": {"seq_length": 32768, "family": "chatglm2"},
     "chatglm2-6b-32k": {"seq_length": 32768, "rope_ratio": 16, "family": "chatglm2"},
@@ -25,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "chatglm3-6b": {"seq_length": 8192, "family": "chatglm3"},
     "chatglm3-6b-32k": {"seq_length": 32768, "rope_ratio": 50, "family": "chatglm3"},
     "chatglm3-6b-128k": {"seq_length": 131072, "rope_ratio": 500, "family": "chatglm3"},
-}  # fmt: skip
+}
 
 
 def preset_config(name: str, vocab_size: int | None = None) -> ChatGLM2Config:

@@ -6,23 +6,41 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from glm2core.hardware import product_dtype
+from glm2core.model.linear import Linear
+
 # The output layer keeps its precision: it is a twelfth of the weights and decides every token.
 _FULL_PRECISION = ["output_layer"]
 
 
-def quantization_config(bits: Literal[4, 8], dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantization_config(
+    bits: Literal[4, 8], dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> BitsAndBytesConfig:
     """4 = nf4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314), 8 = LLM.int8 (arXiv:2208.07339).
 
     Args:
         bits: of a weight of the blocks' linears. Embedding, norms and output layer are not quantized.
-        dtype: that products are computed in.
+        dtype: of what is not quantized; products are in it where `device` computes in it, else in fp32. (8 bits have
+            no such setting: bitsandbytes multiplies in the input's dtype.)
     """
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_FULL_PRECISION)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=_FULL_PRECISION,
-    )  # fmt: skip
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=product_dtype(dtype, torch.device(device)),
+        llm_int8_skip_modules=_FULL_PRECISION,
+    )
+
+
+def make_quantizable(model: nn.Module) -> None:
+    """Make plain nn.Linear of the linears to be quantized, in place: transformers replaces no subclass of it."""
+    for name, module in model.named_modules():
+        if type(module) is Linear and name.rpartition(".")[2] not in _FULL_PRECISION:
+            with torch.device("meta"):
+                plain = nn.Linear(module.in_features, module.out_features, module.bias is not None)
+            model.set_submodule(name, plain)
 
 
 def keep_frozen_weights(model: nn.Module) -> None:

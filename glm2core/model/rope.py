@@ -3,21 +3,21 @@
 Shapes: `B` batch, `T` tokens, `H` heads, `D` channels a head, `R` rotary channels (D / 2).
 """
 
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from glm2core.errors import UserError
-
-if TYPE_CHECKING:
-    from glm2core.model.config import ChatGLM2Config
+from glm2core.params import RopeParams
 
 BASE = 10000.0
 PARTIAL_ROTARY_FACTOR = 0.5
-ROPE_TYPES = ("default", "linear", "ntk", "yarn")
+RopeType = Literal["default", "linear", "ntk", "yarn"]
 
 
 def plain_rope(base: float = BASE) -> dict[str, Any]:
@@ -33,8 +33,11 @@ def linear_rope(factor: float, base: float = BASE) -> dict[str, Any]:
 def yarn_rope(factor: float, unit: int, base: float = BASE) -> dict[str, Any]:
     """YaRN (Peng et al. 2023, arXiv:2309.00071), from an unscaled range of `unit` positions."""
     return {
-        **plain_rope(base), "rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": unit,
-    }  # fmt: skip
+        **plain_rope(base),
+        "rope_type": "yarn",
+        "factor": float(factor),
+        "original_max_position_embeddings": unit,
+    }
 
 
 def ntk_base(factor: float, rotary_channels: int, base: float = BASE) -> float:
@@ -47,39 +50,64 @@ def ntk_base(factor: float, rotary_channels: int, base: float = BASE) -> float:
     return base * factor ** (rotary_channels / (rotary_channels - 2))
 
 
-def rope_parameters_for(
-    rope_type: str, factor: float, unit: int, existing: dict[str, Any], rotary_channels: int
-) -> dict[str, Any]:
-    """The rotary parameters that params.yaml's `model.rope` asks for.
+@dataclass(frozen=True)
+class RopeScaling:
+    """The scaling of positions that params.yaml's `model.rope` asks for; None in its place keeps the checkpoint's.
 
     Args:
-        rope_type: default, linear, ntk or yarn.
+        type: default, linear, ntk or yarn.
         factor: context multiplier.
         unit: positions of the unscaled range that `factor` multiplies.
-        existing: what the checkpoint has.
-        rotary_channels: `R`.
 
     Raises:
-        UserError: unknown type, or the checkpoint is scaled already.
+        UserError: unknown type.
     """
-    if rope_type not in ROPE_TYPES:
-        raise UserError(f"model.rope.type must be null or one of {', '.join(ROPE_TYPES)}; got {rope_type!r}")
-    if is_scaled(existing):
-        raise UserError(
-            f"model.rope.type is {rope_type}, but the checkpoint already has {describe_rope(existing)}, and a scaling "
-            "on top of that would move every position it was trained on. Set model.rope.type to null and "
-            "model.rope.factor to 1 to keep what it has."
-        )
-    base = float(existing["rope_theta"])
-    match rope_type:
-        case "linear":
-            return linear_rope(factor, base)
-        case "ntk":
-            return plain_rope(ntk_base(factor, rotary_channels, base))
-        case "yarn":
-            return yarn_rope(factor, unit, base)
-        case _:
-            return plain_rope(base)
+
+    type: RopeType
+    factor: float = 1.0
+    unit: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.type not in get_args(RopeType):
+            types = ", ".join(get_args(RopeType))
+            raise UserError(f"model.rope.type must be null or one of {types}; got {self.type!r}")
+
+    @classmethod
+    def of(cls, params: RopeParams) -> "RopeScaling | None":
+        """The scaling in params; None where they keep the checkpoint's."""
+        return None if params.type is None else cls(params.type, params.factor, params.unit)
+
+    @property
+    def range(self) -> int:
+        """Positions of the scaled range."""
+        return round(self.factor * self.unit)
+
+    def parameters(self, existing: dict[str, Any], rotary_channels: int) -> dict[str, Any]:
+        """The rotary parameters of a checkpoint with this scaling.
+
+        Args:
+            existing: what the checkpoint has.
+            rotary_channels: `R`.
+
+        Raises:
+            UserError: the checkpoint is scaled already.
+        """
+        if is_scaled(existing):
+            raise UserError(
+                f"model.rope.type is {self.type}, but the checkpoint already has {describe_rope(existing)}, and a "
+                "scaling on top of that would move every position it was trained on. Set model.rope.type to null and "
+                "model.rope.factor to 1 to keep what it has."
+            )
+        base = float(existing["rope_theta"])
+        match self.type:
+            case "linear":
+                return linear_rope(self.factor, base)
+            case "ntk":
+                return plain_rope(ntk_base(self.factor, rotary_channels, base))
+            case "yarn":
+                return yarn_rope(self.factor, self.unit, base)
+            case _:
+                return plain_rope(base)
 
 
 def is_scaled(rope: dict[str, Any]) -> bool:
@@ -95,17 +123,29 @@ def describe_rope(rope: dict[str, Any]) -> str:
     return f"a rotary base of {rope['rope_theta']:g}" + ("" if is_scaled(rope) else " (no scaling)")
 
 
-def inverse_frequencies(config: "ChatGLM2Config") -> tuple[Tensor, float]:
+def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Tensor, float]:
     """Radians a position for each rotary pair [R / 2] in fp32, and YaRN's factor on cosine and sine.
 
     Computed by transformers' own functions; plain RoPE, which it leaves to each network, is here.
+
+    Args:
+        rope: a config's `rope_parameters`.
+        rotary_channels: `R`.
     """
     cpu = torch.device("cpu")
-    rope = config.rope_parameters
     if rope["rope_type"] != "default":
-        return ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, cpu)
-    channels = config.rotary_channels
-    return 1.0 / rope["rope_theta"] ** (torch.arange(0, channels, 2, device=cpu).float() / channels), 1.0
+        # They read a config: here that of one head, of which all channels are rotary
+        positions = round(rope.get("original_max_position_embeddings", 1) * rope.get("factor", 1))
+        values: dict[str, Any] = {
+            "rope_parameters": {**rope, "partial_rotary_factor": 1.0},
+            "hidden_size": rotary_channels,
+            "num_attention_heads": 1,
+            "max_position_embeddings": positions,
+        }
+        head = PreTrainedConfig(**values)
+        return ROPE_INIT_FUNCTIONS[rope["rope_type"]](head, cpu)
+    exponents = torch.arange(0, rotary_channels, 2, device=cpu).float() / rotary_channels
+    return 1.0 / rope["rope_theta"] ** exponents, 1.0
 
 
 class RotaryEmbedding(nn.Module):
@@ -116,13 +156,13 @@ class RotaryEmbedding(nn.Module):
     angles of the fastest pair in 32,768 positions.
     """
 
-    def __init__(self, config: "ChatGLM2Config") -> None:
+    def __init__(self, rope: dict[str, Any], rotary_channels: int) -> None:
         super().__init__()
-        self.config = config
+        self._rope, self._channels = rope, rotary_channels
 
     @cached_property
     def _frequencies(self) -> tuple[list[float], float]:
-        frequencies, attention_factor = inverse_frequencies(self.config)
+        frequencies, attention_factor = inverse_frequencies(self._rope, self._channels)
         return frequencies.tolist(), float(attention_factor)
 
     @torch.no_grad()

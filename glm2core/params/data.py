@@ -30,7 +30,7 @@ class Source(Section):
     """A file, a glob, or generated conversations."""
 
     format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines"] = Field(
-        "auto", description="layout of the rows; auto detects it and says what it found; lines are generated"
+        "auto", description="format of the rows; auto detects it and says what it found; lines are generated"
     )
     path: str | None = Field(
         None, description="file or glob, against the project's folder; null for generated lines, which need no file"

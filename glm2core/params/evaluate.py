@@ -46,7 +46,9 @@ class EvaluateParams(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the weights; auto = bfloat16 where the device computes in it, else float32"
+        "auto",
+        description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
+        "else float32",
     )
     threads: Count | None = Field(
         None, description="CPU threads; null = all cores; another count gives other last bits"

@@ -54,7 +54,9 @@ class TrainParams(Section):
         "lora take null only"
     )  # fmt: skip
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the weights; auto = bfloat16 where the device computes in it, else float32"
+        "auto",
+        description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
+        "else float32",
     )
     max_steps: Count = Field(500, description="optimizer steps")
     batch_tokens: Count = Field(

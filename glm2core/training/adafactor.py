@@ -14,9 +14,8 @@ from torch.optim import Optimizer
 from transformers.optimization import Adafactor
 
 from glm2core.errors import UserError
+from glm2core.model.parameters import BLOCK_ELEMENTS
 
-# 4 MiB in fp32: the dozen passes over a block stay in a cache.
-BLOCK_ELEMENTS = 1 << 20
 # Random numbers are drawn once: drawing them for every weight took an eighth of an update. Blocks read the table
 # from places chosen at random.
 _TABLE_ELEMENTS = 1 << 20

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.files import sha256_file, sync, write_json
 
@@ -25,8 +26,6 @@ _MANIFEST = "manifest.json"
 _FINISHED = "finished.json"
 # torch.save raises RuntimeError, and safetensors its own error, where the disk is full.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
-
-Notice = Callable[[str], None]
 
 
 class CheckpointFolder:

@@ -1,18 +1,16 @@
-"""What training costs: model operations, the machine's own matrix rate, what forward keeps for backward."""
+"""What training costs: model operations, and the machine's own matrix rate."""
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-# Large enough to reach the machine's rate, small enough to take milliseconds.
-_MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
-_TRIALS = 5
+from glm2core.hardware import product_dtype
+
+_SMALLEST_SIDE, _LARGEST_SIDE = 256, 8192
+_LONG_ENOUGH = 0.005  # seconds of a product that reaches the machine's rate
+_SECONDS = 0.3  # in all
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,34 @@ class Cost:
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a large square matrix product: the best of a few."""
-    side = _MATRIX_SIDE[device.type]
-    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
-    torch.matmul(a, b)
-    best = min(_seconds_of_product(a, b) for _ in range(_TRIALS))
-    return 2 * side**3 / best
+    """Operations a second of the products that weights in `dtype` take part in on `device`."""
+    return product_rate(product_dtype(dtype, device), device)
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a product of square random matrices in `dtype`: the best within a third of a second.
+
+    The side grows as long as a product is over in milliseconds, so that emulated arithmetic is measured as well.
+    """
+    end = time.perf_counter() + _SECONDS
+    side, best = _SMALLEST_SIDE, 0.0
+    a, b = _random_matrices(side, dtype, device)
+    torch.matmul(a, b)  # the first in a process takes longer
+    while True:
+        seconds = _seconds_of_product(a, b)
+        best = max(best, 2 * side**3 / seconds)
+        if time.perf_counter() > end:
+            return best
+        if seconds < _LONG_ENOUGH and side < _LARGEST_SIDE:
+            side *= 2
+            a, b = _random_matrices(side, dtype, device)
+
+
+def _random_matrices(side: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # Values of all magnitudes: zeros and ones are easier on a chip's power, and so on its clock.
+    generator = torch.Generator(device).manual_seed(0)  # the run's own random numbers are left alone
+    drawn = torch.randn(2, side, side, dtype=torch.float32, device=device, generator=generator).to(dtype)
+    return drawn[0], drawn[1]
 
 
 def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -61,38 +81,3 @@ def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def kept_for_backward(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that `forward` keeps for backward besides the model's parameters; of a model on the meta device, too."""
-    kept: dict[int, int] = {}
-    storages = []  # kept alive, so that an address stands for one storage
-    own = {_address(p) for p in model.parameters()}
-
-    def remember(tensor: Tensor) -> Tensor:
-        if _address(tensor) not in own:
-            storages.append(tensor.untyped_storage())
-            kept[_address(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor), _FusedAttention():
-        forward()
-    return sum(kept.values())
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch takes attention apart, scores and all; real devices run a fused kernel."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            query, key, value = args[:3]
-            causal = query.shape[2] == key.shape[2]
-            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            return kernel(query, key, value, is_causal=causal)[0]
-        return func(*args, **(kwargs or {}))

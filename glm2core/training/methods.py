@@ -1,24 +1,23 @@
 """What is tuned: the network for each of full, lora, qlora and ptuning. Quantized first, then adapted."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
+from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, resolve_path
-from glm2core.model.adapters import BaseReference, attach_prefix_length, load_base, reference_to, save_adapter
-from glm2core.model.checkpoint import load_model, new_model
-from glm2core.params import LoraParams, ModelParams, PrefixParams, TrainParams
+from glm2core.model.adapters import BaseReference, adapt, load_base, reference_to, save_adapter
+from glm2core.model.loading import load_model, new_model
+from glm2core.model.rope import RopeScaling
+from glm2core.params import ModelParams, TrainParams
 from glm2core.training.processes import is_first, meet
-
-Notice = Callable[[str], None]
 
 # For weights that were trained before; what their authors and peft's examples use.
 _LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
@@ -95,25 +94,6 @@ def prepare(
     return prepared
 
 
-def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixParams) -> PeftModel:
-    """Freeze `model` (quantized or not) and put an adapter on it; the adapter's weights are fp32."""
-    if method == "ptuning" and model.config.pre_seq_len:
-        raise UserError(
-            f"train.method is ptuning, but the base has a P-tuning prefix of {model.config.pre_seq_len} already, which "
-            "a new one would replace. Name the base without it, or set train.method to full or lora."
-        )
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    config = _prefix_config(model, prefix) if method == "ptuning" else _lora_config(lora)
-    attach_prefix_length(model, config)
-    return get_peft_model(model, config)
-
-
-def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
-    """Whether an adapter's fp32 weights are multiplied in bf16: on a GPU, where fp32 products are many times slower."""
-    return method in ("lora", "qlora") and dtype == torch.bfloat16 and device == "cuda"
-
-
 def multiply_adapters_in_half(model: nn.Module) -> None:
     """Let a LoRA's fp32 weights take the network's half-precision activations as they are, for use under autocast.
 
@@ -136,15 +116,12 @@ def _full(
     if model_params.base is None:
         model = _from_scratch(model_params, params, vocab_size, dtype)
     else:
-        rope = model_params.rope
         model = load_model(
             resolve_path(model_params.base),
             dtype=dtype,
             device=device,
             family=model_params.family,
-            rope_type=rope.type,
-            rope_factor=rope.factor,
-            rope_unit=rope.unit,
+            rope=RopeScaling.of(model_params.rope),
             notice=notice,
         )
     nn.Module.to(model, device).requires_grad_(True)
@@ -155,14 +132,11 @@ def _full(
 def _from_scratch(
     model_params: ModelParams, params: TrainParams, vocab_size: int, dtype: torch.dtype
 ) -> PreTrainedModel:
-    rope = model_params.rope
     return new_model(
         model_params.preset,
         vocab_size,
         dtype=dtype,
-        rope_type=rope.type,
-        rope_factor=rope.factor,
-        rope_unit=rope.unit,
+        rope=RopeScaling.of(model_params.rope),
         initialization=model_params.initialization,
         seed=params.seed,
     )
@@ -191,42 +165,11 @@ def _adapted(
         # The scaling is in the config that was just written.
         reference = reference_to(base, own=True, bits=params.bits)
     else:
-        base, rope = resolve_path(model_params.base), model_params.rope
-        reference = reference_to(
-            base,
-            own=False,
-            bits=params.bits,
-            family=model_params.family,
-            rope_type=rope.type,
-            rope_factor=rope.factor,
-            rope_unit=rope.unit,
-        )
+        base = resolve_path(model_params.base)
+        rope = RopeScaling.of(model_params.rope)
+        reference = reference_to(base, own=False, bits=params.bits, family=model_params.family, rope=rope)
     model = load_base(base, reference, dtype=dtype, device=device, notice=notice)
     return Prepared(adapt(model, params.method, params.lora, params.prefix), base, reference)
-
-
-def _lora_config(lora: LoraParams) -> LoraConfig:
-    return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-    )
-
-
-def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuningConfig:
-    # Sizes are given outright: peft would read keys that this family's config names otherwise.
-    config = model.config
-    return PrefixTuningConfig(
-        task_type=TaskType.CAUSAL_LM,
-        num_virtual_tokens=prefix.length,
-        num_layers=config.num_layers,
-        num_attention_heads=config.multi_query_group_num,
-        token_dim=config.multi_query_group_num * config.kv_channels,
-        encoder_hidden_size=config.hidden_size,
-        num_transformer_submodules=1,
-    )
 
 
 def _checkpoint_blocks(network: PreTrainedModel) -> None:

@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from glm2core.model.parameters import is_block_matrix
 from glm2core.training.adafactor import RoundingAdafactor
+from glm2core.training.muon import Muon
 
 OptimizerName = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 Named = list[tuple[str, nn.Parameter]]
@@ -67,11 +69,6 @@ def _adamw_8bit(groups: list[dict[str, Any]], learning_rate: float) -> Optimizer
     return AdamW8bit(groups, lr=learning_rate)
 
 
-def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is a matrix between hidden channels: one of a block, not the embedding or the output."""
-    return parameter.dim() == 2 and ".layers." in name
-
-
 def _groups(named: Named, rate: float, weight_decay: float, bias_rate: float) -> list[dict[str, Any]]:
     blocks = [p for n, p in named if is_block_matrix(n, p)]
     others = [p for n, p in named if p.dim() > 1 and not is_block_matrix(n, p)]
@@ -101,8 +98,7 @@ class _Wrapper(Optimizer):
 class MuonAndAdamW(_Wrapper):
     """Muon on the matrices of the blocks, AdamW on embedding, output layer, norms and biases.
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every direction of a matrix
-    move alike. Its updates are scaled as in that post, so one learning rate serves both.
+    Muon's updates are scaled so that one learning rate serves both (muon.py).
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
@@ -111,7 +107,7 @@ class MuonAndAdamW(_Wrapper):
         others = [group for group in groups if group["kind"] != "block matrices"]
         self._parts: list[Optimizer] = []
         if blocks:
-            self._parts.append(torch.optim.Muon(blocks, lr=learning_rate, adjust_lr_fn="original"))
+            self._parts.append(Muon(blocks, lr=learning_rate))
         if others:
             self._parts.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), fused=True))
 

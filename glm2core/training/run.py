@@ -13,17 +13,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy
 
 from glm2core.console import progress_bar
-from glm2core.data.dataset import TokenizedDataset
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
-from glm2core.model.hardware import peak_memory_gib
+from glm2core.hardware import peak_memory_gib
+from glm2core.model.adapters import multiplies_in_half
 from glm2core.params import TrainParams
+from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.arguments import training_arguments
-from glm2core.training.batching import training_batches, validation_batches
+from glm2core.training.batches import training_batches, validation_batches
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.interrupt import StopRequest, stop_on_signals
 from glm2core.training.measure import Cost, matrix_rate
-from glm2core.training.methods import Prepared, multiplies_in_half, multiply_adapters_in_half
+from glm2core.training.methods import Prepared, multiply_adapters_in_half
 from glm2core.training.processes import anywhere, first_decides, is_first, meet, rank, summed, world_size
 from glm2core.training.progress import Progress, Record, Report
 from glm2core.training.trainer import GlmTrainer

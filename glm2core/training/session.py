@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.sp import SpTokenizer, template_of
 from glm2core.errors import UserError
+from glm2core.estimate.fit import check_fits
+from glm2core.estimate.memory import Workload, network_config, trained_parameter_count
+from glm2core.family import template_of
 from glm2core.files import atomic_path, project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
-from glm2core.model.checkpoint import fingerprint
-from glm2core.model.hardware import choose_device, choose_dtype, set_threads
+from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.model.loading import fingerprint, parameter_count
 from glm2core.params import Params, TrainParams
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.tokenizer import SpTokenizer
 from glm2core.training.checkpoints import CheckpointFolder
-from glm2core.training.fit import check_fits
-from glm2core.training.memory import Workload, network_config, parameter_count
 from glm2core.training.methods import Prepared, default_learning_rate, prepare
 from glm2core.training.processes import first_decides, is_first, joined, world_size
 from glm2core.training.progress import Report
@@ -98,9 +99,10 @@ def open_session(params: Params, tokenized: Path) -> Iterator[Session]:
             trainer at work on the same run, or what loading a base raises.
     """
     device = choose_device(params.train.device)
-    dtype = choose_dtype(params.train.dtype, device, notice=notice)
     threads = set_threads(params.train.threads)
     training, validation = _load_rows(params, tokenized)
+    config = network_config(params.model, len(SpTokenizer.load(tokenized / "tokenizer")))
+    dtype = choose_dtype(params.train.dtype, device, parameters=parameter_count(config), notice=notice)
     _require_one_process_for_low_memory(params.train)
     if is_asked_for():
         require_shardable(params.train, dtype)
@@ -166,7 +168,7 @@ def _require_room(
         processes=world_size(),
         sharded=is_asked_for(),
     )
-    _require_settings_for_size(parameter_count(workload, params.train), params.train)
+    _require_settings_for_size(trained_parameter_count(workload, params.train), params.train)
     check_fits(workload, params.train, device=device, folder=project_root())
 
 
@@ -207,6 +209,6 @@ def _fingerprint(params: Params, tokenized: Path, dtype: torch.dtype, device: to
             "base": None if base is None else fingerprint(resolve_path(base)),
             "machine": [str(dtype), device.type, threads, world_size(), is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(_PACKAGE / "training", _PACKAGE / "model"),
+            "source": source_fingerprint(*(_PACKAGE / name for name in ("training", "model", "family.py"))),
         }
     )

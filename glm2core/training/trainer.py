@@ -17,7 +17,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_utils import EvalLoopOutput
 
 from glm2core.errors import UserError
-from glm2core.model.hardware import peak_memory_gib
+from glm2core.hardware import peak_memory_gib
+from glm2core.labels import IGNORED
 from glm2core.params import TrainParams
 from glm2core.training.adafactor import RoundingAdafactor
 from glm2core.training.checkpoints import CheckpointFolder
@@ -121,7 +122,7 @@ class GlmTrainer(Trainer):
         given = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
         result = super().compute_loss(model, given, return_outputs, num_items_in_batch)
         loss = result[0] if isinstance(result, tuple) else result
-        supervised, lengths = int((inputs["labels"] != -100).sum()), inputs["lengths"]
+        supervised, lengths = int((inputs["labels"] != IGNORED).sum()), inputs["lengths"]
         operations = self._cost.operations(lengths, supervised)
         broken = not torch.isfinite(loss)
         tokens, supervised_tokens, operations, any_broken = summed(
@@ -150,7 +151,7 @@ class GlmTrainer(Trainer):
         with torch.no_grad():
             for batch in dataloader:
                 inputs = self._prepare_inputs({k: v for k, v in batch.items() if k not in _NOT_FOR_THE_MODEL})
-                supervised = int((batch["labels"] != -100).sum())
+                supervised = int((batch["labels"] != IGNORED).sum())
                 total += torch.tensor([float(self._network(**inputs, num_items_in_batch=1).loss), supervised])
         total = self.accelerator.reduce(total.to(self.args.device))
         loss = float(total[0] / total[1].clamp(min=1))

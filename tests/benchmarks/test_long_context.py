@@ -8,9 +8,9 @@ import torch
 from benchmarks.long_context import HalfTables, _key, _once
 from benchmarks.long_context_errors import _what_went_wrong, _wrong
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
-from glm2core.data.lines import Line, question_text, record_text
 from glm2core.evaluation.scores import Answer
 from glm2core.evaluation.tasks import Case, Question
+from glm2core.lines.records import Line, question_text, record_text
 from glm2core.model.presets import preset_config
 from glm2core.model.rope import RotaryEmbedding
 
@@ -60,7 +60,7 @@ def test_half_tables_round_angles_as_the_released_code_does() -> None:
     """Positions above 2,048 are not all whole numbers in fp16, nor above 256 in bf16."""
     config = preset_config("tiny")
     positions = torch.tensor([[200, 257, 2049, 9001]])
-    exact = RotaryEmbedding(config).angles(positions)[0, :, 0]
+    exact = RotaryEmbedding(config.rope_parameters, config.rotary_channels).angles(positions)[0, :, 0]
     assert exact.tolist() == [200, 257, 2049, 9001]
     assert HalfTables(config, torch.bfloat16).angles(positions)[0, :, 0].tolist() == [200, 256, 2048, 9024]
     assert HalfTables(config, torch.float16).angles(positions)[0, :, 0].tolist() == [200, 257, 2048, 9000]

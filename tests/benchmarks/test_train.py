@@ -8,11 +8,18 @@ import pytest
 from tests.conftest import ROOT
 
 MEASURES = {
-    "speed": ("the original recipe", "GlmForCausalLM", "share of the bf16"),
+    "speed": ("the original recipe", "GlmForCausalLM", "share of the matrix rate"),
     "quality": ("bf16 against fp32",),
     "checkpoint": ("time lost to checkpoints",),
-    "full": ("peak without file pages", "forward + backward", "whole step", "loss of a fixed batch"),
-    "nf4": ("qlora nf4",),
+    "full": (
+        "peak without file pages",
+        "full, large: estimate",
+        "forward + backward",
+        "whole step",
+        "loss of a fixed batch",
+    ),
+    "nf4": ("qlora nf4, large: peak", "qlora nf4, large: estimate"),
+    "export": ("export of a LoRA, large: peak", "with its check"),
 }
 
 

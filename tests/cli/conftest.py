@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from glm2core.data.sp import SpTokenizer, train_tokenizer
-from glm2core.model.adapters import reference_to, save_adapter
-from glm2core.model.checkpoint import load_model, new_model
+from glm2core.model.adapters import adapt, reference_to, save_adapter
+from glm2core.model.loading import load_model, new_model
+from glm2core.model.rope import RopeScaling
 from glm2core.params import LoraParams, PrefixParams
-from glm2core.training.methods import adapt
+from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("GLM2CORE_SHARED", PROJECT / "../shared"))
@@ -32,7 +32,7 @@ def tokenizer() -> SpTokenizer:
 @pytest.fixture(scope="session")
 def full_model(tokenizer: SpTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Full weights in fp32 with linear RoPE, as the train stage leaves them."""
-    return make_full(tmp_path_factory.mktemp("models") / "full", tokenizer, rope_type="linear", rope_factor=4.0)
+    return make_full(tmp_path_factory.mktemp("models") / "full", tokenizer, rope=RopeScaling("linear", 4.0))
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +46,8 @@ def prefix_model(tokenizer: SpTokenizer, full_model: Path, tmp_path_factory: pyt
     return make_adapter(tmp_path_factory.mktemp("models") / "prefix", tokenizer, full_model, "ptuning")
 
 
-def make_full(folder: Path, tokenizer: SpTokenizer, *, template="chatglm2", dtype=torch.float32, **rope) -> Path:
-    model = new_model("tiny", len(tokenizer), dtype=dtype, seed=1, **rope)
+def make_full(folder: Path, tokenizer: SpTokenizer, *, template="chatglm2", dtype=torch.float32, rope=None) -> Path:
+    model = new_model("tiny", len(tokenizer), dtype=dtype, rope=rope, seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # zero at the start: a lost bias would not show

@@ -6,11 +6,12 @@ import sys
 import pytest
 import torch
 
-from glm2core.cli.answering import Answerer, AnswerStream, Sampling
+from glm2core.cli.answering import AnswerStream
 from glm2core.cli.chat import Chat
-from glm2core.cli.folders import read_wording
 from glm2core.errors import UserError
+from glm2core.evaluation.generation import Answerer, Sampling
 from glm2core.model.adapters import load_tuned
+from glm2core.text.chat_format import ChatFormat
 from tests.cli.conftest import PROJECT
 
 
@@ -20,7 +21,7 @@ def chat_with(model, text):
 
 
 def answerer(folder, tokens=6, **sampling):
-    return Answerer(load_tuned(folder, dtype=torch.float32), read_wording(folder), Sampling(tokens, **sampling))
+    return Answerer(load_tuned(folder, dtype=torch.float32), ChatFormat.load(folder), Sampling(tokens, **sampling))
 
 
 def test_piped_lines_are_answered_until_stop(lora_model):
@@ -58,7 +59,7 @@ def test_the_oldest_rounds_are_forgotten_when_they_no_longer_fit(full_model, cap
     for number in range(6):
         chat.ask(f"question {number}")
     assert chat.messages[-2]["content"] == "question 5"
-    assert len(talker.wording.prompt_ids(chat.messages[:-1])) <= 80
+    assert len(talker.chat_format.prompt_ids(chat.messages[:-1])) <= 80
     assert "no longer fit" in capsys.readouterr().err
     with pytest.raises(UserError, match="positions"):
         chat.ask("long " * 400)
@@ -68,11 +69,11 @@ def test_the_oldest_rounds_are_forgotten_when_they_no_longer_fit(full_model, cap
     "text", ["a\n    indented\n\n  b", "你好 \U0001f600\U0001f600 é", "  two  spaces ", "\ufffd x"]
 )
 def test_a_stream_shows_all_of_an_answer_and_no_half_character(text, full_model):
-    wording = read_wording(full_model)
+    chat_format = ChatFormat.load(full_model)
     shown: list[str] = []
-    stream = AnswerStream(wording, shown.append)
+    stream = AnswerStream(chat_format, shown.append)
     stream.put(torch.tensor([[5, 6, 7]]))  # the prompt
-    for token in [*wording.tokenizer.encode(text), wording.stop_ids[0]]:
+    for token in [*chat_format.tokenizer.encode(text), chat_format.stop_ids[0]]:
         stream.put(torch.tensor([token]))
     stream.end()
     assert "".join(shown) == text

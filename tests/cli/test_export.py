@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glm2core.cli.export import export
-from glm2core.cli.folders import read_wording
 from glm2core.cli.main import main
 from glm2core.errors import UserError
 from glm2core.model.adapters import load_tuned
-from glm2core.model.checkpoint import new_model
+from glm2core.model.loading import new_model
+from glm2core.model.rope import RopeScaling
+from glm2core.text.chat_format import ChatFormat
 from tests.cli.conftest import make_full
 
 # What another tool does: no glm2core, no remote code.
@@ -49,7 +50,7 @@ def test_plain_transformers_computes_the_same(kind, request, tmp_path):
     export(folder, tmp_path / "out")
     found = plain(tmp_path / "out", tmp_path)
     model = load_tuned(folder, dtype=torch.float32, quantized=False)
-    ids = torch.tensor([read_wording(folder).prompt_ids(CHAT)])
+    ids = torch.tensor([ChatFormat.load(folder).prompt_ids(CHAT)])
     assert found["ids"].tolist() == ids.tolist()
     with torch.inference_mode():
         torch.testing.assert_close(found["logits"], model(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
@@ -81,14 +82,12 @@ def test_half_precision_and_chatglm3(dtype, tokenizer, tmp_path):
     assert {tensor.dtype for tensor in weights.values()} == {dtype}
 
 
-@pytest.mark.parametrize(
-    "scaling", [{"rope_type": "ntk", "rope_factor": 4.0}, {"rope_type": "yarn", "rope_factor": 4.0}]
-)
-def test_scaled_positions_travel(scaling, tokenizer, tmp_path):
+@pytest.mark.parametrize("rope_type", ["ntk", "yarn"])
+def test_scaled_positions_travel(rope_type, tokenizer, tmp_path):
     """The export's own check compares logits over the whole range of positions."""
-    export(make_full(tmp_path / "model", tokenizer, **scaling), tmp_path / "out")
+    export(make_full(tmp_path / "model", tokenizer, rope=RopeScaling(rope_type, 4.0)), tmp_path / "out")
     rope = json.loads((tmp_path / "out" / "config.json").read_text())["rope_parameters"]
-    assert (rope["rope_theta"] > 40000) if scaling["rope_type"] == "ntk" else (rope["factor"] == 4.0)
+    assert (rope["rope_theta"] > 40000) if rope_type == "ntk" else (rope["factor"] == 4.0)
 
 
 def test_a_prefix_is_refused(prefix_model, tmp_path):

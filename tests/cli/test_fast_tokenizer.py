@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm2core.cli.fast_tokenizer import fast_tokenizer, special_spellings
-from glm2core.data.sp import SpTokenizer, train_tokenizer
 from glm2core.errors import UserError
+from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 from tests.cli.conftest import SHARED, raw_texts
 
 ANY_TEXT = st.text(
@@ -84,7 +84,12 @@ def _trained(kind: str, **options: object) -> bytes:
     model = io.BytesIO()
     defaults = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(raw_texts()), model_writer=model, model_type=kind, vocab_size=1500, byte_fallback=True,
-        minloglevel=2, **{**defaults, **options},
-    )  # fmt: skip
+        sentence_iterator=iter(raw_texts()),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=1500,
+        byte_fallback=True,
+        minloglevel=2,
+        **{**defaults, **options},
+    )
     return model.getvalue()

@@ -20,10 +20,17 @@ def test_help_names_the_commands_and_imports_no_torch():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["tune"], ["chat"], ["export", "a"], ["chat", "a", "--temperature", "-1"],
-     ["predict", "a", "b", "--top-p", "2"], ["predict", "a", "b", "--batch-size", "0"],
-     ["chat", "a", "--device", "tpu"]],
-)  # fmt: skip
+    [
+        [],
+        ["tune"],
+        ["chat"],
+        ["export", "a"],
+        ["chat", "a", "--temperature", "-1"],
+        ["predict", "a", "b", "--top-p", "2"],
+        ["predict", "a", "b", "--batch-size", "0"],
+        ["chat", "a", "--device", "tpu"],
+    ],
+)
 def test_wrong_usage_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)

@@ -1,7 +1,11 @@
 """docs/parameters.md is what the types and params.yaml say."""
 
+import re
+
+import pytest
+
 from glm2core.cli.main import main
-from glm2core.cli.parameters import reference
+from glm2core.cli.parameters import commented, reference
 from glm2core.params import flatten, load_params
 from tests.cli.conftest import PROJECT
 
@@ -24,6 +28,32 @@ def test_every_key_has_a_row_with_its_default_and_meaning():
     assert by_key["train.quantization_bits"][2:4] == ["`null`, `4`, `8`", "`null`"]
     assert by_key["convert.test_fraction"][1:3] == ["number", "0 or more, at most 1"]
     assert by_key["conversations"][3] == "required"
+
+
+def test_comments_are_the_types_descriptions(capsys, monkeypatch):
+    """Whatever an edit, or DVC's own writing of the file, left behind; entries of sources are their author's."""
+    monkeypatch.chdir(PROJECT)
+    text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
+    assert main(["parameters", "--comments"]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "edited"),
+    [
+        (r"max_steps: 3000 # .*", "max_steps: 3000"),
+        (r"max_steps: 3000 # .*", "max_steps: 3000 # something else"),
+        (r"  # null = the method's default.*\n", ""),
+        (r"  # null = the method's default.*\n", "  # an old text\n  # of two lines\n"),
+        (r"  learning_rate: 3e-3", "  learning_rate: 3e-3 # and one behind"),
+    ],
+)
+def test_a_comment_that_differs_is_put_right(pattern, edited, tmp_path):
+    text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
+    changed = re.sub(pattern, edited, text)
+    assert changed != text
+    (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
+    assert commented(tmp_path / "params.yaml") == text
 
 
 def test_a_wrong_params_file_is_a_sentence(tmp_path, capsys):

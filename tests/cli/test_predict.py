@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on(full_model, rows, tmp_path, capsys):
     partial = tmp_path / "out.jsonl.partial"
     settings = ["--temperature", "1", "--max-new-tokens", "200"]
     _kill_after_lines(3, ["predict", str(full_model), str(rows), *QUICK, "-o", str(out), *settings], partial)
-    partial.write_bytes(partial.read_bytes() + b'{"line": 9, "row": {"pro')  # a line that was cut short
+    partial.write_bytes(partial.read_bytes() + b'{"key": 9, "value": {"pro')  # a line that was cut short
     assert predict(full_model, rows, "-o", str(out), *settings, "--temperature", "0.5") == 1
     assert "a run with another temperature" in capsys.readouterr().err
     assert not out.exists()
@@ -64,7 +64,7 @@ def test_a_killed_run_goes_on(full_model, rows, tmp_path, capsys):
 
 def test_finished_answers_are_not_overwritten_and_restart_forgets(full_model, rows, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
-    (tmp_path / "out.jsonl.partial").write_text('{"model": "another"}\n{"line": 1, "row": null, "answer": "old"}\n')
+    (tmp_path / "out.jsonl.partial").write_text('{"model": "another"}\n{"key": 1, "value": {"answer": "old"}}\n')
     assert predict(full_model, rows, "-o", str(out)) == 1
     assert predict(full_model, rows, "-o", str(out), "--restart") == 0
     assert "old" not in out.read_text("utf-8")
@@ -129,9 +129,12 @@ def _kill_after_lines(count, arguments, partial):
     """Run the command in a process of its own and kill it when so many lines are on the disk."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "glm2core", *arguments], cwd=PROJECT, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
+        [sys.executable, "-m", "glm2core", *arguments],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         while not partial.exists() or partial.read_bytes().count(b"\n") < count:
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.005)

@@ -13,10 +13,10 @@ import openai
 import pytest
 import torch
 
-from glm2core.cli.answering import Answerer, Sampling
 from glm2core.cli.export import export
-from glm2core.cli.folders import read_wording
+from glm2core.evaluation.generation import Answerer, Sampling
 from glm2core.model.adapters import load_tuned
+from glm2core.text.chat_format import ChatFormat
 
 CHAT = [
     {"role": "user", "content": "日本的首都是哪里？"},
@@ -30,7 +30,7 @@ def test_the_openai_client_gets_the_answer_that_chat_gives(lora_model, tmp_path)
     folder = tmp_path / "exported"
     export(lora_model, folder)
     model = load_tuned(lora_model, dtype=torch.float32, quantized=False)
-    expected = Answerer(model, read_wording(lora_model), Sampling(8)).answer([CHAT])[0].answer
+    expected = Answerer(model, ChatFormat.load(lora_model), Sampling(8)).answer([CHAT])[0].answer
     port = _free_port()
     command = [Path(sys.executable).with_name("transformers"), "serve", folder, "--device", "cpu", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:

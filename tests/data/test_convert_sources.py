@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.data.conversation import SPLITS, RejectionError, identify, split_of
+from glm2core.conversation import SPLITS, RejectionError, identify, split_of
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
 from glm2core.errors import UserError
 from glm2core.params import ConvertParams, GeneratedLines, Source
-from tests.data.conftest import NOT_BLANK
+from tests.text.conftest import NOT_BLANK
 
 GOOD = [{"instruction": f"question {i}", "input": "", "output": f"answer {i}"} for i in range(40)]
 
@@ -63,8 +63,8 @@ def test_every_row_is_accounted_for(tmp_path):
     assert report.reasons.total() == 4
 
 
-def test_a_rejected_row_is_kept_as_deep_as_it_could_be_read(tmp_path):
-    """Around the depth where reading stops, no row is lost: kept parsed below it, as text above it."""
+def test_a_rejected_row_is_kept_whole_unless_it_is_too_deep_to_write(tmp_path):
+    """Around the depth where reading stops, every row is there with its place: whole, shortened, or as text."""
     limit = sys.getrecursionlimit()
     deep = [{"instruction": "[" * depth + "]" * depth, "output": "x"} for depth in range(limit // 2, limit)]
     rows = [json.dumps(row).replace('"[', "[").replace(']"', "]") for row in deep]
@@ -74,9 +74,10 @@ def test_a_rejected_row_is_kept_as_deep_as_it_could_be_read(tmp_path):
     assert report.total.rejected == len(rows)
     assert set(report.reasons) == {"instruction is a list, not a text", "nested too deeply"}
     kept = (tmp_path / "out/rejected.jsonl").read_text().splitlines()
-    for row, line in zip(rows, kept, strict=True):
-        depth = row.count("[")
-        assert line.count("[") == depth
+    for place, (row, line) in enumerate(zip(rows, kept, strict=True), len(GOOD) + 1):
+        whole = line.count("[") == row.count("[")
+        shortened = "[[...]]" in line and len(line) < 300
+        assert f'"line": {place}, ' in line and whole != shortened, place
 
 
 def test_too_many_rejected_rows_stop_with_the_first_reasons(tmp_path):
@@ -119,7 +120,7 @@ def test_formats_are_detected_and_said(tmp_path):
         ),
     ]
     report = convert_sources(params(*sources), tmp_path / "out")
-    assert list(report.layouts.values()) == [
+    assert list(report.formats.values()) == [
         "alpaca (JSON lines)",
         "chatglm (JSON lines)",
         "messages (JSON lines)",
@@ -137,7 +138,7 @@ def test_formats_are_detected_and_said(tmp_path):
         ({}, [{}], r"can't be told from its columns \(none\)"),
         ({}, [5, "x"], "line 1: the row is a number, not an object"),
     ],
-)  # fmt: skip
+)
 def test_wrong_formats_and_columns_are_sentences(tmp_path, settings, rows, sentence):
     path = write_rows(tmp_path / "a.jsonl", rows).path
     with pytest.raises(UserError, match=sentence):

@@ -17,10 +17,10 @@ import pytest
 from glm2core.data.convert import ConvertReport, convert_sources
 from glm2core.data.converted import read_conversations
 from glm2core.data.sources import find_files, open_rows
-from glm2core.data.sp import SpTokenizer
 from glm2core.errors import UserError, shown_names
 from glm2core.files import json_line
 from glm2core.params import ConvertParams, Source
+from glm2core.text.tokenizer import SpTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DIRTY = Path(os.environ.get("GLM2CORE_SHARED") or ROOT / "../shared") / "data/dirty"
@@ -91,7 +91,7 @@ def test_what_is_read_surely(tmp_path, name, content, description):
     path = write(tmp_path / name, content)
     assert find_files(str(path), "p") == [path]
     report = convert(path, tmp_path / "out")
-    assert report.layouts[str(path)] == f"alpaca ({description})"
+    assert report.formats[str(path)] == f"alpaca ({description})"
     assert (report.total.kept, report.total.read) == (30, 31 if content[:1] == b"5" else 30)
     expected = [[f"u:q{i}", f"a:{' ' * (b', a' in content)}a{i}"] for i in range(30)]
     assert said(tmp_path / "out") == expected
@@ -339,6 +339,7 @@ from pathlib import Path
 from glm2core.data.convert import convert_sources
 from glm2core.errors import UserError
 from glm2core.params import ConvertParams, Source
+from glm2core.text.tokenizer import SpTokenizer
 settings = dict(validation_fraction=0, test_fraction=0, max_rejected_fraction=1)
 try:
     convert_sources(ConvertParams(sources=[Source(path=sys.argv[1])], **settings), Path(sys.argv[2]))

@@ -1,8 +1,8 @@
-"""Rows of each layout: what the conversation is, and each kind of dirt with its reason."""
+"""Rows of each format: what the conversation is, and each kind of dirt with its reason."""
 
 import pytest
 
-from glm2core.data.conversation import Conversation, RejectionError
+from glm2core.conversation import Conversation, RejectionError
 from glm2core.data.formats import detect, to_conversation
 
 
@@ -14,7 +14,7 @@ PARTS = [{"type": "text", "text": text} for text in "ab"]
 
 
 @pytest.mark.parametrize(
-    ("row", "layout", "expected", "question_chars"),
+    ("row", "row_format", "expected", "question_chars"),
     [
         ({"instruction": "i", "input": "", "output": "o"}, "alpaca", ["u:i", "a:o"], None),
         ({"instruction": "i", "input": None, "output": "o"}, "alpaca", ["u:i", "a:o"], None),
@@ -81,12 +81,12 @@ PARTS = [{"type": "text", "text": text} for text in "ab"]
         ),
     ],
 )
-def test_what_a_row_says(row, layout, expected, question_chars):
-    assert detect(row) == layout
-    conversation = to_conversation(row, layout)
+def test_what_a_row_says(row, row_format, expected, question_chars):
+    assert detect(row) == row_format
+    conversation = to_conversation(row, row_format)
     assert said(conversation) == expected
     assert conversation.question_chars == question_chars
-    waiting = to_conversation(row, layout, answer_needed=False)
+    waiting = to_conversation(row, row_format, answer_needed=False)
     assert said(waiting) == expected[:-1]
 
 
@@ -106,7 +106,7 @@ def turns(*roles: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("layout", "row", "reason"),
+    ("row_format", "row", "reason"),
     [
         ("alpaca", [1], "the row is a list, not an object"),
         ("alpaca", None, "the row is null, not an object"),
@@ -135,26 +135,41 @@ def turns(*roles: str) -> dict:
         ("messages", turns("user", "assistant") | {"tools": [{}]}, "tools can't be used, and the row has some"),
         ("alpaca", ALPACA | {"images": ["a.png"]}, "images can't be used, and the row has some"),
         ("alpaca", ALPACA | {"history": ["text"]}, "a history entry is a text, not a pair"),
-        ("messages", {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
-         "a message calls tools, which can't be used"),
-        ("messages", turns("system", "user", "assistant") | {"system": "y"},
-         "system differs from the system message in messages"),
-        ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-         "content has a part that is not text"),
+        (
+            "messages",
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+            "a message calls tools, which can't be used",
+        ),
+        (
+            "messages",
+            turns("system", "user", "assistant") | {"system": "y"},
+            "system differs from the system message in messages",
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "content has a part that is not text",
+        ),
         ("sharegpt", {"conversations": []}, "conversations is empty"),
-        ("sharegpt", {"conversations": [{"from": "observation", "value": "x"}]},
-         "a message's role is not system, user (human) or assistant (gpt)"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "observation", "value": "x"}]},
+            "a message's role is not system, user (human) or assistant (gpt)",
+        ),
         ("sharegpt", {"conversations": [{"from": "human", "value": None}]}, "value is null"),
-        ("sharegpt", {"conversations": [{"from": "gpt", "value": "x"}]},
-         "messages do not take turns: a role is assistant where user is due"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "gpt", "value": "x"}]},
+            "messages do not take turns: a role is assistant where user is due",
+        ),
         ("messages", {"messages": [{"role": "user", "content": ["x"]}]}, "content is a list, not a text"),
         ("messages", turns("user"), "messages end without an answer"),
         ("messages", turns("system"), "messages hold no question"),
         ("messages", turns("user", "user"), "messages do not take turns: a role is user where assistant is due"),
         ("messages", turns("user", "system"), "messages do not take turns: a role is system where assistant is due"),
     ],
-)  # fmt: skip
-def test_why_a_row_is_rejected(layout, row, reason):
+)
+def test_why_a_row_is_rejected(row_format, row, reason):
     with pytest.raises(RejectionError) as caught:
-        to_conversation(row, layout)
+        to_conversation(row, row_format)
     assert str(caught.value) == reason

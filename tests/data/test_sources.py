@@ -1,4 +1,4 @@
-"""Files of every layout and every kind of damage: each row arrives once, or its place is named."""
+"""Files of every kind and every kind of damage: each row arrives once, or its place is named."""
 
 import csv
 import gzip
@@ -39,7 +39,7 @@ def test_json_array_and_lines_in_every_encoding(tmp_path, suffix, encoding, line
     for name, text in (("array.json", array), ("lines.json", lines)):
         path = write(tmp_path / (name + suffix), text.encode(encoding))
         assert rows_of(path) == ROWS
-        assert open_rows(path).layout == ("JSON array" if "array" in name else "JSON lines")
+        assert open_rows(path).kind == ("JSON array" if "array" in name else "JSON lines")
 
 
 def test_csv_and_parquet(tmp_path):

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glm2core.data.dataset import SCHEMA, TokenizedInfo
-from glm2core.data.lines import generate_conversations
-from glm2core.data.pairs import IGNORED
-from glm2core.data.sp import SpTokenizer, train_tokenizer
+from glm2core.labels import IGNORED
+from glm2core.lines.records import generate_conversations
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.model.rope import linear_rope
 from glm2core.params import GeneratedLines
+from glm2core.text.dataset import SCHEMA, TokenizedInfo
+from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="session")

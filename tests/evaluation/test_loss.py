@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.pairs import IGNORED
-from glm2core.data.sp import SpTokenizer
 from glm2core.evaluation.answers import answer_rows
+from glm2core.evaluation.generation import Answerer, Sampling
 from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
+from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2ForCausalLM
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.tokenizer import SpTokenizer
 from tests.evaluation.conftest import write_random_rows
 
 
@@ -75,7 +77,8 @@ def test_answers_are_the_same_alone_and_in_batches(
     model: ChatGLM2ForCausalLM, dataset: TokenizedDataset, tokenizer: SpTokenizer
 ) -> None:
     def answers(batch_size: int) -> dict[str, tuple[str, str, str]]:
-        batches = answer_rows(model, tokenizer, "chatglm2", dataset, rows=8, batch_size=batch_size, max_new_tokens=6)
+        answerer = Answerer(model, ChatFormat(tokenizer, "chatglm2"), Sampling(max_new_tokens=6))
+        batches = answer_rows(answerer, dataset, rows=8, batch_size=batch_size)
         return {a.id: (a.prompt, a.reference, a.answer) for batch in batches for a in batch}
 
     found = answers(5)

@@ -6,14 +6,15 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
 
-from glm2core.data.sp import SpTokenizer
-from glm2core.evaluation.retrieval import PromptFormat, answer_case, answer_questions, read_context
+from glm2core.evaluation.generation import answer_questions, read_context
+from glm2core.evaluation.retrieval import answer_case
 from glm2core.evaluation.scores import by_length, effective_length, score
-from glm2core.evaluation.tasks import generate_cases
+from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.adapters import attach_prefix_length
 from glm2core.model.rope import yarn_rope
-from glm2core.params import RetrievalParams
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.tokenizer import SpTokenizer
 from tests.evaluation.conftest import random_model, tiny_config
 
 NEVER: frozenset[int] = frozenset()
@@ -81,10 +82,10 @@ def test_answers_stop_each_at_its_own_stop_token(model: ChatGLM2ForCausalLM) -> 
 
 @pytest.mark.parametrize("template", ["chatglm2", "chatglm3"])
 def test_shared_ids_and_rest_are_the_whole_prompt(tokenizer: SpTokenizer, template: str) -> None:
-    prompt_format = PromptFormat(tokenizer, template)  # type: ignore[arg-type]
-    params = RetrievalParams(tasks=["lines", "multikey", "passkey"], lengths=[1500], contexts=1)
-    for case in generate_cases(params, prompt_format.count_tokens):
-        shared, tails = prompt_format.encode_case(case)
+    chat_format = ChatFormat(tokenizer, template)  # type: ignore[arg-type]
+    asked = GeneratedCases(["lines", "multikey", "passkey"], [1500], contexts=1, questions=10, depths=5, seed=1)
+    for case in asked.cases(chat_format.count_tokens):
+        shared, tails = chat_format.encode_questions(case.context, [question.text for question in case.questions])
         for question, tail in zip(case.questions, tails, strict=True):
             message = {"role": "user", "content": case.context + question.text}
             assert [*shared, *tail] == tokenizer.prompt_ids([message], template)  # type: ignore[arg-type]
@@ -95,13 +96,12 @@ def test_shared_ids_and_rest_are_the_whole_prompt(tokenizer: SpTokenizer, templa
 
 
 def test_a_random_network_scores_at_chance(model: ChatGLM2ForCausalLM, tokenizer: SpTokenizer) -> None:
-    prompt_format = PromptFormat(tokenizer, "chatglm2")
-    params = RetrievalParams(lengths=[600, 1000], contexts=4, questions=10)
-    cases = generate_cases(params, prompt_format.count_tokens)
+    chat_format = ChatFormat(tokenizer, "chatglm2")
+    asked = GeneratedCases(["lines"], [600, 1000], contexts=4, questions=10, depths=5, seed=1234)
     answers = [
         answer
-        for case in cases
-        for answer in answer_case(model, prompt_format, case, prefill_chunk=4096, max_new_tokens=8)
+        for case in asked.cases(chat_format.count_tokens)
+        for answer in answer_case(model, chat_format, case, prefill_chunk=4096, max_new_tokens=8)
     ]
     assert [row["cases"] for row in by_length(answers)] == [40, 40]
     assert score(answers).interval[0] <= answers[0].chance

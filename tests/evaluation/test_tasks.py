@@ -8,24 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from glm2core.data.sp import SpTokenizer
-from glm2core.data.words import pool
 from glm2core.errors import UserError
-from glm2core.evaluation.retrieval import PromptFormat
-from glm2core.evaluation.tasks import count_questions, generate_cases, read_longeval
-from glm2core.params import RetrievalParams
+from glm2core.evaluation.tasks import GeneratedCases, read_longeval
+from glm2core.lines.words import pool
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.tokenizer import SpTokenizer
 
 SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 LONGEVAL = SHARED / "data/longeval/lines"
-PARAMS = RetrievalParams(
+ASKED = GeneratedCases(
     tasks=["lines", "passkey", "multikey"], lengths=[700, 3000], contexts=2, questions=20, depths=4, seed=1
 )
 
 
 def test_cases_fill_their_length_and_cells_evenly(tokenizer: SpTokenizer) -> None:
-    count = PromptFormat(tokenizer, "chatglm2").count_tokens
-    cases = list(generate_cases(PARAMS, count))
-    assert cases == list(generate_cases(PARAMS, count))
+    count = ChatFormat(tokenizer, "chatglm2").count_tokens
+    cases = list(ASKED.cases(count))
+    assert cases == list(ASKED.cases(count))
     cells: Counter[tuple[str, int, int]] = Counter()
     for case in cases:
         sizes = [count(case.context + question.text) for question in case.questions]
@@ -35,12 +34,12 @@ def test_cases_fill_their_length_and_cells_evenly(tokenizer: SpTokenizer) -> Non
             cells[case.task, case.length, int(question.depth * 4)] += 1
     for task, each in (("lines", 10), ("multikey", 10), ("passkey", 2)):
         assert [cells[task, length, row] for length in (700, 3000) for row in range(4)] == [each] * 8
-    assert sum(cells.values()) == count_questions(PARAMS)
+    assert sum(cells.values()) == ASKED.questions_in_all
 
 
 def test_asked_values_stand_at_their_depth_and_are_never_trained_on(tokenizer: SpTokenizer) -> None:
     training = pool("training")
-    for case in generate_cases(PARAMS, PromptFormat(tokenizer, "chatglm2").count_tokens):
+    for case in ASKED.cases(ChatFormat(tokenizer, "chatglm2").count_tokens):
         for question in case.questions:
             assert question.expected not in training.values
             found = re.search(rf"\b{question.expected}\b", case.context)
@@ -56,15 +55,15 @@ def test_asked_values_stand_at_their_depth_and_are_never_trained_on(tokenizer: S
 
 @pytest.mark.parametrize("task", ["lines", "passkey", "multikey"])
 def test_a_length_too_short_for_a_task_is_named(tokenizer: SpTokenizer, task: str) -> None:
-    params = RetrievalParams(tasks=[task], lengths=[128], contexts=1, questions=20, depths=20)  # type: ignore[list-item]
+    asked = GeneratedCases([task], [128], contexts=1, questions=20, depths=20, seed=1)
     with pytest.raises(UserError, match=rf"evaluate\.retrieval\.lengths: 128 is too short for task {task}"):
-        list(generate_cases(params, PromptFormat(tokenizer, "chatglm2").count_tokens))
+        list(asked.cases(ChatFormat(tokenizer, "chatglm2").count_tokens))
 
 
 def test_a_length_too_short_is_left_out_where_others_are_long_enough(tokenizer: SpTokenizer) -> None:
-    params = RetrievalParams(lengths=[128, 1024], contexts=1, questions=20, depths=20)
+    asked = GeneratedCases(["lines"], [128, 1024], contexts=1, questions=20, depths=20, seed=1)
     told: list[str] = []
-    cases = list(generate_cases(params, PromptFormat(tokenizer, "chatglm2").count_tokens, told.append))
+    cases = list(asked.cases(ChatFormat(tokenizer, "chatglm2").count_tokens, told.append))
     assert {case.length for case in cases} == {1024}
     assert len(told) == 1 and "left out: evaluate.retrieval.lengths: 128 is too short for task lines" in told[0]
 

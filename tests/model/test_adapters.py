@@ -9,6 +9,7 @@ import torch
 
 from glm2core.errors import UserError
 from glm2core.model.adapters import load_tuned
+from glm2core.model.rope import linear_rope, plain_rope
 from glm2core.params import ModelParams
 from glm2core.training.methods import Prepared, prepare
 from tests.training.conftest import tiny_model, train_params
@@ -111,3 +112,18 @@ def test_a_quantized_adapter_loads_on_its_unquantized_base_to_be_merged(root: Pa
 def test_the_scaling_travels_with_the_adapter(root: Path) -> None:
     tuned(root / "models/tuned", "lora", None, "models/base")
     assert load(root / "models/tuned").get_base_model().config.rope_parameters["factor"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("rope_type", "factor", "expected"), [("linear", 8.0, linear_rope(8)), (None, 1.0, plain_rope())]
+)
+def test_an_adapter_of_an_older_version_loads(
+    root: Path, rope_type: str | None, factor: float, expected: dict[str, object]
+) -> None:
+    tuned(root / "models/tuned", "lora", None, "models/base")
+    file = root / "models/tuned/base.json"
+    values = json.loads(file.read_text())
+    del values["rope"]
+    values |= {"rope_type": rope_type, "rope_factor": factor, "rope_unit": 2048}
+    file.write_text(json.dumps(values))
+    assert load(root / "models/tuned").get_base_model().config.rope_parameters == expected

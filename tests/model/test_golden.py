@@ -78,9 +78,13 @@ def test_prefix_by_peft_is_the_released_prefix(golden: Golden) -> None:
 
     model = released(golden)
     config = PrefixTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=8, num_layers=3, token_dim=32, num_attention_heads=2,
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=8,
+        num_layers=3,
+        token_dim=32,
+        num_attention_heads=2,
         num_transformer_submodules=1,
-    )  # fmt: skip
+    )
     tuned = get_peft_model(model, config).eval()
     model.config.pre_seq_len = 8
     tuned.prompt_encoder.default.embedding.weight.copy_(golden["weights.transformer.prefix_encoder.embedding.weight"])

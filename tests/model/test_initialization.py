@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from glm2core.errors import UserError
-from glm2core.model.checkpoint import new_model
 from glm2core.model.initialization import initialize
+from glm2core.model.loading import new_model
 from glm2core.model.rope import RotaryEmbedding, rotate
 
 
@@ -37,7 +37,8 @@ def test_retrieval_heads_begin_by_looking_back() -> None:
     model = new_model("tiny", None, dtype=torch.float32, initialization="retrieval")
     attention = model.transformer.encoder.layers[0].self_attention
     heads = attention.query_key_value.bias.view(1, 1, -1, 64).expand(1, 40, -1, -1)  # [1, T, H + 2G, D]
-    turned = rotate(heads, RotaryEmbedding(model.config)(torch.arange(40)[None]))[0]
+    rotary = RotaryEmbedding(model.config.rope_parameters, model.config.rotary_channels)
+    turned = rotate(heads, rotary(torch.arange(40)[None]))[0]
     for head, offset in enumerate((1, 2, 3, 4, 6, 8, 10, 12)):
         scores = turned[30, head] @ turned[:, 8 + head // 4].T
         assert scores.argmax() == 30 - offset

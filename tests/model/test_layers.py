@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glm2core.estimate.meta import kept_for_backward
 from glm2core.model.layers import Normalization, SwiGLU
-from glm2core.training.measure import kept_for_backward
 
 
 def random(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:

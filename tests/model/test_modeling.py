@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from transformers import DynamicCache, StaticCache
 
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2ForCausalLM
 from tests.model.networks import small_network
 
@@ -122,11 +123,13 @@ def test_generated_by_batch_is_generated_one_by_one(network: ChatGLM2ForCausalLM
 @pytest.mark.parametrize(
     "options",
     [
-        {"do_sample": False}, {"do_sample": False, "num_beams": 3}, {"do_sample": True, "top_p": 0.9},
+        {"do_sample": False},
+        {"do_sample": False, "num_beams": 3},
+        {"do_sample": True, "top_p": 0.9},
         {"do_sample": False, "prefill_chunk_size": 7},
     ],
     ids=["greedy", "beam", "sampled", "chunked prefill"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("prefix", [None, 8])
 def test_generated_with_a_cache_is_generated_without(options: dict[str, object], prefix: int | None) -> None:
     network = small_network(pre_seq_len=prefix)
@@ -142,7 +145,7 @@ def test_generated_with_a_cache_is_generated_without(options: dict[str, object],
 
 def test_checkpointed_blocks_give_the_same_gradients(network: ChatGLM2ForCausalLM) -> None:
     ids, mask = padded("right")
-    labels = ids.masked_fill(mask == 0, -100)
+    labels = ids.masked_fill(mask == 0, IGNORED)
 
     def gradients() -> list[Tensor]:
         network.zero_grad()
@@ -155,9 +158,39 @@ def test_checkpointed_blocks_give_the_same_gradients(network: ChatGLM2ForCausalL
     assert_close(gradients(), plain)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_last_block_that_skips_unasked_positions_gives_the_same_gradients(side: str) -> None:
+    """eager attention never skips; few labels make sdpa skip."""
+    ids, mask = padded(side)
+    labels = torch.full_like(ids, -100)
+    labels[:, -3:] = ids[:, -3:].masked_fill(mask[:, -3:] == 0, -100)
+    labels[0, 4] = ids[0, 4]
+    found = []
+    for implementation in ("sdpa", "eager"):
+        network = small_network().train()
+        network.set_attn_implementation(implementation)
+        loss = network(ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        found.append([loss, *(p.grad for p in network.parameters())])
+    assert_close(found[0], found[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kept", [1, 3, torch.tensor([0, 2, 5])])
+def test_a_later_chunk_of_a_prompt_gives_the_logits_that_are_asked(
+    network: ChatGLM2ForCausalLM, kept: int | Tensor
+) -> None:
+    ids = torch.cat([prompts()[1], prompts()[1]], dim=1)
+    whole = network(ids).logits[:, 9:]
+    cache = DynamicCache()
+    network(ids[:, :9], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    found = network(ids[:, 9:], past_key_values=cache, use_cache=True, logits_to_keep=kept).logits
+    assert_close(found, whole[:, -kept:] if isinstance(kept, int) else whole[:, kept])
+
+
 def test_right_padding_changes_no_loss(network: ChatGLM2ForCausalLM) -> None:
     ids, mask = padded("right")
-    labels = ids.masked_fill(mask == 0, -100)
+    labels = ids.masked_fill(mask == 0, IGNORED)
     together = network(ids, attention_mask=mask, labels=labels, num_items_in_batch=1).loss
     alone = sum(network(prompt, labels=prompt, num_items_in_batch=1).loss for prompt in prompts())
     assert_close(together, alone, rtol=1e-6, atol=0)

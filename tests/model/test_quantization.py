@@ -10,7 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from glm2core.model import ChatGLM2ForCausalLM
-from glm2core.model.checkpoint import load_model
+from glm2core.model.linear import Linear
+from glm2core.model.loading import load_model
 from tests.model.released_layout import released_config, write_checkpoint
 
 LINEARS = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
@@ -39,7 +40,7 @@ def test_the_linears_of_the_blocks_are_quantized(folder: Path, bits: int, kind: 
     model = load(folder, bits)
     quantized = [name for name, module in model.named_modules() if isinstance(module, kind)]
     assert len(quantized) == 3 * len(LINEARS)
-    assert type(model.transformer.output_layer) is nn.Linear
+    assert type(model.transformer.output_layer) is Linear
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16
     with torch.no_grad():
         exact = load(folder, None)(IDS).logits.float()

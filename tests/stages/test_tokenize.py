@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.data.sp import SpTokenizer
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.tokenizer import SpTokenizer
 from stages.convert import convert
 from stages.tokenize import tokenize
 from tests.stages.data_project import ROWS, artifacts, run_in, run_of, write_project

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from glm2core.data.dataset import SCHEMA, TokenizedDataset, TokenizedInfo
-from glm2core.data.sp import SpTokenizer, train_tokenizer
+from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.params import TrainParams
+from glm2core.text.dataset import SCHEMA, TokenizedDataset, TokenizedInfo
+from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {
@@ -65,7 +66,7 @@ def write_rows(path: Path, tokenizer_sha256: str, rows: int, seed: int = 0) -> N
         ids = [5, 6, *words, 7, *words, 2]
         table["id"].append(f"row{index}")
         table["input_ids"].append(ids)
-        table["labels"].append([-100] * (len(words) + 3) + ids[len(words) + 3 :])
+        table["labels"].append([IGNORED] * (len(words) + 3) + ids[len(words) + 3 :])
         table["segments"].append([0, 2, len(words) + 2])
     info = TokenizedInfo(tokenizer_sha256, "chatglm2", "0" * 64, "glm2")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,8 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from glm2core.errors import UserError
-from glm2core.training.adafactor import BLOCK_ELEMENTS, RoundingAdafactor, round_stochastically
+from glm2core.model.parameters import BLOCK_ELEMENTS
+from glm2core.training.adafactor import RoundingAdafactor, round_stochastically
 from glm2core.training.optimizer import make_optimizer
 from tests.training.small_networks import make, network, steps
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
-from glm2core.training.batching import TokenBudgetBatches, training_batches, validation_batches
+from glm2core.labels import IGNORED
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.training.batches import TokenBudgetBatches, training_batches, validation_batches
 
 
 def test_a_batch_is_padded_on_the_right_and_carries_no_mask(rows: TokenizedDataset) -> None:
@@ -16,7 +17,7 @@ def test_a_batch_is_padded_on_the_right_and_carries_no_mask(rows: TokenizedDatas
         expected_ids, expected_labels, _ = rows.row(int(row))
         assert ids[:length].tolist() == expected_ids.tolist()
         assert labels[:length].tolist() == expected_labels.tolist()
-        assert (labels[length:] == -100).all()
+        assert (labels[length:] == IGNORED).all()
 
 
 def test_each_epoch_has_every_row_once_in_another_order(rows: TokenizedDataset) -> None:

@@ -11,7 +11,8 @@ import psutil
 import pytest
 import torch
 
-from glm2core.training.batching import TokenBudgetBatches, validation_batches
+from glm2core.labels import IGNORED
+from glm2core.training.batches import TokenBudgetBatches, validation_batches
 from tests.stages.data_project import run_of
 from tests.training.conftest import folder_bytes, start_stage, write_project
 
@@ -179,6 +180,6 @@ def test_every_process_has_as_many_validation_batches_and_each_row_counts_once(h
         for batches in loaders
         for batch in batches
         for row, labels in zip(batch["rows"].tolist(), batch["labels"], strict=True)
-        if (labels != -100).any()
+        if (labels != IGNORED).any()
     ]
     assert sorted(counted) == list(range(len(held_out)))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from glm2core.data.dataset import TokenizedDataset
 from glm2core.errors import UserError
+from glm2core.labels import IGNORED
+from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.methods import Prepared
 from glm2core.training.run import Outcome, Run
@@ -84,8 +85,8 @@ def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
     before = weights(run)
     reference = tiny_model()
     batches = list(run._trainer(_quiet(run), _never()).get_train_dataloader())
-    supervised = sum(int((b["labels"] != -100).sum()) for b in batches)
-    assert len({int((b["labels"] != -100).sum()) for b in batches}) == 2
+    supervised = sum(int((b["labels"] != IGNORED).sum()) for b in batches)
+    assert len({int((b["labels"] != IGNORED).sum()) for b in batches}) == 2
     total = sum(
         reference(input_ids=b["input_ids"], labels=b["labels"], num_items_in_batch=1).loss for b in batches
     ) / supervised  # fmt: skip
@@ -190,13 +191,13 @@ def test_early_stopping_keeps_the_best_weights(
 
 
 def _validation(run: Run) -> float:
-    from glm2core.training.batching import validation_batches
+    from glm2core.training.batches import validation_batches
 
     total = count = 0.0
     with torch.no_grad():
         for batch in validation_batches(run.validation, batch_tokens=192):
             loss = run.prepared.model(input_ids=batch["input_ids"], labels=batch["labels"], num_items_in_batch=1).loss
-            total, count = total + loss.item(), count + int((batch["labels"] != -100).sum())
+            total, count = total + loss.item(), count + int((batch["labels"] != IGNORED).sum())
     return total / count
 
 

@@ -1,0 +1,1 @@
+"""What a training run will need of memory and disk, and whether it fits."""

@@ -1,0 +1,126 @@
+"""Whether a training run fits this machine, and what would where it doesn't."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from glm2core.errors import UserError
+from glm2core.estimate.memory import GIB, Workload, training_disk, training_memory
+from glm2core.params import TrainParams
+
+Change = dict[str, Any]
+
+_CGROUP = Path("/sys/fs/cgroup")
+_PARTS = ("weights", "gradients", "optimizer", "activations")
+_LOW: Change = {
+    "method": "full",
+    "memory": "low",
+    "optimizer": "adafactor",
+    "gradient_accumulation_steps": 1,
+    "max_grad_norm": None,
+    "launcher": "python",
+}
+_ADAPTER: Change = {"memory": "normal", "optimizer": "adamw"}
+
+
+def check_fits(workload: Workload, params: TrainParams, *, device: torch.device, folder: Path) -> None:
+    """Refuse a run that can't fit, before hours are spent on it.
+
+    Args:
+        folder: where checkpoints and the result are written.
+
+    Raises:
+        UserError: too little memory or disk, with what is needed, what is there, and what would fit.
+    """
+    need, free = training_memory(workload, params), available_memory(device)
+    if need.total > free:
+        parts = ", ".join(f"{name} {getattr(need, name) / GIB:.2f}" for name in _PARTS)
+        raise UserError(
+            f"this run needs about {in_gib(need.total)} of memory ({parts}), and {in_gib(free)} are free on {device}. "
+            f"What would fit: {fitting_changes(workload, params, free)}"
+        )
+    disk, room = training_disk(workload, params), shutil.disk_usage(folder).free
+    if disk.total > room:
+        raise UserError(
+            f"this run writes about {in_gib(disk.total)} (checkpoints {in_gib(disk.checkpoints)}, "
+            f"models/tuned and DVC's copy of it {in_gib(disk.tuned)} each), and {in_gib(room)} are free at {folder}. "
+            "Free space, or lower train.keep_checkpoints."
+        )
+
+
+def fitting_changes(workload: Workload, params: TrainParams, free: float) -> str:
+    """The changes to params that would make a run fit into `free` bytes, the mildest first, with their needs."""
+    needs = {words: _need(workload, params, change) for words, change in _changes(workload, params).items()}
+    fitting = [f"{words} ({in_gib(need)})" for words, need in needs.items() if need <= free]
+    if fitting:
+        return "; ".join(fitting) + "."
+    words = min(needs, key=needs.__getitem__)
+    return f"none of the usual changes; the least, {words}, needs {in_gib(needs[words])}."
+
+
+def available_memory(device: torch.device) -> float:
+    """Bytes that this process may come to hold: free ones and its own; a container's limit counts.
+
+    Of several processes on one machine (torchrun) each has its share.
+    """
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    free: float = psutil.virtual_memory().available
+    limit = _container_limit()
+    if limit is not None:
+        free = min(free, limit)
+    return free / int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + psutil.Process().memory_info().rss
+
+
+def in_gib(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):,.0f} MiB"
+
+
+def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
+    """Changes to the train section in words, mild ones first; without those that are in force already."""
+    recompute: Change = {} if params.method == "ptuning" else {"gradient_checkpointing": True}
+    smaller: Change = {"batch_tokens": min(workload.row_tokens, params.batch_tokens)}
+    both = {**smaller, **recompute} if recompute and smaller["batch_tokens"] < params.batch_tokens else {}
+    wanted: dict[str, Change] = {
+        "train.gradient_checkpointing true": recompute,
+        f"train.batch_tokens {smaller['batch_tokens']}": smaller,
+        f"train.gradient_checkpointing true with train.batch_tokens {smaller['batch_tokens']}": both,
+        "train.dtype bfloat16": {"dtype": "bfloat16"},
+    }
+    low = "train.memory low with optimizer adafactor, max_grad_norm null"
+    if params.method == "full":
+        wanted |= {
+            "train.optimizer adafactor": {"optimizer": "adafactor"},
+            low: _LOW,
+            f"{low} and dtype bfloat16": {**_LOW, "dtype": "bfloat16"},
+            "train.method lora": {**_ADAPTER, "method": "lora", **recompute},
+        }
+    if params.method in ("full", "lora"):
+        wanted["train.method qlora"] = {**_ADAPTER, "method": "qlora", "quantization_bits": 4, **recompute}
+    if workload.dtype == torch.bfloat16:
+        wanted.pop(f"{low} and dtype bfloat16", None)
+    now = {**params.model_dump(), "dtype": str(workload.dtype).removeprefix("torch.")}
+    return {
+        words: change for words, change in wanted.items() if any(now[key] != value for key, value in change.items())
+    }
+
+
+def _need(workload: Workload, params: TrainParams, change: Change) -> float:
+    dtype = torch.bfloat16 if change.get("dtype") == "bfloat16" else workload.dtype
+    return training_memory(replace(workload, dtype=dtype), params.model_copy(update=change)).total
+
+
+def _container_limit() -> float | None:
+    """What a cgroup v2 limit leaves, page cache not counted as used; None = no limit."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())["anon"]
+    except (OSError, KeyError, ValueError):
+        return None
+    return None if limit == "max" else float(int(limit) - int(used))

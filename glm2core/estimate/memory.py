@@ -1,0 +1,320 @@
+"""What a training run will need of memory and disk, known before it starts.
+
+Weights, gradients and optimizer are counted. What a block keeps for its backward is taken from the
+network itself, run on torch's meta device, where tensors have shapes and no content, so that the
+figure stays right when the network changes. `B` rows, `T` tokens, `V` vocabulary.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from glm2core.estimate.meta import kept_for_backward
+from glm2core.files import resolve_path
+from glm2core.hardware import product_dtype
+from glm2core.model.adapters import adapt, multiplies_in_half
+from glm2core.model.config import ChatGLM2Config, apply_rope
+from glm2core.model.linear import WIDENED_ELEMENTS
+from glm2core.model.loading import read_config
+from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.model.parameters import BLOCK_ELEMENTS, is_block_matrix
+from glm2core.model.presets import preset_config
+from glm2core.model.rope import RopeScaling
+from glm2core.params import ModelParams, TrainParams
+
+GIB = 1 << 30
+
+# Resident before anything is loaded: interpreter and libraries (measured), or the CUDA context.
+_LIBRARIES = {"cpu": 0.65 * GIB, "cuda": 0.5 * GIB}
+# fp32 copies of a block in RoundingAdafactor, its random numbers, and what the allocator keeps of them. Measured.
+_ADAFACTOR_SCRATCH = 0.05 * GIB
+# What the allocator keeps of freed pieces, as a share of the activations: glibc's heap (measured), torch's CUDA cache.
+_ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
+_LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
+# Bytes a weight of a quantized linear with its scales, and of AdamW's two moments of one parameter.
+_QUANTIZED = {4: 0.52, 8: 1.0}
+_MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.1, "muon": 8.0}
+_MUON_MOMENT = 4.0  # the one of a block's matrix
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained, and on what.
+
+    Args:
+        config: of the network, without a prefix.
+        dtype: of the weights.
+        device: cpu or cuda.
+        row_tokens: of the longest row, which goes alone when it is over `train.batch_tokens`.
+        supervised: share of the tokens that are supervised.
+        from_files: the weights are loaded, not made from scratch.
+        processes: that train together.
+        sharded: each keeps 1/processes of weights, gradients and optimizer (FSDP).
+    """
+
+    config: ChatGLM2Config
+    dtype: torch.dtype
+    device: str
+    row_tokens: int
+    supervised: float
+    from_files: bool
+    processes: int = 1
+    sharded: bool = False
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Of activations and products: float32 where the device has no arithmetic for the weights' dtype."""
+        return product_dtype(self.dtype, torch.device(self.device))
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes at the fullest moment of a training step.
+
+    Args:
+        weights: of the network, adapter included.
+        gradients: all of them (memory normal), or the largest one (low).
+        optimizer: its state, and the fp32 copies that it works on.
+        activations: what forward keeps for backward in all blocks, and the gradients inside one.
+        loss: logits and their gradient, on supervised positions.
+        libraries: before anything is loaded.
+        making: a network from scratch, which is there in full precision before an adapter's base is quantized.
+        loading: while weights are read from files: twice the weights, half of that mapped files,
+            which the system takes back when it needs the room. 0 = from scratch.
+        mapped: weight files that stay mapped behind quantized weights; taken back in the same way.
+        accumulates: gradients stay while the next batch runs forward.
+        output_gradient: of the output layer, which is there first; 0 where it is frozen.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    loss: float
+    libraries: float
+    making: float
+    loading: float
+    mapped: float
+    accumulates: bool
+    output_gradient: float
+
+    @property
+    def total(self) -> float:
+        """What must fit: all that is alive at the fullest moment.
+
+        Backward frees activations while it makes gradients, so the two are never there in full together
+        unless gradients accumulate.
+        """
+        start_of_backward = self.activations + self.loss + self.output_gradient
+        if self.accumulates:
+            start_of_backward += self.gradients
+        training = self.weights + self.optimizer + max(start_of_backward, self.gradients)
+        return self.libraries + max(training, self.making)
+
+    @property
+    def resident(self) -> float:
+        """Peak of resident memory, as the system shows it: mapped files count."""
+        return max(self.total + self.mapped, self.libraries + self.loading)
+
+
+@dataclass(frozen=True)
+class TrainingDisk:
+    """Bytes that a training run writes.
+
+    Args:
+        base: weights kept for an adapter on a network from scratch; 0 otherwise.
+        checkpoints: all that are kept at once, the one being written included.
+        tuned: the result in models/tuned.
+        cache: DVC's copy of the result (none where the file system can link).
+    """
+
+    base: float
+    checkpoints: float
+    tuned: float
+    cache: float
+
+    @property
+    def total(self) -> float:
+        return self.base + self.checkpoints + self.tuned + self.cache
+
+
+def network_config(params: ModelParams, vocab_size: int) -> ChatGLM2Config:
+    """The configuration of the network in params.
+
+    Args:
+        vocab_size: tokens of the tokenizer, for a network from scratch.
+    """
+    if params.base is not None:
+        config = read_config(resolve_path(params.base), family=params.family, notice=lambda sentence: None)
+    else:
+        config = preset_config(params.preset, vocab_size)
+    apply_rope(config, RopeScaling.of(params.rope))
+    return config
+
+
+def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
+    """Estimate one process's training memory."""
+    model = _on_meta(workload, params)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    weights = _weight_bytes(model, params)
+    gradients = [p.numel() * p.element_size() for p in trainable]
+    tokens = max(params.batch_tokens, workload.row_tokens)
+    output = _network(model).transformer.output_layer.weight
+    shards = workload.processes if workload.sharded else 1
+    copies = 2 if workload.processes > shards else 1  # DDP adds gradients up in buckets, which are a copy of them
+    return TrainingMemory(
+        weights=weights / shards,
+        gradients=max(gradients) if params.memory == "low" else copies * sum(gradients) / shards,
+        optimizer=_optimizer_bytes(model, params) / shards + _unpacked_bytes(trainable, params, workload.device),
+        activations=_ALLOCATOR[workload.device]
+        * _activation_bytes(workload, params, rows=max(1, tokens // workload.row_tokens))
+        + _widened_bytes(workload, model, params),
+        loss=_loss_bytes(workload, round(tokens * workload.supervised)),
+        libraries=_LIBRARIES[workload.device],
+        making=0.0 if workload.from_files and shards == 1 else _bytes(model.parameters()),
+        loading=2 * weights if workload.from_files or params.method != "full" else 0.0,
+        mapped=_bytes(_quantized(model, params)) if workload.device == "cpu" else 0.0,
+        accumulates=params.gradient_accumulation_steps > 1,
+        output_gradient=output.numel() * output.element_size() if output.requires_grad else 0.0,
+    )
+
+
+def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
+    """Estimate what a run writes: checkpoints hold trainable weights and the optimizer's state."""
+    model = _on_meta(workload, params)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    state = sum(4.0 * _factored(p) for p in trainable)
+    if params.optimizer != "adafactor":
+        state = _moment_bytes(model, params) + sum(4 * p.numel() for p in trainable if p.element_size() < 4)
+    weights = _bytes(trainable)
+    frozen = _bytes(p for p in model.parameters() if not p.requires_grad)
+    base = 0.0 if workload.from_files else frozen
+    kept = params.keep_checkpoints + 1 + (params.early_stopping is not None)
+    return TrainingDisk(base, kept * (weights + state), weights + base, weights + base)
+
+
+def trained_parameter_count(workload: Workload, params: TrainParams) -> int:
+    """Numbers in the network, an adapter's included."""
+    return sum(p.numel() for p in _on_meta(workload, params).parameters())
+
+
+def cache_bytes(config: ChatGLM2Config, tokens: int, dtype: torch.dtype) -> int:
+    """Keys and values of so many tokens in all layers, when the model is used."""
+    return 2 * config.num_layers * config.multi_query_group_num * config.kv_channels * tokens * dtype.itemsize
+
+
+def _on_meta(workload: Workload, params: TrainParams, layers: int | None = None) -> nn.Module:
+    """The network as the method tunes it, without content; with `layers` blocks, or as many as it has."""
+    config = copy.deepcopy(workload.config)
+    config.num_layers = layers or config.num_layers
+    if params.method == "ptuning":  # the network's own prefix: peft's needs content
+        config.pre_seq_len = params.prefix.length
+    with torch.device("meta"):
+        network: Any = ChatGLM2ForCausalLM(config)
+        network = network.to(workload.dtype).train()
+        if params.method in ("lora", "qlora"):
+            return adapt(network, params.method, params.lora, params.prefix)
+    if params.method == "ptuning":
+        network.requires_grad_(False)
+        network.transformer.prefix_encoder.float().requires_grad_(True)
+    return network
+
+
+def _network(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _quantized(model: nn.Module, params: TrainParams) -> list[nn.Parameter]:
+    """The frozen matrices of the blocks, where they are quantized."""
+    if params.bits is None:
+        return []
+    named = model.named_parameters()
+    return [p for name, p in named if ".layers." in name and p.dim() > 1 and not p.requires_grad]
+
+
+def _weight_bytes(model: nn.Module, params: TrainParams) -> float:
+    total = _bytes(model.parameters())
+    if params.bits is None:
+        return total
+    width = _QUANTIZED[params.bits]
+    return total - sum(p.numel() * (p.element_size() - width) for p in _quantized(model, params))
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> float:
+    return float(sum(p.numel() * p.element_size() for p in parameters))
+
+
+def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if params.optimizer == "adafactor":
+        return _ADAFACTOR_SCRATCH + sum(4.0 * _factored(p) for p in trainable)
+    # fp32 master weights and their gradients, for parameters in half precision
+    masters = sum(8 * p.numel() for p in trainable if p.element_size() < 4)
+    return masters + _moment_bytes(model, params)
+
+
+def _unpacked_bytes(trainable: list[nn.Parameter], params: TrainParams, device: str) -> float:
+    """What a step of bitsandbytes takes on the CPU besides, as far as it was measured: fp32 copies of one parameter."""
+    largest = max((p.numel() for p in trainable), default=0)
+    return 16.0 * largest if params.optimizer == "adamw_8bit" and device == "cpu" else 0.0
+
+
+def _moment_bytes(model: nn.Module, params: TrainParams) -> float:
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    by_muon = sum(p.numel() for name, p in named if params.optimizer == "muon" and is_block_matrix(name, p))
+    others = sum(p.numel() for _, p in named) - by_muon
+    return _MOMENTS[params.optimizer] * others + _MUON_MOMENT * by_muon
+
+
+def _factored(parameter: nn.Parameter) -> int:
+    """Elements of Adafactor's second moment: a row and a column sum for each block of a matrix."""
+    if parameter.dim() < 2:
+        return parameter.numel()
+    rows, columns = parameter.shape[0], parameter.numel() // parameter.shape[0]
+    return rows + columns * -(-parameter.numel() // BLOCK_ELEMENTS)
+
+
+def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
+    """What forward keeps (with checkpointing: the blocks' inputs and one block), and one block's gradients."""
+    shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
+    layers, block = workload.config.num_layers, deep - shallow
+    if params.recomputes:
+        kept = layers * rows * workload.row_tokens * workload.config.hidden_size * workload.product_dtype.itemsize
+    else:
+        kept = (layers - 1) * block
+    return shallow + kept + block
+
+
+def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> int:
+    """Bytes that forward keeps for backward in a network of `layers` blocks."""
+    model = _on_meta(workload, params, layers)
+    if multiplies_in_half(params.method, workload.dtype, workload.device):
+        model = model.to(workload.dtype)  # autocast's copies have no content here; products and inputs are of this size
+    network = _network(model)
+    ids = torch.zeros(rows, workload.row_tokens, dtype=torch.long, device="meta")
+
+    def forward() -> None:
+        # In the products' dtype, which the meta device could not know
+        hidden = network.get_input_embeddings()(ids).to(workload.product_dtype)
+        network.transformer(inputs_embeds=hidden, use_cache=False)
+
+    return kept_for_backward(model, forward)
+
+
+def _widened_bytes(workload: Workload, model: nn.Module, params: TrainParams) -> float:
+    """fp32 copies of weights during one product, where the device has no arithmetic for theirs."""
+    if workload.product_dtype == workload.dtype:
+        return 0.0
+    # bitsandbytes unpacks a whole matrix into its first dtype, then widens it.
+    return max(4.0 * WIDENED_ELEMENTS, *(6.0 * p.numel() for p in _quantized(model, params)), 0.0)
+
+
+def _loss_bytes(workload: Workload, supervised: int) -> float:
+    """Log-probabilities and their gradient in fp32, and the gradient in the products' dtype, for a chunk at a time."""
+    vocabulary, width = workload.config.padded_vocab_size, workload.product_dtype.itemsize
+    chunk = min(supervised, max(1, _LOSS_CHUNK // vocabulary))
+    return float(chunk * vocabulary * (8 + (width if width < 4 else 0)))

@@ -1,0 +1,139 @@
+"""What the hardware can do: device, dtype and threads of a run, what products are computed in, the memory it took."""
+
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from glm2core.errors import UserError
+from glm2core.process import cpu_cap
+
+Notice = Callable[[str], None]
+
+_GIB = 2**30
+_STATUS = Path("/proc/self/status")  # Linux
+_LARGE = 1_000_000_000  # parameters above which fp32 weights take more than most machines have
+# What a CPU must have to multiply in a half precision: x86 (AVX512, AMX) and ARM.
+_INSTRUCTIONS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+
+
+def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.device") -> torch.device:
+    """The device that `name` means on this machine; under torchrun each process gets its own GPU.
+
+    Raises:
+        UserError: cuda asked for where there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise UserError(
+            f"{key} is cuda, but torch {torch.__version__} sees no CUDA device here. Set it to auto or cpu."
+        )
+    if name == "cpu" or not has_cuda:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def choose_dtype(
+    name: Literal["auto", "float32", "bfloat16"],
+    device: torch.device,
+    *,
+    parameters: int,
+    notice: Notice = print,
+) -> torch.dtype:
+    """The dtype of the weights that `name` means on `device`; what it means for products is said.
+
+    Args:
+        parameters: of the network. `auto` on a device without bfloat16 arithmetic is float32, and for more than
+            1e9 parameters bfloat16, which takes half the memory.
+    """
+    kind = "CPU" if device.type == "cpu" else "GPU"
+    if name == "float32":
+        return torch.float32
+    if computes_in(torch.bfloat16, device):
+        if name == "auto":
+            notice(f"dtype auto: bfloat16, which this {kind} computes in")
+        return torch.bfloat16
+    if name == "bfloat16":
+        notice(f"weights stay in bfloat16; this {kind} has no bfloat16 arithmetic, so products are float32")
+        return torch.bfloat16
+    if parameters > _LARGE:
+        notice(
+            f"dtype auto: bfloat16 weights, which a network of {parameters / 1e9:.1f} billion parameters needs the "
+            f"memory of, and float32 products, as this {kind} has no bfloat16 arithmetic"
+        )
+        return torch.bfloat16
+    notice(f"dtype auto: float32, as this {kind} has no bfloat16 arithmetic")
+    return torch.float32
+
+
+def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `device` has arithmetic for products in `dtype`; without it they are emulated, about 100 times slower.
+
+    Raises:
+        UserError: `GLM2CORE_CPU` is set to a class that isn't known.
+    """
+    if dtype not in _INSTRUCTIONS or device.type not in ("cpu", "cuda"):
+        return True
+    if device.type == "cuda":
+        return dtype == torch.float16 or _gpu_computes_in_bfloat16()
+    return cpu_cap() is None and any(_capabilities().get(name) for name in _INSTRUCTIONS[dtype])
+
+
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What weights in `dtype` are multiplied in on `device`: the same, or float32 where it lacks that arithmetic."""
+    return dtype if computes_in(dtype, device) else torch.float32
+
+
+def cpu_class() -> str:
+    """The class of this CPU by the widest instructions that products can use; benchmarks have a column for each."""
+    cap, found = cpu_cap(), _capabilities()
+    if found.get("neon") or found.get("architecture") in ("aarch64", "arm64"):
+        return "NEON with bf16" if computes_in(torch.bfloat16, torch.device("cpu")) else "NEON"
+    classes = {"AMX": "amx_bf16", "AVX512-BF16": "avx512_bf16", "AVX-512": "avx512_f", "AVX2": "avx2"}
+    allowed = list(classes)[{None: 0, "avx512": 2, "avx2": 3}[cap] :]
+    name = next((name for name in allowed if found.get(classes[name])), "without AVX2")
+    return name if cap is None else f"{name} (capped by GLM2CORE_CPU)"
+
+
+def set_threads(count: int | None) -> int:
+    """Use `count` CPU threads (None = all cores this process may use) and return the number."""
+    if count is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        count = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(count)
+    return count
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _GIB
+    if _STATUS.exists():
+        # getrusage would count what a large parent held when it started this process
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / _GIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / _GIB if sys.platform == "darwin" else peak * 1024 / _GIB
+
+
+@cache
+def _gpu_computes_in_bfloat16() -> bool:
+    if not torch.cuda.is_available():  # none here to ask: taken for a current one
+        return True
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@cache
+def _capabilities() -> Mapping[str, Any]:
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch: fp32 is right everywhere, only slower
+        return {}
+    return torch.cpu.get_capabilities()

@@ -1,0 +1,189 @@
+"""Records of lines and questions about them, to train and to measure retrieval.
+
+The wording of record and question is that of LongEval's `lines` task (DachengLi1/LongChat,
+`longeval/`, Apache-2.0), kept to the letter so that results compare with the published ones.
+"""
+
+import itertools
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from glm2core.lines.words import LARGEST_VALUE, Pool, pool
+from glm2core.params import GeneratedLines
+
+HEADER = (
+    "Below is a record of lines I want you to remember. Each line begins with 'line <line index>' and contains "
+    "a '<REGISTER_CONTENT>' at the end of the line as a numerical value. For each line index, memorize its "
+    "corresponding <REGISTER_CONTENT>. At the end of the record, I will ask you to retrieve the corresponding "
+    "<REGISTER_CONTENT> of a certain line index. Now the record start:\n\n"
+)
+RECORD_OVER = "Now the record is over. "
+_LINE = re.compile(r"^line ([^:\n]+?)-([^:\n]+): REGISTER_CONTENT is <(\d+)>$", re.MULTILINE)
+_LINES_A_STEM = 6
+_SAMPLE = 32  # lines that a first estimate of their cost is taken from
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a record: the key is `adjective-noun`."""
+
+    adjective: str
+    noun: str
+    value: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.adjective}-{self.noun}"
+
+    @property
+    def text(self) -> str:
+        return f"line {self.key}: REGISTER_CONTENT is <{self.value}>"
+
+
+def record_text(lines: Sequence[Line]) -> str:
+    """Header and record up to where the first question starts; ends in an empty line."""
+    return HEADER + "".join(f"{line.text}\n" for line in lines) + "\n"
+
+
+def question_text(key: str) -> str:
+    """A question after the record; `RECORD_OVER` goes before the first. The last space is LongEval's."""
+    return f"Tell me what is the <REGISTER_CONTENT> in line {key}? I need the number. "
+
+
+def answer_text(line: Line) -> str:
+    """The whole line again: small models learn to copy it long before they learn to name the number alone.
+
+    LongEval's scorer reads the last integer, so it counts this as it counts a bare number.
+    """
+    return line.text
+
+
+def generate_conversations(spec: GeneratedLines) -> Iterator[list[dict[str, str]]]:
+    """Conversations over training words: a record with its first question, the answer, the next question, ...
+
+    A record shorter than `spec.questions` is asked about every line once. Conversation `i` depends on
+    the seed and `i` alone.
+
+    Yields:
+        Messages `{"role": "user" | "assistant", "content": text}`, ending with an answer.
+    """
+    words = pool("training")
+    for index in range(spec.conversations):
+        yield _conversation(random.Random(f"lines {spec.seed} {index}"), spec, words)
+
+
+def make_record(
+    rng: random.Random, tokens: int, count_tokens: Callable[[str], int], words: Pool | None = None
+) -> list[Line]:
+    """As many lines as fit into `tokens`, header included, with different keys.
+
+    Args:
+        rng: Decides keys, values and order.
+        tokens: Budget of `record_text`.
+        count_tokens: Tokens of a text. Called a few times on the whole record, whatever its length.
+        words: Where keys and values come from; the evaluation pool by default.
+
+    Returns:
+        The lines; none where not one fits.
+    """
+    stream = _different_lines(rng, words or pool("evaluation"))
+    drawn: list[Line] = []
+
+    def tokens_of(count: int) -> int:
+        drawn.extend(itertools.islice(stream, count - len(drawn)) if count > len(drawn) else ())
+        return count_tokens(record_text(drawn[:count]))
+
+    return drawn[: largest_fitting(tokens_of, tokens)]
+
+
+def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
+    """How many pieces fit into `budget` tokens, where each piece costs about the same.
+
+    A few calls, whatever the budget; the count is the largest that fits or a piece or two below it.
+    """
+    empty = tokens_of(0)
+    cost = (tokens_of(_SAMPLE) - empty) / _SAMPLE
+    count = 0
+    for _ in range(2):
+        count = max(1, round((budget - empty) / cost))
+        cost = (tokens_of(count) - empty) / count
+    while count > 0 and (excess := tokens_of(count) - budget) > 0:
+        count -= max(1, int(excess / cost))
+    return max(count, 0)
+
+
+def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool = False) -> list[Line]:
+    """`count` lines with different keys; hard negatives share both their words, and their first digits, with others.
+
+    A long record has many lines that agree with the asked one in a word or in some digits; hard negatives
+    bring that into a short one.
+    """
+    adjectives, nouns = words.adjectives, words.nouns
+    if hard_negatives:
+        side = math.ceil(math.sqrt(2 * count))
+        adjectives, nouns = tuple(rng.sample(adjectives, side)), tuple(rng.sample(nouns, side))
+    keys = rng.sample(range(len(adjectives) * len(nouns)), count)
+    values = _values_alike(rng, count, words) if hard_negatives else rng.choices(words.values, k=count)
+    return [
+        Line(adjectives[key // len(nouns)], nouns[key % len(nouns)], value)
+        for key, value in zip(keys, values, strict=True)
+    ]
+
+
+def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
+    """Values around a few stems of four digits: the stem, a fifth digit behind it, or another last digit."""
+    known = frozenset(words.values)
+    values: list[int] = []
+    for stem in rng.sample(range(1000, LARGEST_VALUE // 10), math.ceil(count / _LINES_A_STEM)):
+        around = [stem, *range(10 * stem, 10 * stem + 10), *range(stem - stem % 10, stem - stem % 10 + 10)]
+        values += rng.choices([value for value in around if value in known] or words.values, k=_LINES_A_STEM)
+    rng.shuffle(values)
+    return values[:count]
+
+
+def parse_record(text: str) -> list[Line]:
+    """The lines of a record as LongEval writes them; a word of LongEval's may hold a space or a hyphen."""
+    return [Line(adjective, noun, int(value)) for adjective, noun, value in _LINE.findall(text)]
+
+
+def colliding(lines: Sequence[Line]) -> list[bool]:
+    """For each line, whether another line of the record shares its adjective or its noun.
+
+    Wrong answers on colliding keys are confusion of keys; on distinct keys they are lost positions.
+    """
+    adjectives = Counter(line.adjective for line in lines)
+    nouns = Counter(line.noun for line in lines)
+    return [adjectives[line.adjective] > 1 or nouns[line.noun] > 1 for line in lines]
+
+
+def _different_lines(rng: random.Random, words: Pool) -> Iterator[Line]:
+    seen = set()
+    while True:
+        line = Line(rng.choice(words.adjectives), rng.choice(words.nouns), rng.choice(words.values))
+        if line.key not in seen:
+            seen.add(line.key)
+            yield line
+
+
+def _conversation(rng: random.Random, spec: GeneratedLines, words: Pool) -> list[dict[str, str]]:
+    count = rng.choice(spec.lines)
+    hard = rng.random() < spec.hard_negatives
+    repeated = rng.random() < spec.repeats
+    different = draw_lines(rng, math.ceil(count / 2) if repeated else count, words, hard)
+    record = list(different)
+    if repeated:
+        record += rng.choices(different, k=count - len(different))
+        rng.shuffle(record)
+    asked = rng.sample(different, min(spec.questions, len(different)))
+    messages = []
+    for round_number, line in enumerate(asked):
+        before = record_text(record) + RECORD_OVER if round_number == 0 else ""
+        messages += [
+            {"role": "user", "content": before + question_text(line.key)},
+            {"role": "assistant", "content": answer_text(line)},
+        ]
+    return messages

@@ -1,0 +1,101 @@
+"""Invented words and numbers for retrieval tasks, split so that no evaluation word or value is ever trained on.
+
+The words are built from syllables and English endings: like English to a tokenizer, from no list of anybody's. Half
+of the words to train with are letters and parts of words in any order instead. Real words put together pieces of the
+tokenizer that syllables never do, and a network that has learnt which piece follows which repeats their keys wrongly.
+"""
+
+import functools
+import hashlib
+import random
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["training", "evaluation"]
+
+LARGEST_VALUE = 50_000  # exclusive; LongEval's range
+_HELD_OUT_SHARE = 0.2
+_SIZES: dict[Split, int] = {"training": 8000, "evaluation": 4000}  # words of each kind
+
+_ONSETS = tuple(
+    "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sk sl sm sn sp st str t th tr v w "
+    "z".split()
+)
+_NUCLEI = tuple("a a a e e e i i i o o u ai ea ee io oa ou".split())
+_CODAS = tuple("b ck ct d ff g l ld ll lt m mp n nd ng nk nt p r rd rk rm rn rt s sh sk ss st t tch th x".split())
+_ADJECTIVE_ENDINGS = ("able", "al", "ant", "ed", "ful", "ible", "ic", "ing", "ish", "ive", "less", "ly", "ous", "y", "")
+_NOUN_ENDINGS = ("age", "ance", "er", "hood", "ist", "ity", "ment", "ness", "or", "ship", "tion", "ture", "", "", "")
+# A single letter is as likely as a longer part: half of LongEval's pieces are single letters to models/base
+_PARTS = (*string.ascii_lowercase * 4, *_ONSETS, *_NUCLEI, *_CODAS, *_ADJECTIVE_ENDINGS[:-1], *_NOUN_ENDINGS[:-3])
+_PARTS_A_WORD = (2, 3, 4, 5, 6, 7)
+_LOOSE_SHARE = 0.5  # of the words to train with
+_HYPHENATED = 0.04  # share of nouns of two words, as LongEval's lists have them
+_LOOSELY_HYPHENATED = 0.15  # more: a hyphen that is there twice is harder to copy from
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the keys and values of one split are drawn from."""
+
+    adjectives: tuple[str, ...]
+    nouns: tuple[str, ...]
+    values: tuple[int, ...]
+
+
+@functools.cache
+def pool(split: Split) -> Pool:
+    """The words and values of a split: 8,000 x 8,000 words to train with, 4,000 x 4,000 to evaluate with.
+
+    A hash decides the split of each word and value, so the two never meet, whatever the seeds.
+    """
+    loose = _LOOSE_SHARE if split == "training" else 0.0
+    return Pool(
+        adjectives=_words(split, "adjectives", _adjective, loose),
+        nouns=_words(split, "nouns", _noun, loose),
+        values=tuple(value for value in range(1, LARGEST_VALUE) if _split_of(str(value)) == split),
+    )
+
+
+def _words(split: Split, kind: str, build: Callable[[random.Random], str], loose: float) -> tuple[str, ...]:
+    rng = random.Random(f"glm2core {kind}")
+    found: dict[str, None] = {}
+    while len(found) < _SIZES[split]:
+        word = _loose(rng) if len(found) < loose * _SIZES[split] else build(rng)
+        # The parts decide, so that a hyphenated word shares no half with the other split.
+        if all(_split_of(part) == split for part in word.split("-")):
+            found[word] = None
+    return tuple(found)
+
+
+def _split_of(text: str) -> Split:
+    first = hashlib.sha256(text.encode()).digest()[0]
+    return "evaluation" if first < _HELD_OUT_SHARE * 256 else "training"
+
+
+def _loose(rng: random.Random) -> str:
+    """Letters and parts of words in any order, some twice, hyphens between some.
+
+    What follows a piece of such a key can't be guessed and not found by that piece alone: only looked up.
+    """
+    count = rng.choice(_PARTS_A_WORD)
+    parts = rng.choices(rng.sample(_PARTS, count), k=count)
+    if count > 2 and rng.random() < _LOOSELY_HYPHENATED:
+        parts.insert(rng.randrange(1, count), "-")
+    return "".join(parts)
+
+
+def _adjective(rng: random.Random) -> str:
+    return _stem(rng) + rng.choice(_ADJECTIVE_ENDINGS)
+
+
+def _noun(rng: random.Random) -> str:
+    word = _stem(rng) + rng.choice(_NOUN_ENDINGS)
+    return f"{word}-{_stem(rng)}" if rng.random() < _HYPHENATED else word
+
+
+def _stem(rng: random.Random) -> str:
+    syllables = rng.choice((1, 1, 1, 2, 2))
+    opened = [rng.choice(_ONSETS) + rng.choice(_NUCLEI) for _ in range(syllables)]
+    return "".join(opened) + rng.choice(_CODAS)

@@ -1,0 +1,121 @@
+"""Products of half-precision weights on a device without that arithmetic: weights are widened a block at a time.
+
+Such a product, emulated by a CPU, takes about 100 times as long as the same in fp32. Here a block of rows of the weight
+is widened to fp32, which is exact, into one buffer that a product takes before the next block comes. Memory stays that
+of the half-precision weights, and speed that of fp32 (`python -m benchmarks.products`).
+
+Shapes: `M` rows of the input, `I` input and `O` output channels.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from glm2core.hardware import computes_in, product_dtype
+
+# Elements of a widened block: many rows of input have a product worth a large one, and a few (the next token of an
+# answer) are done while the block is still in cache. Both measured.
+WIDENED_ELEMENTS, _FEW_ROWS_ELEMENTS, _FEW_ROWS = 1 << 22, 1 << 20, 8
+
+
+class Linear(nn.Linear):
+    """nn.Linear, whose half-precision weights are widened where the device can't multiply in them."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., I] to [..., O], in the dtype of `input`."""
+        if not _is_widened(input, self.weight):
+            return F.linear(input, self.weight, self.bias)
+        return widened_linear(input, self.weight, self.bias)
+
+
+def widened_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear of a half-precision weight [O, I] in fp32, with the result of `weight.float()` in the inputs' dtype.
+
+    A gradient of the weight is in the weight's dtype, rounded once.
+    """
+    result: Tensor = _WidenedLinear.apply(inputs.float(), weight, bias)
+    return result.to(inputs.dtype)
+
+
+def wide_products() -> TorchFunctionMode:
+    """A context in which networks of others, made of plain modules, never multiply in what the device can't."""
+    return _WideProducts()
+
+
+def _is_widened(inputs: Tensor, weight: Tensor) -> bool:
+    if weight.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    if weight.dtype == inputs.dtype and computes_in(weight.dtype, inputs.device):
+        return False
+    return inputs.is_meta or not torch.is_autocast_enabled(inputs.device.type)  # which has its own say
+
+
+class _WidenedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """fp32 [..., I] to fp32 [..., O]."""
+        ctx.save_for_backward(inputs, weight)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        rows = inputs.flatten(0, -2)  # [M, I]
+        outputs = inputs.new_empty(len(rows), len(weight))
+        for block, wide in _widened_blocks(weight, len(rows)):
+            torch.mm(rows, wide.T, out=outputs[:, block])
+        if bias is not None:
+            outputs += bias
+        return outputs.view(*inputs.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        of_inputs, of_weight, of_bias = ctx.needs_input_grad
+        rows, gradients = inputs.flatten(0, -2), gradient.flatten(0, -2)  # [M, I], [M, O]
+        for_inputs = torch.zeros_like(rows) if of_inputs else None
+        for_weight = torch.empty_like(weight) if of_weight else None
+        for block, wide in _widened_blocks(weight, len(rows)):
+            if for_inputs is not None:
+                for_inputs.addmm_(gradients[:, block], wide)
+            if for_weight is not None:
+                for_weight[block] = torch.mm(gradients[:, block].T, rows, out=wide)
+        for_bias = gradients.sum(0).to(ctx.bias_dtype) if of_bias else None
+        return None if for_inputs is None else for_inputs.view_as(inputs), for_weight, for_bias
+
+
+def _widened_blocks(weight: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
+    """Each block of the rows of `weight` in fp32, in a buffer that the next one overwrites."""
+    elements = WIDENED_ELEMENTS if rows > _FEW_ROWS else _FEW_ROWS_ELEMENTS
+    size = min(len(weight), max(1, elements // weight.shape[1]))
+    buffer = torch.empty(size, weight.shape[1], device=weight.device)
+    for start in range(0, len(weight), size):
+        block = slice(start, min(start + size, len(weight)))
+        yield block, buffer[: block.stop - start].copy_(weight[block])
+
+
+class _WideProducts(TorchFunctionMode):
+    """Sends products and attention of half-precision tensors through fp32, and gives their results back in half."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _PRODUCTS or not (args and _is_half(args[0])):
+            return func(*args, **kwargs)
+        if func is F.linear:
+            return widened_linear(*args, **kwargs)
+        wide = (value.float() if _is_half(value) else value for value in args)
+        named = {name: value.float() if _is_half(value) else value for name, value in kwargs.items()}
+        return func(*wide, **named).to(args[0].dtype)
+
+
+_PRODUCTS = {F.linear, F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm,
+             torch.mm, Tensor.bmm, Tensor.mm}  # fmt: skip
+
+
+def _is_half(value: Any) -> bool:
+    """Whether it is a tensor in a dtype that its device can't multiply in."""
+    return isinstance(value, Tensor) and product_dtype(value.dtype, value.device) != value.dtype

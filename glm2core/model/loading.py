@@ -1,0 +1,141 @@
+"""Networks from folders, networks from scratch, and a fingerprint of a folder's weights."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from glm2core.errors import UserError
+from glm2core.family import family_of
+from glm2core.files import sha256_file
+from glm2core.model.config import ChatGLM2Config, apply_rope
+from glm2core.model.initialization import initialize
+from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.model.presets import preset_config
+from glm2core.model.quantization import quantization_config
+from glm2core.model.rope import RopeScaling, describe_rope
+from glm2core.model.weight_files import require_readable, weight_files
+
+# Keys of config.json that say nothing about what is computed, or change with who wrote the file.
+_UNRELATED_KEYS = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map")
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    family: str = "auto",
+    rope: RopeScaling | None = None,
+    bits: Literal[4, 8] | None = None,
+    notice: Callable[[str], None] = print,
+) -> ChatGLM2ForCausalLM:
+    """Load a released or tuned network, strictly.
+
+    Weights are read tensor by tensor from mapped files, so that anonymous memory stays near the size
+    of the weights in `dtype`.
+
+    Args:
+        folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not.
+        dtype: of the weights; with `bits`, of what is not quantized.
+        device: where to.
+        family: chatglm2, chatglm3 or auto; decides what a released `rope_ratio` means.
+        rope: scaling to add; None = as the checkpoint has it.
+        bits: quantize to 4 (nf4) or 8 (LLM.int8) bits while loading.
+        notice: is told the family and its evidence, and the RoPE in use.
+
+    Returns:
+        The network, in eval mode.
+
+    Raises:
+        UserError: a missing file or folder; a missing, unexpected or misshapen tensor; a scaling on
+            top of one that is there.
+    """
+    for file in weight_files(folder):
+        require_readable(file)  # a damaged file is named before the long part starts
+    config = read_config(folder, family=family, notice=notice)
+    apply_rope(config, rope)
+    notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
+    if bits is not None:
+        options["quantization_config"] = quantization_config(bits, dtype, device)
+    return ChatGLM2ForCausalLM.from_pretrained(folder, **options)
+
+
+def new_model(
+    preset: str,
+    vocab_size: int | None,
+    *,
+    dtype: torch.dtype,
+    rope: RopeScaling | None = None,
+    initialization: Literal["default", "retrieval"] = "default",
+    seed: int = 0,
+) -> ChatGLM2ForCausalLM:
+    """A network from scratch; the same arguments give the same weights.
+
+    Args:
+        preset: see presets.py.
+        vocab_size: tokens of the tokenizer; None = the preset's own.
+        dtype: of the weights.
+        rope: scaling of the positions; None = as the preset has it.
+        initialization: see initialization.py.
+        seed: of the weights.
+
+    Raises:
+        UserError: no such preset or initialization, or a scaling on top of the preset's own.
+    """
+    config = preset_config(preset, vocab_size)
+    apply_rope(config, rope)
+    with torch.device("meta"):  # no memory, and no draw that would be thrown away
+        model: torch.nn.Module = ChatGLM2ForCausalLM(config)
+    network = cast(ChatGLM2ForCausalLM, model.to(dtype).to_empty(device="cpu"))
+    initialize(network, initialization, seed)
+    return network.eval()
+
+
+def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], None] = print) -> ChatGLM2Config:
+    """The configuration in a folder; with family auto, what was found and by which evidence is told.
+
+    Raises:
+        UserError: no config.json, or one that is not of this family.
+    """
+    values = _config_values(folder)
+    if family == "auto":
+        family, evidence = family_of(folder)
+        notice(f"{folder}: family {family} ({evidence})")
+    return ChatGLM2Config.from_dict({**values, "family": family})
+
+
+def parameter_count(config: ChatGLM2Config) -> int:
+    """Numbers in a network, which is not built for it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in ChatGLM2ForCausalLM(config).parameters())
+
+
+def fingerprint(folder: Path) -> str:
+    """Hex SHA-256 over the weights' bytes and what config.json says about the computation.
+
+    Raises:
+        UserError: no weights or no config.json.
+    """
+    related = {key: value for key, value in _config_values(folder).items() if key not in _UNRELATED_KEYS}
+    digest = hashlib.sha256(json.dumps(related, sort_keys=True).encode())
+    for file in weight_files(folder):
+        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _config_values(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} holds no config.json. Name a folder with a released or tuned model in it.")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from None
+    if values.get("model_type", "chatglm") != "chatglm":
+        raise UserError(f"{file}: model_type is {values['model_type']!r}; only 'chatglm' is read here")
+    return values

@@ -1,0 +1,1 @@
+"""Conversations -> supervised token pairs, and batches of them."""

@@ -1,0 +1,74 @@
+"""Token-budget batches of rows of like length, and their padding. `B` rows, `T` tokens of the longest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from glm2core.labels import IGNORED
+
+_POOL_BATCHES = 50  # rows are sorted within pools of about so many batches: alike in length, still mixed
+
+
+def length_sorted_batches(
+    lengths: Sequence[int] | np.ndarray, budget: int, *, seed: int, epoch: int, shuffle: bool
+) -> list[list[int]]:
+    """Group rows so that a padded batch (rows times longest row) stays within `budget` tokens.
+
+    A row longer than the budget goes alone. Every row is in exactly one batch. The same
+    arguments give the same batches.
+
+    Args:
+        lengths: tokens of each row.
+        shuffle: mix the rows anew each epoch, then sort within pools and mix the batches; False
+            sorts all rows, longest first, for the fewest padded tokens.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    if not shuffle:
+        return _packed(np.argsort(-lengths, kind="stable"), lengths, budget)
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    batches = []
+    for pool in _pools(order, lengths, budget):
+        batches += _packed(pool[np.argsort(-lengths[pool], kind="stable")], lengths, budget)
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def pad_batch(rows: Sequence[tuple[np.ndarray, ...]], pad_id: int) -> dict[str, np.ndarray]:
+    """Pad rows on the right to the longest.
+
+    Args:
+        rows: (input_ids [T], labels [T], ...) each; more than two arrays are ignored.
+
+    Returns:
+        input_ids [B, T], labels [B, T] (IGNORED over padding), attention_mask [B, T]; int64.
+    """
+    lengths = np.array([len(row[0]) for row in rows])
+    shape = (len(rows), int(lengths.max()))
+    input_ids = np.full(shape, pad_id, np.int64)
+    labels = np.full(shape, IGNORED, np.int64)
+    for i, (ids, row_labels, *_) in enumerate(rows):
+        input_ids[i, : len(ids)] = ids
+        labels[i, : len(ids)] = row_labels
+    mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
+    return {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
+
+
+def _pools(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    tokens = np.cumsum(lengths[order])
+    pool = tokens // (budget * _POOL_BATCHES)
+    return np.split(order, np.flatnonzero(np.diff(pool)) + 1)
+
+
+def _packed(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[list[int]]:
+    """Fill batches in a falling order of length: the first row of a batch is its longest."""
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    longest = 0
+    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        if batch and longest * (len(batch) + 1) > budget:
+            batches.append(batch)
+            batch = []
+        if not batch:
+            longest = length
+        batch.append(row)
+    return [*batches, batch] if batch else batches

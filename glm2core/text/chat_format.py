@@ -1,0 +1,92 @@
+"""How a model is spoken to: its tokenizer, its prompt's template and pair format, and where its answers end."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glm2core.conversation import USER, Message
+from glm2core.errors import UserError
+from glm2core.family import template_of
+from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, render
+from glm2core.text.tokenizer import CONFIG_FILE, SpTokenizer
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """Conversations -> ids of prompts, for one model."""
+
+    tokenizer: SpTokenizer
+    template: TemplateName
+    pair_format: PairFormat = "glm2"
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatFormat":
+        """Read the tokenizer of a model folder, and what it says about prompts.
+
+        Raises:
+            UserError: no such folder, or no tokenizer.model in it.
+        """
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder. Name one with a model in it; `dvc repro` makes models/tuned.")
+        tokenizer = SpTokenizer.load(folder)
+        file = folder / CONFIG_FILE
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        pair_format = values.get("pair_format", "glm2")
+        if pair_format not in PREFIX_TOKENS:
+            raise UserError(f"{file}: pair_format must be one of {', '.join(PREFIX_TOKENS)}; got {pair_format!r}")
+        return cls(tokenizer, template_of(folder)[0], pair_format)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        return [self.tokenizer.special_ids[token] for token in STOP_TOKENS[self.template]]
+
+    def require_rows(self, rows: int, folder: Path) -> None:
+        """Raises: UserError: the network's `rows` are too few for the tokenizer in `folder`."""
+        self.tokenizer.require_rows(rows, self.template, self.pair_format, folder)
+
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        """Ids up to where the answer begins."""
+        return self.tokenizer.prompt_ids(messages, self.template, self.pair_format)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of the whole prompt around a user's message."""
+        return len(self.prompt_ids([{"role": USER, "content": text}]))
+
+    def encode_questions(self, context: str, questions: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """Prompts of several questions about one context, which is encoded once.
+
+        A part may be cut in front of a line end without changing its ids (prompt.py).
+
+        Args:
+            context: ends in a line end.
+
+        Returns:
+            Ids that all prompts begin with, and what is left of each: together the ids of its whole prompt.
+        """
+        tails = []
+        context_ids: list[int] = []
+        for question in questions:
+            before, after = self._cut(context, question)
+            context_ids = context_ids or self.tokenizer.prefix_ids(self.pair_format) + self._ids(before)
+            tails.append(self._ids(after))
+        common = _common_length(tails)
+        return context_ids + tails[0][:common], [tail[common:] for tail in tails]
+
+    def _cut(self, context: str, question: str) -> tuple[list[Part], list[Part]]:
+        parts = render([{"role": USER, "content": context + question}], self.template)
+        index = next(index for index, part in enumerate(parts) if context in part.text)
+        part = parts[index]
+        place = part.text.index(context) + len(context) - 1
+        before, after = part._replace(text=part.text[:place]), Part(part.text[place:], continues=True)
+        return [*parts[:index], before], [after, *parts[index + 1 :]]
+
+    def _ids(self, parts: Iterable[Part]) -> list[int]:
+        return [token for part in parts for token in self.tokenizer.part_ids(part)]
+
+
+def _common_length(tails: Sequence[Sequence[int]]) -> int:
+    """How many ids all tails begin with; at least one is left to each."""
+    shortest = min(map(len, tails)) - 1
+    return next((i for i in range(shortest) if len({tail[i] for tail in tails}) > 1), shortest)

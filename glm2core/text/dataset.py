@@ -1,0 +1,165 @@
+"""The tokenized layer's parquet: its schema, its one writer, and the arrays that training reads.
+
+`B` rows, `T` tokens of a row. Rows are unpadded.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from glm2core.errors import UserError
+from glm2core.labels import IGNORED
+from glm2core.parquet import parquet_writer
+from glm2core.text.pairs import PairBatch
+
+_INT_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("input_ids", _INT_LIST, nullable=False),
+        pa.field("labels", _INT_LIST, nullable=False),
+        pa.field("segments", _INT_LIST, nullable=False),
+    ]
+)
+
+Row = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TokenizedInfo:
+    """What a tokenized file says about its making, as the parquet's key-value metadata."""
+
+    tokenizer_sha256: str
+    template: str
+    template_sha256: str
+    pair_format: str
+
+
+class TokenizedWriter:
+    """Writes batches of pairs, a row group each."""
+
+    def __init__(self, path: Path, info: TokenizedInfo, newline: int) -> None:
+        self._schema = SCHEMA.with_metadata(vars(info))
+        self._newline = newline
+        self._closing = ExitStack()
+        self._file = self._closing.enter_context(parquet_writer(path, self._schema, dictionary_columns=["id"]))
+
+    def write(self, ids: pa.Array, pairs: PairBatch) -> None:
+        """Args: ids: of the pairs' rows. [B]"""
+        if not len(pairs.rows):
+            return
+        segments, segment_ends = pairs.segments(self._newline)
+        columns = [
+            ids,
+            _lists(pairs.input_ids, pairs.ends),
+            _lists(pairs.labels, pairs.ends),
+            _lists(segments, segment_ends),
+        ]
+        self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+
+    def __enter__(self) -> "TokenizedWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closing.close()
+
+
+class TokenizedDataset:
+    """A tokenized file as flat arrays, so that a row costs a slice and no list.
+
+    Args:
+        ids: of the rows. [B]
+        flat: input_ids, labels, segments of all rows, int32.
+        offsets: of the rows in each of them, int64. [B + 1]
+    """
+
+    def __init__(
+        self, ids: pa.ChunkedArray, flat: dict[str, np.ndarray], offsets: dict[str, np.ndarray], info: TokenizedInfo
+    ) -> None:
+        self._ids, self._flat, self._offsets = ids, flat, offsets
+        self.info = info
+
+    @classmethod
+    def load(cls, path: Path, tokenizer_hash: str | None = None) -> "TokenizedDataset":
+        """Read a whole file.
+
+        Args:
+            tokenizer_hash: SHA-256 of the tokenizer.model that the file must have been made with.
+
+        Raises:
+            UserError: the file is missing, is none of the tokenize stage's, or was made with another tokenizer.
+        """
+        if not path.exists():
+            raise UserError(f"{path} is missing. Run the tokenize stage first: dvc repro tokenize.")
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowException as error:
+            raise UserError(f"{path} is a damaged parquet file ({error}). Run dvc repro tokenize.") from None
+        with file:
+            info = _read_info(file, path)
+            if tokenizer_hash is not None and tokenizer_hash != info.tokenizer_sha256:
+                raise UserError(
+                    f"{path} was made with another tokenizer (sha256 {info.tokenizer_sha256[:12]}) than the model's "
+                    f"({tokenizer_hash[:12]}): its ids would mean other words. Run dvc repro tokenize."
+                )
+            flat, offsets = {}, {}
+            for name in ("input_ids", "labels", "segments"):
+                flat[name], offsets[name] = _flatten(file.read([name]).column(name))
+            return cls(file.read(["id"]).column("id"), flat, offsets, info)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def ids(self) -> list[str]:
+        """Row ids, those of the converted layer. [B]"""
+        found: list[str] = self._ids.to_pylist()
+        return found
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64. [B]"""
+        return np.diff(self._offsets["input_ids"])
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Labels that are not ignored, over all rows."""
+        return int(np.count_nonzero(self._flat["labels"] != IGNORED))
+
+    def row(self, index: int) -> Row:
+        """Views of one row: input_ids [T], labels [T], segments (token indices where rounds and lines start)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return (
+            self._view("input_ids", index),
+            self._view("labels", index),
+            self._view("segments", index),
+        )
+
+    def _view(self, name: str, index: int) -> np.ndarray:
+        start, end = self._offsets[name][index : index + 2]
+        return self._flat[name][start:end]
+
+
+def _lists(values: np.ndarray, ends: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(values, pa.int32()), type=_INT_LIST)
+
+
+def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    lengths = [np.diff(np.asarray(chunk.offsets)) for chunk in column.chunks]
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))])
+    return np.concatenate([np.zeros(0, np.int32), *values]), offsets.astype(np.int64)
+
+
+def _read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
+    metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+    known = {name: metadata[name] for name in TokenizedInfo.__dataclass_fields__ if name in metadata}
+    if file.schema_arrow.names != SCHEMA.names or len(known) < len(TokenizedInfo.__dataclass_fields__):
+        raise UserError(f"{path} was not written by this version's tokenize stage. Run dvc repro tokenize.")
+    return TokenizedInfo(**known)

@@ -1,0 +1,176 @@
+"""`ChatGLM2Tokenizer`: the tokenizer of `tokenizer.py` under transformers' interface, with the same ids."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
+
+from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
+from glm2core.errors import UserError
+from glm2core.family import template_of
+from glm2core.text.prompt import PREFIX_TOKENS, PairFormat, TemplateName, jinja_template
+from glm2core.text.tokenizer import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer
+
+
+class ChatGLM2Tokenizer(PreTrainedTokenizer):
+    """Texts and chats to ids and back, as transformers' generate, pipelines and Trainer expect it.
+
+    A call puts `[gMASK] sop` in front, pads on the left and, as in `tokenizer.py`, never reads special
+    tokens from a text. `apply_chat_template` gives the ids that training saw. Load it by this class:
+    AutoTokenizer knows exported folders only, and makes up another tokenizer for tuned and released ones.
+
+    Args:
+        vocab_file: path of a tokenizer.model.
+        prompt_template: wording of chats; None = as the file's folder says.
+        pair_format: which special tokens stand in front.
+    """
+
+    vocab_files_names = {"vocab_file": MODEL_FILE}  # noqa: RUF012 (the base class's own way)
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    padding_side = "left"
+
+    def __init__(
+        self,
+        vocab_file: str,
+        prompt_template: TemplateName | None = None,
+        pair_format: PairFormat = "glm2",
+        **kwargs: Any,
+    ) -> None:
+        path = Path(vocab_file)
+        self.sp = SpTokenizer(path.read_bytes(), str(path))
+        self.prompt_template = prompt_template or template_of(path.parent)[0]
+        self.pair_format = pair_format
+        kwargs.pop("auto_map", None)  # saved again, it would send AutoTokenizer to the released code
+        kwargs |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+        kwargs["extra_special_tokens"] = list(SPECIAL_TOKENS)
+        kwargs["added_tokens_decoder"] = {
+            token: AddedToken(name, special=True, normalized=False) for name, token in self.sp.special_ids.items()
+        }
+        if kwargs.get("chat_template") is None:
+            kwargs["chat_template"] = jinja_template(self.prompt_template, PREFIX_TOKENS[pair_format])
+        super().__init__(vocab_file=vocab_file, prompt_template=self.prompt_template, pair_format=pair_format, **kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.sp.size
+
+    def __len__(self) -> int:
+        return len(self.sp)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {self.sp.piece(token): token for token in range(len(self.sp))}
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """The pieces of a text; special text is text."""
+        return self.sp.pieces(text)
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """`[gMASK] sop A`, and with a second sequence `[gMASK] sop A B </s>`."""
+        ids = self.sp.prefix_ids(self.pair_format) + list(token_ids_0)
+        return ids if token_ids_1 is None else [*ids, *token_ids_1, EOS]
+
+    def get_special_tokens_mask(
+        self, token_ids_0: list, token_ids_1: list | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """1 at special tokens, 0 elsewhere."""
+        ids = token_ids_0
+        if not already_has_special_tokens:
+            ids = self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)
+        special = set(self.sp.special_ids.values())
+        return [int(token in special) for token in ids]
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: list[Message] | list[list[Message]],
+        tools: list[Any] | None = None,
+        documents: list[Any] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        tokenize: bool = True,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Render a chat, by `prompt.py` and not by way of text, so that what a user types stays text.
+
+        `add_generation_prompt` changes nothing for chatglm2: a chat that ends with a question is open.
+        With `tokenize=False`, or another `chat_template`, transformers' own rendering.
+        """
+        if not tokenize or chat_template is not None:
+            return super().apply_chat_template(
+                conversation,
+                chat_template=chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tokenize=tokenize,
+                **kwargs,
+            )
+        batched = bool(conversation) and isinstance(conversation[0], list)
+        chats = conversation if batched else [conversation]
+        ids = [self._chat_ids(chat) for chat in chats]
+        encoded: BatchEncoding = self(
+            ids if batched else ids[0],
+            add_special_tokens=False,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+            **(tokenizer_kwargs or {}),
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write tokenizer.model."""
+        path = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}{MODEL_FILE}"
+        path.write_bytes(self.sp.model)
+        return (str(path),)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return self.sp.decode([self.sp.piece_id(token) for token in tokens], skip_special=False)
+
+    def _chat_ids(self, messages: Any) -> list[int]:
+        _require_turns(messages)
+        ids = self.sp.prompt_ids(messages, self.prompt_template, self.pair_format)
+        if messages[-1]["role"] == ASSISTANT:
+            ids += self.sp.encode(messages[-1]["content"])
+        return ids
+
+    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:  # type: ignore[override]
+        # By way of ids, for a piece may be spelled as a special token is ("sop" in "soprano")
+        return super()._encode_plus(self._as_ids(text), self._as_ids(text_pair), **kwargs)
+
+    def _as_ids(self, text: Any) -> Any:
+        if isinstance(text, str):
+            return self.sp.encode(text) or text
+        if isinstance(text, (list, tuple)) and text and isinstance(text[0], (str, list, tuple)):
+            return [self._as_ids(entry) for entry in text]
+        return text
+
+    def _decode(  # type: ignore[override]
+        self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any
+    ) -> str:
+        return self.sp.decode(np.atleast_1d(token_ids).tolist(), skip_special=skip_special_tokens)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.sp.piece_id(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.sp.piece(index)
+
+
+def _require_turns(messages: list[Message]) -> None:
+    roles = [message["role"] for message in messages]
+    turns = roles[roles[:1] == [SYSTEM] :]
+    if not turns or turns != [(USER, ASSISTANT)[place % 2] for place in range(len(turns))]:
+        raise UserError(
+            "a chat has at most one system message first, then user and assistant in turn; got "
+            f"{', '.join(roles) or 'none'}. Join messages of one role, and leave other roles out."
+        )

@@ -1,0 +1,158 @@
+"""Conversations -> supervised token pairs.
+
+    glm2:  [gMASK] sop A B </s>        the released model's own order
+    llama: <s> A B </s>
+
+A is the encoded prompt, B the encoded answer. Labels stand at their token's own place (the model
+shifts them), are `IGNORED` (-100) over everything but B and `</s>`, and are set by position: padding's id 0 is
+`<unk>`'s too, and a real `<unk>` stays supervised.
+
+With loss_on "every", the answers of all rounds are supervised in one pass over the prompt's own
+text, which has no `</s>` between rounds: the end of an earlier answer is taught by a label alone,
+`</s>` in place of the line end or role token that follows it. Each answer is encoded by itself, as
+the model writes it, so ids at its borders may differ from those of the whole text at once.
+
+An answer of `max_target_length` tokens or more is cut to that length and gets no `</s>`. A prompt
+over `max_source_length` is cut by `truncation.py`.
+
+`spans.py` puts the rows together; the steps stand here.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from glm2core.conversation import Conversation
+from glm2core.labels import IGNORED
+from glm2core.text.prompt import PairFormat, TemplateName
+from glm2core.text.spans import FlatRows, Limits, PlannedBatch, SpanConstants, row_ends_of
+from glm2core.text.tokenizer import SpTokenizer
+from glm2core.text.truncation import Tokens, Truncation, Truncator, joined
+
+__all__ = ["Dropped", "Limits", "PairBatch", "PairBuilder"]
+
+
+class Dropped(NamedTuple):
+    """A row that made no pair."""
+
+    row: int
+    reason: str
+
+
+@dataclass
+class PairBatch:
+    """Pairs of some rows, flat; row i is `[ends[i] : ends[i + 1]]`.
+
+    rows: which of the given conversations each pair comes from. [B]
+    input_ids, labels: int32. [tokens of all rows]
+    ends: int64. [B + 1]
+    source_lengths: tokens before the last answer. [B]
+    cuts: how many rows (or rounds, or answers) lost something, by kind.
+    """
+
+    rows: np.ndarray
+    input_ids: np.ndarray
+    labels: np.ndarray
+    ends: np.ndarray
+    source_lengths: np.ndarray
+    cuts: Counter[str] = field(default_factory=Counter)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def segments(self, newline: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where rounds and lines start in each row: its first token and each one behind a line end.
+
+        Not the head of a supervised answer, though: an answer stands right behind its question. With gaps
+        between them (training/stretch.py) a network would learn that the nearest question is not the one asked.
+
+        Returns:
+            indices within their rows (int32), and their ends a row. [B + 1]
+        """
+        line_ends = self.input_ids == newline
+        starts = np.zeros(len(self.input_ids), bool)
+        starts[1:] = line_ends[:-1] & ~line_ends[1:]
+        answers = np.flatnonzero((self.labels[1:] != IGNORED) & (self.labels[:-1] == IGNORED)) + 1
+        lines = np.flatnonzero(starts)
+        heads = np.searchsorted(lines, answers, side="right") - 1
+        starts[lines[heads[heads >= 0]]] = False
+        starts[self.ends[:-1]] = True
+        places = np.flatnonzero(starts)
+        ends = np.searchsorted(places, self.ends)
+        within = places - np.repeat(self.ends[:-1], np.diff(ends))
+        return within.astype(np.int32), ends
+
+
+class PairBuilder:
+    """Makes pairs with one tokenizer and one wording.
+
+    Args:
+        threads: SentencePiece's; None = one a core. The pairs are the same for any number.
+    """
+
+    def __init__(
+        self,
+        tokenizer: SpTokenizer,
+        template: TemplateName = "chatglm2",
+        pair_format: PairFormat = "glm2",
+        truncation: Truncation = "rounds",
+        threads: int | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._threads = threads
+        self._constants = SpanConstants(tokenizer, tokenizer.prefix_ids(pair_format))
+        self._truncator = Truncator(tokenizer, template, truncation)
+
+    def plan(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PlannedBatch:
+        """Render a batch of answered conversations: which texts to encode, and which row needs which."""
+        plan = PlannedBatch(self._template, self._constants, conversations, limits)
+        for conversation, limit in zip(conversations, limits, strict=True):
+            plan.add(conversation, limit)
+        return plan
+
+    def encode(self, plan: PlannedBatch) -> list[np.ndarray]:
+        """Ids of the plan's texts: one call of SentencePiece, the bulk of the work."""
+        return self._tokenizer.encode_batch(plan.texts, self._threads)
+
+    def assemble(self, plan: PlannedBatch, encoded: list[np.ndarray]) -> PairBatch:
+        """Put the spans together as rows, and cut what is too long."""
+        flat = plan.flatten(encoded)
+        limits = np.array([limit.max_source_length for limit in plan.limits], np.int64)
+        long = np.flatnonzero(flat.source_lengths > limits)
+        if len(long):
+            return self._shorten(flat, plan, long.tolist())
+        cuts = +Counter(responses_cut=int(flat.cut_answers.sum()))
+        return PairBatch(np.arange(len(limits)), *flat[:4], cuts)
+
+    def build(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PairBatch:
+        """Pairs of a batch of answered conversations, in their order."""
+        plan = self.plan(conversations, limits)
+        return self.assemble(plan, self.encode(plan))
+
+    def _shorten(self, flat: FlatRows, plan: PlannedBatch, long: list[int]) -> PairBatch:
+        """Put shorter prompts in place of those of the rows `long`, and leave dropped rows out."""
+        stretches = []
+        whole = Tokens(flat.input_ids, flat.labels)
+        lengths, sources = np.diff(flat.ends), flat.source_lengths.copy()
+        kept = np.ones(len(lengths), bool)
+        cuts: Counter[str] = Counter()
+        dropped = []
+        copied = 0
+        for row in long:
+            start, end = flat.ends[row], flat.ends[row + 1]
+            target = start + sources[row]
+            stretches.append(whole.part(copied, start))
+            shorter = self._truncator.shorten(plan.long_row(row, whole.part(start, target)), cuts)
+            if isinstance(shorter, str):
+                dropped.append(Dropped(row, shorter))
+                kept[row], copied = False, end
+            else:
+                stretches.append(shorter)
+                lengths[row] += len(shorter.ids) - sources[row]
+                sources[row], copied = len(shorter.ids), target
+        stretches.append(whole.part(copied))
+        cuts["responses_cut"] += int(flat.cut_answers[kept].sum())
+        ids, labels = joined(*stretches)
+        return PairBatch(np.flatnonzero(kept), ids, labels, row_ends_of(lengths[kept]), sources[kept], +cuts, dropped)

@@ -1,0 +1,147 @@
+"""The one place that words a prompt, for tokenize, evaluate, predict and chat.
+
+chatglm2 (the released chatglm2 and codegeex2 models): past rounds and the open one as text,
+
+    [Round 1]\\n\\n问：{query}\\n\\n答：{answer}\\n\\n[Round 2]\\n\\n问：{query}\\n\\n答：
+
+with the full-width colon U+FF1A. It knows no system role; a system text is put in front as a
+paragraph of its own.
+
+chatglm3: role tokens, `<|user|>\\n {query}<|assistant|>\\n {answer}`. The released chat code ends a
+prompt at `<|assistant|>` and lets the model write the line end; here the line end belongs to the
+prompt, so that an answer is nothing but its text. The ids in front of the answer are the same.
+
+A prompt is a list of `Part`s. Their cuts lie in front of line ends, which SentencePiece never
+merges with anything (`tokenizer.py` checks this), so the parts' ids, one after the other, are the ids of
+the whole text.
+"""
+
+from typing import Literal, NamedTuple
+
+from glm2core.conversation import ASSISTANT, SYSTEM, Message
+
+TemplateName = Literal["chatglm2", "chatglm3"]
+PairFormat = Literal["glm2", "llama"]
+
+PREFIX_TOKENS: dict[PairFormat, tuple[str, ...]] = {"glm2": ("[gMASK]", "sop"), "llama": ("<s>",)}
+"""Special tokens in front of every prompt."""
+
+STOP_TOKENS: dict[TemplateName, tuple[str, ...]] = {
+    "chatglm2": ("</s>",),
+    "chatglm3": ("</s>", "<|user|>", "<|observation|>"),
+}
+"""Tokens that end an answer."""
+
+_ANSWER_MARK = "\n\n答："
+
+_JINJA: dict[TemplateName, str] = {
+    "chatglm2": (
+        "{% set round = namespace(number=0) %}"
+        "{% for message in messages %}"
+        "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+        "{% elif message['role'] == 'user' %}"
+        "{% set round.number = round.number + 1 %}"
+        "{{ '[Round ' ~ round.number ~ ']\\n\\n问：' + message['content'] + '\\n\\n答：' }}"
+        "{% else %}{{ message['content'] }}{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endif %}"
+        "{% endfor %}"
+    ),
+    "chatglm3": (
+        "{% for message in messages %}"
+        "{{ '<|' + message['role'] + '|>\\n ' + message['content'] }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+    ),
+}
+
+
+class Part(NamedTuple):
+    """A piece of a prompt.
+
+    text: what SentencePiece encodes.
+    special: a special token in front of it.
+    continues: the text goes on from the part before it, without the word-start that SentencePiece
+        puts in front of a text; it then begins with a line end.
+    """
+
+    text: str
+    special: str = ""
+    continues: bool = False
+
+
+def jinja_template(template: TemplateName, prefix: tuple[str, ...] = ()) -> str:
+    """The same wording as a Jinja chat template for transformers.
+
+    Args:
+        prefix: special tokens that the rendered text begins with, e.g. `("[gMASK]", "sop")`.
+    """
+    return "".join(prefix) + _JINJA[template]
+
+
+def system_parts(template: TemplateName, text: str) -> list[Part]:
+    """The system text in front of the first round."""
+    if template == "chatglm3":
+        return [Part("\n " + text, special="<|system|>")]
+    return [Part(text)]
+
+
+def has_heads(template: TemplateName) -> bool:
+    """Whether each round begins with a numbered line."""
+    return template == "chatglm2"
+
+
+def round_head(number: int, *, first: bool) -> Part:
+    """chatglm2's numbered line; `first`: nothing stands before this round."""
+    return Part(f"[Round {number}]") if first else Part(f"\n\n[Round {number}]", continues=True)
+
+
+def round_parts(template: TemplateName, query: str, answer: str | None = None) -> list[Part]:
+    """One round behind its head; without `answer` it is open: the model's answer follows."""
+    if template == "chatglm3":
+        reply = "\n" if answer is None else "\n " + answer
+        return [Part("\n " + query, special="<|user|>"), Part(reply, special="<|assistant|>")]
+    return [Part(f"\n\n问：{query}{_ANSWER_MARK}{answer or ''}", continues=True)]
+
+
+def open_round_pieces(template: TemplateName, question: str, text: str) -> tuple[Part, Part, Part]:
+    """The open round behind its head, cut into the question, the text it is asked about, and its end.
+
+    Together they are `round_parts(template, question + text)`; `text` is empty or begins with a line end.
+    """
+    if template == "chatglm3":
+        return Part("\n " + question, special="<|user|>"), Part(text, continues=True), Part("\n", "<|assistant|>")
+    return (
+        Part(f"\n\n问：{question}", continues=True),
+        Part(text, continues=True),
+        Part(_ANSWER_MARK, continues=True),
+    )
+
+
+def render(messages: list[Message], template: TemplateName) -> list[Part]:
+    """The parts of a whole prompt, open at its end.
+
+    Args:
+        messages: at most one system message first, then user and assistant in turn; a last
+            assistant message is left out, for the prompt ends where the answer begins.
+    """
+    system, rounds = split_rounds(messages)
+    parts = system_parts(template, system) if system is not None else []
+    for number, (query, answer) in enumerate(rounds, 1):
+        if has_heads(template):
+            parts.append(round_head(number, first=not parts))
+        parts += round_parts(template, query, None if number == len(rounds) else answer)
+    return parts
+
+
+def split_rounds(messages: list[Message]) -> tuple[str | None, list[tuple[str, str | None]]]:
+    """System text, and the rounds as (query, answer); the last answer is None where there is none yet."""
+    system = messages[0]["content"] if messages[0]["role"] == SYSTEM else None
+    turns = messages[system is not None :]
+    answers = [turn["content"] for turn in turns[1::2]]
+    queries = [turn["content"] for turn in turns[0::2]]
+    assert all(turn["role"] == ASSISTANT for turn in turns[1::2]), "user and assistant take turns"
+    return system, [(q, answers[i] if i < len(answers) else None) for i, q in enumerate(queries)]
+
+
+def prompt_text(messages: list[Message], template: TemplateName) -> str:
+    """The prompt as text, special tokens spelled out."""
+    return "".join(part.special + part.text for part in render(messages, template))

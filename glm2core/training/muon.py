@@ -1,0 +1,95 @@
+"""Muon: momentum whose every direction has the same length (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+
+`torch.optim.Muon` multiplies in bf16, a hundred times slower than fp32 on a CPU without that arithmetic, and takes one
+matrix at a time. Here all matrices are orthogonalized together in fp32, by products of their Gram matrices: half the
+operations of the plain iteration on matrices four times as long as wide.
+
+Shapes: `N` matrices of one shape, `m` the shorter side, `n` the longer.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+# The post's quintic: singular values from 0.003 of the Frobenius norm on come to lie between 0.68 and 1.21.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_SMALLEST_NORM = 1e-7
+
+
+class Muon(Optimizer):
+    """Muon with Nesterov momentum and decoupled weight decay, for matrices only.
+
+    An update of a matrix [rows, columns] has singular values near sqrt(max(1, rows / columns)), as in the post.
+
+    Args:
+        groups: parameter groups with `lr` and `weight_decay`.
+        momentum: share of the gradients' running mean that stays in a step.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float = 0.95) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            directions = orthogonalized([self._momentum(p, group["momentum"]) for p in parameters])
+            for parameter, direction in zip(parameters, directions, strict=True):
+                rows, columns = parameter.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(direction, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        """The gradient, ahead along the running mean."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        mean = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(mean, momentum)
+
+
+def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The nearest matrices whose singular values are about 1, in fp32; each of its matrix's shape.
+
+    An iteration X <- (a + b G + c G^2) X with G = X X^T multiplies by a polynomial of G on the left, and G changes by
+    the same one on both sides. So X is read twice, for the first G and for the product of all polynomials, and all
+    between is m x m, for matrices of every length in one batch.
+    """
+    stacks: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
+        stacks[min(matrix.shape), max(matrix.shape)].append(index)
+    results: list[Tensor] = [torch.empty(0)] * len(matrices)
+    for side in sorted({short for short, _ in stacks}):
+        of_side = [(shape, found) for shape, found in stacks.items() if shape[0] == side]
+        wide = [torch.stack([_wide(matrices[index]) for index in found]) for _, found in of_side]  # [N, m, n] each
+        wide = [x / x.flatten(1).norm(dim=1).clamp(min=_SMALLEST_NORM)[:, None, None] for x in wide]
+        factors = _product_of_polynomials(torch.cat([x @ x.mT for x in wide]))  # [all N, m, m]
+        for (_, found), x, factor in zip(of_side, wide, factors.split([len(x) for x in wide]), strict=True):
+            for index, result in zip(found, factor @ x, strict=True):
+                results[index] = result if matrices[index].shape[0] == side else result.mT
+    return results
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """[m, n] in fp32."""
+    return (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT).float()
+
+
+def _product_of_polynomials(gram: Tensor) -> Tensor:
+    """What the iterations multiply by altogether, [N, m, m], from the first Gram matrices [N, m, m]."""
+    a, b, c = _COEFFICIENTS
+    product = None
+    for left in reversed(range(_ITERATIONS)):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if left:
+            gram = polynomial @ gram @ polynomial  # both are symmetric
+    assert product is not None
+    return product

@@ -1,0 +1,99 @@
+"""What the hardware computes in, what dtype that means, and that peak memory is this process's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glm2core.errors import UserError
+from glm2core.hardware import choose_dtype, computes_in, cpu_class, product_dtype
+from glm2core.process import cpu_cap
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+HALVES = [torch.bfloat16, torch.float16]
+ASK = "import torch; from glm2core.hardware import peak_memory_gib as peak; print(peak(torch.device('cpu')))"
+ASK_CAPPED = """
+import sys
+from glm2core.cli.main import main
+assert "torch" not in sys.modules
+code = main(["memory"])
+import torch
+from glm2core.hardware import cpu_class
+print(code, torch.backends.cpu.get_cpu_capability(), cpu_class())
+"""
+
+
+def test_peak_memory_leaves_out_what_a_large_parent_held() -> None:
+    def peak_of_a_child() -> float:
+        done = subprocess.run([sys.executable, "-c", ASK], cwd=ROOT, capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    alone = peak_of_a_child()
+    held = np.ones(1 << 27)  # 1 GiB
+    assert peak_of_a_child() < alone + 0.3
+    assert held[-1] == 1
+
+
+@pytest.mark.parametrize("cap", ["avx2", "avx512"])
+def test_a_cap_takes_half_precision_away(cap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM2CORE_CPU", cap)
+    for dtype in HALVES:
+        assert not computes_in(dtype, CPU)
+        assert product_dtype(dtype, CPU) == torch.float32
+    assert computes_in(torch.float32, CPU)
+    assert cpu_class().endswith("(capped by GLM2CORE_CPU)")
+
+
+def test_each_half_precision_is_asked_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLM2CORE_CPU", raising=False)
+    found = torch.cpu.get_capabilities()
+    assert computes_in(torch.bfloat16, CPU) == any(
+        found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+    )
+    assert computes_in(torch.float16, CPU) == any(
+        found.get(name, False) for name in ("avx512_fp16", "amx_fp16", "fp16_arith")
+    )
+
+
+def test_a_cap_that_is_none_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM2CORE_CPU", "avx1024")
+    with pytest.raises(UserError, match=r"GLM2CORE_CPU is 'avx1024'; it must be avx2 or avx512"):
+        cpu_cap()
+    done = subprocess.run(
+        [sys.executable, "-m", "glm2core", "memory"], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
+    )
+    assert done.returncode == 1
+    assert "GLM2CORE_CPU is 'avx1024'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx2"), reason="no x86 CPU")
+def test_the_command_line_caps_torch_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_CAPPED], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "GLM2CORE_CPU": "avx2"},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "0 AVX2 AVX2 (capped by GLM2CORE_CPU)"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected", "said"),
+    [
+        ("float32", 6e9, torch.float32, []),
+        ("auto", 9e8, torch.float32, ["dtype auto: float32, as this CPU has no bfloat16 arithmetic"]),
+        ("auto", 6.24e9, torch.bfloat16, ["6.2 billion parameters", "float32 products"]),
+        ("bfloat16", 1e6, torch.bfloat16, ["weights stay in bfloat16", "products are float32"]),
+    ],
+)
+def test_a_cpu_without_the_arithmetic(
+    name, parameters: float, expected: torch.dtype, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLM2CORE_CPU", "avx2")
+    told: list[str] = []
+    assert choose_dtype(name, CPU, parameters=int(parameters), notice=told.append) == expected
+    assert len(told) == bool(said)
+    assert all(words in told[0] for words in said)
