@@ -53,8 +53,9 @@ def identify(messages: list[Message], seed: int) -> Identity:
     try:
         prompt = _SEPARATOR.join(m["role"] + _SEPARATOR + m["content"] for m in messages[:-1]).encode()
         answer = messages[-1]["content"].encode()
-    except UnicodeEncodeError as error:
-        raise RejectionError(_surrogate_reason(error)) from None
+    except UnicodeEncodeError:
+        wrong = next(filter(None, (undecodable(message["content"]) for message in messages)))
+        raise RejectionError(wrong) from None
     digest = hashlib.blake2b(prompt, digest_size=16)
     salted = hashlib.blake2b(digest.digest(), digest_size=_HASH_BITS // 8, salt=str(seed).encode()[:16])
     split_point = int.from_bytes(salted.digest(), "big") / 2**_HASH_BITS
@@ -72,8 +73,18 @@ def split_of(split_point: float, validation_fraction: float, test_fraction: floa
     return "train"
 
 
-def _surrogate_reason(error: UnicodeEncodeError) -> str:
-    code = ord(error.object[error.start])
-    if 0xDC80 <= code <= 0xDCFF:  # how sources.py marks an undecodable byte
-        return "bytes that are not UTF-8 (a GB18030 file? convert it with iconv)"
-    return "a lone surrogate (half of a character)"
+def undecodable(text: str) -> str | None:
+    """What is wrong with a text that no UTF-8 file can hold, and the likely way out; None for others."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(error.object[error.start])
+    else:
+        return None
+    if not 0xDC80 <= code <= 0xDCFF:  # not how sources.py marks an undecodable byte
+        return "a lone surrogate (half of a character)"
+    try:
+        text.encode("utf-8", "surrogateescape").decode("gb18030")
+    except ValueError:
+        return "bytes that its encoding does not have"
+    return "bytes that are not UTF-8, but fit GB18030 (then set the source's encoding: gb18030)"

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ import psutil
 from glm2core.errors import UserError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_NOT_FINITE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')  # texts first, so that theirs stay
 _TRIAL_BYTES = 1 << 20  # a disk that refuses so little explains a failed write
 
 
@@ -69,6 +72,30 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+def json_line(value: Any) -> bytes:
+    """A line of strict JSON: readable where UTF-8 can hold it, escaped where it can't (lone surrogates).
+
+    What JSON has no value for is written as text, NaN as null.
+    """
+    try:
+        return _dumped(value).encode() + b"\n"
+    except UnicodeEncodeError:
+        return _dumped(value, ensure_ascii=True).encode() + b"\n"
+
+
+def refuse_lfs_pointer(path: Path, head: bytes | None = None) -> None:
+    """Raise a UserError where Git LFS has left its pointer in a file's place.
+
+    Args:
+        head: the file's first bytes, where they are known.
+    """
+    if head is None:
+        with path.open("rb") as file:
+            head = file.read(len(_LFS_POINTER))
+    if head.startswith(_LFS_POINTER):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it came from.")
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -97,6 +124,16 @@ def source_fingerprint(*places: Path) -> str:
             digest.update(f"{place.name}/{file.relative_to(place).as_posix()}\n".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _dumped(value: Any, *, ensure_ascii: bool = False) -> str:
+    text = json.dumps(value, ensure_ascii=ensure_ascii, default=str)
+    return _NOT_FINITE.sub(_strict, text) if "NaN" in text or "Infinity" in text else text
+
+
+def _strict(match: re.Match[str]) -> str:
+    found = match.group()
+    return found if found.startswith('"') else "null" if found == "NaN" else f'"{found}"'
 
 
 @contextmanager

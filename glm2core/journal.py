@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from glm2core.files import run_fingerprint
+from glm2core.files import json_line, run_fingerprint
 
 Key = str | int
 Memo = Callable[[Any, Callable[[], Any]], Any]
@@ -82,20 +82,12 @@ class Journal:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as file:
-                file.write(b"".join(encode_line(line) for line in lines))
+                file.write(b"".join(json_line(line) for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             self._kept = False
             self._failed(error)
-
-
-def encode_line(line: Mapping[str, Any]) -> bytes:
-    """One line of JSON: readable where UTF-8 can hold it, escaped where it can't (lone surrogates)."""
-    try:
-        return json.dumps(line, ensure_ascii=False, default=str).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(line, default=str).encode() + b"\n"
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

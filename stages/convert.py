@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING
 
 from glm2core.console import closing_table, progress_bar
 from glm2core.conversation import SPLITS
+from glm2core.errors import shown_names
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params
 from glm2core.tracking import stage_run
 from stages.runner import run_stage
 
 if TYPE_CHECKING:
+    from glm2core.data.columns import ColumnUse
     from glm2core.data.convert import ConvertReport
 
 CONVERTED = Path("data/converted")
 REPORTS = Path("reports/convert")
 METRICS = Path("metrics/convert.json")
+_WITHOUT = {
+    "validation": "training goes without (convert.validation_fraction and the number of rows decide)",
+    "test": "evaluate gives no test_loss (convert.test_fraction and the number of rows decide)",
+}
 
 
 def convert(params: Params) -> None:
@@ -46,10 +52,26 @@ def convert(params: Params) -> None:
 def _say_what_was_found(report: "ConvertReport") -> None:
     for source, tally in report.by_source.items():
         print(f"{source}: {report.formats[source]}: {tally.kept:,} of {tally.read:,} rows kept")
+        if source in report.columns:
+            _say_columns(source, report.columns[source])
+    for split in ("validation", "test"):
+        if not report.by_split[split]:
+            print(f"no row is held out for {split}: {_WITHOUT[split]}")
     for source in report.untracked:
         print(
             f"warning: {source} lies outside data/raw, so DVC does not see when it changes. "
             "Put it under data/raw (git or `dvc add`), or use `dvc repro -f` after a change.",
+            file=sys.stderr,
+        )
+
+
+def _say_columns(source: str, use: "ColumnUse") -> None:
+    not_read = f"; not read: {shown_names(use.unread)}" if use.unread else ""
+    print(f"  columns read: {shown_names(use.read)}{not_read}")
+    for name, rows in use.lost.items():
+        print(
+            f"warning: {source}: {rows:,} rows fill {shown_names([name])}, which is not read as {use.row_format}. "
+            "If it belongs to the prompt or the answer, map it with columns, or choose another format.",
             file=sys.stderr,
         )
 

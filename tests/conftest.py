@@ -14,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 prepare_process()  # before a test module loads torch, as the stages and the command line do
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="of the fuzzers in tests/fuzz; another one, other inputs")
+
+
 @pytest.fixture(autouse=True)
 def _no_leftover_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test must not write to the store of the person, or of the DVC run, that started it."""

@@ -64,8 +64,9 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict = commands.add_parser(
         "predict",
         help="answer the rows of a file into JSON lines",
-        description="Answer the rows of a file: Alpaca, chatGLM or messages; JSON, JSON lines, CSV or parquet, plain "
-        "or gzip. A killed run goes on where it stopped when the same command is given again.",
+        description="Answer the rows of a file: Alpaca, chatGLM, messages or ShareGPT; JSON, JSON lines, CSV or "
+        "parquet, plain or packed by gzip, bzip2, xz or zstd. A killed run goes on where it stopped when the same "
+        "command is given again.",
     )
     predict.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     predict.add_argument(
@@ -76,7 +77,13 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     predict.add_argument("--restart", action="store_true", help="forget the answers of a killed run")
     predict.add_argument(
-        "--format", choices=["auto", "alpaca", "chatglm", "messages"], default="auto", help="format of the rows (auto)"
+        "--format",
+        choices=["auto", "alpaca", "chatglm", "messages", "sharegpt"],
+        default="auto",
+        help="format of the rows (auto)",
+    )
+    predict.add_argument(
+        "--encoding", choices=["gb18030"], help="of FILE; UTF-8, UTF-16 and UTF-32 are told from its bytes"
     )
     predict.add_argument(
         "--column",

@@ -17,21 +17,24 @@ import torch
 from glm2core.cli.answering import load_answerer
 from glm2core.console import closing_table, progress_bar
 from glm2core.conversation import Message, RejectionError
-from glm2core.data.formats import COLUMNS, QUESTION, detect, to_conversation
+from glm2core.data.columns import ColumnUse
+from glm2core.data.detection import first_row, format_of, missing_sentence
+from glm2core.data.formats import ANSWER, QUESTION, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.sources import RowFile, find_files, open_rows
-from glm2core.errors import UserError
+from glm2core.errors import UserError, shown_names
 from glm2core.evaluation.generation import Answerer
-from glm2core.files import atomic_path, sha256_file, sha256_folder
-from glm2core.journal import Journal, encode_line
+from glm2core.files import atomic_path, json_line, sha256_file, sha256_folder
+from glm2core.journal import Journal
 from glm2core.text.chat_format import ChatFormat
 
 Line = dict[str, Any]
 
 # Within so many batches rows are answered by length: little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
+_MAPPING = "--column {name}={theirs}"
 # What answers depend on; --batch-size may be lowered when a run is continued.
-_SETTINGS = ("format", "column", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
+_SETTINGS = ("format", "column", "encoding", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,7 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     if more:
         raise UserError(f"{arguments.file} names {len(more) + 1} files. Give one at a time.")
     out = arguments.output or path.with_name(f"{path.name}.answers.jsonl")
-    questions = read_questions(path, arguments.format, _columns(arguments.column))
+    questions = read_questions(path, arguments.format, _columns(arguments.column), arguments.encoding)
+    _say_columns(questions.use)
     ChatFormat.load(arguments.model)  # a wrong folder is told before anything is hashed
     made_with = {name: getattr(arguments, name) for name in _SETTINGS}
     made_with |= {"model": sha256_folder(arguments.model), "file": sha256_file(path)}
@@ -102,6 +106,7 @@ class Questions:
     row_format: str
     columns: dict[str, str]
     total: int
+    use: ColumnUse
 
     def messages(self, record: Record) -> list[Message]:
         """Raises: RejectionError: why the row can't be answered."""
@@ -110,39 +115,24 @@ class Questions:
         return to_conversation(record.value, self.row_format, self.columns, answer_needed=False).messages
 
 
-def read_questions(path: Path, row_format: str, columns: dict[str, str]) -> Questions:
+def read_questions(path: Path, row_format: str, columns: dict[str, str], encoding: str | None = None) -> Questions:
     """Find out how a file is laid out.
 
     Raises:
         UserError: no rows, or columns that don't tell the format.
     """
-    rows = open_rows(path)
-    total, first, problem = 0, None, "it has no elements"
+    rows = open_rows(path, encoding, columns)
+    first = first_row(rows)
+    found = format_of(rows, first, row_format, columns, _MAPPING, answer_needed=False)
+    if (question := columns.get(QUESTION[found], QUESTION[found])) not in first:
+        raise UserError(missing_sentence(rows, found, [question], first, _MAPPING))
+    use = ColumnUse(found, columns)
+    total = 0
     for record in rows:
         total += 1
-        problem = record.problem or problem
-        if first is None and record.problem is None and isinstance(record.value, dict):
-            first = record.value
-    if first is None:
-        raise UserError(
-            f"{path} holds no row that can be read ({rows.description}; {total:,} elements; {problem}). Mend the file."
-        )
-    found = detect(first, columns) if row_format == "auto" else row_format
-    if found is None:
-        raise UserError(
-            f"the format of {path} can't be told from its columns ({', '.join(map(str, first))}). It takes instruction "
-            "(alpaca), prompt (chatglm) or messages; name another column with --column, as in --column prompt=question."
-        )
-    unknown = [name for name in columns if name not in COLUMNS[found]]
-    if unknown:
-        raise UserError(f"--column {unknown[0]}: {found} has the columns {', '.join(COLUMNS[found])}.")
-    question = columns.get(QUESTION[found], QUESTION[found])
-    if question not in first:
-        raise UserError(
-            f"{path} has no column {question}, which {found} needs; its columns are: {', '.join(map(str, first))}. "
-            f"Mend --format, or name the column with --column {QUESTION[found]}=..."
-        )
-    return Questions(rows, found, columns, total)
+        if record.problem is None:
+            use.add(record.value)
+    return Questions(rows, found, columns, total, use)
 
 
 def answer_rows(
@@ -210,7 +200,7 @@ def _close(journal: Journal, out: Path) -> None:
         journal.remove()
         raise UserError(f"no row could be answered; the first one: {problems[0]['problem']}. {out} was not written.")
     with atomic_path(out) as path:
-        path.write_bytes(b"".join(map(encode_line, lines)))
+        path.write_bytes(b"".join(map(json_line, lines)))
     journal.remove()
     rows: dict[str, object] = {
         "answered": len(answered),
@@ -223,7 +213,19 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise UserError(f"--column takes NAME=THEIRS, such as prompt=question; got {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+    columns = dict(pair.split("=", 1) for pair in pairs)
+    if len(set(columns.values())) < len(columns):
+        raise UserError("--column gives one column of the file to two names; a column has one meaning.")
+    return columns
+
+
+def _say_columns(use: ColumnUse) -> None:
+    answer = use.columns.get(ANSWER.get(use.row_format, ""), ANSWER.get(use.row_format))
+    read = [name for name in use.read if name != answer]
+    unread = [name for name in (*use.read, *use.unread) if name not in read]
+    _note(f"columns read: {shown_names(read)}; not read: {shown_names(unread)}")
+    for name, rows in use.lost.items():
+        _note(f"warning: {rows:,} rows fill {shown_names([name])}, which is not read as {use.row_format}")
 
 
 def _note(sentence: str) -> None:

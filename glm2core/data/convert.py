@@ -1,6 +1,5 @@
 """Raw sources -> one parquet of conversations a split; every row is kept, rejected, a duplicate, or over the limit."""
 
-import json
 import reprlib
 import sys
 from collections import Counter
@@ -10,18 +9,23 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from glm2core.conversation import Conversation, RejectionError, identify, split_of
+from glm2core.data.columns import ColumnUse, file_names
 from glm2core.data.converted import ConvertedWriter
+from glm2core.data.detection import first_row, format_of, missing_sentence
 from glm2core.data.fates import FatesWriter
-from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, detect, to_conversation
+from glm2core.data.formats import COLUMN_NAMES, COLUMNS, to_conversation
 from glm2core.data.json_rows import Record
+from glm2core.data.shapes import likely_shape
 from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, source_name
+from glm2core.data.tables import parquet_columns
 from glm2core.errors import UserError
+from glm2core.files import json_line
 from glm2core.lines.records import generate_conversations
 from glm2core.params import ConvertParams, Source
 
 REJECTED_FILE = "rejected.jsonl"
-_ROWS_TO_DETECT = 20
 _REASONS_SHOWN = 5
+_MAPPING = "columns: {{{name}: {theirs}}}"
 
 
 @dataclass
@@ -53,7 +57,13 @@ class ConvertReport:
     by_split: Counter[str] = field(default_factory=Counter)
     first_rejected: list[str] = field(default_factory=list)
     formats: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, ColumnUse] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
+
+    @property
+    def rows_losing(self) -> int:
+        """Rows that fill a column which is known, and which their format does not read."""
+        return sum(use.rows_losing for use in self.columns.values())
 
 
 class _RawConversation(NamedTuple):
@@ -89,7 +99,7 @@ class _Conversion:
         self.report = ConvertReport()
         self.writer = ConvertedWriter(out)
         self.fates = FatesWriter(out)
-        self.rejected_file: IO[str] = (out / REJECTED_FILE).open("w", encoding="utf-8", newline="\n")
+        self.rejected_file: IO[bytes] = (out / REJECTED_FILE).open("wb")
         self._progress = progress
         self._seen: set[bytes] = set()
 
@@ -120,19 +130,29 @@ class _Conversion:
             )
 
     def _add_file(self, path: Path, source: Source, place: str, left: int) -> int:
-        rows = open_rows(path)
-        row_format = _format_of(rows, source, place)
+        rows = open_rows(path, source.encoding, source.columns)
+        columns = source.columns
+        try:
+            row_format = format_of(rows, first_row(rows), source.format, columns, _MAPPING, answer_needed=True)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
         name = source_name(path)
         self.report.formats[name] = f"{row_format} ({rows.description})"
         if not is_tracked(path):
             self.report.untracked.append(name)
-        columns = source.columns
-        rows = replace(rows, columns=frozenset(columns.get(name, name) for name in COLUMNS[row_format]))
+        use = self.report.columns[name] = ColumnUse(row_format, columns)
+        if rows.kind == "parquet":
+            rows = replace(rows, columns=_needed_columns(rows, use))
 
         def read(value: Any) -> Conversation:
+            use.add(value)
             return to_conversation(value, row_format, columns)
 
-        return self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
+        taken = self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
+        if missing := use.missing():
+            sentence = missing_sentence(rows, row_format, missing, [*use.read, *use.unread], _MAPPING)
+            raise UserError(f"{place}: {sentence}")
+        return taken
 
     def _add_rows(self, name: str, unit: str, rows: Iterator[_RawConversation], source: Source, left: int) -> int:
         """Keep at most `left` rows; returns how many were kept."""
@@ -179,14 +199,16 @@ class _Conversion:
     def _keep_rejected(self, name: str, unit: str, record: Record, reason: str) -> None:
         self.fates.add(name, record.number, "rejected", reason)
         if len(self.report.first_rejected) < _REASONS_SHOWN:
-            self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}")
-        entry = {
-            "source": name,
-            unit: record.number,
-            "reason": reason,
-            "row": record.whole() if record.whole else record.value,
-        }
-        self.rejected_file.write(_json_line(entry))
+            text = record.value if record.problem is not None and isinstance(record.value, str) else ""
+            self.report.first_rejected.append(f"{name}, {unit} {record.number}: {reason}.{likely_shape(text)}")
+        row = record.whole() if record.whole else record.value
+        entry = {"source": name, unit: record.number, "reason": reason, "row": row}
+        try:
+            line = json_line(entry)
+        except RecursionError:
+            # Read just below the parser's limit, which the writer meets first: its place tells where all of it is
+            line = json_line({**entry, "row": reprlib.repr(row)})
+        self.rejected_file.write(line)
 
     def _why(self) -> str:
         if not self.report.first_rejected:
@@ -194,63 +216,16 @@ class _Conversion:
         return "The first ones:\n" + "".join(f"  {line}\n" for line in self.report.first_rejected)
 
 
-def _format_of(rows: RowFile, source: Source, place: str) -> str:
-    """The format that params name, or the one that the first readable rows have."""
-    value = _first_row(rows)
-    if value is None:
-        raise UserError(f"{place}: {rows.path} has no rows, or none of its first rows is an object. Mend or remove it.")
-    detected = detect(value, source.columns)
-    row_format = detected if source.format == "auto" else source.format
-    keys = ", ".join(map(str, value)) or "none"
-    if row_format is None:
-        raise UserError(
-            f"{place}: the format of {rows.path} can't be told from its columns ({keys}). It takes "
-            "instruction and output (alpaca), prompt and response (chatglm) or messages; map other names with columns."
-        )
-    _check_column_names(source, row_format, place)
-    needed = [source.columns.get(c, c) for c in (QUESTION[row_format], ANSWER.get(row_format)) if c is not None]
-    missing = [c for c in needed if c not in value]
-    if missing and (detected != row_format or rows.kind in ("CSV", "parquet")):
-        hint = f" It looks like {detected}." if detected and detected != row_format else ""
-        raise UserError(
-            f"{place}: {rows.path} as {row_format} needs {' and '.join(missing)}; its columns are: {keys}.{hint} "
-            "Mend format, or map the names with columns."
-        )
-    return row_format
-
-
-def _first_row(rows: RowFile) -> dict[str, Any] | None:
-    for count, record in enumerate(rows):
-        if record.problem is None and isinstance(record.value, dict):
-            return record.value
-        if count == _ROWS_TO_DETECT:
-            return None
-    return None
-
-
-def _check_column_names(source: Source, row_format: str, place: str) -> None:
-    unknown = [name for name in source.columns if name not in COLUMNS[row_format]]
-    if unknown:
-        raise UserError(
-            f"{place}.columns: {', '.join(unknown)} is no column of {row_format}; "
-            f"it has {', '.join(COLUMNS[row_format])}. The standard name comes first, then the file's own."
-        )
+def _needed_columns(rows: RowFile, use: ColumnUse) -> frozenset[str]:
+    """The columns of a parquet file to read: the format's, and others that a row could lose; the rest is noted."""
+    read = file_names(COLUMNS[use.row_format], use.columns)
+    names = parquet_columns(rows.path)
+    needed = frozenset(name for name in names if name in read or name.strip().lower() in COLUMN_NAMES)
+    use.unread |= dict.fromkeys(name for name in names if name not in needed)
+    return needed
 
 
 def _generated(source: Source) -> Iterator[_RawConversation]:
     assert source.generate is not None
     for number, messages in enumerate(generate_conversations(source.generate)):
         yield _RawConversation(Record(number, messages), Conversation)
-
-
-def _json_line(entry: dict[str, Any]) -> str:
-    """Readable where UTF-8 can hold it, escaped where it can't (lone surrogates)."""
-    try:
-        line = json.dumps(entry, ensure_ascii=False, default=str)
-        line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(entry, default=str)
-    except RecursionError:
-        # Read just below the parser's limit, which the writer meets first: its place tells where all of it is
-        line = json.dumps({**entry, "row": reprlib.repr(entry["row"])})
-    return line + "\n"

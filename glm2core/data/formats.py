@@ -1,13 +1,15 @@
-"""The formats of raw rows, each turned into a conversation or rejected with a reason.
+"""The layouts of raw rows, each turned into a conversation or rejected with a reason.
 
-alpaca: `instruction`, `input`, `output`, and `explain` where there is one.
-chatglm: `prompt`, `response`, `history` (pairs of past rounds; or texts that the prompt asks
-about; or empty, null or absent).
-messages: `messages`, a list of `{"role", "content"}`.
+alpaca: `instruction`, `input`, `output`, and where there are any `explain`, `history` (pairs of past
+rounds) and `system`.
+chatglm: `prompt`, `input`, `response`, `system`, `history` (pairs of past rounds; or texts that the
+prompt asks about; or empty, null or absent).
+messages: `messages`, a list of `{"role", "content"}`, and `system`.
+sharegpt: `conversations`, a list of `{"from", "value"}` (or of role and content), and `system`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from glm2core.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
@@ -15,29 +17,32 @@ from glm2core.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message
 Row = Mapping[str, Any]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "alpaca": ("instruction", "output", "input", "explain"),
-    "chatglm": ("prompt", "response", "history"),
-    "messages": ("messages",),
+    "alpaca": ("instruction", "output", "input", "explain", "history", "system"),
+    "chatglm": ("prompt", "response", "input", "history", "system"),
+    "messages": ("messages", "system"),
+    "sharegpt": ("conversations", "system"),
 }
-QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages"}
+QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages", "sharegpt": "conversations"}
 ANSWER = {"alpaca": "output", "chatglm": "response"}
+UNUSABLE = ("tools", "functions", "images", "audios", "videos")
+"""Columns that are part of a prompt and that no row_format can use: a row that fills one is rejected."""
 
+_ROLES = {
+    "system": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT,
+}  # fmt: skip
+_TURN_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value", "role", "content")}
 _KINDS = {
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
+    bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object",
+}  # fmt: skip
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
-    """The format whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
+    """The row_format whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
     if not isinstance(row, dict):
         return None
-    for name in ("messages", "alpaca", "chatglm"):
-        if _named(QUESTION[name], columns) in row:
+    row = _renamed(row, columns)
+    for name in ("messages", "sharegpt", "alpaca", "chatglm"):
+        if QUESTION[name] in row:
             return name
     return None
 
@@ -48,48 +53,97 @@ def to_conversation(
     """Read one raw row.
 
     Args:
-        row_format: alpaca, chatglm or messages.
-        columns: standard column name -> its name in this file.
+        row_format: alpaca, chatglm, messages or sharegpt.
+        columns: standard column name -> its name in this file, which has no other meaning then.
         answer_needed: False for rows that wait for an answer: one that is there is left out.
 
     Raises:
         RejectionError: why the row can't be used.
     """
     if not isinstance(row, dict):
-        raise RejectionError(f"the row is {_kind(row)}, not an object")
-    if columns:
-        row = dict(row) | {name: row.get(theirs) for name, theirs in columns.items()}
+        raise RejectionError(f"the row is {kind_of(row)}, not an object")
+    row = _renamed(row, columns)
+    for name in UNUSABLE:
+        if name in row and not _is_blank(row[name]):
+            raise RejectionError(f"{name} can't be used, and the row has some")
     conversation = _READERS[row_format](row, answer_needed)
     if not answer_needed and conversation.answered:
         return Conversation(conversation.messages[:-1], conversation.question_chars)
     return conversation
 
 
+def unread_columns(row: Row, row_format: str, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, bool]]:
+    """(name in the file, whether the row loses something known by it) of each column that `row_format` does not read.
+
+    Known are other layouts' columns and misspelt ones of this row_format, where they are filled. What a turn of a
+    conversation holds beside its text is called as in `messages[].name`.
+    """
+    taken = set((columns or {}).values())
+    read, known = COLUMNS[row_format], COLUMN_NAMES
+    for name, value in row.items():
+        standard = name not in taken and name not in (columns or {})
+        if name in taken or (standard and name in read):
+            continue
+        yield name, name.strip().lower() in known and not _is_blank(value)
+    if row_format in _TURN_KEYS:
+        name = (columns or {}).get(QUESTION[row_format], QUESTION[row_format])
+        turns = row.get(name)
+        for turn in turns if isinstance(turns, list) else ():
+            if isinstance(turn, dict) and len(turn) > 2:
+                yield from ((f"{name}[].{key}", False) for key in turn if key not in _TURN_KEYS[row_format])
+
+
+def _renamed(row: dict[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:
+    """The row under its standard names: a column that was given to one of them is there no more under its own."""
+    if columns:
+        taken = {*columns, *columns.values()}
+        named = {name: row[theirs] for name, theirs in columns.items() if theirs in row}
+        row = {name: value for name, value in row.items() if name not in taken} | named
+    if any(value.__class__ is float and value != value for value in row.values()):  # NaN: pandas' empty cell
+        row = {name: None if value != value else value for name, value in row.items()}
+    return row
+
+
 def _alpaca(row: Row, answer_needed: bool) -> Conversation:
-    instruction = _text(row, "instruction")
-    query, question_chars = _with_text(instruction, _optional_text(row, "input"))
-    _not_blank(query, "the prompt")
-    if not answer_needed:
-        return Conversation([_message(USER, query)], question_chars)
-    answer = _text(row, "output")
-    _not_blank(answer, "output")
-    if explain := _optional_text(row, "explain"):
-        answer = f" EXPLAIN: {explain} CONCLUSION: {answer}"
-    return Conversation([_message(USER, query), _message(ASSISTANT, answer)], question_chars)
+    rounds, texts = _history(row.get("history"))
+    if texts:
+        raise RejectionError("a history entry is a text, not a pair")
+    query, question_chars = _with_text(_text(row, "instruction"), _optional_text(row, "input"))
+    messages = [*_system(row), *_past(rounds), _question(query)]
+    if answer_needed:
+        answer = _text(row, "output")
+        _not_blank(answer, "output")
+        if explain := _optional_text(row, "explain"):
+            answer = f" EXPLAIN: {explain} CONCLUSION: {answer}"
+        messages.append(_message(ASSISTANT, answer))
+    return Conversation(messages, question_chars)
 
 
 def _chatglm(row: Row, answer_needed: bool) -> Conversation:
     prompt = _text(row, "prompt")
     rounds, texts = _history(row.get("history"))
-    query, question_chars = _with_text(prompt, "\n".join(texts))
-    _not_blank(query, "the prompt")
-    messages = [_message(role, text) for pair in rounds for role, text in zip((USER, ASSISTANT), pair, strict=True)]
-    messages.append(_message(USER, query))
+    given = [text for text in (_optional_text(row, "input"), *texts) if text.strip()]
+    query, question_chars = _with_text(prompt, "\n".join(given))
+    messages = [*_system(row), *_past(rounds), _question(query)]
     if answer_needed:
         answer = _text(row, "response")
         _not_blank(answer, "response")
         messages.append(_message(ASSISTANT, answer))
     return Conversation(messages, question_chars)
+
+
+def _system(row: Row) -> list[Message]:
+    text = _optional_text(row, "system")
+    return [_message(SYSTEM, text)] if text.strip() else []
+
+
+def _past(rounds: list[list[str]]) -> Iterator[Message]:
+    return (_message(role, text) for pair in rounds for role, text in zip((USER, ASSISTANT), pair, strict=True))
+
+
+def _question(query: str) -> Message:
+    _not_blank(query, "the prompt")
+    return _message(USER, query)
 
 
 def _history(history: Any) -> tuple[list[list[str]], list[str]]:
@@ -99,7 +153,7 @@ def _history(history: Any) -> tuple[list[list[str]], list[str]]:
     if history is None:
         return [], []
     if not isinstance(history, list):
-        raise RejectionError(f"history is {_kind(history)}, not a list")
+        raise RejectionError(f"history is {kind_of(history)}, not a list")
     if all(isinstance(entry, str) for entry in history):
         return [], [_clean(entry, "history") for entry in history if entry.strip()]
     if any(isinstance(entry, str) for entry in history):
@@ -119,24 +173,35 @@ def _list_cell(cell: str, name: str) -> Any:
 
 def _pair(entry: Any) -> list[str]:
     if not isinstance(entry, list):
-        raise RejectionError(f"a history entry is {_kind(entry)}, not a pair")
+        raise RejectionError(f"a history entry is {kind_of(entry)}, not a pair")
     if len(entry) != 2:
         raise RejectionError(f"a history pair has {len(entry)} element{'s' * (len(entry) != 1)}, not 2")
     for text in entry:
         if not isinstance(text, str):
-            raise RejectionError(f"a text in history is {_kind(text)}")
+            raise RejectionError(f"a text in history is {kind_of(text)}")
         _not_blank(text, "a text in history")
     return [_clean(text, "history") for text in entry]
 
 
 def _messages(row: Row, answer_needed: bool) -> Conversation:
-    entries = row.get("messages")
+    return _turns(row, "messages", answer_needed)
+
+
+def _sharegpt(row: Row, answer_needed: bool) -> Conversation:
+    return _turns(row, "conversations", answer_needed)
+
+
+def _turns(row: Row, name: str, answer_needed: bool) -> Conversation:
+    entries = row.get(name)
     if isinstance(entries, str):  # a CSV cell
-        entries = _list_cell(entries, "messages")
+        entries = _list_cell(entries, name)
     if not isinstance(entries, list) or not entries:
-        raise RejectionError("messages is empty" if entries == [] else f"messages is {_kind(entries)}, not a list")
+        raise RejectionError(f"{name} is empty" if entries == [] else f"{name} is {kind_of(entries)}, not a list")
     messages = [_checked_message(entry) for entry in entries]
+    system = _system(row)
     turns = messages[1:] if messages[0]["role"] == SYSTEM else messages
+    if system and len(turns) < len(messages) and messages[0] != system[0]:
+        raise RejectionError(f"system differs from the system message in {name}")
     if not turns:
         raise RejectionError("messages hold no question")
     for number, message in enumerate(turns):
@@ -145,31 +210,46 @@ def _messages(row: Row, answer_needed: bool) -> Conversation:
             raise RejectionError(f"messages do not take turns: a role is {message['role']} where {expected} is due")
     if answer_needed and turns[-1]["role"] != ASSISTANT:
         raise RejectionError("messages end without an answer")
-    return Conversation(messages)
+    return Conversation(messages if len(turns) < len(messages) else [*system, *turns])
 
 
 def _checked_message(entry: Any) -> Message:
+    """A turn as a message; its keys are `role` and `content`, or `from` and `value`."""
     if not isinstance(entry, dict):
-        raise RejectionError(f"a message is {_kind(entry)}, not an object")
-    role = entry.get("role")
-    if role not in (SYSTEM, USER, ASSISTANT):
-        raise RejectionError("a message's role is not system, user or assistant")
-    content = _text(entry, "content")
+        raise RejectionError(f"a message is {kind_of(entry)}, not an object")
+    speaker, said = ("role", "content") if "role" in entry or "from" not in entry else ("from", "value")
+    role = entry.get(speaker)
+    if any(not _is_blank(entry.get(name)) for name in ("tool_calls", "function_call")):
+        raise RejectionError("a message calls tools, which can't be used")
+    if not isinstance(role, str) or role.lower() not in _ROLES:
+        raise RejectionError("a message's role is not system, user (human) or assistant (gpt)")
+    role = _ROLES[role.lower()]
+    content = _joined_parts(entry[said]) if isinstance(entry.get(said), list) else _text(entry, said)
     _not_blank(content, f"a message of the {role}")
     return _message(role, content)
 
 
+def _joined_parts(parts: list[Any]) -> str:
+    """Content in parts that are all text, a line break between them."""
+    if not all(isinstance(part, dict) for part in parts):
+        raise RejectionError("content is a list, not a text")
+    if any(part.get("type") != "text" for part in parts):
+        raise RejectionError("content has a part that is not text")
+    return "\n".join(_text(part, "text") for part in parts)
+
+
 _READERS: dict[str, Callable[[Row, bool], Conversation]] = {
-    "alpaca": _alpaca,
-    "chatglm": _chatglm,
-    "messages": _messages,
-}
+    "alpaca": _alpaca, "chatglm": _chatglm, "messages": _messages, "sharegpt": _sharegpt,
+}  # fmt: skip
+COLUMN_NAMES = frozenset(name for columns in COLUMNS.values() for name in columns)
 
 
 def _with_text(question: str, text: str) -> tuple[str, int | None]:
-    """The query: the text follows its question after a newline."""
+    """The query: the text follows its question after a newline; a blank one of them is left out."""
     if not text.strip():
         return question, None
+    if not question.strip():
+        return text, None
     return f"{question}\n{text}", len(question)
 
 
@@ -183,7 +263,7 @@ def _text(row: Row, name: str) -> str:
         return _clean(value, name)
     if value is None:
         raise RejectionError(f"{name} is {'null' if name in row else 'missing'}")
-    raise RejectionError(f"{name} is {_kind(value)}, not a text")
+    raise RejectionError(f"{name} is {kind_of(value)}, not a text")
 
 
 def _optional_text(row: Row, name: str) -> str:
@@ -201,9 +281,13 @@ def _not_blank(text: str, name: str) -> None:
         raise RejectionError(f"{name} is {'only white space' if text else 'empty'}")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value is called in a sentence."""
     return "null" if value is None else _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
-def _named(name: str, columns: Mapping[str, str] | None) -> str:
-    return (columns or {}).get(name, name)
+def _is_blank(value: Any) -> bool:
+    """Null, or an empty text or list, also as a CSV cell or a float column writes them."""
+    if isinstance(value, str):
+        return value.strip() in ("", "[]")
+    return value is None or value != value or value in ([], {})

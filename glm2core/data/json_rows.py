@@ -1,7 +1,8 @@
 """Streaming JSON: the elements of an array or the lines of a file, one at a time, with their places.
 
 `json.load` needs the whole file in memory and stops at the first fault; here a faulty element is
-handed out as a problem and reading goes on behind it.
+handed out as a problem and reading goes on behind it. One bound holds for the rows of every text
+file, so that no small file, packed or not, takes much memory.
 """
 
 import json
@@ -9,12 +10,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
+LONGEST_ROW = 1 << 24  # characters; beyond it a missing bracket or quote is likelier than a row
+_MOST_PARTS = 1 << 18  # lists and objects of one row: an empty one takes 30 times its characters in memory
+_KEPT = 1000  # characters of a row over a bound that are kept with its reason
 _CHUNK = 1 << 20
-_LONGEST_ROW = 1 << 28  # characters; beyond it a missing bracket is likelier than a row
 _SPACES = " \t\n\r"
 _SPACE = re.compile(f"[{_SPACES}]*")
 # Possessive: a string that does not end yet fails at once, without going back through megabytes
 _STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
+_MARK = re.compile(r'["\[\]{},]')
+_REST_OF_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class Record(NamedTuple):
@@ -37,22 +42,37 @@ class _DuplicateKeyError(ValueError):
     pass
 
 
+def too_long(number: int, start: str) -> Record:
+    """A row over `LONGEST_ROW`, of which only the start is kept."""
+    return Record(number, start[:_KEPT], f"longer than {LONGEST_ROW:,} characters; only its start is kept")
+
+
 def read_lines(text: TextIO) -> Iterator[Record]:
     """A JSON value a line, numbered from 1; empty lines are skipped."""
-    decoder = _decoder()
-    for number, line in enumerate(text, 1):
-        line = line.strip()
-        if line:
+    decoder = json_decoder()
+    number = 0
+    while line := text.readline(LONGEST_ROW + 1):
+        number += 1
+        if len(line) > LONGEST_ROW and not line.endswith("\n"):
+            yield too_long(number, line)
+            while (rest := text.readline(_CHUNK)) and not rest.endswith("\n"):
+                pass
+        elif line := line.strip():
             yield _parse(decoder, line, number)
 
 
-def read_array(text: TextIO) -> Iterator[Record]:
+def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
     """The elements of one JSON array, numbered from 0.
 
+    Args:
+        key: of the array in the one object that the file is; None = the file is the array.
+
     Raises:
-        BrokenFileError: the array does not end, or something follows it.
+        BrokenFileError: the array does not end, or rows follow it.
     """
     window = _Window(text)
+    if key is not None:
+        window.enter(key)
     window.peek()  # the bracket that told the kind
     window.advance()
     index = 0
@@ -66,8 +86,41 @@ def read_array(text: TextIO) -> Iterator[Record]:
             found = f"{mark!r} stands" if mark else "the file ends"
             raise BrokenFileError(f"{window.place(index)}: {found} where ',' or ']' is due")
     window.advance()
+    if key is not None:
+        _leave(window, key, index)
     if extra := window.peek():
         raise BrokenFileError(f"{window.place(index)}: {extra!r} follows the end of the array; a file is one array")
+
+
+def read_objects(text: TextIO) -> Iterator[Record]:
+    """Objects one after another, each over any number of lines, numbered from 0."""
+    window = _Window(text)
+    index = 0
+    while mark := window.peek():
+        if mark != "{":
+            hint = "; for an array put [ in front and ] behind" if mark == "," else ""
+            raise BrokenFileError(f"{window.place(index)}: {mark!r} stands where the next object is due{hint}")
+        yield window.element(index)
+        index += 1
+
+
+def _leave(window: "_Window", key: str, index: int) -> None:
+    """Read to the end of the object that holds the array: only single values may follow."""
+    while window.peek() == ",":
+        window.advance()
+        window.peek()
+        name = window.element(index).value
+        if window.peek() == ":":
+            window.advance()
+            window.peek()
+            if isinstance(window.element(index).value, (list, dict)):
+                raise BrokenFileError(
+                    f"{window.place(index)}: beside the array {key!r} the object holds {str(name)[:80]!r}; "
+                    "which of them are the rows is not clear. Write a file a list of rows"
+                )
+    if window.peek() != "}":
+        raise BrokenFileError(f"{window.place(index)}: the object around the array {key!r} does not end")
+    window.advance()
 
 
 class _Window:
@@ -75,7 +128,7 @@ class _Window:
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
-        self._decoder = _decoder()
+        self._decoder = json_decoder()
         self._buffer = ""
         self._position = 0
         self._lines_before = 0
@@ -99,10 +152,28 @@ class _Window:
         """Step over the character that `peek` gave."""
         self._position += 1
 
+    def enter(self, key: str) -> None:
+        """Step into the object that holds the array `key`, to its bracket."""
+        self.peek()
+        self.advance()
+        while True:
+            self.peek()
+            name = self.element(0).value
+            self.peek()
+            self.advance()
+            self.peek()
+            if name == key:
+                return
+            self.element(0)
+            self.peek()
+            self.advance()
+
     def element(self, index: int) -> Record:
         """Read the element that begins where `peek` stopped."""
         while True:
             start = self._position
+            if len(self._buffer) - start > 2 * _CHUNK and self._parts(start) > _MOST_PARTS:
+                return self._skip(index, _too_many_parts())
             try:
                 value, end = self._decoder.raw_decode(self._buffer, start)
                 record = Record(index, value)
@@ -112,28 +183,66 @@ class _Window:
                 # Incomplete, not faulty, as long as the element's end has not been read
                 if end == len(self._buffer) and self._ended:
                     raise BrokenFileError(f"{self.place(index)}: the element has no end ({_problem(error)})") from None
-            if end < len(self._buffer) or self._ended:
+            whole = end < len(self._buffer) or self._ended
+            if (end if whole else len(self._buffer)) - start > LONGEST_ROW:
+                return self._skip(index, too_long(index, "").problem)
+            if whole:
                 self._position = end
                 return record
-            if len(self._buffer) - start > _LONGEST_ROW:
-                raise BrokenFileError(f"{self.place(index)}: no end of the element within {_LONGEST_ROW:,} characters")
             self._fill()
+
+    def _parts(self, start: int) -> int:
+        """Lists and objects of the element at `start`, as far as it was read."""
+        end = _element_end(self._buffer, start)
+        return self._buffer.count("{", start, end) + self._buffer.count("[", start, end)
+
+    def _skip(self, index: int, problem: str | None) -> Record:
+        """Go to the element's end, whatever its length, without holding it."""
+        record = Record(index, self._buffer[self._position : self._position + _KEPT], problem)
+        depth, in_string = 0, False
+        while True:
+            if in_string:
+                self._position = _REST_OF_STRING.match(self._buffer, self._position).end()  # type: ignore[union-attr]
+                in_string = self._buffer[self._position : self._position + 1] != '"'
+                if not in_string:
+                    self._position += 1
+            for match in () if in_string else _MARK.finditer(self._buffer, self._position):
+                mark, self._position = match.group(), match.end()
+                if depth == 0 and mark in ",]}":
+                    self._position -= 1
+                    return record
+                if in_string := mark == '"':
+                    break
+                depth += (mark in "[{") - (mark in "]}")
+                if depth == 0 and mark in "]}":
+                    return record
+            else:
+                if not in_string:
+                    self._position = len(self._buffer)
+                if self._ended:
+                    raise BrokenFileError(f"{self.place(index)}: the element has no end ({problem})")
+                self._fill()
 
     def place(self, index: int) -> str:
         line = self._lines_before + self._buffer.count("\n", 0, self._position) + 1
         return f"index {index} (line {line})"
 
     def _fill(self) -> None:
-        """Drop what was read; reading twice as much each time keeps a long row linear."""
+        """Drop what was read; reading twice as much each time, up to the bound, keeps a long row linear."""
         self._lines_before += self._buffer.count("\n", 0, self._position)
-        rest = self._buffer[self._position :]
-        more = self._text.read(max(_CHUNK, len(rest)))
+        self._buffer = rest = self._buffer[self._position :]
+        more = self._text.read(max(_CHUNK, min(len(rest), LONGEST_ROW + 1 - len(rest))))
         self._ended = not more
         self._buffer, self._position = rest + more, 0
 
 
-def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_unique_keys)
+def json_decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_constant)
+
+
+def _constant(name: str) -> float | None:
+    """Python's and pandas' additions to JSON: NaN stands for an empty cell."""
+    return None if name == "NaN" else float(name)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -144,10 +253,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse(decoder: json.JSONDecoder, line: str, number: int) -> Record:
+    if len(line) > _CHUNK and line.count("{") + line.count("[") > _MOST_PARTS:
+        return Record(number, line[:_KEPT], _too_many_parts())
     try:
         return Record(number, decoder.decode(line))
     except (ValueError, RecursionError) as error:
         return Record(number, line, _problem(error))
+
+
+def _too_many_parts() -> str:
+    return f"holds more than {_MOST_PARTS:,} lists and objects; only its start is kept"
 
 
 def _problem(error: Exception) -> str:

@@ -11,7 +11,10 @@ from glm2core.report_tables import write_table
 
 
 def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
-    """Figures of the convert stage; `rows_read` is the sum of the four that follow it."""
+    """Figures of the convert stage; `rows_read` is the sum of the four that follow it.
+
+    `rows_losing_columns` counts rows that fill a column which is known, and which their format does not read.
+    """
     total = report.total
     return {
         "rows_read": total.read,
@@ -19,6 +22,7 @@ def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
         "rows_rejected": total.rejected,
         "rows_duplicate": total.duplicates,
         "rows_not_taken": total.not_taken,
+        "rows_losing_columns": report.rows_losing,
         "rejected_fraction": total.rejected / max(total.read - total.not_taken, 1),
         **{f"rows_{split}": report.by_split[split] for split in ("train", "validation", "test")},
     }

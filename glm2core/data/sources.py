@@ -1,28 +1,30 @@
-"""Raw files, row by row: JSON arrays, JSON lines, CSV and parquet, plain or gzip, never loaded whole.
+"""Raw files, row by row: JSON arrays, lines and objects, CSV and parquet, plain or compressed, never loaded whole.
 
 A row that can't be parsed is handed out as a problem with its place and raw text, so that the
 caller can keep it; only a file that can't be read on is an error.
 """
 
 import glob
-import gzip
 import io
 import json
+import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
-from glm2core.data.json_rows import BrokenFileError, Record, read_array, read_lines
+from glm2core.conversation import undecodable
+from glm2core.data.compression import MAGIC_LENGTH, compression_of, open_binary
+from glm2core.data.json_rows import BrokenFileError, Record, read_array, read_lines, read_objects
+from glm2core.data.shapes import foreign_kind, shape_of
 from glm2core.data.tables import read_csv, read_parquet
-from glm2core.errors import UserError
-from glm2core.files import project_root, resolve_path
+from glm2core.errors import UserError, printable
+from glm2core.files import project_root, refuse_lfs_pointer, resolve_path
 
 _HEAD = 1 << 16
-_GZIP_MAGIC = b"\x1f\x8b"
 _PARQUET_MAGIC = b"PAR1"
 
 
@@ -30,6 +32,9 @@ _PARQUET_MAGIC = b"PAR1"
 class RowFile:
     """A raw file whose kind is known.
 
+    compression: gzip, bzip2, xz, zstd, or None.
+    key: of the array in the one object that a file is.
+    delimiter: of a CSV file.
     unit: what its rows are counted in: `line` (from 1) or `index` (from 0).
     columns: the only ones that are read of a parquet file; None = all.
     """
@@ -37,57 +42,81 @@ class RowFile:
     path: Path
     kind: str
     encoding: str
-    compressed: bool
+    compression: str | None
+    key: str | None = None
+    delimiter: str = ","
     columns: frozenset[str] | None = None
 
     @property
     def unit(self) -> str:
-        return "index" if self.kind in ("JSON array", "parquet") else "line"
+        return "line" if self.kind in ("JSON lines", "CSV") else "index"
 
     @property
     def description(self) -> str:
-        extras = [self.encoding] if self.encoding not in ("utf-8", "utf-8-sig", "binary") else []
-        return ", ".join([self.kind, *extras, *(["gzip"] if self.compressed else [])])
+        extras = [f"in {self.key!r}"] if self.key is not None else []
+        extras += [f"{'tabs' if self.delimiter == chr(9) else self.delimiter} between"] if self.delimiter != "," else []
+        extras += [self.encoding] if self.encoding not in ("utf-8", "utf-8-sig", "binary") else []
+        return ", ".join([self.kind, *extras, *([self.compression] if self.compression else [])])
 
     def __iter__(self) -> Iterator[Record]:
-        with _readable(self.path):
+        with _readable(self.path, self.compression):
             if self.kind == "parquet":
                 yield from read_parquet(self.path, self.columns)
             else:
                 with self._open_text() as text:
-                    reader = {"JSON array": read_array, "JSON lines": read_lines, "CSV": read_csv}[self.kind]
-                    yield from reader(text)
+                    yield from self._rows(text)
+
+    def _rows(self, text: TextIO) -> Iterator[Record]:
+        match self.kind:
+            case "JSON array":
+                return read_array(text, self.key)
+            case "JSON objects":
+                return read_objects(text)
+            case "CSV":
+                return read_csv(text, self.delimiter)
+            case _:
+                return read_lines(text)
 
     @contextmanager
     def _open_text(self) -> Iterator[TextIO]:
         # What can't be decoded becomes a lone surrogate, so that its row alone is rejected, with its place
-        errors = "surrogateescape" if self.encoding.startswith("utf-8") else "surrogatepass"
+        errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
         newline = "" if self.kind == "CSV" else None
-        with _open(self.path, self.compressed) as binary:
+        with open_binary(self.path, self.compression) as binary:
             yield io.TextIOWrapper(binary, encoding=self.encoding, errors=errors, newline=newline)
 
 
-def open_rows(path: Path) -> RowFile:
+def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str] | None = None) -> RowFile:
     """Tell a file's kind, encoding and compression from its bytes, and its kind in doubt from its name.
+
+    Args:
+        encoding: of a text file; None = the one of UTF-8, UTF-16 and UTF-32 that its bytes tell.
+        columns: standard column name -> its name in this file.
 
     Raises:
         UserError: the file is missing, empty, or of no known kind.
     """
-    with _readable(path):
-        with path.open("rb") as binary:
-            compressed = binary.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-        with _open(path, compressed) as binary:
-            head = binary.read(_HEAD)
+    compression = None
+    with _readable(path, None), path.open("rb") as binary:
+        compression = compression_of(binary.read(MAGIC_LENGTH))
+    with _readable(path, compression), open_binary(path, compression) as binary:
+        head = binary.read(_HEAD)
     if head.startswith(_PARQUET_MAGIC):
-        if compressed:
-            raise UserError(f"{path} is a gzipped parquet file, which can't be streamed: unpack it with gunzip.")
-        return RowFile(path, "parquet", "binary", compressed=False)
-    encoding = json.detect_encoding(head)
-    start = head.decode(encoding, errors="replace").lstrip()
+        if compression:
+            raise UserError(f"{path} is a parquet file in {compression}, which can't be streamed: unpack it first.")
+        return RowFile(path, "parquet", "binary", None)
+    refuse_lfs_pointer(path, head)
+    if foreign := foreign_kind(head):
+        raise UserError(f"{path} is {foreign}.")
+    encoding = encoding or json.detect_encoding(head)
+    start = head.decode(encoding, errors="surrogateescape" if encoding == "utf-8" else "replace").lstrip()
     if not start:
-        raise UserError(f"{path} is empty. Remove it from convert.sources, or put rows into it.")
-    kind = _kind(path, start)
-    return RowFile(path, kind, encoding, compressed)
+        rest = " for its first 65,536 bytes" if len(head) == _HEAD else ""
+        raise UserError(f"{path} is empty{rest}. Remove it from convert.sources, or put rows into it.")
+    shape = shape_of(start, {suffix.lower() for suffix in path.suffixes}, columns)
+    if shape is None:
+        raise UserError(_no_kind(path, start))
+    return RowFile(path, shape.kind, encoding, compression, shape.key, shape.delimiter)
 
 
 def find_files(pattern: str, place: str) -> list[Path]:
@@ -97,7 +126,7 @@ def find_files(pattern: str, place: str) -> list[Path]:
         pattern: taken from the workspace, else from the project root.
         place: the params key, for the error.
     """
-    if not glob.has_magic(pattern):
+    if not glob.has_magic(pattern) or resolve_path(pattern).exists():  # a name may hold brackets
         return [_existing(resolve_path(pattern), place)]
     found = _matches(Path.cwd(), pattern) or _matches(project_root(), pattern)
     if not found:
@@ -131,16 +160,12 @@ def _in_project(path: Path) -> Path | None:
     return None
 
 
-def _kind(path: Path, start: str) -> str:
-    if start[0] == "[":
-        return "JSON array"
-    if start[0] == "{" or {".jsonl", ".ndjson"} & set(path.suffixes):
-        return "JSON lines"
-    if ".csv" in path.suffixes:
-        return "CSV"
-    raise UserError(
-        f"{path} starts with {start[:20]!r}: not a JSON array, JSON lines or parquet. A CSV file must be named .csv."
-    )
+def _no_kind(path: Path, start: str) -> str:
+    hint = " A CSV file must be named .csv, or its header name a format's columns."
+    cuts = (3, 4) if len(start) > _HEAD // 4 else (0,)  # the end of a part of a file may be half a character
+    if wrong := [found for cut in cuts if (found := undecodable(start[: len(start) - cut]))]:
+        hint = f" It holds {max(wrong, key=len)}."  # the longer one names an encoding
+    return f"{path} starts with {start[:20]!r}: not JSON, CSV or parquet that is known.{hint}"
 
 
 def _matches(root: Path, pattern: str) -> list[Path]:
@@ -156,25 +181,30 @@ def _existing(path: Path, place: str) -> Path:
         pulled = Path(f"{path}.dvc").exists()
         fix = "Run `dvc pull` to fetch it." if pulled else "Mend the path, or put the file there."
         raise UserError(f"{place}: {path} does not exist. {fix}")
+    if not path.is_file():
+        raise UserError(f"{place}: {path} is a pipe or a device, which can't be read twice. Write its rows to a file.")
     return path
 
 
-def _open(path: Path, compressed: bool) -> BinaryIO:
-    return gzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
-
-
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path, compression: str | None) -> Iterator[None]:
     """Turn what a damaged file raises into a sentence."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is a damaged or cut-off gzip file ({error}). Fetch it again.") from error
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(_damaged(path, compression, error)) from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not valid {error.encoding} ({error.reason}): cut off or damaged. Fetch it again."
-        ) from error
+        reason = f"{error.encoding} ({error.reason})"
+        raise UserError(f"{path} is not valid {reason}: cut off or damaged. Fetch it again.") from error
     except BrokenFileError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {printable(str(error))}") from error
     except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
+        if compression and not error.errno:  # the decoders' own
+            raise UserError(_damaged(path, compression, error)) from error
+        raise UserError(f"{path} can't be read: {error.strerror or printable(str(error))}.") from error
+
+
+def _damaged(path: Path, compression: str | None, error: Exception) -> str:
+    if "emory" in str(error):
+        return f"{path} asks for too much memory to be unpacked ({error}). Pack it again with the usual settings."
+    return f"{path} is a damaged or cut-off {compression} file ({printable(str(error))}). Fetch it again."

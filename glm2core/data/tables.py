@@ -1,32 +1,40 @@
 """CSV and parquet files, row by row."""
 
 import csv
+import io
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import polars as pl
+import pyarrow as pa
 from polars.exceptions import PanicException, PolarsError
 
-from glm2core.data.json_rows import BrokenFileError, Record
+from glm2core.conversation import undecodable
+from glm2core.data.json_rows import LONGEST_ROW, BrokenFileError, Record, too_long
+from glm2core.errors import shown_names
 
 _BATCH_ROWS = 1024
+_MOST_COLUMNS = 1 << 16
+_SKIPPED_AT_ONCE = 1 << 20
 
 
-def read_csv(text: TextIO) -> Iterator[Record]:
-    """Rows of a CSV file with a header, as dicts of strings, numbered by the line they end on."""
+def read_csv(text: TextIO, delimiter: str = ",") -> Iterator[Record]:
+    """Rows of a CSV file with a header, as dicts of strings, numbered by the line they end on.
+
+    White space around the header's names is left out.
+    """
     lines = _Remembered(text)
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     # The module's limit of 128 KiB a field is the only way to tell the reader of longer texts
     csv.field_size_limit(sys.maxsize)
     try:
-        header = next(reader)
-    except (StopIteration, csv.Error) as error:
+        header = _header(next(reader), lines.text, delimiter)
+    except (StopIteration, csv.Error, _TooLongError) as error:
         raise BrokenFileError(f"line 1: no CSV header ({error})") from None
-    if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
-        raise BrokenFileError(f"line 1: the CSV header names {', '.join(map(repr, twice))} twice")
     while True:
         lines.forget()
         try:
@@ -36,11 +44,27 @@ def read_csv(text: TextIO) -> Iterator[Record]:
         except csv.Error as error:
             yield Record(reader.line_num, lines.text, f"not valid CSV: {error}")
             continue
+        except _TooLongError:
+            yield too_long(reader.line_num + 1, lines.text)
+            continue
         if len(fields) == len(header):
             yield Record(reader.line_num, dict(zip(header, fields, strict=True)))
         elif fields:
             problem = f"{'more' if len(fields) > len(header) else 'fewer'} fields than the header"
             yield Record(reader.line_num, lines.text, problem)
+
+
+def _header(names: list[str], text: str, delimiter: str) -> list[str]:
+    names = [name.strip() for name in names]
+    if any(name.startswith('"') for name in names):  # a space stands in front of the quote
+        names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))]
+    if len(names) > _MOST_COLUMNS:
+        raise BrokenFileError(f"line 1: the CSV header has {len(names):,} columns; at most {_MOST_COLUMNS:,} are read")
+    if wrong := undecodable(text):
+        raise BrokenFileError(f"line 1: the CSV header holds {wrong}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise BrokenFileError(f"line 1: the CSV header names {shown_names(twice)} twice")
+    return names
 
 
 def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator[Record]:
@@ -56,7 +80,7 @@ def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator
         chosen = [name for name in names if columns is None or name in columns]
         whole = None if len(chosen) == len(names) else _WholeRows(scanned)
         for batch in _batches(scanned.select(chosen)):
-            for row in batch.to_arrow().to_pylist():
+            for row in _dicts(batch):
                 yield Record(number, row, whole=partial(whole.row, number) if whole else None)
                 number += 1
     except (PolarsError, PanicException) as error:
@@ -80,8 +104,7 @@ class _WholeRows:
         while number >= self._start + len(self._batch):
             self._start += len(self._batch)
             self._batch = next(self._batches)
-        found: dict[str, Any] = self._batch.slice(number - self._start, 1).to_arrow().to_pylist()[0]
-        return found
+        return next(_dicts(self._batch.slice(number - self._start, 1)))
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -93,24 +116,83 @@ def _batches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     return iter(rows.collect_batches(chunk_size=_BATCH_ROWS, lazy=True))
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """The names of a parquet file's columns."""
+    try:
+        return _scan(path).collect_schema().names()
+    except (PolarsError, PanicException) as error:
+        raise BrokenFileError(f"damaged parquet file ({error}); fetch it again") from error
+
+
+def _dicts(batch: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    table = batch.to_arrow()
+    columns = [_values(column) for column in table.columns]
+    return (dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """A column as Python's values; a cell that Python has none for (a far time, broken UTF-8) spoils no other."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):
+        values = [_value(cell) for cell in column]
+    return values
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        if isinstance(cell, (pa.StringScalar, pa.LargeStringScalar)):
+            return cell.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        return f"a {cell.type} that is not UTF-8"
+    except (ValueError, OverflowError):
+        return f"a {cell.type} out of range"
+
+
+class _TooLongError(Exception):
+    def __init__(self) -> None:
+        super().__init__(f"longer than {LONGEST_ROW:,} characters")
+
+
 class _Remembered:
-    """Lines of a text, remembered since the last `forget`: the raw text of a row that can't be parsed."""
+    """Lines of a text, remembered since the last `forget`: the raw text of a row that can't be parsed.
+
+    Raises:
+        _TooLongError: the row is over the bound; what follows it is the next line.
+    """
 
     def __init__(self, text: TextIO) -> None:
-        self._lines = iter(text)
-        self._since: list[str] = []
+        self._file = text
+        self._since = io.StringIO()
+        self._chars = 0
 
     def __iter__(self) -> "_Remembered":
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
-        self._since.append(line)
+        line = self._file.readline(LONGEST_ROW + 1 - self._chars)
+        if not line:
+            raise StopIteration
+        self._since.write(line)
+        self._chars += len(line)
+        if self._chars > LONGEST_ROW:
+            self._skip(line)
+            raise _TooLongError
         return line
 
     def forget(self) -> None:
-        self._since.clear()
+        if self._chars:
+            self._since = io.StringIO()
+            self._chars = 0
 
     @property
     def text(self) -> str:
-        return "".join(self._since).rstrip("\r\n")
+        return self._since.getvalue().rstrip("\r\n")
+
+    def _skip(self, line: str) -> None:
+        """Go to the row's end: that of a line with no quote open."""
+        quotes = self._since.getvalue().count('"')
+        while line and (quotes % 2 or not line.endswith(("\n", "\r"))):
+            line = self._file.readline(_SKIPPED_AT_ONCE)
+            quotes += line.count('"')

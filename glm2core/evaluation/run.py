@@ -102,6 +102,7 @@ class Evaluation:
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
         if not self.dataset.supervised_tokens:
+            print("test_loss is missing: the test split has no supervised row (convert.test_fraction decides)")
             return {}
         with progress_bar("held-out loss", len(self.dataset)) as (bar, task):
             losses = token_losses(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from glm2core.console import Notice
 from glm2core.errors import UserError
+from glm2core.files import refuse_lfs_pointer
 from glm2core.lines.records import (
     RECORD_OVER,
     Line,
@@ -145,6 +146,7 @@ def read_longeval(path: Path) -> list[Case]:
     """
     if not path.is_file():
         raise UserError(f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl files.")
+    refuse_lfs_pointer(path)
     rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
     cases = [_longeval_case(row, index, path) for index, row in enumerate(rows) if row.strip()]
     if not cases:

@@ -29,14 +29,19 @@ class GeneratedLines(Section):
 class Source(Section):
     """A file, a glob, or generated conversations."""
 
-    format: Literal["auto", "alpaca", "chatglm", "messages", "lines"] = Field(
+    format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines"] = Field(
         "auto", description="format of the rows; auto detects it and says what it found; lines are generated"
     )
     path: str | None = Field(
         None, description="file or glob, against the project's folder; null for generated lines, which need no file"
     )
     columns: dict[str, str] = Field(
-        {}, description="standard column name -> its name in this file, as in {prompt: question, response: answer}"
+        {},
+        description="standard column name -> its name in this file, as in {prompt: question, response: answer}; "
+        "a column of the file that is mapped is read under that name alone",
+    )
+    encoding: Literal["gb18030"] | None = Field(
+        None, description="of a text file; null = UTF-8, UTF-16 or UTF-32, as its bytes tell; gb18030 holds GBK, too"
     )
     limit: Count | None = Field(None, description="take at most so many rows, the first ones; null = all")
     max_source_length: Count | None = Field(
@@ -57,6 +62,13 @@ class Source(Section):
             raise ValueError("generate goes with format lines, and format lines needs generate")
         if (self.path is None) != (self.generate is not None):
             raise ValueError("needs a path (or, with format lines, generate instead of a path)")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_rename(self) -> "Source":
+        theirs = list(self.columns.values())
+        if twice := [name for name in dict.fromkeys(theirs) if theirs.count(name) > 1]:
+            raise ValueError(f"columns gives {twice[0]} to two names; a column has one meaning")
         return self
 
 

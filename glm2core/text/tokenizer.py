@@ -19,7 +19,7 @@ import sentencepiece
 
 from glm2core.conversation import Message
 from glm2core.errors import UserError
-from glm2core.files import write_json
+from glm2core.files import refuse_lfs_pointer, write_json
 from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
 
 MODEL_FILE = "tokenizer.model"
@@ -78,6 +78,7 @@ class SpTokenizer:
         path = folder / MODEL_FILE
         if not path.is_file():
             raise UserError(f"{folder} holds no {MODEL_FILE}. Copy the one that the weights were released with.")
+        refuse_lfs_pointer(path)
         return cls(path.read_bytes(), str(path))
 
     def save(self, folder: Path, template: TemplateName, pair_format: PairFormat = "glm2") -> None:

@@ -105,7 +105,7 @@ class Loop:
     def run(
         self,
         batches: Iterable[Batch],
-        validation: Iterable[Batch],
+        validation: Iterable[Batch] | None,
         *,
         stop: StopRequest,
         after_step: Callable[[], None] = lambda: None,
@@ -114,13 +114,14 @@ class Loop:
 
         Args:
             batches: from the one that is due; `gradient_accumulation_steps` of them make a step.
+            validation: None = there is nothing to validate on.
             stop: looked at after every step; the step is saved.
         """
         params = self.params
         coming = iter(batches)  # torch's iterator draws a random number, so the state of a checkpoint is set after it
         if self._random_state is not None:
             set_random_state(self._random_state)
-        if self.step == 0:
+        if self.step == 0 and validation is not None:
             self.validate(validation)
         self.progress.restart_clock()
         stopping = self._no_longer_improves()
@@ -129,7 +130,7 @@ class Loop:
             after_step()
             stopping = anywhere(stop.requested, self.device)
             improved = False
-            if params.eval_steps and self.step % params.eval_steps == 0:
+            if validation is not None and params.eval_steps and self.step % params.eval_steps == 0:
                 self.validate(validation)
                 improved = params.early_stopping is not None and self.progress.validations_since_best() == 0
                 stopping = stopping or self._no_longer_improves()

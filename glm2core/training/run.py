@@ -89,7 +89,7 @@ class Run:
             KeyboardInterrupt: SIGINT or SIGTERM came; all steps so far are in a checkpoint.
             UserError: no rows, or a loss or gradient that isn't finite.
         """
-        _require_rows(self.training, self.validation)
+        self._require_rows()
         meet()  # so that the rates are taken at the same time: processes share memory and power
         (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
         progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=report)
@@ -99,9 +99,7 @@ class Run:
         )
         with stop_on_signals(self.notice) as stop, shown as bar:
             loop = self._loop(progress)
-            validation = validation_batches(
-                self.validation, batch_tokens=self.params.batch_tokens, rank=rank(), world=world_size()
-            )
+            validation = self._validation_batches()
             if last is not None:
                 self.notice(f"going on from {last.name} of {self.checkpoints.folder}")
                 loop.restore(last)
@@ -155,6 +153,13 @@ class Run:
             world=world_size(),
         )
 
+    def _validation_batches(self) -> DataLoader[Batch] | None:
+        if not self._validates:
+            return None
+        return validation_batches(
+            self.validation, batch_tokens=self.params.batch_tokens, rank=rank(), world=world_size()
+        )
+
     def _loop(self, progress: Progress) -> Loop:
         params = self.params
         half_products = multiplies_in_half(params.method, self.dtype, self.device.type)
@@ -171,6 +176,10 @@ class Run:
             cost=self._cost,
             row_ids=self.training.ids,
         )
+
+    @property
+    def _validates(self) -> bool:
+        return self.validation.supervised_tokens > 0
 
     @property
     def _cost(self) -> Cost:
@@ -204,6 +213,18 @@ class Run:
 
         return tell
 
+    def _require_rows(self) -> None:
+        if not self.training.supervised_tokens:
+            raise UserError("the training split has no supervised row. Add rows.")
+        if self._validates:
+            return
+        if self.params.early_stopping:
+            raise UserError(
+                "train.early_stopping needs validation, and the validation split has no supervised row. Raise "
+                "convert.validation_fraction, add rows, or set train.early_stopping to null."
+            )
+        self.notice("the validation split has no supervised row: training goes without validation_loss")
+
     def _curriculum(self) -> list[tuple[float, int]]:
         shortest = int(self.training.lengths.min())
         for number, stage in enumerate(self.params.curriculum):
@@ -214,8 +235,10 @@ class Run:
                 )
         return [(stage.until, stage.max_tokens) for stage in self.params.curriculum]
 
-    def _validate_result(self, loop: Loop, validation: DataLoader[Batch]) -> None:
+    def _validate_result(self, loop: Loop, validation: DataLoader[Batch] | None) -> None:
         """With early stopping the best weights are the result; whatever it is gets its validation loss."""
+        if validation is None:
+            return
         progress = loop.progress
         best = progress.best_validation()
         if self.params.early_stopping and best and best[0] not in (0, loop.step):
@@ -235,8 +258,6 @@ class Run:
         totals = progress.totals
         trainable = sum(p.numel() for p in self.prepared.model.parameters() if p.requires_grad)
         metrics: dict[str, float] = {
-            "validation_loss_before": validations[0],
-            "validation_loss": min(validations) if self.params.early_stopping else validations[-1],
             "steps": loop.step,
             "supervised_tokens": int(totals["supervised"]),
             "tokens": int(totals["tokens"]),
@@ -246,6 +267,9 @@ class Run:
             "peak_memory_gib": peak_memory_gib(self.device),
             "trainable_parameters": trainable,
         }
+        if validations:
+            metrics["validation_loss_before"] = validations[0]
+            metrics["validation_loss"] = min(validations) if self.params.early_stopping else validations[-1]
         if losses:
             metrics |= {"train_loss_first": losses[0], "train_loss_last": losses[-1]}
         return metrics
@@ -271,12 +295,3 @@ class Outcome:
 def _write_csv(path: Path, records: list[Record], columns: tuple[str, ...]) -> None:
     table = pl.DataFrame(records, infer_schema_length=None) if records else pl.DataFrame(schema=columns)
     write_table(table.select(columns), path)
-
-
-def _require_rows(training: TokenizedDataset, validation: TokenizedDataset) -> None:
-    for name, rows in (("training", training), ("validation", validation)):
-        if not len(rows) or not rows.supervised_tokens:
-            raise UserError(
-                f"the {name} split has no supervised row. Add rows, or raise convert.validation_fraction "
-                "if only that split is empty."
-            )

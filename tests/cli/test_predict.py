@@ -111,7 +111,7 @@ def test_a_prompt_beyond_the_models_positions_is_a_problem_of_its_row(full_model
     [
         (None, "does not exist"),
         ("", "is empty"),
-        ("[]", "holds no row"),
+        ("[]", "has no rows"),
         ('[{"question": "a"}]', "can't be told from its columns"),
         ('[{"prompt": ""}]', "no row could be answered"),
     ],

@@ -140,7 +140,7 @@ def test_formats_are_detected_and_said(tmp_path):
         ({"format": "chatglm", "columns": {"promt": "q"}}, [{"q": "p", "response": "r"}], "promt is no column of"),
         ({}, [], "is empty"),
         ({}, [{}], r"can't be told from its columns \(none\)"),
-        ({}, [5, "x"], "none of its first rows is an object"),
+        ({}, [5, "x"], "line 1: the row is a number, not an object"),
     ],
 )
 def test_wrong_formats_and_columns_are_sentences(tmp_path, settings, rows, sentence):
@@ -201,7 +201,7 @@ def test_shares_of_the_splits_and_the_seed():
 
 
 def test_a_lone_surrogate_and_a_wrong_byte_have_no_identity():
-    for character, reason in (("\ud83d", "a lone surrogate"), ("\udcc4", "bytes that are not UTF-8")):
+    for character, reason in (("\ud83d", "a lone surrogate"), ("\udcc4", "bytes that its encoding does not have")):
         with pytest.raises(RejectionError, match=reason):
             identify([{"role": "user", "content": "q"}, {"role": "assistant", "content": character}], 0)
 

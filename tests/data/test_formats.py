@@ -10,6 +10,9 @@ def said(conversation: Conversation) -> list[str]:
     return [f"{m['role'][0]}:{m['content']}" for m in conversation.messages]
 
 
+PARTS = [{"type": "text", "text": text} for text in "ab"]
+
+
 @pytest.mark.parametrize(
     ("row", "row_format", "expected", "question_chars"),
     [
@@ -35,10 +38,45 @@ def said(conversation: Conversation) -> list[str]:
         ({"prompt": "p", "response": "r", "history": ["t1", "", "t2"]}, "chatglm", ["u:p\nt1\nt2", "a:r"], 1),
         ({"prompt": "p", "response": "r", "history": '[["q", "a"]]'}, "chatglm", ["u:q", "a:a", "u:p", "a:r"], None),
         ({"prompt": "p", "response": "r", "history": ""}, "chatglm", ["u:p", "a:r"], None),
+        ({"instruction": " ", "input": "text", "output": "o"}, "alpaca", ["u:text", "a:o"], None),
+        ({"instruction": "i", "output": "o", "system": "s"}, "alpaca", ["s:s", "u:i", "a:o"], None),
+        ({"instruction": "i", "output": "o", "history": [["q", "a"]]}, "alpaca", ["u:q", "a:a", "u:i", "a:o"], None),
+        ({"instruction": "i", "output": "o", "history": [], "tools": "[]"}, "alpaca", ["u:i", "a:o"], None),
+        ({"prompt": "", "response": "r", "input": "text"}, "chatglm", ["u:text", "a:r"], None),
+        ({"prompt": "p", "response": "r", "input": "t", "system": "s"}, "chatglm", ["s:s", "u:p\nt", "a:r"], 1),
+        ({"prompt": "p", "response": "r", "input": "t0", "history": ["t1"]}, "chatglm", ["u:p\nt0\nt1", "a:r"], 1),
         (
             {"messages": [{"role": r, "content": r[0]} for r in ("system", "user", "assistant")]},
             "messages",
             ["s:s", "u:u", "a:a"],
+            None,
+        ),
+        (
+            {"messages": [{"role": r, "content": r[0]} for r in ("user", "assistant")], "system": "beside"},
+            "messages",
+            ["s:beside", "u:u", "a:a"],
+            None,
+        ),
+        (
+            {
+                "messages": [
+                    {"role": r, "content": [{"type": "text", "text": t} for t in "ab"]} for r in ("user", "assistant")
+                ]
+            },
+            "messages",
+            ["u:a\nb", "a:a\nb"],
+            None,
+        ),
+        (
+            {"conversations": [{"from": r, "value": r} for r in ("system", "human", "gpt", "user", "assistant")]},
+            "sharegpt",
+            ["s:system", "u:human", "a:gpt", "u:user", "a:assistant"],
+            None,
+        ),
+        (
+            {"conversations": [{"role": r, "content": r} for r in ("user", "assistant")], "tools": None},
+            "sharegpt",
+            ["u:user", "a:assistant"],
             None,
         ),
     ],
@@ -93,7 +131,37 @@ def turns(*roles: str) -> dict:
         ("messages", {"messages": []}, "messages is empty"),
         ("messages", {"messages": "words"}, "messages is a text that is not a JSON list"),
         ("messages", {"messages": ["x"]}, "a message is a text, not an object"),
-        ("messages", turns("tool"), "a message's role is not system, user or assistant"),
+        ("messages", turns("tool"), "a message's role is not system, user (human) or assistant (gpt)"),
+        ("messages", turns("user", "assistant") | {"tools": [{}]}, "tools can't be used, and the row has some"),
+        ("alpaca", ALPACA | {"images": ["a.png"]}, "images can't be used, and the row has some"),
+        ("alpaca", ALPACA | {"history": ["text"]}, "a history entry is a text, not a pair"),
+        (
+            "messages",
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+            "a message calls tools, which can't be used",
+        ),
+        (
+            "messages",
+            turns("system", "user", "assistant") | {"system": "y"},
+            "system differs from the system message in messages",
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "content has a part that is not text",
+        ),
+        ("sharegpt", {"conversations": []}, "conversations is empty"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "observation", "value": "x"}]},
+            "a message's role is not system, user (human) or assistant (gpt)",
+        ),
+        ("sharegpt", {"conversations": [{"from": "human", "value": None}]}, "value is null"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "gpt", "value": "x"}]},
+            "messages do not take turns: a role is assistant where user is due",
+        ),
         ("messages", {"messages": [{"role": "user", "content": ["x"]}]}, "content is a list, not a text"),
         ("messages", turns("user"), "messages end without an answer"),
         ("messages", turns("system"), "messages hold no question"),

@@ -180,3 +180,14 @@ def test_wrong_inputs_stop_the_stage_with_a_sentence(inputs: Path, capsys: pytes
     assert "data/converted/test.parquet lacks 2 of the 12 rows" in message()
     TEST.unlink()
     assert "Run the tokenize stage first" in message()
+
+
+def test_an_empty_test_split_says_what_is_missing(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pq.read_table(TEST).slice(0, 0), TEST)
+    quiet = SETTINGS | {"retrieval": {**SETTINGS["retrieval"], "lengths": [600], "base_lengths": [], "files": []}}
+    set_params(evaluate=quiet)
+    assert run_stage("evaluate", evaluate) == 0
+    assert "test_loss is missing: the test split has no supervised row" in capsys.readouterr().out
+    metrics = json.loads(METRICS.read_text())
+    assert "retrieval_lines_600" in metrics
+    assert not [name for name in metrics if name.startswith(("test_", "rouge"))]

@@ -16,7 +16,7 @@ from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.methods import Prepared, adapt
 from glm2core.training.run import Outcome, Run
-from tests.training.conftest import tiny_model, train_params
+from tests.training.conftest import tiny_model, train_params, write_rows
 
 LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
 
@@ -228,10 +228,26 @@ def test_low_memory_learns_like_adamw(tmp_path: Path, rows: TokenizedDataset, he
     assert loss("low", dtype="bfloat16", **LOW) < fp32 * 1.05
 
 
-def test_an_empty_split_is_refused(tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset) -> None:
-    from tests.training.conftest import write_rows
-
+@pytest.fixture
+def empty(tmp_path: Path) -> TokenizedDataset:
     write_rows(tmp_path / "empty.parquet", "0" * 64, 0)
-    empty = TokenizedDataset.load(tmp_path / "empty.parquet")
-    with pytest.raises(UserError, match="the validation split has no supervised row"):
-        make_run(tmp_path / "c", rows, empty).train()
+    return TokenizedDataset.load(tmp_path / "empty.parquet")
+
+
+def test_no_rows_to_train_on_is_refused(tmp_path: Path, empty: TokenizedDataset, held_out: TokenizedDataset) -> None:
+    with pytest.raises(UserError, match="the training split has no supervised row"):
+        make_run(tmp_path / "c", empty, held_out).train()
+
+
+def test_without_validation_rows_training_goes_without(
+    tmp_path: Path, rows: TokenizedDataset, empty: TokenizedDataset
+) -> None:
+    outcome = make_run(tmp_path / "c", rows, empty, max_steps=4, eval_steps=2, dtype="float32").train()
+    assert outcome.metrics["steps"] == 4
+    assert not [name for name in outcome.metrics if "validation" in name]
+    assert outcome.progress.curve("validation_loss") == []
+
+
+def test_early_stopping_needs_validation_rows(tmp_path: Path, rows: TokenizedDataset, empty: TokenizedDataset) -> None:
+    with pytest.raises(UserError, match=r"train.early_stopping needs validation.*validation_fraction"):
+        make_run(tmp_path / "c", rows, empty, early_stopping=2).train()

@@ -1,0 +1,79 @@
+"""Compressed files as streams, told by their first bytes whatever their name: gzip, bzip2, xz, zstandard."""
+
+import bz2
+import gzip
+import io
+import lzma
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+_MAGIC = {
+    "gzip": b"\x1f\x8b",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
+_BZIP2 = b"BZh"
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
+MAGIC_LENGTH = 10
+_XZ_MEMORY = 1 << 27  # the largest preset needs 65 MiB; a file may ask for gigabytes
+_CHUNK = 1 << 16
+
+
+def compression_of(head: bytes) -> str | None:
+    """gzip, bzip2, xz, zstd, or None for a plain file."""
+    if head.startswith(_BZIP2) and head[4:MAGIC_LENGTH] in _BZIP2_BLOCKS:
+        return "bzip2"
+    return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def open_binary(path: Path, compression: str | None) -> BinaryIO:
+    """The file's bytes, unpacked as they are read, in little memory.
+
+    Reading raises EOFError, OSError, zlib.error or lzma.LZMAError where the file is damaged.
+    """
+    match compression:
+        case "gzip":
+            return cast(BinaryIO, gzip.open(path, "rb"))
+        case "bzip2":
+            return cast(BinaryIO, bz2.open(path, "rb"))
+        case "xz":
+            return io.BufferedReader(_XzStream(path))
+        case "zstd":
+            return cast(BinaryIO, pa.input_stream(str(path), compression="zstd"))
+        case _:
+            return path.open("rb")
+
+
+class _XzStream(io.RawIOBase):
+    """An xz file under a bound of memory, which the standard library's own reader does not take."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
+        while True:
+            packed = b""
+            if self._decoder.eof:
+                packed = self._decoder.unused_data.lstrip(b"\0")  # streams may be padded
+                while not packed:
+                    if not (more := self._file.read(_CHUNK)):
+                        return 0
+                    packed = more.lstrip(b"\0")
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+            elif self._decoder.needs_input:
+                packed = self._file.read(_CHUNK)
+                if not packed:
+                    raise EOFError("the stream does not end")
+            if made := self._decoder.decompress(packed, max_length=len(buffer)):
+                buffer[: len(made)] = made
+                return len(made)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,89 @@
+"""Which format a file's rows have: told from the first row that can be read, or a sentence why it can't be told."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from glm2core.data.columns import file_names, nearest
+from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, detect, kind_of
+from glm2core.data.json_rows import Record
+from glm2core.data.shapes import likely_shape
+from glm2core.data.sources import RowFile
+from glm2core.errors import UserError, shown_names
+
+_ROWS_TO_DETECT = 1000
+
+
+def first_row(rows: RowFile) -> dict[str, Any]:
+    """The first row that is an object, within the file's first thousand.
+
+    Raises:
+        UserError: there is none; why the first row is none, where it stands, and what the file looks like.
+    """
+    first: Record | None = None
+    for count, record in enumerate(rows):
+        if record.problem is None and isinstance(record.value, dict):
+            return record.value
+        first = first or record
+        if count == _ROWS_TO_DETECT:
+            break
+    if first is None:
+        raise UserError(f"{rows.path} has no rows ({rows.description}). Mend or remove it.")
+    reason = first.problem or f"the row is {kind_of(first.value)}, not an object"
+    likely = likely_shape(first.value) if isinstance(first.value, str) else ""
+    raise UserError(
+        f"{rows.path} holds no row that can be read ({rows.description}). "
+        f"The first one, {rows.unit} {first.number}: {reason}.{likely}"
+    )
+
+
+def format_of(
+    rows: RowFile, row: dict[str, Any], wanted: str, columns: Mapping[str, str], mapping: str, *, answer_needed: bool
+) -> str:
+    """The row_format that was asked for, or that a row has.
+
+    Args:
+        row: the file's first one.
+        wanted: a row_format, or auto.
+        columns: standard column name -> its name in the file.
+        mapping: how a name is mapped where the file was named, with `{name}` and `{theirs}`.
+
+    Raises:
+        UserError: no row_format, or not the one that was asked for; or `columns` that it does not have.
+    """
+    detected = detect(row, columns)
+    row_format = detected if wanted == "auto" else wanted
+    if row_format is None:
+        raise UserError(
+            f"the format of {rows.path} can't be told from its columns ({shown_names(row)}). It takes instruction and "
+            "output (alpaca), prompt and response (chatglm), messages, or conversations (sharegpt)."
+            f"{_mapping_hint(['instruction', 'output'], row, mapping)}"
+        )
+    if unknown := [name for name in columns if name not in COLUMNS[row_format]]:
+        raise UserError(
+            f"{shown_names(unknown)} is no column of {row_format}; it has {', '.join(COLUMNS[row_format])}. "
+            f"A name is mapped as in {mapping.format(name=COLUMNS[row_format][0], theirs='theirs')}."
+        )
+    standard = [QUESTION[row_format], ANSWER.get(row_format) if answer_needed else None]
+    needed = file_names([name for name in standard if name is not None], columns)
+    missing = [name for name in needed if name not in row]
+    if missing and (detected != row_format or rows.kind in ("CSV", "parquet")):
+        hint = f" It looks like {detected}." if detected and detected != row_format else ""
+        raise UserError(missing_sentence(rows, row_format, missing, row, mapping) + hint)
+    return row_format
+
+
+def missing_sentence(rows: RowFile, row_format: str, missing: list[str], names: Collection[str], mapping: str) -> str:
+    """One sentence for a file whose rows all lack a column."""
+    return (
+        f"{rows.path} as {row_format} needs {' and '.join(missing)}; its columns are: {shown_names(names)}."
+        f"{_mapping_hint(missing, names, mapping)}"
+    )
+
+
+def _mapping_hint(missing: list[str], names: Collection[str], mapping: str) -> str:
+    near = nearest(missing, names)
+    if not near:
+        return f" Mend the format, or map the names, as in {mapping.format(name=missing[0], theirs='theirs')}."
+    return (
+        " Did you mean " + " and ".join(mapping.format(name=n, theirs=shown_names([t])) for n, t in near.items()) + "?"
+    )
