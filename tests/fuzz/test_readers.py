@@ -190,9 +190,8 @@ def check(path: Path, out: Path, rng: random.Random) -> str:
         source["limit"] = rng.randint(1, 5)
     if rng.random() < 0.05:
         source["encoding"] = "gb18030"
-    params = ConvertParams.model_validate(
-        {"sources": [source], "max_rejected_fraction": rng.choice([1.0, 1.0, 1.0, 1.0, 0.05])}
-    )
+    most = rng.choice([1.0, 1.0, 1.0, 1.0, 0.05])
+    params = ConvertParams.model_validate({"sources": [source], "max_rejected_fraction": most})
     try:
         report = convert_sources(params, out)
     except UserError as error:
