@@ -62,8 +62,12 @@ def test_half_tables_round_angles_as_the_released_code_does() -> None:
     positions = torch.tensor([[200, 257, 2049, 9001]])
     exact = RotaryEmbedding(config.rope_parameters, config.rotary_channels).angles(positions)[0, :, 0]
     assert exact.tolist() == [200, 257, 2049, 9001]
-    assert HalfTables(config, torch.bfloat16).angles(positions)[0, :, 0].tolist() == [200, 256, 2048, 9024]
-    assert HalfTables(config, torch.float16).angles(positions)[0, :, 0].tolist() == [200, 257, 2048, 9000]
+    assert HalfTables(config.rope_parameters, config.rotary_channels, torch.bfloat16).angles(positions)[
+        0, :, 0
+    ].tolist() == [200, 256, 2048, 9024]
+    assert HalfTables(config.rope_parameters, config.rotary_channels, torch.float16).angles(positions)[
+        0, :, 0
+    ].tolist() == [200, 257, 2048, 9000]
 
 
 def test_a_wrong_answer_says_what_went_wrong() -> None:

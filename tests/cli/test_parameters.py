@@ -43,11 +43,11 @@ def test_comments_are_the_types_descriptions(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("pattern", "edited"),
     [
-        (r"max_steps: 3000 # .*", "max_steps: 3000"),
-        (r"max_steps: 3000 # .*", "max_steps: 3000 # something else"),
-        (r"  # null = the method's default.*\n", ""),
-        (r"  # null = the method's default.*\n", "  # an old text\n  # of two lines\n"),
-        (r"  learning_rate: 3e-3", "  learning_rate: 3e-3 # and one behind"),
+        (r"logging_steps: 10 # .*", "logging_steps: 10"),
+        (r"logging_steps: 10 # .*", "logging_steps: 10 # something else"),
+        (r"  # optimizer steps; null = as epochs say.*\n", ""),
+        (r"  # optimizer steps; null = as epochs say.*\n", "  # an old text\n  # of two lines\n"),
+        (r"  learning_rate: auto", "  learning_rate: auto # and one behind"),
     ],
 )
 def test_a_comment_that_differs_is_put_right(pattern, edited, tmp_path):
