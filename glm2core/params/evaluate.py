@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Auto, Count, NonNegative, Section
+from glm2core.params.section import AUTO, Auto, Count, NonNegative, Section
 
 Lengths = list[Annotated[int, Field(ge=128)]]
 
@@ -44,7 +44,10 @@ class RetrievalChoices(Section):
         "auto", description="contexts at each length and task; auto = the base's advice, else 2, of a large network 4 "
         "on a GPU and 1 on a CPU"
     )  # fmt: skip
-    questions: Count = Field(10, description="questions on each context, spread over its depth; a multiple of depths")
+    questions: Auto[Count] = Field(
+        "auto", description="questions on each context, spread over its depth; a multiple of depths; auto = the base's "
+        "advice, else 25"
+    )  # fmt: skip
     depths: Count = Field(5, description="rows of the length-by-depth grid")
     max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
     files: list[str] = Field([], description="LongEval *_lines.jsonl files to answer as they are")
@@ -52,7 +55,7 @@ class RetrievalChoices(Section):
 
     @model_validator(mode="after")
     def _cells_are_equal(self) -> Self:
-        if self.questions % self.depths:
+        if self.questions != AUTO and self.questions % self.depths:
             raise ValueError(f"questions ({self.questions}) must be a multiple of depths ({self.depths})")
         return self
 
@@ -63,6 +66,7 @@ class RetrievalParams(RetrievalChoices):
     lengths: Lengths = Field([512, 1024, 2048, 4096, 8192])
     base_lengths: Lengths = Field([])
     contexts: Count = 2
+    questions: Count = 25
 
 
 class EvaluateChoices(Section):

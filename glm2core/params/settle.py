@@ -40,6 +40,7 @@ _LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768]
 _LONGEST = {"small": 8192, "large cpu": 1024, "large cuda": 32768}
 _LONGEST_OF_BASE = {"small": 8192, "large cpu": 512, "large cuda": 8192}
 _CONTEXTS = {"small": 2, "large cpu": 1, "large cuda": 4}
+_QUESTIONS = 25
 _ROWS = {"small": 64, "large cpu": 8, "large cuda": 64}
 
 
@@ -209,6 +210,7 @@ def _settle_evaluate(choices: _Choices, base: Base, kind: Kind) -> None:
     asked = [] if base.from_scratch else _up_to(longest, lengths)
     choices.settle("evaluate.retrieval.base_lengths", asked, "no base" if base.from_scratch else f"{size} network")
     choices.settle("evaluate.retrieval.contexts", _CONTEXTS[size], f"{size} network")
+    choices.settle("evaluate.retrieval.questions", _QUESTIONS)
 
 
 def _require_settings_for_size(settled: Settled) -> None:

@@ -39,7 +39,8 @@ DEMO: dict[str, Any] = {
     "train.gradient_checkpointing": False, "train.position_stretch": True, "train.generated_rows": 1,
     "train.save_steps": 1000,
     "evaluate.generation.rows": 64, "evaluate.retrieval.lengths": [512, 1024, 2048, 4096, 8192, 16384, 32768],
-    "evaluate.retrieval.base_lengths": [512, 1024, 2048, 4096, 8192], "evaluate.retrieval.contexts": 4,
+    "evaluate.retrieval.base_lengths": [512, 1024, 2048, 4096, 8192], "evaluate.retrieval.contexts": 2,
+    "evaluate.retrieval.questions": 50,
 }  # fmt: skip
 
 
