@@ -29,10 +29,11 @@ from glm2core.console import quiet_libraries
 from glm2core.evaluation.retrieval import answer_questions, read_context
 from glm2core.hardware import peak_memory_gib
 from glm2core.model.convert_glm import glm_config, glm_state_dict
+from glm2core.model.cost import Cost
 from glm2core.model.loading import load_model
 from glm2core.model.quantization import quantization_config
 from glm2core.params import LoraParams, ModelParams, TrainParams
-from glm2core.training.measure import Cost, matrix_rate
+from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import prepare
 from glm2core.training.run import Run
 

@@ -28,6 +28,7 @@ BASE = {
     "errors",
     "family",
     "files",
+    "forecast",
     "hardware",
     "journal",
     "labels",

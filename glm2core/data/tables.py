@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
 from glm2core.conversation import undecodable
@@ -78,33 +79,54 @@ def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator
         scanned = _scan(path)
         names = scanned.collect_schema().names()
         chosen = [name for name in names if columns is None or name in columns]
-        whole = None if len(chosen) == len(names) else _WholeRows(scanned)
+        whole = None if len(chosen) == len(names) else _WholeRows(path)
         for batch in _batches(scanned.select(chosen)):
-            for row in _dicts(batch):
+            for row in _dicts(batch.to_arrow()):
                 yield Record(number, row, whole=partial(whole.row, number) if whole else None)
                 number += 1
-    except (PolarsError, PanicException) as error:
+    except (PolarsError, PanicException):
+        yield from _by_cells(path, start=number)
+
+
+def _by_cells(path: Path, start: int) -> Iterator[Record]:
+    """Rows from `start` on with all columns, by pyarrow: polars gives up a file for one text that is not UTF-8."""
+    try:
+        with pq.ParquetFile(path) as file:
+            first = 0
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for number, row in enumerate(_dicts(batch), first):
+                    if number >= start:
+                        yield Record(number, row)
+                first += len(batch)
+    except (pa.ArrowException, OSError) as error:
         raise BrokenFileError(f"damaged parquet file ({error}); fetch it again") from error
 
 
 class _WholeRows:
     """Rows with all their columns, asked for in rising order: no part of the file is read twice."""
 
-    def __init__(self, scanned: pl.LazyFrame) -> None:
-        self._scanned = scanned
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._batches: Iterator[pl.DataFrame] = iter(())
         self._batch = pl.DataFrame()
         self._start = 0
 
     def row(self, number: int) -> dict[str, Any]:
+        try:
+            return self._row(number)
+        except (PolarsError, PanicException):
+            found: dict[str, Any] = next(_by_cells(self._path, start=number)).value
+            return found
+
+    def _row(self, number: int) -> dict[str, Any]:
         if self._batch.is_empty():
             self._start = number
-            self._batches = _batches(self._scanned.slice(number))
+            self._batches = _batches(_scan(self._path).slice(number))
             self._batch = next(self._batches)
         while number >= self._start + len(self._batch):
             self._start += len(self._batch)
             self._batch = next(self._batches)
-        return next(_dicts(self._batch.slice(number - self._start, 1)))
+        return next(_dicts(self._batch.slice(number - self._start, 1).to_arrow()))
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -118,16 +140,13 @@ def _batches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
 
 def parquet_columns(path: Path) -> list[str]:
     """The names of a parquet file's columns."""
-    try:
-        return _scan(path).collect_schema().names()
-    except (PolarsError, PanicException) as error:
-        raise BrokenFileError(f"damaged parquet file ({error}); fetch it again") from error
+    names: list[str] = pq.read_schema(path).names
+    return names
 
 
-def _dicts(batch: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    table = batch.to_arrow()
+def _dicts(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
     columns = [_values(column) for column in table.columns]
-    return (dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True))
+    return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

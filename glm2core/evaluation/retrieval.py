@@ -6,15 +6,20 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TextIO
 
+import torch
 from transformers import PreTrainedModel
 
 from glm2core.console import progress_bar
 from glm2core.evaluation.generation import answer_questions, read_context
 from glm2core.evaluation.report import append_records
 from glm2core.evaluation.scores import BASE, TUNED, Answer
-from glm2core.evaluation.tasks import Case, GeneratedCases
+from glm2core.evaluation.tasks import Case, CountTokens, GeneratedCases
+from glm2core.forecast import Forecast
 from glm2core.journal import Memo, compute_only
+from glm2core.model.cost import Cost
 from glm2core.text.chat_format import ChatFormat
+
+_SHORTER = "fewer or shorter evaluate.retrieval.lengths and base_lengths, or fewer evaluate.retrieval.contexts"
 
 
 def ask(
@@ -39,13 +44,21 @@ def ask(
         name: of the model, in its answers.
     """
 
+    computed: list[Case] = []  # in this process: what comes from `memo` takes no time
+
     def answer(case: Case) -> list[dict[str, Any]]:
+        computed.append(case)
         made = answer_case(model, chat_format, case, prefill_chunk=prefill_chunk, max_new_tokens=max_new_tokens)
         return [asdict(replace(answer, model=name)) for answer in made]
 
     answers: list[Answer] = []
     from_files = list(from_files)
     asks = "retrieval, base" if name == BASE else "retrieval"
+    forecast = Forecast(
+        lambda: _costs(model.config, generated, from_files, chat_format.count_tokens),
+        tell=lambda sentence: print(f"{asks}: {sentence}", flush=True),
+        shortened_by=_SHORTER,
+    )
     with progress_bar(asks, generated.questions_in_all + len(from_files)) as (bar, task):
         for case in itertools.chain(generated.cases(chat_format.count_tokens), from_files):
             batch = [Answer(**record) for record in memo([name, asdict(case)], partial(answer, case))]
@@ -53,7 +66,21 @@ def ask(
                 append_records(file, (answer.record() for answer in batch))
             answers += batch
             bar.update(task, description=f"{asks} {batch[0].prompt_tokens:,} tokens", advance=len(batch))
+            if computed and computed[-1] is case:
+                forecast.add_step(len(answers), besides=0.0)
     return answers
+
+
+def _costs(config: Any, generated: GeneratedCases, from_files: list[Case], count: CountTokens) -> list[float]:
+    """Operations for each question in the order of asking: its share of reading the context, which is nearly all."""
+    cost = Cost(config, backward_factor=0)
+    costs = []
+    for task, length in itertools.product(generated.tasks, sorted(set(generated.lengths))):
+        asked = generated.questions_of(task)
+        contexts = asked if task == "passkey" else generated.contexts
+        costs += [contexts / asked * cost.operations(torch.tensor([length]), 0)] * asked
+    costs += [cost.operations(torch.tensor([count(case.context)]), 0) for case in from_files]
+    return costs
 
 
 def answer_case(

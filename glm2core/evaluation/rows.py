@@ -6,7 +6,7 @@ import polars as pl
 
 from glm2core.errors import UserError
 
-_CHINESE_SHARE = 0.3  # of the letters; a Chinese text may hold much Latin, a Latin one hardly any Chinese
+_CHINESE_SHARE = 0.2  # of the letters; a Chinese text may hold much Latin, a Latin one hardly any Chinese
 
 
 def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:

@@ -121,11 +121,11 @@ class GeneratedCases:
     @property
     def questions_in_all(self) -> int:
         """How many questions they ask where every length is long enough."""
-        return len(set(self.lengths)) * sum(map(self._questions_of, self.tasks))
+        return len(set(self.lengths)) * sum(map(self.questions_of, self.tasks))
 
     def _cases(self, task: str, length: int, count_tokens: CountTokens) -> Iterator[Case]:
         build = {"lines": _lines_case, "multikey": _multikey_case, "passkey": _passkey_case}[task]
-        left = self._questions_of(task)
+        left = self.questions_of(task)
         for index in itertools.count():
             rng = random.Random(f"{task} {self.seed} {length} {index}")
             case = build(rng, self.depths, length, index, min(left, self.questions), count_tokens)
@@ -134,7 +134,8 @@ class GeneratedCases:
             if not left:
                 return
 
-    def _questions_of(self, task: str) -> int:
+    def questions_of(self, task: str) -> int:
+        """How many questions a task asks at each length."""
         return self.contexts * (self.depths if task == "passkey" else self.questions)
 
 

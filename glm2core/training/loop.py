@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from glm2core.errors import UserError
 from glm2core.hardware import peak_memory_gib
+from glm2core.model.cost import Cost
 from glm2core.params import TrainParams
 from glm2core.text.pairs import IGNORED
 from glm2core.training.adafactor import RoundingAdafactor
@@ -42,7 +43,6 @@ from glm2core.training.distributed import (
     whole_tensors,
 )
 from glm2core.training.interrupt import StopRequest
-from glm2core.training.measure import Cost
 from glm2core.training.optimizer import TrainingOptimizer, make_optimizer
 from glm2core.training.progress import Progress
 from glm2core.training.random_states import State, random_state, set_random_state

@@ -1,8 +1,6 @@
-"""What training costs: model operations, and the machine's own matrix rate."""
+"""The machine's own matrix rate, of which a training's speed is a share."""
 
 import time
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -11,32 +9,6 @@ from glm2core.hardware import product_dtype
 _SMALLEST_SIDE, _LARGEST_SIDE = 256, 8192
 _LONG_ENOUGH = 0.005  # seconds of a product that reaches the machine's rate
 _SECONDS = 0.3  # in all
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Operations that a batch needs, whatever the implementation does besides (padding, recomputation).
-
-    Args:
-        config: the network's configuration.
-        backward_factor: backward's share relative to forward: 2, or 1 where weights are frozen and only
-            the gradient of the activations is needed.
-    """
-
-    config: Any
-    backward_factor: int
-
-    def operations(self, lengths: torch.Tensor, supervised: int) -> float:
-        """Of forward and backward over rows of `lengths` real tokens, `supervised` of them in the loss."""
-        c = self.config
-        attended = c.num_attention_heads * c.kv_channels
-        keys_and_values = 2 * c.multi_query_group_num * c.kv_channels
-        block = c.hidden_size * (2 * attended + keys_and_values + 3 * c.ffn_hidden_size)
-        linears = 2 * block * c.num_layers * int(lengths.sum())
-        # Scores and context, over the causal half.
-        attention = 2 * attended * c.num_layers * int((lengths * lengths).sum())
-        output = 2 * c.padded_vocab_size * c.hidden_size * supervised
-        return float((1 + self.backward_factor) * (linears + attention + output))
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:

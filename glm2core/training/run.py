@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 from glm2core.console import progress_bar
 from glm2core.errors import UserError
 from glm2core.files import atomic_path
+from glm2core.forecast import Forecast
 from glm2core.hardware import peak_memory_gib
 from glm2core.model.adapters import multiplies_in_half
+from glm2core.model.cost import Cost
 from glm2core.params import Settled, TrainParams
 from glm2core.report_tables import write_table
 from glm2core.text.dataset import TokenizedDataset
@@ -33,10 +35,9 @@ from glm2core.training.distributed import (
     whole_tensors,
     world_size,
 )
-from glm2core.training.forecast import Forecast
 from glm2core.training.interrupt import stop_on_signals
 from glm2core.training.loop import Batch, Loop
-from glm2core.training.measure import Cost, matrix_rate
+from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import Prepared, multiply_adapters_in_half
 from glm2core.training.progress import Progress, Record, Report
 
@@ -201,7 +202,7 @@ class Run:
         shorter = "fewer train.max_steps, a smaller train.batch_tokens, or shorter rows (the tokenize section)"
         if params.method == "full":
             shorter += ", or train.method lora"
-        forecast = Forecast(self._step_costs, done=loop.step, tell=self.notice, shortened_by=shorter)
+        forecast = Forecast(self._step_costs, tell=self.notice, shortened_by=shorter)
         shown.update(task, completed=loop.step)
 
         def tell() -> None:

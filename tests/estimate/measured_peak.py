@@ -33,7 +33,7 @@ def rows(count: int) -> TokenizedDataset:
     flat = {"input_ids": ids.ravel(), "labels": labels.ravel(), "segments": np.zeros(count, np.int32)}
     offsets = {"input_ids": ends * ROW, "labels": ends * ROW, "segments": ends}
     names = pa.chunked_array([[f"row {number}" for number in range(count)]])
-    return TokenizedDataset(names, flat, offsets, TokenizedInfo("", "", "", ""))
+    return TokenizedDataset(names, names, flat, offsets, TokenizedInfo("", "", "", ""))
 
 
 def main() -> None:

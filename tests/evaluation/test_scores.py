@@ -139,4 +139,4 @@ def test_the_curve_pools_tasks_and_leaves_the_base_out(tmp_path: Path) -> None:
     report_retrieval(answers(15, 148, prompt_tokens=500), [], 1, tmp_path)
     header, line = (tmp_path / "retrieval_by_length.csv").read_text("utf-8").splitlines()
     assert header.startswith("model,task,length,cases,right,accuracy,low,high,chance,prompt_tokens,distinct_cases,")
-    assert line == "tuned,lines,512,148,15,0.101351,0.0624196,0.160479,0.05,500,148,0.101351,0,"
+    assert line == "tuned,lines,512,148,15,0.101351,0.0623858,0.160489,0.05,500,148,0.101351,0,"

@@ -1,4 +1,4 @@
-"""How long the rest of a training will take, told once, by the speed of its first steps."""
+"""How long the rest of a run will take, told once, by the speed of its first steps."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +12,8 @@ class Forecast:
     """Tells `about 6 min on this machine` once, when enough steps were measured.
 
     Args:
-        costs: gives what each step costs, from the first of the training, in any unit: the longer rows that a
-            curriculum brings later count as what they are.
-        done: steps that were done before this process began.
+        costs: gives what each step costs, from the first of the run, in any unit: longer rows and contexts that come
+            later count as what they are.
         tell: gets the sentence.
         shortened_by: what to change where it takes long.
         least_seconds: of measured steps; a clock needs something to measure.
@@ -24,23 +23,23 @@ class Forecast:
         self,
         costs: Callable[[], Sequence[float]],
         *,
-        done: int,
         tell: Callable[[str], None],
         shortened_by: str,
         least_seconds: float = 10.0,
     ) -> None:
         self._costs, self._tell, self._shortened_by, self._least_seconds = costs, tell, shortened_by, least_seconds
-        self._first, self._start, self._told = done + 1, 0.0, False
+        self._first: int | None = None
+        self._start, self._told = 0.0, False
 
     def add_step(self, step: int, *, besides: float) -> None:
-        """Note that `step` is done.
+        """Note that `step` (from 1) is done; time is taken from the first call on.
 
         Args:
             besides: seconds that go into other things than steps, until the end.
         """
         now = time.perf_counter()
-        if step == self._first:
-            self._start = now
+        if self._first is None:
+            self._first, self._start = step, now
         seconds, measured = now - self._start, step - self._first
         if self._told or measured < _LEAST_STEPS or seconds < self._least_seconds:
             return

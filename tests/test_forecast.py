@@ -5,16 +5,14 @@ import time
 
 import pytest
 
-from glm2core.training.forecast import Forecast
+from glm2core.forecast import Forecast
 
 STEP = 0.05
 
 
 def told(costs: list[float], *, done: int = 0, besides: float = 0.0, steps: int = 6) -> list[str]:
     sentences: list[str] = []
-    forecast = Forecast(
-        lambda: costs, done=done, tell=sentences.append, shortened_by="fewer steps", least_seconds=3 * STEP
-    )
+    forecast = Forecast(lambda: costs, tell=sentences.append, shortened_by="fewer steps", least_seconds=3 * STEP)
     for step in range(done + 1, done + steps + 1):
         time.sleep(STEP * 4 if step == done + 1 else STEP)  # the first step is slow and doesn't count
         forecast.add_step(step, besides=besides)
