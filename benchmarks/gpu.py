@@ -129,7 +129,7 @@ def _ours(weights: Path, work: Path, method: str, device: torch.device, tokens: 
     checkpoints, rows = NoCheckpoints(work / "run"), fixed_row(tokens)
     with checkpoints.locked():
         outcome = Run(
-            prepared, params, rows, rows, learning_rate=1e-4, dtype=DTYPE, device=device, checkpoints=checkpoints,
+            prepared, params, rows, rows, dtype=DTYPE, device=device, checkpoints=checkpoints,
         ).train()  # fmt: skip
     step = min(tokens / rate for _, rate in outcome.progress.curve("tokens_per_second")[1:])
     cost = Cost(prepared.network.config, backward_factor=1)

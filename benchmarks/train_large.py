@@ -143,7 +143,7 @@ def _run(prepared: Prepared, params: TrainParams, rows: TokenizedDataset, work: 
     checkpoints = NoCheckpoints(work / "run")
     with checkpoints.locked():
         outcome = Run(
-            prepared, params, rows, rows, learning_rate=params.learning_rate or 0.0, dtype=DTYPE, device=CPU,
+            prepared, params, rows, rows, dtype=DTYPE, device=CPU,
             checkpoints=checkpoints,
         ).train(lambda metrics, step: print(f"  step {step}: {metrics}", flush=True))  # fmt: skip
     losses = [loss for _, loss in outcome.progress.curve("loss")]

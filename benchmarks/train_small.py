@@ -119,7 +119,14 @@ def _train(
 ) -> Outcome:
     points = max(1, steps // 6)
     params = TrainParams.model_validate(
-        {"device": "cpu", "dtype": dtype, "max_steps": steps, "logging_steps": points, "save_steps": max(1, steps // 3)}
+        {
+            "device": "cpu",
+            "dtype": dtype,
+            "max_steps": steps,
+            "logging_steps": points,
+            "save_steps": max(1, steps // 3),
+            "learning_rate": LEARNING_RATE,
+        }
     )
     with tempfile.TemporaryDirectory() as folder:
         kept = checkpoints or NoCheckpoints(Path(folder) / "run")
@@ -129,7 +136,7 @@ def _train(
         )  # fmt: skip
         with kept.locked():
             return Run(
-                prepared, params, *rows, learning_rate=LEARNING_RATE, dtype=getattr(torch, dtype), device=CPU,
+                prepared, params, *rows, dtype=getattr(torch, dtype), device=CPU,
                 checkpoints=kept,
             ).train()  # fmt: skip
 

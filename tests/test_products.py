@@ -135,8 +135,7 @@ def test_training(train: dict[str, Any], tmp_path: Path) -> None:
         checkpoints = CheckpointFolder(tmp_path / "run", keep=1, notice=str)
         with checkpoints.locked():
             Run(
-                prepared, params, rows, held_out, learning_rate=1e-3, checkpoints=checkpoints,
-                report=lambda metrics, step: None, notice=str, **weights,
+                prepared, params, rows, held_out, checkpoints=checkpoints, notice=str, **weights,
             ).train()  # fmt: skip
 
     recorded(run)

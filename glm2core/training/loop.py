@@ -59,7 +59,6 @@ class Loop:
 
     Args:
         model: changed in place; what requires a gradient is trained.
-        learning_rate: peak of the schedule.
         half_products: fp32 weights are multiplied in bf16 (autocast).
         checkpoints: where the run is kept.
         progress: gets every step and validation.
@@ -72,7 +71,6 @@ class Loop:
         model: nn.Module,
         params: TrainParams,
         *,
-        learning_rate: float,
         device: torch.device,
         half_products: bool,
         checkpoints: CheckpointFolder,
@@ -91,7 +89,7 @@ class Loop:
         optimizer = make_optimizer(
             model,
             name=params.optimizer,
-            learning_rate=learning_rate,
+            learning_rate=params.learning_rate,
             weight_decay=params.weight_decay,
             bias_rate=params.bias_rate,
             in_backward=params.memory == "low",

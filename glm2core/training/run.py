@@ -56,7 +56,6 @@ class Run:
     """One training run; `session.open_run` makes it from params.
 
     Args:
-        learning_rate: peak, after warm-up.
         dtype: that the network computes in; `mfu` is measured against this dtype's matrix rate.
         position_range: positions are stretched over so many; None = plain.
         notice: is told in sentences what happens besides.
@@ -66,7 +65,6 @@ class Run:
     params: TrainParams
     training: TokenizedDataset
     validation: TokenizedDataset
-    learning_rate: float
     dtype: torch.dtype
     device: torch.device
     checkpoints: CheckpointFolder
@@ -169,7 +167,6 @@ class Run:
         return Loop(
             self.prepared.model,
             params,
-            learning_rate=self.learning_rate,
             device=self.device,
             half_products=half_products,
             checkpoints=self.checkpoints,

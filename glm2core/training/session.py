@@ -85,7 +85,6 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
             train,
             training,
             validation,
-            learning_rate=train.learning_rate,
             dtype=dtype,
             device=device,
             checkpoints=checkpoints,

@@ -51,7 +51,6 @@ def main() -> None:
                 params,
                 rows(32),
                 rows(4),
-                learning_rate=1e-4,
                 dtype=dtype,
                 device=cpu,
                 checkpoints=checkpoints,

@@ -33,7 +33,7 @@ def make_run(folder: Path, rows: TokenizedDataset, held_out: TokenizedDataset, *
     folder.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
     return Run(
-        Prepared(model), params, rows, held_out, learning_rate=params.learning_rate or 0.0, dtype=dtype,
+        Prepared(model), params, rows, held_out, dtype=dtype,
         device=torch.device("cpu"), notice=said.append,
         checkpoints=CheckpointFolder(folder, keep=params.keep_checkpoints, notice=said.append),
     )  # fmt: skip
