@@ -118,19 +118,30 @@ def _measure(name: str, arguments: argparse.Namespace) -> Figures:
 def _ours(weights: Path, work: Path, method: str, device: torch.device, tokens: int, steps: int) -> Figures:
     """The train stage's own path on one row of `tokens`."""
     params = TrainParams.model_validate(
-        {"method": method, "quantization_bits": 4 if method == "qlora" else None,
-         "device": device.type, "dtype": "bfloat16", "optimizer": "adamw", "batch_tokens": tokens,
-         "gradient_checkpointing": True, "max_steps": steps, "logging_steps": 1, "learning_rate": 1e-4}
-    )  # fmt: skip
+        {
+            "method": method,
+            "quantization_bits": 4 if method == "qlora" else None,
+            "device": device.type,
+            "dtype": "bfloat16",
+            "optimizer": "adamw",
+            "batch_tokens": tokens,
+            "gradient_checkpointing": True,
+            "max_steps": steps,
+            "logging_steps": 1,
+            "learning_rate": 1e-4,
+        }
+    )
     prepared = prepare(
-        ModelParams(base=str(weights), family="chatglm2"), params, vocab_size=0, dtype=DTYPE, device=device,
+        ModelParams(base=str(weights), family="chatglm2"),
+        params,
+        vocab_size=0,
+        dtype=DTYPE,
+        device=device,
         work_folder=work,
-    )  # fmt: skip
+    )
     checkpoints, rows = NoCheckpoints(work / "run"), fixed_row(tokens)
     with checkpoints.locked():
-        outcome = Run(
-            prepared, params, rows, rows, dtype=DTYPE, device=device, checkpoints=checkpoints,
-        ).train()  # fmt: skip
+        outcome = Run(prepared, params, rows, rows, dtype=DTYPE, device=device, checkpoints=checkpoints).train()
     step = min(tokens / rate for _, rate in outcome.progress.curve("tokens_per_second")[1:])
     cost = Cost(prepared.network.config, backward_factor=1)
     supervised = tokens - tokens * 3 // 5
@@ -157,11 +168,20 @@ def _glm_trainer(weights: Path, method: str, device: torch.device, tokens: int, 
     timer = _StepTimer(device)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=1, learning_rate=1e-4, bf16=True,
-            gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False}, save_strategy="no",
-            logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=1,
+            learning_rate=1e-4,
+            bf16=True,
+            gradient_checkpointing=True,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
             use_cpu=device.type == "cpu",
-        )  # fmt: skip
+        )
         rows = fixed_row(tokens)
         trainer = Trainer(
             model, arguments, train_dataset=[rows.row(0)] * steps, data_collator=padded, callbacks=[timer]

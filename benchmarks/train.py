@@ -90,9 +90,12 @@ def measure(arguments: argparse.Namespace) -> Figures:
     if arguments.measure == "export":
         return train_large.exported(weights, arguments.work, data=arguments.data)
     recipes = {
-        "ours": train_small.ours, "original": train_small.original, "glm": train_small.glm_trainer,
-        "quality": train_small.validation_losses, "checkpoint": train_small.checkpoint_cost,
-    }  # fmt: skip
+        "ours": train_small.ours,
+        "original": train_small.original,
+        "glm": train_small.glm_trainer,
+        "quality": train_small.validation_losses,
+        "checkpoint": train_small.checkpoint_cost,
+    }
     with tempfile.TemporaryDirectory() as folder:
         rows = tokenized_rows(arguments.data, Path(folder), preset_config(arguments.preset).padded_vocab_size)
         return recipes[arguments.measure](arguments.preset, rows, arguments.steps)
@@ -188,8 +191,13 @@ def checkpoint(measured: Measured) -> list[Row]:
 
 
 ROWS: dict[str, Callable[[Measured], list[Row]]] = {
-    "speed": speed, "full": full, "nf4": nf4, "export": exported, "quality": quality, "checkpoint": checkpoint,
-}  # fmt: skip
+    "speed": speed,
+    "full": full,
+    "nf4": nf4,
+    "export": exported,
+    "quality": quality,
+    "checkpoint": checkpoint,
+}
 
 
 if __name__ == "__main__":

@@ -72,15 +72,31 @@ def write_released_weights(folder: Path, preset: str, device: torch.device | Non
 
 def _write_config(folder: Path, config: Any) -> None:
     names = (
-        "num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads",
-        "multi_query_group_num", "seq_length", "layernorm_epsilon", "add_qkv_bias",
-    )  # fmt: skip
+        "num_layers",
+        "padded_vocab_size",
+        "hidden_size",
+        "ffn_hidden_size",
+        "kv_channels",
+        "num_attention_heads",
+        "multi_query_group_num",
+        "seq_length",
+        "layernorm_epsilon",
+        "add_qkv_bias",
+    )
     values = {name: getattr(config, name) for name in names}
     values |= {
-        "model_type": "chatglm", "architectures": ["ChatGLMModel"], "_name_or_path": "THUDM/chatglm2-6b",
-        "torch_dtype": "bfloat16", "add_bias_linear": False, "rmsnorm": True, "post_layer_norm": True,
-        "multi_query_attention": True, "original_rope": True, "eos_token_id": 2, "pad_token_id": 0,
-    }  # fmt: skip
+        "model_type": "chatglm",
+        "architectures": ["ChatGLMModel"],
+        "_name_or_path": "THUDM/chatglm2-6b",
+        "torch_dtype": "bfloat16",
+        "add_bias_linear": False,
+        "rmsnorm": True,
+        "post_layer_norm": True,
+        "multi_query_attention": True,
+        "original_rope": True,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     (folder / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 

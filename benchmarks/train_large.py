@@ -122,8 +122,15 @@ def fixed_row(tokens: int) -> TokenizedDataset:
 
 
 def _params(changes: dict[str, Any], tokens: int, steps: int) -> TrainParams:
-    common = {"device": "cpu", "dtype": "bfloat16", "max_steps": steps, "batch_tokens": tokens, "logging_steps": 1,
-              "warmup_fraction": 0.0, "schedule": "constant"}  # fmt: skip
+    common = {
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "max_steps": steps,
+        "batch_tokens": tokens,
+        "logging_steps": 1,
+        "warmup_fraction": 0.0,
+        "schedule": "constant",
+    }
     return TrainParams.model_validate(common | changes)
 
 
@@ -142,10 +149,9 @@ def _prepare(weights: Path, work: Path, params: TrainParams) -> Prepared:
 def _run(prepared: Prepared, params: TrainParams, rows: TokenizedDataset, work: Path) -> Figures:
     checkpoints = NoCheckpoints(work / "run")
     with checkpoints.locked():
-        outcome = Run(
-            prepared, params, rows, rows, dtype=DTYPE, device=CPU,
-            checkpoints=checkpoints,
-        ).train(lambda metrics, step: print(f"  step {step}: {metrics}", flush=True))  # fmt: skip
+        outcome = Run(prepared, params, rows, rows, dtype=DTYPE, device=CPU, checkpoints=checkpoints).train(
+            lambda metrics, step: print(f"  step {step}: {metrics}", flush=True)
+        )
     losses = [loss for _, loss in outcome.progress.curve("loss")]
     later = [len(rows.row(0)[0]) / rate for _, rate in outcome.progress.curve("tokens_per_second")][1:]
     return {"step": min(later), "first_loss": losses[0], "last_loss": losses[-1]}

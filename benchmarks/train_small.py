@@ -81,10 +81,17 @@ def glm_trainer(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], st
     meter = _Meter(warm(steps))
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=LEARNING_RATE,
-            save_strategy="no", logging_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=LEARNING_RATE,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
             remove_unused_columns=False,
-        )  # fmt: skip
+        )
         data = [rows[0].row(index) for index in range(len(rows[0]))]
         _MeteredTrainer(model, arguments, train_dataset=data, data_collator=padded, meter=meter).train()
     return {"tokens_per_second": meter.rate()}
@@ -131,14 +138,15 @@ def _train(
     with tempfile.TemporaryDirectory() as folder:
         kept = checkpoints or NoCheckpoints(Path(folder) / "run")
         prepared = prepare(
-            ModelParams(preset=preset), params, vocab_size=preset_config(preset).padded_vocab_size,
-            dtype=getattr(torch, dtype), device=CPU, work_folder=Path(folder),
-        )  # fmt: skip
+            ModelParams(preset=preset),
+            params,
+            vocab_size=preset_config(preset).padded_vocab_size,
+            dtype=getattr(torch, dtype),
+            device=CPU,
+            work_folder=Path(folder),
+        )
         with kept.locked():
-            return Run(
-                prepared, params, *rows, dtype=getattr(torch, dtype), device=CPU,
-                checkpoints=kept,
-            ).train()  # fmt: skip
+            return Run(prepared, params, *rows, dtype=getattr(torch, dtype), device=CPU, checkpoints=kept).train()
 
 
 def padded(rows: list[tuple[np.ndarray, ...]], to: int | None = None) -> dict[str, Tensor]:

@@ -42,11 +42,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.dev
 
 
 def choose_dtype(
-    name: Literal["auto", "float32", "bfloat16"],
-    device: torch.device,
-    *,
-    parameters: int,
-    notice: Notice = print,
+    name: Literal["auto", "float32", "bfloat16"], device: torch.device, *, parameters: int, notice: Notice = print
 ) -> torch.dtype:
     """The dtype of the weights that `name` means on `device`; what it means for products is said.
 

@@ -28,17 +28,9 @@ def tokenize(params: Params) -> None:
         tokenizer, template, evidence = tokenizer_for(params.model.base, settled, CONVERTED)
         print(f"tokenizer: {params.model.base or 'trained here'}, {len(tokenizer):,} ids")
         print(f"prompt template: {template} ({evidence})")
-        with (
-            atomic_path(TOKENIZED) as partial,
-            progress_bar("tokenize", converted_rows(CONVERTED)) as (bar, task),
-        ):
+        with atomic_path(TOKENIZED) as partial, progress_bar("tokenize", converted_rows(CONVERTED)) as (bar, task):
             report = encode_converted(
-                CONVERTED,
-                partial,
-                tokenizer,
-                template,
-                settled,
-                progress=lambda rows: bar.advance(task, rows),
+                CONVERTED, partial, tokenizer, template, settled, progress=lambda rows: bar.advance(task, rows)
             )
         metrics = tokenize_metrics(report, TOKENIZED, tokenizer)
         write_tokenize_tables(report, TOKENIZED, render_examples(report, tokenizer), REPORTS)

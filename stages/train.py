@@ -36,9 +36,7 @@ def train(params: Params) -> None:
         tracked.headline(outcome.metrics)
         tracked.artifact(REPORTS)
     closing_table(
-        "train",
-        dict(outcome.metrics),
-        {"the tuned model": TUNED, "curves": "dvc plots show", "all runs": "mlflow ui"},
+        "train", dict(outcome.metrics), {"the tuned model": TUNED, "curves": "dvc plots show", "all runs": "mlflow ui"}
     )
 
 

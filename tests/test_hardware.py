@@ -74,9 +74,13 @@ def test_a_cap_that_is_none_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx2"), reason="no x86 CPU")
 def test_the_command_line_caps_torch_too() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ASK_CAPPED], cwd=ROOT, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", ASK_CAPPED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "GLM2CORE_CPU": "avx2"},
-    )  # fmt: skip
+    )
     assert done.stdout.splitlines()[-1] == "0 AVX2 AVX2 (capped by GLM2CORE_CPU)"
 
 

@@ -79,7 +79,7 @@ def test_the_projects_own_file_is_valid() -> None:
         ({"train.rank": 8}, ["train.rank is not a key", "did you mean 'train.lora.rank'", "got it with 8"]),
         ({"tracking.experiment": ""}, ["tracking.experiment must not be empty"]),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, Any], said: list[str]) -> None:
     message = refusal(tmp_path, changes)
     assert [part for part in said if part not in message] == []

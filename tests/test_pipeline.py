@@ -55,8 +55,14 @@ def test_all_four_stages_run_and_leave_what_they_promise(clone: Workspace, repro
         assert f"Running stage '{stage}'" in reproduced.out
         metrics = json.loads((clone.folder / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
         assert metrics
-    outs = ["data/converted/train.parquet", "data/tokenized/test.parquet", "data/tokenized/tokenizer",
-            "models/tuned/config.json", "models/tuned/model.safetensors", "reports/evaluate"]  # fmt: skip
+    outs = [
+        "data/converted/train.parquet",
+        "data/tokenized/test.parquet",
+        "data/tokenized/tokenizer",
+        "models/tuned/config.json",
+        "models/tuned/model.safetensors",
+        "reports/evaluate",
+    ]
     assert [out for out in outs if not (clone.folder / out).exists()] == []
     assert "Traceback" not in reproduced.out
     assert "mlflow ui" in reproduced.out

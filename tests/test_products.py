@@ -30,11 +30,28 @@ from tests.evaluation.conftest import random_model, small_tokenizer, tiny_config
 from tests.training.conftest import tiny_model, train_params, write_rows
 
 PRODUCTS = {
-    "mm", "addmm", "bmm", "baddbmm", "addbmm", "matmul", "linear", "mv", "addmv", "addr", "dot", "vdot", "einsum",
-    "convolution", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math",
-    "_scaled_dot_product_flash_attention_for_cpu_backward", "_scaled_dot_product_fused_attention_overrideable",
-    "gemm_4bit", "gemv_4bit", "int8_mixed_scaled_mm",
-}  # fmt: skip
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "addbmm",
+    "matmul",
+    "linear",
+    "mv",
+    "addmv",
+    "addr",
+    "dot",
+    "vdot",
+    "einsum",
+    "convolution",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_attention_math",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "gemm_4bit",
+    "gemv_4bit",
+    "int8_mixed_scaled_mm",
+}
 HALVES = (torch.bfloat16, torch.float16)
 LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
 TRAINED: list[dict[str, Any]] = [
@@ -134,9 +151,7 @@ def test_training(train: dict[str, Any], tmp_path: Path) -> None:
         assert prepared.network.dtype == torch.bfloat16
         checkpoints = CheckpointFolder(tmp_path / "run", keep=1, notice=str)
         with checkpoints.locked():
-            Run(
-                prepared, params, rows, held_out, checkpoints=checkpoints, notice=str, **weights,
-            ).train()  # fmt: skip
+            Run(prepared, params, rows, held_out, checkpoints=checkpoints, notice=str, **weights).train()
 
     recorded(run)
 
@@ -156,9 +171,14 @@ def test_evaluation(project: Path, tokenizer: SpTokenizer) -> None:
         "max_new_tokens": 3,
     }
     params = EvaluateParams.model_validate(
-        {"device": "cpu", "dtype": "bfloat16", "retrieval": retrieval, "prefill_chunk": 256,
-         "generation": {"rows": 4, "batch_size": 4, "max_new_tokens": 4}}
-    )  # fmt: skip
+        {
+            "device": "cpu",
+            "dtype": "bfloat16",
+            "retrieval": retrieval,
+            "prefill_chunk": 256,
+            "generation": {"rows": 4, "batch_size": 4, "max_new_tokens": 4},
+        }
+    )
     reports = Path("reports")
     reports.mkdir()
 

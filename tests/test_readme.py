@@ -15,9 +15,7 @@ from tests.model.released_layout import released_config, write_checkpoint
 from tests.workspace import ROOT, Workspace, new_workspace, serving
 
 SLOW_QUEUE = 900  # seconds until a queue must be empty
-NOT_RUN = {
-    "make test": "it would run this test; .ci/run runs it from a fresh checkout",
-}
+NOT_RUN = {"make test": "it would run this test; .ci/run runs it from a fresh checkout"}
 
 
 def commands(readme: str) -> list[str]:
@@ -72,9 +70,15 @@ def test_every_command_runs(newcomer: Workspace) -> None:
         else:
             stdin = "Hello\n" if " chat " in command else ""
             done = subprocess.run(
-                shell(command), cwd=newcomer.folder, env=newcomer.environment, input=stdin,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            )  # fmt: skip
+                shell(command),
+                cwd=newcomer.folder,
+                env=newcomer.environment,
+                input=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
             assert done.returncode == 0, f"{command}\n{done.stdout}"
             assert "Traceback" not in done.stdout, f"{command}\n{done.stdout}"
         if command.startswith("dvc exp run -S"):

@@ -63,9 +63,14 @@ def stage_process(project: Path, body: str, **environment: str) -> subprocess.Po
         "with stage_run('train', load_params()) as run:\n" + textwrap.indent(textwrap.dedent(body), "    ")
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_mlflow_sends_no_telemetry(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +193,7 @@ def test_an_experiment_in_a_temporary_workspace_lands_in_the_projects_store(
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
-    [(RuntimeError("no"), "FAILED"), (SystemExit(1), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+    ("error", "status"), [(RuntimeError("no"), "FAILED"), (SystemExit(1), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
 def test_a_stage_that_fails_says_so_and_the_error_goes_on(project: Path, error: BaseException, status: str) -> None:
     params = load_params()

@@ -29,16 +29,26 @@ SMALL: dict[str, Any] = {
     },
     "tokenize": {"vocabulary_size": 400},
     "train": {
-        "max_steps": STEPS, "logging_steps": 1, "eval_steps": 3, "save_steps": 5, "batch_tokens": 512, "threads": 1,
+        "max_steps": STEPS,
+        "logging_steps": 1,
+        "eval_steps": 3,
+        "save_steps": 5,
+        "batch_tokens": 512,
+        "threads": 1,
     },
     "evaluate": {
         "threads": 1,
         "generation": {"rows": 2, "max_new_tokens": 4},
         "retrieval": {
-            "tasks": ["lines"], "lengths": [512], "base_lengths": [], "contexts": 1, "questions": 5, "depths": 5,
+            "tasks": ["lines"],
+            "lengths": [512],
+            "base_lengths": [],
+            "contexts": 1,
+            "questions": 5,
+            "depths": 5,
         },
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,14 @@ class Workspace:
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
-        )  # fmt: skip
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
 
     def run(self, *command: str, **options: Any) -> Done:
         started = time.perf_counter()
@@ -152,9 +167,13 @@ def serving(workspace: Workspace, command: str) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with (workspace.folder.parent / "mlflow.log").open("wb") as log:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {command} --port {port}"], cwd=workspace.folder, env=workspace.environment,
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            ["bash", "-c", f"exec {command} --port {port}"],
+            cwd=workspace.folder,
+            env=workspace.environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + 300
         while not _answers(f"{address}/health"):

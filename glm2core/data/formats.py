@@ -27,13 +27,9 @@ ANSWER = {"alpaca": "output", "chatglm": "response"}
 UNUSABLE = ("tools", "functions", "images", "audios", "videos")
 """Columns that are part of a prompt and that no row_format can use: a row that fills one is rejected."""
 
-_ROLES = {
-    "system": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT,
-}  # fmt: skip
+_ROLES = {"system": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT}
 _TURN_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value", "role", "content")}
-_KINDS = {
-    bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object",
-}  # fmt: skip
+_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
@@ -239,8 +235,11 @@ def _joined_parts(parts: list[Any]) -> str:
 
 
 _READERS: dict[str, Callable[[Row, bool], Conversation]] = {
-    "alpaca": _alpaca, "chatglm": _chatglm, "messages": _messages, "sharegpt": _sharegpt,
-}  # fmt: skip
+    "alpaca": _alpaca,
+    "chatglm": _chatglm,
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+}
 COLUMN_NAMES = frozenset(name for columns in COLUMNS.values() for name in columns)
 
 

@@ -131,10 +131,7 @@ class Evaluation:
         answerer = Answerer(self.model, self.chat_format, Sampling(settings.max_new_tokens))
         answers: list[HeldOutAnswer] = []
         sources = dict(self.rows.select("id", "source").iter_rows())
-        with (
-            (folder / PREDICTIONS).open("w", encoding="utf-8") as file,
-            progress_bar("answers", rows) as (bar, task),
-        ):
+        with (folder / PREDICTIONS).open("w", encoding="utf-8") as file, progress_bar("answers", rows) as (bar, task):
             for batch in answer_rows(
                 answerer, self.dataset, rows=rows, batch_size=settings.batch_size, memo=self.journal.memo
             ):

@@ -89,9 +89,14 @@ class SelfAttention(nn.Module):
         self.dense = Linear(self.heads * self.channels, config.hidden_size, bias=False)
 
     def forward(
-        self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None,
-        kept: Tensor | None = None, **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        self,
+        hidden: Tensor,
+        rotations: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        kept: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
         """Context [B, T, C], or [B, S, C] of the positions `kept`, [B or 1, S]; keys and values are those of all."""
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
@@ -173,9 +178,14 @@ class GLMBlock(GradientCheckpointingLayer):
         self.mlp = MLP(config)
 
     def forward(
-        self, hidden: Tensor, rotations: Tensor, attention_mask: Tensor | None,
-        past_key_values: Cache | None = None, kept: Tensor | None = None, **kwargs: Any,
-    ) -> Tensor:  # fmt: skip
+        self,
+        hidden: Tensor,
+        rotations: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        kept: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         """[B, T, C] to [B, T, C], or to [B, S, C] at the positions `kept`, [B or 1, S]."""
         attended, _ = self.self_attention(
             self.input_layernorm(hidden), rotations, attention_mask, past_key_values, kept, **kwargs
@@ -189,11 +199,7 @@ class PrefixEncoder(nn.Module):
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
-        self.layers, self.groups, self.channels = (
-            config.num_layers,
-            config.multi_query_group_num,
-            config.kv_channels,
-        )
+        self.layers, self.groups, self.channels = (config.num_layers, config.multi_query_group_num, config.kv_channels)
         assert config.pre_seq_len is not None
         self.length = config.pre_seq_len
         width = self.layers * 2 * self.groups * self.channels

@@ -112,8 +112,17 @@ class _WideProducts(TorchFunctionMode):
         return func(*wide, **named).to(args[0].dtype)
 
 
-_PRODUCTS = {F.linear, F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm,
-             torch.mm, Tensor.bmm, Tensor.mm}  # fmt: skip
+_PRODUCTS = {
+    F.linear,
+    F.scaled_dot_product_attention,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    torch.bmm,
+    torch.mm,
+    Tensor.bmm,
+    Tensor.mm,
+}
 
 
 def _is_half(value: Any) -> bool:

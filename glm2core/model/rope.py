@@ -32,12 +32,7 @@ def linear_rope(factor: float, base: float = BASE) -> dict[str, Any]:
 
 def yarn_rope(factor: float, unit: int, base: float = BASE) -> dict[str, Any]:
     """YaRN (Peng et al. 2023, arXiv:2309.00071), from an unscaled range of `unit` positions."""
-    return {
-        **plain_rope(base),
-        "rope_type": "yarn",
-        "factor": float(factor),
-        "original_max_position_embeddings": unit,
-    }
+    return {**plain_rope(base), "rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": unit}
 
 
 def ntk_base(factor: float, rotary_channels: int, base: float = BASE) -> float:

@@ -30,9 +30,14 @@ _NOT_ADVISED = "threads"  # takes auto too, but it is the machine's
 _SMALL_PRESETS = {"tiny": 1_313_920, "small": 85_660_416}
 # What the released configurations have.
 _RELEASED = {
-    "num_layers": 28, "padded_vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128,
-    "num_attention_heads": 32, "multi_query_group_num": 2,
-}  # fmt: skip
+    "num_layers": 28,
+    "padded_vocab_size": 65024,
+    "hidden_size": 4096,
+    "ffn_hidden_size": 13696,
+    "kv_channels": 128,
+    "num_attention_heads": 32,
+    "multi_query_group_num": 2,
+}
 _RELEASED_POSITIONS = 32_768
 
 

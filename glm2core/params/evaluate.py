@@ -13,9 +13,10 @@ class GenerationChoices(Section):
     """Answers to held-out rows."""
 
     rows: Auto[NonNegative] = Field(
-        "auto", description="held-out rows answered for ROUGE and BLEU; 0 = none; auto = the base's advice, else 64, "
-        "or 8 of a large network on a CPU"
-    )  # fmt: skip
+        "auto",
+        description="held-out rows answered for ROUGE and BLEU; 0 = none; auto = the base's advice, else 64, "
+        "or 8 of a large network on a CPU",
+    )
     batch_size: Count = Field(16, description="rows answered at once")
     max_new_tokens: Count = Field(128, description="longest answer, in tokens")
 
@@ -33,21 +34,25 @@ class RetrievalChoices(Section):
         ["lines"], description="what is asked: lines of a record, one passkey, several keys in plain text; [] = nothing"
     )
     lengths: Auto[Lengths] = Field(
-        "auto", description="context lengths in tokens; time grows with the square; auto = the base's advice, else to "
-        "8,192, of a large network to its positions on a GPU and to 1,024 on a CPU"
-    )  # fmt: skip
+        "auto",
+        description="context lengths in tokens; time grows with the square; auto = the base's advice, else to "
+        "8,192, of a large network to its positions on a GPU and to 1,024 on a CPU",
+    )
     base_lengths: Auto[Lengths] = Field(
-        "auto", description="lengths at which model.base, untuned, is asked the same cases; [] = not asked; auto = the "
-        "base's advice, else those of lengths that it has positions for, on a CPU 512 of a large network"
-    )  # fmt: skip
+        "auto",
+        description="lengths at which model.base, untuned, is asked the same cases; [] = not asked; auto = the "
+        "base's advice, else those of lengths that it has positions for, on a CPU 512 of a large network",
+    )
     contexts: Auto[Count] = Field(
-        "auto", description="contexts at each length and task; auto = the base's advice, else 2, of a large network 4 "
-        "on a GPU and 1 on a CPU"
-    )  # fmt: skip
+        "auto",
+        description="contexts at each length and task; auto = the base's advice, else 2, of a large network 4 "
+        "on a GPU and 1 on a CPU",
+    )
     questions: Auto[Count] = Field(
-        "auto", description="questions on each context, spread over its depth; a multiple of depths; auto = the base's "
-        "advice, else 25"
-    )  # fmt: skip
+        "auto",
+        description="questions on each context, spread over its depth; a multiple of depths; auto = the base's "
+        "advice, else 25",
+    )
     depths: Count = Field(5, description="rows of the length-by-depth grid")
     max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
     files: list[str] = Field([], description="LongEval *_lines.jsonl files to answer as they are")

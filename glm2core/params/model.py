@@ -53,9 +53,15 @@ def _require_no_factor(kind: str, factor: float) -> None:
 
 
 Preset = Literal[
-    "tiny", "small", "chatglm2-6b", "chatglm2-6b-32k", "codegeex2-6b", "chatglm3-6b", "chatglm3-6b-32k",
+    "tiny",
+    "small",
+    "chatglm2-6b",
+    "chatglm2-6b-32k",
+    "codegeex2-6b",
+    "chatglm3-6b",
+    "chatglm3-6b-32k",
     "chatglm3-6b-128k",
-]  # fmt: skip
+]
 
 
 class _Network(Section):

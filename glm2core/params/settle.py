@@ -138,9 +138,11 @@ def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
     low = _settle_memory(choices, base, method)
     plain = TrainParams()
     choices.settle(
-        "train.quantization_bits", 4 if method == "qlora" else None, f"method {method}",
+        "train.quantization_bits",
+        4 if method == "qlora" else None,
+        f"method {method}",
         advisable=method in ("qlora", "ptuning"),
-    )  # fmt: skip
+    )
     _settle_length(choices, base, kind)
     choices.settle("train.batch_tokens", _BATCH_TOKENS[size], f"{size} network")
     choices.settle(

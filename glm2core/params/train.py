@@ -47,86 +47,102 @@ class TrainChoices(Section):
         "python", description="what starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch"
     )
     method: Literal["full", "lora", "qlora", "ptuning"] = Field(
-        "full", description="full: every weight; lora: update matrices; qlora: the same on quantized weights; "
-        "ptuning: a prefix in every layer"
-    )  # fmt: skip
+        "full",
+        description="full: every weight; lora: update matrices; qlora: the same on quantized weights; "
+        "ptuning: a prefix in every layer",
+    )
     quantization_bits: Auto[Literal[4, 8] | None] = Field(
-        "auto", description="of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
-        "else null; full and lora take null only"
-    )  # fmt: skip
+        "auto",
+        description="of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
+        "else null; full and lora take null only",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
         "else float32",
     )
     max_steps: Auto[Count | None] = Field(
-        "auto", description="optimizer steps; null = as epochs say; auto = the base's advice, else 500, or 100 of a "
-        "large network on a CPU"
-    )  # fmt: skip
+        "auto",
+        description="optimizer steps; null = as epochs say; auto = the base's advice, else 500, or 100 of a "
+        "large network on a CPU",
+    )
     epochs: Auto[Positive | None] = Field(
-        "auto", description="passes over the training rows, in place of max_steps; null = as max_steps says; auto = "
-        "the base's advice, else 2 of a large network on a GPU"
-    )  # fmt: skip
+        "auto",
+        description="passes over the training rows, in place of max_steps; null = as max_steps says; auto = "
+        "the base's advice, else 2 of a large network on a GPU",
+    )
     batch_tokens: Auto[Count] = Field(
-        "auto", description="tokens in a batch, padding included; a longer row goes alone; memory grows with it; auto "
-        "= the base's advice, else 2048, of a large network 1024 on a GPU and 512 on a CPU"
-    )  # fmt: skip
+        "auto",
+        description="tokens in a batch, padding included; a longer row goes alone; memory grows with it; auto "
+        "= the base's advice, else 2048, of a large network 1024 on a GPU and 512 on a CPU",
+    )
     gradient_accumulation_steps: Count = Field(1, description="batches in one optimizer step")
     learning_rate: Auto[Positive] = Field(
-        "auto", description="auto = the base's advice, else the method's: full 1e-5 on trained weights and 1e-3 from "
-        "scratch, lora 1e-4, qlora 2e-4, ptuning 1e-2"
-    )  # fmt: skip
+        "auto",
+        description="auto = the base's advice, else the method's: full 1e-5 on trained weights and 1e-3 from "
+        "scratch, lora 1e-4, qlora 2e-4, ptuning 1e-2",
+    )
     schedule: Auto[Schedule] = Field(
-        "auto", description="learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to 0; "
-        "auto = the base's advice, else cosine"
-    )  # fmt: skip
+        "auto",
+        description="learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to 0; "
+        "auto = the base's advice, else cosine",
+    )
     decay_fraction: Auto[Fraction] = Field(
-        "auto", description="share of the steps that lower the learning rate, for wsd; auto = the base's advice, else "
-        "0.6"
-    )  # fmt: skip
+        "auto",
+        description="share of the steps that lower the learning rate, for wsd; auto = the base's advice, else 0.6",
+    )
     warmup_fraction: Auto[Fraction] = Field(
-        "auto", description="share of the steps that raise the learning rate from 0; auto = the base's advice, else "
-        "0.03"
-    )  # fmt: skip
+        "auto",
+        description="share of the steps that raise the learning rate from 0; auto = the base's advice, else 0.03",
+    )
     optimizer: Auto[Optimizer] = Field(
-        "auto", description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks; "
-        "auto = adafactor with memory low, else the base's advice, else adamw"
-    )  # fmt: skip
+        "auto",
+        description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks; "
+        "auto = adafactor with memory low, else the base's advice, else adamw",
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
     bias_rate: Auto[Positive] = Field(
-        "auto", description="biases learn so many times as fast as all else: for small networks after a change of "
-        "RoPE; auto = the base's advice, else 1"
-    )  # fmt: skip
+        "auto",
+        description="biases learn so many times as fast as all else: for small networks after a change of "
+        "RoPE; auto = the base's advice, else 1",
+    )
     max_grad_norm: Auto[Positive | None] = Field(
-        "auto", description="gradients are clipped to this norm; null = not clipped; auto = null with memory low, else "
-        "the base's advice, else 1"
-    )  # fmt: skip
+        "auto",
+        description="gradients are clipped to this norm; null = not clipped; auto = null with memory low, else "
+        "the base's advice, else 1",
+    )
     memory: Auto[Literal["normal", "low"]] = Field(
-        "auto", description="low: weights are updated inside backward, one gradient alive at a time; slower, and for "
-        "method full with optimizer adafactor only; auto = low for all weights of a large network, else normal"
-    )  # fmt: skip
+        "auto",
+        description="low: weights are updated inside backward, one gradient alive at a time; slower, and for "
+        "method full with optimizer adafactor only; auto = low for all weights of a large network, else normal",
+    )
     gradient_checkpointing: Auto[bool] = Field(
-        "auto", description="recompute the blocks in backward: less memory, about a third slower; auto = the base's "
-        "advice, else with memory low"
-    )  # fmt: skip
+        "auto",
+        description="recompute the blocks in backward: less memory, about a third slower; auto = the base's "
+        "advice, else with memory low",
+    )
     position_stretch: Auto[bool] = Field(
-        "auto", description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit; auto = the "
-        "base's advice, else false"
-    )  # fmt: skip
+        "auto",
+        description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit; auto = the "
+        "base's advice, else false",
+    )
     curriculum: Auto[list[CurriculumStage]] = Field(
-        "auto", description="short rows first; after the last stage, all rows; [] = all at once; auto = the base's "
-        "advice, else []"
-    )  # fmt: skip
+        "auto",
+        description="short rows first; after the last stage, all rows; [] = all at once; auto = the base's "
+        "advice, else []",
+    )
     generated_rows: Auto[Fraction] = Field(
-        "auto", description="share of the generated rows (format lines) that are trained on; auto = all where "
-        "model.rope changes positions or the network is from scratch, else none"
-    )  # fmt: skip
+        "auto",
+        description="share of the generated rows (format lines) that are trained on; auto = all where "
+        "model.rope changes positions or the network is from scratch, else none",
+    )
     logging_steps: Count = Field(10, description="steps between points of the curves")
     eval_steps: Count | None = Field(None, description="steps between validations; null = only first and last")
     save_steps: Auto[Count] = Field(
-        "auto", description="steps between checkpoints; each costs a write of weights and optimizer; auto = the base's "
-        "advice, else 100, or 20 of a large network on a CPU"
-    )  # fmt: skip
+        "auto",
+        description="steps between checkpoints; each costs a write of weights and optimizer; auto = the base's "
+        "advice, else 100, or 20 of a large network on a CPU",
+    )
     keep_checkpoints: Count = Field(2, description="newest checkpoints kept on the disk")
     early_stopping: Count | None = Field(
         None, description="stop after so many validations without a better loss; needs eval_steps; null = never"
@@ -165,8 +181,11 @@ class TrainChoices(Section):
 
     def _require_bits_for_method(self) -> None:
         allowed: dict[str, tuple[int | None, ...]] = {
-            "full": (None,), "lora": (None,), "qlora": (4, 8), "ptuning": (None, 4, 8),
-        }  # fmt: skip
+            "full": (None,),
+            "lora": (None,),
+            "qlora": (4, 8),
+            "ptuning": (None, 4, 8),
+        }
         if self.quantization_bits not in (AUTO, *allowed[self.method]):
             bits = " or ".join(["auto", *("null" if b is None else str(b) for b in allowed[self.method])])
             got = "null" if self.quantization_bits is None else self.quantization_bits

@@ -163,11 +163,7 @@ class TokenizedDataset:
         """Views of one row: input_ids [T], labels [T], segments (token indices where rounds and lines start)."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return (
-            self._view("input_ids", index),
-            self._view("labels", index),
-            self._view("segments", index),
-        )
+        return (self._view("input_ids", index), self._view("labels", index), self._view("segments", index))
 
     def take(self, rows: Sequence[int]) -> "TokenizedDataset":
         """Only these rows, in this order."""

@@ -109,11 +109,7 @@ def open_round_pieces(template: TemplateName, question: str, text: str) -> tuple
     """
     if template == "chatglm3":
         return Part("\n " + question, special="<|user|>"), Part(text, continues=True), Part("\n", "<|assistant|>")
-    return (
-        Part(f"\n\n问：{question}", continues=True),
-        Part(text, continues=True),
-        Part(_ANSWER_MARK, continues=True),
-    )
+    return (Part(f"\n\n问：{question}", continues=True), Part(text, continues=True), Part(_ANSWER_MARK, continues=True))
 
 
 def render(messages: list[Message], template: TemplateName) -> list[Part]:

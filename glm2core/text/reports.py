@@ -66,9 +66,7 @@ def _tokenized(tokenized: Path) -> pl.LazyFrame:
 def _lengths(tokenized: Path) -> pl.DataFrame:
     """A line a bin: its first token count, then rows whose prompt, response or whole falls into it."""
     rows = _tokenized(tokenized).select(
-        prompts="prompt_tokens",
-        responses="response_tokens",
-        rows=pl.col("prompt_tokens") + pl.col("response_tokens"),
+        prompts="prompt_tokens", responses="response_tokens", rows=pl.col("prompt_tokens") + pl.col("response_tokens")
     )
     longest = rows.select(pl.max("rows")).collect().item()
     width = max(longest // _BINS, 1)

@@ -24,15 +24,7 @@ import numpy as np
 
 from glm2core.conversation import Conversation
 from glm2core.labels import IGNORED
-from glm2core.text.prompt import (
-    Part,
-    TemplateName,
-    has_heads,
-    round_head,
-    round_parts,
-    split_rounds,
-    system_parts,
-)
+from glm2core.text.prompt import Part, TemplateName, has_heads, round_head, round_parts, split_rounds, system_parts
 from glm2core.text.tokenizer import EOS, SpTokenizer
 from glm2core.text.truncation import LongRow, Tokens
 

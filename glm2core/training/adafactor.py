@@ -37,13 +37,7 @@ class RoundingAdafactor(Optimizer):
     """
 
     def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        named: dict[str, nn.Parameter],
-        *,
-        lr: float,
-        in_backward: bool,
-        seed: int,
+        self, groups: list[dict[str, Any]], named: dict[str, nn.Parameter], *, lr: float, in_backward: bool, seed: int
     ) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
         device = next(iter(named.values())).device

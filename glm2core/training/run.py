@@ -102,12 +102,7 @@ class Run:
             if last is not None:
                 self.notice(f"going on from {last.name} of {self.checkpoints.folder}")
                 loop.restore(last)
-            loop.run(
-                self.batches(start=loop.step),
-                validation,
-                stop=stop,
-                after_step=self._teller(loop, bar),
-            )
+            loop.run(self.batches(start=loop.step), validation, stop=stop, after_step=self._teller(loop, bar))
             if anywhere(stop.requested, self.device) and loop.step < self.params.steps:
                 self.notice(f"stopped after step {loop.step}; dvc repro goes on from the checkpoint")
                 raise KeyboardInterrupt

@@ -28,8 +28,11 @@ def test_a_row_is_measured(name: str) -> None:
     sizes = ["--preset", "tiny", "--large", "tiny", "--steps", "6", "--large-steps", "3", "--tokens", "48"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.train", "--only", name, "--threads", "1", *sizes],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     table = done.stdout.partition("\nmeasure")[2]
     for words in MEASURES[name]:

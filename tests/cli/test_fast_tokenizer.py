@@ -63,10 +63,7 @@ def test_chats_have_the_ids_of_training(template, pair_format, chat, tokenizer):
     assert found == tokenizer.prompt_ids(chat, template, pair_format)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"normalization_rule_name": "nfkc"}, {"remove_extra_whitespaces": True}],
-)
+@pytest.mark.parametrize("options", [{"normalization_rule_name": "nfkc"}, {"remove_extra_whitespaces": True}])
 def test_other_normalizations(options):
     tokenizer = SpTokenizer(_trained("bpe", **options))
     fast = fast_tokenizer(tokenizer, "chatglm2", "glm2", max_length=2048)

@@ -124,11 +124,7 @@ def test_formats_are_detected_and_said(tmp_path):
         ),
     ]
     report = convert_sources(params(*sources), tmp_path / "out")
-    assert list(report.formats.values()) == [
-        "alpaca (JSON lines)",
-        "chatglm (JSON lines)",
-        "messages (JSON lines)",
-    ]
+    assert list(report.formats.values()) == ["alpaca (JSON lines)", "chatglm (JSON lines)", "messages (JSON lines)"]
     assert len(report.untracked) == 3
 
 

@@ -126,11 +126,14 @@ def test_what_is_read_surely(tmp_path, name, content, description):
         ("a.zst", zstd(b"PAR1"), ["a parquet file in zstd, which can't be streamed"]),
         ("a.csv", "问题,回答\n你,好\n".encode("gb18030"), ["header", "fit GB18030", "encoding: gb18030"]),
         ("a.txt", "问题,回答\n你,好\n".encode("gb18030"), ["fit GB18030", "encoding: gb18030"]),
-        ("a.jsonl", b'{"instruction": "q", "context": "", "response": "a"}\n' * 2,
-         ["needs output; its columns are: instruction, context, response.", "columns: {output: response}"]),
+        (
+            "a.jsonl",
+            b'{"instruction": "q", "context": "", "response": "a"}\n' * 2,
+            ["needs output; its columns are: instruction, context, response.", "columns: {output: response}"],
+        ),
         ("a.csv", b"a\x1b[31m,b\n1,2\n", ["a\\x1b[31m"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_read_is_said(tmp_path, name, content, sentences):
     path = write(tmp_path / name, content)
     with pytest.raises(UserError) as told:
@@ -158,13 +161,19 @@ def test_gb18030_is_read_where_it_is_set_and_suggested_where_it_fits(tmp_path):
         ({"input": "Q", "instruction": "A"}, {"instruction": "input", "output": "instruction"}, ["u:Q", "a:A"]),
         ({"prompt": "A", "response": "Q"}, {"prompt": "response", "response": "prompt"}, ["u:Q", "a:A"]),
         ({"history": "Q", "response": "A"}, {"prompt": "history"}, ["u:Q", "a:A"]),
-        ({"system": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
-         {"messages": "system"}, ["u:Q", "a:A"]),
-        ({"text": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": "S"},
-         {"conversations": "text"}, ["s:S", "u:Q", "a:A"]),
+        (
+            {"system": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+            {"messages": "system"},
+            ["u:Q", "a:A"],
+        ),
+        (
+            {"text": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": "S"},
+            {"conversations": "text"},
+            ["s:S", "u:Q", "a:A"],
+        ),
         ({"instruction": "Q", "response": "A"}, {"prompt": "instruction"}, ["u:Q", "a:A"]),
     ],
-)  # fmt: skip
+)
 def test_a_mapping_is_a_rename(tmp_path, row, columns, expected):
     path = write(tmp_path / "a.jsonl", lines([row]))
     convert(path, tmp_path / "out", columns=columns)
@@ -282,9 +291,12 @@ def test_a_pointer_of_git_lfs_is_no_tokenizer(tmp_path):
 
 
 OVER_THE_BOUNDS = {
-    "LONG": lambda: "x" * (1 << 24), "OPEN": lambda: "[[" * 300_000, "CLOSE": lambda: "]]" * 300_000,
-    "MANY": lambda: "[],{}," * 400_000, "LINES": lambda: ("word " * 4000 + '""\n') * 1000,
-}  # fmt: skip
+    "LONG": lambda: "x" * (1 << 24),
+    "OPEN": lambda: "[[" * 300_000,
+    "CLOSE": lambda: "]]" * 300_000,
+    "MANY": lambda: "[],{}," * 400_000,
+    "LINES": lambda: ("word " * 4000 + '""\n') * 1000,
+}
 
 
 @pytest.mark.parametrize(

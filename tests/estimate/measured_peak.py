@@ -46,15 +46,7 @@ def main() -> None:
         )
         checkpoints = CheckpointFolder(Path(work) / "checkpoints", keep=1, notice=print)
         with checkpoints.locked():
-            Run(
-                prepared,
-                params,
-                rows(32),
-                rows(4),
-                dtype=dtype,
-                device=cpu,
-                checkpoints=checkpoints,
-            ).train()
+            Run(prepared, params, rows(32), rows(4), dtype=dtype, device=cpu, checkpoints=checkpoints).train()
     workload = Workload(preset_config("small", VOCABULARY), dtype, "cpu", ROW, SUPERVISED, from_files=False)
     estimate = training_memory(workload, params)
     print(json.dumps({"measured": peak_memory_gib(cpu), "estimated": estimate.resident / GIB}))

@@ -85,11 +85,7 @@ def test_longevals_own_cases_are_asked_word_for_word(lines: int) -> None:
 
 
 RECORD = "line a-b: REGISTER_CONTENT is <5>\nline c-d: REGISTER_CONTENT is <6>\n\n"
-ROW = {
-    "prompt": f"{RECORD}Now the record is over. Tell me c-d. ",
-    "expected_number": 6,
-    "random_idx": ["c-d", 1],
-}
+ROW = {"prompt": f"{RECORD}Now the record is over. Tell me c-d. ", "expected_number": 6, "random_idx": ["c-d", 1]}
 
 
 @pytest.mark.parametrize(

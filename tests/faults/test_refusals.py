@@ -76,8 +76,18 @@ def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(folder: Path) -
     base.mkdir(parents=True)
     small_tokenizer().save(base, "chatglm2")
     config = preset_config("chatglm2-6b").to_dict()
-    sizes = {key: config[key] for key in ("padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels",
-                                          "num_attention_heads", "multi_query_group_num", "seq_length")}  # fmt: skip
+    sizes = {
+        key: config[key]
+        for key in (
+            "padded_vocab_size",
+            "hidden_size",
+            "ffn_hidden_size",
+            "kv_channels",
+            "num_attention_heads",
+            "multi_query_group_num",
+            "seq_length",
+        )
+    }
     (base / "config.json").write_text(json.dumps({**RELEASED_KEYS, **sizes, "num_layers": 300}))
     write_params(folder, {"learning_rate": 1e-5}, {"base": "models/base"})
     said = refused(folder)

@@ -31,9 +31,28 @@ FILES = 1500
 SECONDS = 60  # for one file
 MOST_MIB = 1024
 PIECES = [
-    "word ", "é", "\0", "\ud800", "\udc80", "\U0001f600", "\r\n", "\r", "\x1b[31m", "\u2028", "\x85", '"', "\\", "[",
-    "}", ",", ";", "\t", "\ufeff", "\u3000", "<s>",
-]  # fmt: skip
+    "word ",
+    "é",
+    "\0",
+    "\ud800",
+    "\udc80",
+    "\U0001f600",
+    "\r\n",
+    "\r",
+    "\x1b[31m",
+    "\u2028",
+    "\x85",
+    '"',
+    "\\",
+    "[",
+    "}",
+    ",",
+    ";",
+    "\t",
+    "\ufeff",
+    "\u3000",
+    "<s>",
+]
 ENCODINGS = ["utf-8"] * 15 + ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030", "cp1252"]
 NUMBERS = ["1" * 5000, "1e999", "-1e999", "NaN", "Infinity", "-Infinity", "-0", "18446744073709551616"]
 DAMAGE = [b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\n", b'"', b"[" * 60, b"{" * 60, b"\xef\xbb\xbf", b"9" * 5000, b","]
@@ -93,18 +112,23 @@ class Maker:
         numbers = [self.rng.choice([0, 1, 2**40, -(2**52), None]) for _ in rows]
         unit = self.rng.choice(["s", "ms", "ns"])
         others = [
-            pa.array(numbers, pa.timestamp(unit)), pa.array(numbers, pa.duration(unit)),
-            pa.array([float("nan")] * len(rows)), pa.array([b"\xff"] * len(rows)).view(pa.string()),
-            pa.array([[n] for n in numbers], pa.list_(pa.timestamp(unit))), pa.array([{"a": None}] * len(rows)),
-        ]  # fmt: skip
+            pa.array(numbers, pa.timestamp(unit)),
+            pa.array(numbers, pa.duration(unit)),
+            pa.array([float("nan")] * len(rows)),
+            pa.array([b"\xff"] * len(rows)).view(pa.string()),
+            pa.array([[n] for n in numbers], pa.list_(pa.timestamp(unit))),
+            pa.array([{"a": None}] * len(rows)),
+        ]
         name = self.rng.choice(["when", "input", "history", "system", "tools", "output"])
         if name in table.column_names:
             table = table.drop_columns([name])
         sink = io.BytesIO()
         pq.write_table(
-            table.append_column(name, self.rng.choice(others)), sink, row_group_size=self.rng.choice([1, 5, 1000]),
+            table.append_column(name, self.rng.choice(others)),
+            sink,
+            row_group_size=self.rng.choice([1, 5, 1000]),
             compression=self.rng.choice(["snappy", "zstd", "none"]),
-        )  # fmt: skip
+        )
         return ".parquet", sink.getvalue()
 
     def rows(self) -> list[Any]:

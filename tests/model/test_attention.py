@@ -22,9 +22,10 @@ def expected(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.03)])
 @pytest.mark.parametrize(
-    ("tokens", "keys"), [(1, 1), (1, 40), (7, 40), (40, 40), (300, 300)],
+    ("tokens", "keys"),
+    [(1, 1), (1, 40), (7, 40), (40, 40), (300, 300)],
     ids=["first token", "next token", "later chunk", "short", "long"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_as_defined(tokens: int, keys: int, dtype: torch.dtype, tolerance: float, padded: bool, training: bool) -> None:
     torch.manual_seed(tokens + keys)

@@ -61,11 +61,7 @@ def test_the_norm_gives_no_gradient_to_what_is_frozen(frozen: int):
 
 @pytest.mark.parametrize(
     ("function", "numbers"),
-    [
-        (SwiGLU.apply, 80),
-        (plain, 120),
-        (lambda hidden: Normalization.apply(hidden, torch.ones(40), 1e-5), 80 + 40),
-    ],
+    [(SwiGLU.apply, 80), (plain, 120), (lambda hidden: Normalization.apply(hidden, torch.ones(40), 1e-5), 80 + 40)],
 )
 def test_nothing_but_the_input_is_kept(function: Callable[[Tensor], Tensor], numbers: int):
     inputs = torch.randn(2, 40, requires_grad=True)

@@ -50,7 +50,7 @@ def advise(folder: Path, text: str | bytes) -> Path:
         (b"train: \xff", ["not valid YAML"]),
         (b"train: \x00", ["not valid YAML"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_advice_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | bytes, said: list[str]
 ) -> None:

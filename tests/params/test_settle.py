@@ -27,21 +27,41 @@ RELEASED = ("chatglm2-6b", "chatglm2-6b-32k", "codegeex2-6b", "chatglm3-6b", "ch
 METHODS = ("full", "lora", "qlora", "ptuning")
 # Of all members; the checkpoints that other tests write are smaller.
 SIZES = {
-    "num_layers": 28, "padded_vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128,
-    "num_attention_heads": 32, "multi_query_group_num": 2,
-}  # fmt: skip
+    "num_layers": 28,
+    "padded_vocab_size": 65024,
+    "hidden_size": 4096,
+    "ffn_hidden_size": 13696,
+    "kv_channels": 128,
+    "num_attention_heads": 32,
+    "multi_query_group_num": 2,
+}
 # What params.yaml held before the base had a tuning.yaml.
 DEMO: dict[str, Any] = {
-    "model.rope.type": "linear", "model.rope.factor": 16, "model.rope.unit": 2048,
-    "train.quantization_bits": None, "train.max_steps": 3000, "train.epochs": None, "train.batch_tokens": 1024,
-    "train.learning_rate": 3e-3, "train.schedule": "wsd", "train.decay_fraction": 0.6, "train.warmup_fraction": 0.03,
-    "train.optimizer": "muon", "train.bias_rate": 20, "train.max_grad_norm": 1.0, "train.memory": "normal",
-    "train.gradient_checkpointing": False, "train.position_stretch": True, "train.generated_rows": 1,
+    "model.rope.type": "linear",
+    "model.rope.factor": 16,
+    "model.rope.unit": 2048,
+    "train.quantization_bits": None,
+    "train.max_steps": 3000,
+    "train.epochs": None,
+    "train.batch_tokens": 1024,
+    "train.learning_rate": 3e-3,
+    "train.schedule": "wsd",
+    "train.decay_fraction": 0.6,
+    "train.warmup_fraction": 0.03,
+    "train.optimizer": "muon",
+    "train.bias_rate": 20,
+    "train.max_grad_norm": 1.0,
+    "train.memory": "normal",
+    "train.gradient_checkpointing": False,
+    "train.position_stretch": True,
+    "train.generated_rows": 1,
     "train.save_steps": 1000,
-    "evaluate.generation.rows": 64, "evaluate.retrieval.lengths": [512, 1024, 2048, 4096, 8192, 16384, 32768],
-    "evaluate.retrieval.base_lengths": [512, 1024, 2048, 4096, 8192], "evaluate.retrieval.contexts": 2,
+    "evaluate.generation.rows": 64,
+    "evaluate.retrieval.lengths": [512, 1024, 2048, 4096, 8192, 16384, 32768],
+    "evaluate.retrieval.base_lengths": [512, 1024, 2048, 4096, 8192],
+    "evaluate.retrieval.contexts": 2,
     "evaluate.retrieval.questions": 50,
-}  # fmt: skip
+}
 
 
 def settled(params: Params, kind: Kind = "cpu") -> Settled:
@@ -77,10 +97,21 @@ def test_the_recipe_of_the_base_is_what_it_was(monkeypatch: pytest.MonkeyPatch, 
     values = flatten(settled(load_params(Path("models/base/params.yaml")), kind))
     assert values["model.rope.type"] == "default" and values["model.rope.factor"] == 1
     expected = {
-        "max_steps": 13000, "epochs": None, "batch_tokens": 1024, "learning_rate": 3e-3, "schedule": "linear",
-        "warmup_fraction": 0.005, "optimizer": "muon", "bias_rate": 1, "max_grad_norm": 1.0, "memory": "normal",
-        "gradient_checkpointing": False, "position_stretch": True, "generated_rows": 1, "threads": 1,
-    }  # fmt: skip
+        "max_steps": 13000,
+        "epochs": None,
+        "batch_tokens": 1024,
+        "learning_rate": 3e-3,
+        "schedule": "linear",
+        "warmup_fraction": 0.005,
+        "optimizer": "muon",
+        "bias_rate": 1,
+        "max_grad_norm": 1.0,
+        "memory": "normal",
+        "gradient_checkpointing": False,
+        "position_stretch": True,
+        "generated_rows": 1,
+        "threads": 1,
+    }
     assert {name: values[f"train.{name}"] for name in expected} == expected
     assert [stage.until for stage in values["train.curriculum"]] == [0.25, 0.45, 0.7]
 
@@ -253,8 +284,10 @@ def test_evaluate_settles_by_what_train_recorded(tmp_path: Path) -> None:
     trained.write_record(tmp_path)
     record = read_record(tmp_path)
     assert record is not None and (record.model, record.train, record.base) == (
-        trained.model, trained.train, trained.base,
-    )  # fmt: skip
+        trained.model,
+        trained.train,
+        trained.base,
+    )
     # The params may name something else by now, and the base's folder may be gone.
     params = load(tmp_path, {"model.base": None, "evaluate.retrieval.contexts": 2})
     found = settle(params, record.base, "cpu", record)
@@ -265,12 +298,16 @@ def test_evaluate_settles_by_what_train_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "[]", "{", '{"model": {}}', "null",
+        "",
+        "[]",
+        "{",
+        '{"model": {}}',
+        "null",
         '{"model": {}, "train": {"optimizer": "auto"}, "base": {}}',
         '{"model": {}, "train": {}, "base": {"advice": {"train": {"seed": 1}}}}',
         '{"model": {}, "train": {}, "base": {"advice": {"train": 5}}}',
     ],
-)  # fmt: skip
+)
 def test_a_record_that_train_did_not_write_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "settled.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"settled\.json"):

@@ -78,11 +78,27 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
     assert run_stage("evaluate", evaluate) == 0
     metrics = json.loads(METRICS.read_text())
     assert set(metrics) == {
-        "test_loss", "test_perplexity", "test_tokens", "rouge_1", "rouge_2", "rouge_l", "bleu_4",
-        "retrieval_lines_600", "retrieval_lines_1200", "retrieval_passkey_600", "retrieval_passkey_1200",
-        "longeval_2_lines", "retrieval_accuracy", "effective_context_length", "peak_memory_gib", "seconds",
-        "base_retrieval_lines_600", "base_retrieval_passkey_600", "short_context_change", "settled",
-    }  # fmt: skip
+        "test_loss",
+        "test_perplexity",
+        "test_tokens",
+        "rouge_1",
+        "rouge_2",
+        "rouge_l",
+        "bleu_4",
+        "retrieval_lines_600",
+        "retrieval_lines_1200",
+        "retrieval_passkey_600",
+        "retrieval_passkey_1200",
+        "longeval_2_lines",
+        "retrieval_accuracy",
+        "effective_context_length",
+        "peak_memory_gib",
+        "seconds",
+        "base_retrieval_lines_600",
+        "base_retrieval_passkey_600",
+        "short_context_change",
+        "settled",
+    }
     predictions = [json.loads(line) for line in (REPORTS / "predictions.jsonl").read_text().splitlines()]
     assert [set(row) for row in predictions] == [{"id", "source", "prompt", "reference", "answer"}] * 6
     retrieval = [json.loads(line) for line in (REPORTS / "retrieval_predictions.jsonl").read_text().splitlines()]
@@ -90,19 +106,29 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
     with (REPORTS / "retrieval_by_length.csv").open() as file:
         lengths = list(csv.DictReader(file))
     assert [(row["model"], row["task"], row["cases"]) for row in lengths] == [
-        ("base", "lines", "4"), ("base", "passkey", "2"), ("tuned", "lines", "4"), ("tuned", "lines", "4"),
-        ("tuned", "longeval_2_lines", "1"), ("tuned", "passkey", "2"), ("tuned", "passkey", "2"),
-    ]  # fmt: skip
+        ("base", "lines", "4"),
+        ("base", "passkey", "2"),
+        ("tuned", "lines", "4"),
+        ("tuned", "lines", "4"),
+        ("tuned", "longeval_2_lines", "1"),
+        ("tuned", "passkey", "2"),
+        ("tuned", "passkey", "2"),
+    ]
     with (REPORTS / "answers_by_source.csv").open() as file:
         assert [int(row["rows"]) for row in csv.DictReader(file)] == [6, 3, 3]
     scores = polars.read_csv(REPORTS / "scores_by_source.csv")
     keys = [tuple(row) for row in scores.select("source", "kind", "language", "rows").iter_rows()]
     assert keys == [
-        ("all", "all", "all", 6), ("first.json", "all", "all", 3), ("second.json", "all", "all", 3),
-        ("all", "question", "all", 6), ("all", "all", "latin", 2), ("all", "all", "zh", 4),
-        ("first.json", "question", "zh", 3), ("second.json", "question", "latin", 2),
+        ("all", "all", "all", 6),
+        ("first.json", "all", "all", 3),
+        ("second.json", "all", "all", 3),
+        ("all", "question", "all", 6),
+        ("all", "all", "latin", 2),
+        ("all", "all", "zh", 4),
+        ("first.json", "question", "zh", 3),
+        ("second.json", "question", "latin", 2),
         ("second.json", "question", "zh", 1),
-    ]  # fmt: skip
+    ]
 
     first = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
     assert {"retrieval_by_length.png", "retrieval_grid_lines.png", "loss_by_position.png"} <= set(first)

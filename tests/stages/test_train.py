@@ -14,19 +14,23 @@ from glm2core.params import read_record
 from stages.runner import run_stage
 from stages.train import METRICS, REPORTS, TUNED, train
 from tests.stages.data_project import artifacts, run_of
-from tests.training.conftest import (
-    folder_bytes,
-    small_tokenizer,
-    tiny_model,
-    write_params,
-    write_project,
-    write_rows,
-)
+from tests.training.conftest import folder_bytes, small_tokenizer, tiny_model, write_params, write_project, write_rows
 
 KEYS = {
-    "train_loss_first", "train_loss_last", "validation_loss_before", "validation_loss", "tokens_per_second", "mfu",
-    "peak_memory_gib", "steps", "supervised_tokens", "tokens", "seconds", "trainable_parameters", "settled",
-}  # fmt: skip
+    "train_loss_first",
+    "train_loss_last",
+    "validation_loss_before",
+    "validation_loss",
+    "tokens_per_second",
+    "mfu",
+    "peak_memory_gib",
+    "steps",
+    "supervised_tokens",
+    "tokens",
+    "seconds",
+    "trainable_parameters",
+    "settled",
+}
 
 
 @pytest.fixture
@@ -89,9 +93,7 @@ def test_the_same_params_and_data_give_the_same_bytes(prepared: Path) -> None:
 def test_quantized_training_on_the_cpu(prepared: Path, based: bool) -> None:
     make_base()
     write_params(
-        prepared,
-        {"method": "qlora", "max_steps": 4, "learning_rate": 1e-2},
-        {"base": "models/base" if based else None},
+        prepared, {"method": "qlora", "max_steps": 4, "learning_rate": 1e-2}, {"base": "models/base" if based else None}
     )
     assert run() == 0
     metrics = json.loads(METRICS.read_text())

@@ -80,14 +80,7 @@ def test_one_row_by_hand(tokenizer):
     ids = [special["[gMASK]"], special["sop"], *first, *encode("a1"), *second, *encode("a2"), EOS]
     assert batch.input_ids.tolist() == ids
     ignored = [IGNORED] * (2 + len(first))
-    assert batch.labels.tolist() == [
-        *ignored,
-        *encode("a1"),
-        EOS,
-        *[IGNORED] * (len(second) - 1),
-        *encode("a2"),
-        EOS,
-    ]
+    assert batch.labels.tolist() == [*ignored, *encode("a1"), EOS, *[IGNORED] * (len(second) - 1), *encode("a2"), EOS]
     assert (batch.input_ids.dtype, batch.labels.dtype) == (np.int32, np.int32)
 
 

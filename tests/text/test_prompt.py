@@ -5,14 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from glm2core.text.prompt import (
-    PREFIX_TOKENS,
-    has_heads,
-    jinja_template,
-    open_round_pieces,
-    prompt_text,
-    round_parts,
-)
+from glm2core.text.prompt import PREFIX_TOKENS, has_heads, jinja_template, open_round_pieces, prompt_text, round_parts
 from tests.text.conftest import NOT_BLANK
 
 TEMPLATES = ["chatglm2", "chatglm3"]

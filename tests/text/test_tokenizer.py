@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 
 from glm2core.errors import UserError
 from glm2core.family import template_of
-from glm2core.text.tokenizer import (
-    BOS,
-    EOS,
-    SPECIAL_TOKENS,
-    SpTokenizer,
-    train_tokenizer,
-)
+from glm2core.text.tokenizer import BOS, EOS, SPECIAL_TOKENS, SpTokenizer, train_tokenizer
 from tests.text.conftest import TEXTS, TRAINING_TEXTS
 
 

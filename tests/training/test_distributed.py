@@ -19,8 +19,12 @@ def test_sharded_parameters_are_dtensors_and_the_loss_is_that_of_the_unsharded_n
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, "-m", "tests.training.sharded", str(tmp_path / "state.pt")],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert all(f"process {rank} of 2: equal" in done.stdout for rank in (0, 1))
 

@@ -33,10 +33,15 @@ def make_run(folder: Path, rows: TokenizedDataset, held_out: TokenizedDataset, *
     folder.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
     return Run(
-        Prepared(model), params, rows, held_out, dtype=dtype,
-        device=torch.device("cpu"), notice=said.append,
+        Prepared(model),
+        params,
+        rows,
+        held_out,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        notice=said.append,
         checkpoints=CheckpointFolder(folder, keep=params.keep_checkpoints, notice=said.append),
-    )  # fmt: skip
+    )
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -54,9 +59,7 @@ def test_a_run_learns_and_tells_its_curves(tmp_path: Path, rows: TokenizedDatase
     assert [step for step, m in points if "validation_loss" in m] == [0, 4, 8, 12]
     for _, metrics in points:
         if "loss" in metrics:
-            assert set(metrics) == {
-                "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_gib",
-            }  # fmt: skip
+            assert set(metrics) == {"loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_gib"}
             assert all(value > 0 for name, value in metrics.items() if name != "learning_rate")
     assert outcome.metrics["validation_loss"] < outcome.metrics["validation_loss_before"]
     assert outcome.metrics["train_loss_last"] < outcome.metrics["train_loss_first"]
@@ -91,9 +94,10 @@ def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
     batches = list(run.batches())
     supervised = sum(int((b["labels"] != IGNORED).sum()) for b in batches)
     assert len({int((b["labels"] != IGNORED).sum()) for b in batches}) == 2
-    total = sum(
-        reference(input_ids=b["input_ids"], labels=b["labels"], num_items_in_batch=1).loss for b in batches
-    ) / supervised  # fmt: skip
+    total = (
+        sum(reference(input_ids=b["input_ids"], labels=b["labels"], num_items_in_batch=1).loss for b in batches)
+        / supervised
+    )
     total.backward()
     outcome = run.train()
     assert outcome.progress.curve("loss") == [(1, pytest.approx(total.item(), rel=1e-5))]

@@ -17,8 +17,13 @@ from tests.stages.data_project import run_of
 from tests.training.conftest import folder_bytes, start_stage, write_project
 
 FIGURES = {
-    "dtype": "float32", "max_steps": 20, "logging_steps": 1, "eval_steps": 5, "save_steps": 5, "learning_rate": 3e-3,
-}  # fmt: skip
+    "dtype": "float32",
+    "max_steps": 20,
+    "logging_steps": 1,
+    "eval_steps": 5,
+    "save_steps": 5,
+    "learning_rate": 3e-3,
+}
 
 
 def finish(folder: Path, processes: int = 2) -> str:
