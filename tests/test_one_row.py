@@ -59,13 +59,12 @@ def test_the_pipeline_makes_the_row_of_the_page(tmp_path: Path, monkeypatch: pyt
     (number,) = map(int, re.findall(r"^number = (\d+)", PAGE, re.MULTILINE))
     assert rows.ids.index(id_) == number
     converted = list(read_conversations(tmp_path / "converted" / "train.parquet"))[number]
-    assert (
-        (converted["id"], converted["source"]) == (id_, rows.sources[number]) == (id_, "data/raw/analysis_texts.jsonl")
-    )
+    assert converted["id"] == id_
+    assert converted["source"] == rows.sources[number] == "data/raw/analysis_texts.jsonl"
     assert all(str(message) in PAGE for message in converted["messages"])
 
     ids, labels, segments = rows.row(number)
-    assert f"\n{len(ids)} ids: {' '.join(map(str, ids))}\n" in PAGE
-    assert f"read: {(labels == -100).sum()} supervised: {(labels != -100).sum()}" in PAGE
+    assert " ".join(map(str, [*ids, len(ids), "ids, read:"])) in " ".join(PAGE.split())
+    assert f"ids, read: {(labels == -100).sum()} supervised: {(labels != -100).sum()}" in PAGE
     printed = BLOCKS[4][1].splitlines()
     assert [int(line.split()[0]) for line in printed] == segments.tolist()
