@@ -1,4 +1,4 @@
-"""The documents: every `dvc exp run` they give has params that are accepted, and their links lead somewhere."""
+"""The documents: every `dvc exp run` they give has params that are accepted; links, files and names are there."""
 
 import itertools
 import re
@@ -13,6 +13,10 @@ from tests.test_params import load
 from tests.workspace import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+OF_THE_PAST = "CHANGELOG.md"
+ROOMS = ("glm2core", "stages", "tests", "benchmarks", "scripts")
+FILES = [f"/{file.relative_to(ROOT).as_posix()}" for room in ROOMS for file in (ROOT / room).rglob("*.py")]
+OF_OTHERS = {"ptuning/main.py", "finetuning.py", "convert_hf_to_gguf.py"}
 
 
 def experiments(document: Path) -> list[str]:
@@ -41,3 +45,23 @@ def test_every_experiment_has_params_that_are_accepted(document: Path, tmp_path:
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
         assert target.startswith(("http://", "https://")) or (document.parent / target).exists(), target
+
+
+def named(file: str) -> list[Path]:
+    """Our files that a document can mean by this name."""
+    return [ROOT / path[1:] for path in FILES if path.endswith(f"/{file}")]
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if path.name != OF_THE_PAST], ids=lambda path: path.name
+)
+def test_files_and_what_they_are_said_to_hold_are_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for file in set(re.findall(r"`([\w./-]+\.py)(?:::\w+)?`", text)) - OF_OTHERS:
+        assert named(file), file
+    held = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    for file, names in re.findall(r"`([\w/]+\.py)` (`\w+`(?:, `\w+`)*)", text):
+        held += [(file, name) for name in re.findall(r"\w+", names)]
+    for file, name in held:
+        sources = [path.read_text(encoding="utf-8") for path in named(file)]
+        assert any(re.search(rf"^ *(?:def|class) {name}\b", source, re.MULTILINE) for source in sources), (file, name)

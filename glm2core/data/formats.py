@@ -1,4 +1,4 @@
-"""The layouts of raw rows, each turned into a conversation or rejected with a reason.
+"""The formats of raw rows, each turned into a conversation or rejected with a reason.
 
 alpaca: `instruction`, `input`, `output`, and where there are any `explain`, `history` (pairs of past
 rounds) and `system`.

@@ -13,7 +13,7 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
     """A line for each of `ids`, in their order: id, source, kind, language.
 
     kind: `text` (a question about a text of its own), `chat` (several rounds) or `question`.
-    language: by script alone: `zh` where at least 0.3 of the letters are Chinese characters, else `latin`
+    language: by script alone: `zh` where at least 0.2 of the letters are Chinese characters, else `latin`
         where most are Latin, else `other`.
 
     Raises:

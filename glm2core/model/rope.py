@@ -65,7 +65,7 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if self.type not in get_args(RopeType):
             types = ", ".join(get_args(RopeType))
-            raise UserError(f"model.rope.type must be null or one of {types}; got {self.type!r}")
+            raise UserError(f"model.rope.type must be one of {types}; got {self.type!r}")
 
     @classmethod
     def of(cls, params: RopeParams) -> "RopeScaling | None":

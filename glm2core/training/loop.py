@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from glm2core.errors import UserError
 from glm2core.hardware import peak_memory_gib
+from glm2core.labels import IGNORED
 from glm2core.model.cost import Cost
 from glm2core.params import TrainParams
-from glm2core.text.pairs import IGNORED
 from glm2core.training.adafactor import RoundingAdafactor
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.distributed import (
@@ -48,7 +48,7 @@ from glm2core.training.progress import Progress
 from glm2core.training.random_states import State, random_state, set_random_state
 from glm2core.training.schedule import schedule_of
 
-Batch = dict[str, Tensor]  # what batching.collate makes
+Batch = dict[str, Tensor]  # what batches.collate makes
 
 _WEIGHTS, _OPTIMIZER, _RANDOM, _STATE = "weights.safetensors", "optimizer.pt", "random.pt", "state.json"
 _FOR_THE_NETWORK = ("input_ids", "labels", "position_ids")

@@ -1,4 +1,4 @@
-"""Parquet sources: the layout's columns only, and rejected rows with all of theirs."""
+"""Parquet sources: the format's columns only, and rejected rows with all of theirs."""
 
 import os
 from dataclasses import replace

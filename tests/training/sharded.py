@@ -1,4 +1,4 @@
-"""A process of two that shard the tiny network; started by test_sharding.py under torchrun.
+"""A process of two that shard the tiny network; started by test_distributed.py under torchrun.
 
 Asserts, against the same network unsharded in the same process: loss and gradient norm, the weights after two
 clipped steps of AdamW, and both again after the whole state went through a file.
