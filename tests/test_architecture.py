@@ -28,7 +28,6 @@ BASE = {
     "errors",
     "family",
     "files",
-    "forecast",
     "hardware",
     "journal",
     "labels",

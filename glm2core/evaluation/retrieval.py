@@ -1,6 +1,7 @@
 """A model is asked the questions of retrieval cases, case by case, behind a progress bar."""
 
 import itertools
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
@@ -9,16 +10,16 @@ from typing import Any, TextIO
 import torch
 from transformers import PreTrainedModel
 
-from glm2core.console import progress_bar
+from glm2core.console import progress_bar, time_left
 from glm2core.evaluation.generation import answer_questions, read_context
 from glm2core.evaluation.report import append_records
 from glm2core.evaluation.scores import BASE, TUNED, Answer
 from glm2core.evaluation.tasks import Case, CountTokens, GeneratedCases
-from glm2core.forecast import Forecast
 from glm2core.journal import Memo, compute_only
 from glm2core.model.cost import Cost
 from glm2core.text.chat_format import ChatFormat
 
+_LEAST_SECONDS = 10  # before the time left is told: by the longest contexts so far
 _SHORTER = "fewer or shorter evaluate.retrieval.lengths and base_lengths, or fewer evaluate.retrieval.contexts"
 
 
@@ -54,20 +55,21 @@ def ask(
     answers: list[Answer] = []
     from_files = list(from_files)
     asks = "retrieval, base" if name == BASE else "retrieval"
-    forecast = Forecast(
-        lambda: _costs(model.config, generated, from_files, chat_format.count_tokens),
-        tell=lambda sentence: print(f"{asks}: {sentence}", flush=True),
-        shortened_by=_SHORTER,
-    )
+    begin, told = time.perf_counter(), False
     with progress_bar(asks, generated.questions_in_all + len(from_files)) as (bar, task):
         for case in itertools.chain(generated.cases(chat_format.count_tokens), from_files):
+            before = time.perf_counter()
             batch = [Answer(**record) for record in memo([name, asdict(case)], partial(answer, case))]
             if file is not None:
                 append_records(file, (answer.record() for answer in batch))
             answers += batch
             bar.update(task, description=f"{asks} {batch[0].prompt_tokens:,} tokens", advance=len(batch))
-            if computed and computed[-1] is case:
-                forecast.add_step(len(answers), besides=0.0)
+            now = time.perf_counter()
+            if not told and computed and computed[-1] is case and now - begin > _LEAST_SECONDS:
+                told = True
+                costs = _costs(model.config, generated, from_files, chat_format.count_tokens)
+                share = sum(costs[len(answers) :]) / sum(costs[len(answers) - len(batch) : len(answers)])
+                print(f"{asks}: {time_left(share * (now - before), shortened_by=_SHORTER)}", flush=True)
     return answers
 
 

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from glm2core.console import progress_bar
 from glm2core.errors import UserError
 from glm2core.files import atomic_path
-from glm2core.forecast import Forecast
 from glm2core.hardware import peak_memory_gib
 from glm2core.model.adapters import multiplies_in_half
 from glm2core.model.cost import Cost
@@ -35,6 +34,7 @@ from glm2core.training.distributed import (
     whole_tensors,
     world_size,
 )
+from glm2core.training.forecast import Forecast
 from glm2core.training.interrupt import stop_on_signals
 from glm2core.training.loop import Batch, Loop
 from glm2core.training.measure import matrix_rate

@@ -1,4 +1,4 @@
-"""How long the rest of a run will take, told once, by the speed of its first steps."""
+"""How long the rest of a training will take, told once, by the speed of its first steps."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ class Forecast:
     """Tells `about 6 min on this machine` once, when enough steps were measured.
 
     Args:
-        costs: gives what each step costs, from the first of the run, in any unit: longer rows and contexts that come
+        costs: gives what each step costs, from the first of the training, in any unit: longer rows that come
             later count as what they are.
         tell: gets the sentence.
         shortened_by: what to change where it takes long.

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from glm2core.forecast import Forecast
+from glm2core.training.forecast import Forecast
 
 STEP = 0.05
 
