@@ -16,6 +16,7 @@ from glm2core.cli.answering import Answerer, Sampling
 from glm2core.cli.chat import Chat
 from glm2core.cli.export import export
 from glm2core.cli.main import main
+from glm2core.data.converted import SCHEMA
 from glm2core.evaluation.run import Evaluation
 from glm2core.model.adapters import load_tuned
 from glm2core.params import EvaluateParams, ModelParams
@@ -161,7 +162,9 @@ def test_evaluation(project: Path, tokenizer: SpTokenizer) -> None:
     random_model(tiny_config(tokenizer)).to(torch.bfloat16).save_pretrained(model)
     tokenizer.save(model, "chatglm2")
     write_random_rows(test, tokenizer)
-    pq.write_table(pa.Table.from_pylist([{"id": f"row{i}", "source": "rows.json"} for i in range(12)]), converted)
+    said = [{"role": "user", "content": "question"}]
+    rows = [{"id": f"row{i}", "source": "rows.json", "messages": said} for i in range(12)]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), converted)
     retrieval = {
         "lengths": [600],
         "base_lengths": [600],
