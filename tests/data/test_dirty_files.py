@@ -5,64 +5,21 @@ import gzip
 import json
 import lzma
 import os
-import subprocess
-import sys
-import zlib
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from glm2core.data.convert import ConvertReport, convert_sources
-from glm2core.data.converted import read_conversations
-from glm2core.data.fates import FATES_FILE
-from glm2core.data.sources import find_files, open_rows
+from glm2core.data.sources import find_files
 from glm2core.errors import UserError, shown_names
 from glm2core.files import json_line
-from glm2core.params import ConvertParams, Source
+from glm2core.params import Source
 from glm2core.text.tokenizer import SpTokenizer
+from tests.data.raw_files import ROOT, ROWS, convert, lines, reasons, said, write, zstd
 
-ROOT = Path(__file__).resolve().parents[2]
 DIRTY = Path(os.environ.get("GLM2CORE_SHARED") or ROOT / "../shared") / "data/dirty"
-ROWS = [{"instruction": f"q{i}", "input": "", "output": f"a{i}"} for i in range(30)]
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 22773992\n"
-
-
-def lines(rows: list[dict]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path
-
-
-def convert(path: Path, out: Path, **settings: object) -> ConvertReport:
-    source = Source.model_validate({"path": str(path), **settings})
-    params = ConvertParams(sources=[source], validation_fraction=0, test_fraction=0, max_rejected_fraction=0.5)
-    return convert_sources(params, out)
-
-
-def reasons(out: Path) -> list[str]:
-    """Why rows were rejected, each reason once, in order."""
-    fates = pq.read_table(out / FATES_FILE).to_pylist()
-    return list(dict.fromkeys(row["reason"] for row in fates if row["fate"] == "rejected"))
-
-
-def said(out: Path) -> list[list[str]]:
-    return [
-        [f"{m['role'][0]}:{m['content']}" for m in row["messages"]] for row in read_conversations(out / "train.parquet")
-    ]
-
-
-def zstd(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(content)
-    return sink.getvalue().to_pybytes()
-
-
 PRETTY = "\n".join(json.dumps(row, indent=2) for row in ROWS).encode()
 CSV = [("instruction", "output"), *((row["instruction"], row["output"]) for row in ROWS)]
 
@@ -288,106 +245,6 @@ def test_a_pointer_of_git_lfs_is_no_tokenizer(tmp_path):
     write(tmp_path / "tokenizer.model", LFS)
     with pytest.raises(UserError, match="is a Git LFS pointer"):
         SpTokenizer.load(tmp_path)
-
-
-OVER_THE_BOUNDS = {
-    "LONG": lambda: "x" * (1 << 24),
-    "OPEN": lambda: "[[" * 300_000,
-    "CLOSE": lambda: "]]" * 300_000,
-    "MANY": lambda: "[],{}," * 400_000,
-    "LINES": lambda: ("word " * 4000 + '""\n') * 1000,
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.jsonl", '{"instruction": "LONG", "output": "a"}\n'),
-        ("a.json", '{"instruction": "LONG", "output": "a"}'),
-        ("a.json", '{"instruction": ["LONG]\\"", [{}, "]"]], "output": "a"}'),
-        ("a.json", '{"instruction": OPEN"LONG"CLOSE, "output": "a"}'),
-        ("a.json", '{"instruction": [MANY1], "output": "a"}'),
-        ("a.jsonl", '{"instruction": [MANY1], "output": "a"}\n'),
-        ("a.csv", '"LONG",a\n'),
-        ("a.csv", '"LINES",a\n'),
-    ],
-)
-def test_a_row_over_the_bounds_is_rejected_and_reading_goes_on(tmp_path, name, text):
-    for word, long in OVER_THE_BOUNDS.items():
-        text = text.replace(word, long()) if word in text else text
-    good = '{"instruction": "q%d", "output": "a"}'
-    match name:
-        case "a.json":
-            content = "[" + ",".join([good % 1, text, good % 2]) + "]"
-        case "a.jsonl":
-            content = f"{good % 1}\n{text}{good % 2}\n"
-        case _:
-            content = f"instruction,output\nq1,a\n{text}q2,a\n"
-    convert(write(tmp_path / name, content.encode()), tmp_path / "out")
-    assert said(tmp_path / "out") == [["u:q1", "a:a"], ["u:q2", "a:a"]]
-    (reason,) = reasons(tmp_path / "out")
-    assert reason.startswith(("longer than 16,777,216 characters", "holds more than 262,144 lists and objects"))
-    assert (tmp_path / "out/rejected.jsonl").stat().st_size < 3000
-
-
-def test_the_cost_of_a_csv_header_is_linear(tmp_path):
-    names = ",".join(f"n{i}" for i in range(60_000))
-    path = write(tmp_path / "a.csv", f"instruction,output,{names}\nq,a{',' * 60_000}\n".encode())
-    assert convert(path, tmp_path / "out").total.kept == 1  # hours where each name is counted anew
-    path = write(tmp_path / "b.csv", ("a," * 100_000).encode())
-    with pytest.raises(UserError, match="has 100,001 columns; at most 65,536"):
-        list(open_rows(path))
-
-
-MIB = 1 << 20
-GOOD = b'{"instruction": "q", "output": "a"}'
-BOMBS = {
-    "a line": lambda: GOOD + b"\n" + b"x" * 300 * MIB + b"\n",
-    "a line of wide characters": lambda: GOOD + b"\n" + "\U0001f600".encode() * 60 * MIB,
-    "an element": lambda: b"[" + GOOD + b', {"a": "' + b"x" * 300 * MIB + b'"}]',
-    "lists in an element": lambda: b"[" + GOOD + b", [" + b"[]," * 60 * MIB + b"1]]",
-    "keys in an element": lambda: b"[" + GOOD + b"," + b'{"":' * 20 * MIB + b"1" + b"}" * 20 * MIB + b"]",
-    "numbers in lines": lambda: GOOD + (b"\n[" + b"1.5," * (4 * MIB - 2) + b"1]") * 4,
-    "fields": lambda: b"instruction,output\nq,a\n" + (b"ab," * 5 * MIB + b"\n") * 4,
-    "lines of a field": lambda: b'instruction,output\nq,a\n"' + b"a\n" * 100 * MIB + b'",a\n',
-    "a header": lambda: b"instruction,output," + b"abc," * 60 * MIB,
-}
-PEAK = """
-import re, sys
-from pathlib import Path
-from glm2core.data.convert import convert_sources
-from glm2core.errors import UserError
-from glm2core.params import ConvertParams, Source
-from glm2core.text.tokenizer import SpTokenizer
-settings = dict(validation_fraction=0, test_fraction=0, max_rejected_fraction=1)
-try:
-    convert_sources(ConvertParams(sources=[Source(path=sys.argv[1])], **settings), Path(sys.argv[2]))
-except UserError as error:
-    print(str(error)[:300], file=sys.stderr)
-print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("packed", [gzip.compress, lzma.compress, zstd])
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_a_small_file_takes_little_memory(tmp_path, bomb, packed):
-    path = write(tmp_path / ("a.csv" if "field" in bomb or "header" in bomb else "a.json"), packed(BOMBS[bomb]()))
-    assert path.stat().st_size <= MIB
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PEAK, str(path), str(tmp_path / "out")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
-    assert int(done.stdout) < 1024, done.stderr
-
-
-def test_an_xz_file_can_not_ask_for_gigabytes(tmp_path):
-    packed = bytearray(lzma.compress(lines(ROWS)))
-    end = 12 + 4 * (packed[12] + 1)  # the first block's header: filter LZMA2, one byte of properties: the dictionary
-    assert packed[14:16] == b"\x21\x01"
-    packed[16] = 37  # 1.5 GiB
-    packed[end - 4 : end] = zlib.crc32(packed[12 : end - 4]).to_bytes(4, "little")
-    with pytest.raises(UserError, match="too much memory to be unpacked"):
-        open_rows(write(tmp_path / "a.json", bytes(packed)))
 
 
 # file, settings of its source -> rows kept, rejected, or a part of the sentence
