@@ -1,6 +1,7 @@
 """`memory`: what the choices in params.yaml will need of memory and disk, before anything runs."""
 
 import argparse
+import math
 import shutil
 from collections.abc import Mapping
 
@@ -8,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from glm2core.estimate.fit import available_memory, fitting_changes, in_gib
+from glm2core.estimate.fit import available_memory, fitting_changes, in_gib, with_recomputation
 from glm2core.estimate.memory import (
     GIB,
     TrainingMemory,
@@ -23,7 +24,7 @@ from glm2core.files import project_root, resolve_path
 from glm2core.hardware import choose_dtype, product_dtype
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.loading import parameter_count, weight_files
-from glm2core.params import KINDS, Kind, Params, Settled, load_params, read_base, settle, shown
+from glm2core.params import KINDS, Kind, Params, Settled, TrainParams, load_params, read_base, settle, shown
 from glm2core.text.tokenizer import SPECIAL_TOKENS, SpTokenizer
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries")
@@ -34,13 +35,21 @@ def run(arguments: argparse.Namespace) -> None:
     base = read_base(params.model.base, params.model.preset)
     by_device = {device: settle(params, base, device) for device in KINDS}
     workloads = {device: workload_of(params, settled, device) for device, settled in by_device.items()}
-    needs = {device: training_memory(workloads[device], settled.train) for device, settled in by_device.items()}
+    trains = {device: _as_run(settled.train, workloads[device], device) for device, settled in by_device.items()}
+    needs = {device: training_memory(workloads[device], train) for device, train in trains.items()}
     console = Console()
     console.print(_settled_table(by_device))
-    console.print(_training_table(by_device, workloads, needs))
-    _print_fit(console, by_device, workloads, needs)
+    console.print(_training_table(trains, workloads, needs))
+    _print_fit(console, trains, workloads, needs)
     console.print(_use_table(by_device["cpu"], workloads["cpu"]))
     console.print(_disk_table(by_device["cpu"], workloads["cpu"]))
+
+
+def _as_run(params: TrainParams, workload: Workload, device: str) -> TrainParams:
+    """With the blocks counted that the run would recompute; none on a GPU that is not there."""
+    there = device == "cpu" or torch.cuda.is_available()
+    free = available_memory(torch.device(device)) if there else math.inf
+    return with_recomputation(params, workload, free, notice=lambda sentence: None)
 
 
 def workload_of(params: Params, settled: Settled, device: str) -> Workload:
@@ -88,9 +97,9 @@ def _settled_table(by_device: Mapping[Kind, Settled]) -> Table:
 
 
 def _training_table(
-    by_device: Mapping[Kind, Settled], workloads: Mapping[Kind, Workload], needs: Mapping[Kind, TrainingMemory]
+    trains: Mapping[Kind, TrainParams], workloads: Mapping[Kind, Workload], needs: Mapping[Kind, TrainingMemory]
 ) -> Table:
-    train = by_device["cpu"].train  # what the title says is the same on both
+    train = trains["cpu"]  # what the title says is the same on both
     bits = f", {train.quantization_bits} bits" if train.quantization_bits else ""
     table = _table(f"train: {train.method}{bits}, {train.optimizer}, memory {train.memory}; GiB at the fullest moment")
     table.add_column("")
@@ -102,13 +111,15 @@ def _training_table(
         table.add_column(f"{'CPU' if device == 'cpu' else 'GPU'}, {how}", justify="right")
     for part in _PARTS:
         table.add_row(part, *(f"{getattr(need, part) / GIB:,.2f}" for need in needs.values()))
+    recomputed = (train.recomputed_blocks(workloads[device].config.num_layers) for device, train in trains.items())
+    table.add_row("blocks recomputed", *map(str, recomputed))
     table.add_row("needed at once", *(f"{need.total / GIB:,.2f}" for need in needs.values()), style="bold")
     return table
 
 
 def _print_fit(
     console: Console,
-    by_device: Mapping[Kind, Settled],
+    trains: Mapping[Kind, TrainParams],
     workloads: Mapping[Kind, Workload],
     needs: Mapping[Kind, TrainingMemory],
 ) -> None:
@@ -122,7 +133,7 @@ def _print_fit(
         verdict = "fits" if need.total <= free else "does not fit"
         console.print(f"  {'CPU' if device == 'cpu' else 'GPU'}: {in_gib(free)} free here: the run {verdict}.")
         if need.total > free:
-            console.print(f"  What would fit: {fitting_changes(workloads[device], by_device[device].train, free)}")
+            console.print(f"  What would fit: {fitting_changes(workloads[device], trains[device], free)}")
 
 
 def _use_table(params: Settled, workload: Workload) -> Table:

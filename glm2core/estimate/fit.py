@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import psutil
 import torch
 
+from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.estimate.memory import GIB, Workload, training_disk, training_memory
-from glm2core.params import TrainParams
+from glm2core.params import FIT, TrainParams
 
 Change = dict[str, Any]
 
+# Of what is free, for what the estimate does not know.
+_MARGIN = 0.1
 _CGROUP = Path("/sys/fs/cgroup")
 _PARTS = ("weights", "gradients", "optimizer", "activations")
 _LOW: Change = {
@@ -62,6 +66,34 @@ def fitting_changes(workload: Workload, params: TrainParams, free: float) -> str
         return "; ".join(fitting) + "."
     words = min(needs, key=needs.__getitem__)
     return f"none of the usual changes; the least, {words}, needs {in_gib(needs[words])}."
+
+
+def with_recomputation(params: TrainParams, workload: Workload, free: float, notice: Notice = print) -> TrainParams:
+    """Where params recompute what memory lacks room for, with the count of blocks; the first ones are recomputed.
+
+    Args:
+        free: bytes; a tenth of them stays free.
+    """
+    if params.gradient_checkpointing != FIT:
+        return params
+    layers, room = workload.config.num_layers, free * (1 - _MARGIN)
+
+    def with_blocks(blocks: int) -> TrainParams:
+        value = {0: False, layers: True}.get(blocks, blocks)
+        return params.model_copy(update={"gradient_checkpointing": value})
+
+    def fits(blocks: int) -> bool:
+        return training_memory(workload, with_blocks(blocks)).total <= room
+
+    if workload.sharded or fits(0):  # accelerate's config file decides what is recomputed where weights are sharded
+        return with_blocks(0)
+    blocks = bisect_left(range(layers), True, lo=1, key=fits)
+    need = in_gib(training_memory(workload, with_blocks(0)).total)
+    notice(
+        f"train.gradient_checkpointing {FIT}: {blocks} of {layers} blocks are recomputed in backward; keeping all "
+        f"needs {need}, and {in_gib(free)} are free"
+    )
+    return with_blocks(blocks)
 
 
 def available_memory(device: torch.device) -> float:

@@ -279,14 +279,12 @@ def _factored(parameter: nn.Parameter) -> int:
 
 
 def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
-    """What forward keeps (with checkpointing: the blocks' inputs and one block), and one block's gradients."""
+    """What forward keeps (of a block that is recomputed: its input), and one block's own with its gradients."""
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
-    if params.gradient_checkpointing:
-        kept = layers * rows * workload.row_tokens * workload.config.hidden_size * workload.product_dtype.itemsize
-    else:
-        kept = (layers - 1) * block
-    return shallow + kept + block
+    recomputed = params.recomputed_blocks(layers)
+    inputs = rows * workload.row_tokens * workload.config.hidden_size * workload.product_dtype.itemsize
+    return shallow + recomputed * inputs + max(0, layers - 1 - recomputed) * block + block
 
 
 def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> int:

@@ -15,10 +15,11 @@ from glm2core.params.model import ModelParams, RopeChoices, RopeParams
 from glm2core.params.section import AUTO
 from glm2core.params.settle import settle, settle_tokenize
 from glm2core.params.settled import KINDS, SETTLED_FILE, Kind, Record, Settled, read_record, shown
-from glm2core.params.train import CurriculumStage, LoraParams, PrefixParams, TrainParams
+from glm2core.params.train import FIT, CurriculumStage, LoraParams, PrefixParams, TrainParams
 
 __all__ = [
     "AUTO",
+    "FIT",
     "KINDS",
     "PARAMS_FILE",
     "SETTLED_FILE",

@@ -17,7 +17,7 @@ from glm2core.params.file import PARAMS_FILE, Params
 from glm2core.params.messages import messages
 from glm2core.params.section import AUTO
 from glm2core.params.settled import Kind, Record, Settled, shown, value_of
-from glm2core.params.train import TrainParams
+from glm2core.params.train import FIT, TrainParams
 from glm2core.process import available_cores
 
 _ADVISED = f"the base's {TUNING_FILE}"
@@ -135,7 +135,7 @@ def _settle_rope(choices: _Choices, base: Base) -> None:
 def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
     method = choices.written("train.method")
     size = _size(base, kind)
-    low = _settle_memory(choices, base, method)
+    _settle_memory(choices, base, method)
     plain = TrainParams()
     choices.settle(
         "train.quantization_bits",
@@ -152,7 +152,8 @@ def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
     )
     for name in ("schedule", "decay_fraction", "warmup_fraction", "bias_rate", "position_stretch", "curriculum"):
         choices.settle(f"train.{name}", getattr(plain, name))
-    choices.settle("train.gradient_checkpointing", low, f"memory {'low' if low else 'normal'}")
+    recomputes = (False, "method ptuning") if method == "ptuning" else (FIT, "what memory lacks room for")
+    choices.settle("train.gradient_checkpointing", *recomputes, advisable=method != "ptuning")
     scales = choices.written("model.rope.type") is not None
     if scales or base.from_scratch:
         choices.settle("train.generated_rows", 1.0, "rope changes positions" if scales else "from scratch")
@@ -162,8 +163,8 @@ def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
     choices.settle("train.threads", available_cores(), "all cores", advisable=False)
 
 
-def _settle_memory(choices: _Choices, base: Base, method: str) -> bool:
-    """Memory, and what goes only with one kind of it; returns whether it is low."""
+def _settle_memory(choices: _Choices, base: Base, method: str) -> None:
+    """Memory, and what goes only with one kind of it."""
     can_be_low = (
         method == "full"
         and choices.written("train.optimizer") in (AUTO, "adafactor")
@@ -177,7 +178,6 @@ def _settle_memory(choices: _Choices, base: Base, method: str) -> bool:
     why = "memory low" if low else _DEFAULT
     choices.settle("train.optimizer", "adafactor" if low else "adamw", why, advisable=not low)
     choices.settle("train.max_grad_norm", None if low else 1.0, why, advisable=not low)
-    return bool(low)
 
 
 def _settle_length(choices: _Choices, base: Base, kind: Kind) -> None:

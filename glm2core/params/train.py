@@ -28,6 +28,8 @@ class PrefixParams(Section):
     length: Count = Field(128, description="virtual tokens in front of every layer's keys and values")
 
 
+# As many blocks are recomputed as memory lacks room for: what auto is settled to, before the rows are counted.
+FIT: Literal["fit"] = "fit"
 Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
@@ -119,7 +121,7 @@ class TrainChoices(Section):
     gradient_checkpointing: Auto[bool] = Field(
         "auto",
         description="recompute the blocks in backward: less memory, about a third slower; auto = the base's "
-        "advice, else with memory low",
+        "advice, else only as many blocks as memory lacks room for",
     )
     position_stretch: Auto[bool] = Field(
         "auto",
@@ -232,7 +234,7 @@ class TrainParams(TrainChoices):
     bias_rate: Positive = 1.0
     max_grad_norm: Positive | None = 1.0
     memory: Literal["normal", "low"] = "normal"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["fit"] | NonNegative = False
     position_stretch: bool = False
     curriculum: list[CurriculumStage] = Field([])
     generated_rows: Fraction = 1.0
@@ -244,3 +246,10 @@ class TrainParams(TrainChoices):
         """Optimizer steps; training/selection.py counts those of epochs before anything asks."""
         assert self.max_steps is not None
         return self.max_steps
+
+    def recomputed_blocks(self, layers: int) -> int:
+        """Of so many blocks, how many are recomputed, the first ones; estimate/fit.py counts them for `fit`."""
+        assert self.gradient_checkpointing != FIT
+        if isinstance(self.gradient_checkpointing, bool):
+            return layers if self.gradient_checkpointing else 0
+        return min(layers, int(self.gradient_checkpointing))

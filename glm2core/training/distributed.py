@@ -133,7 +133,7 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
         "optimizer": params.optimizer != "adamw" and params.optimizer,
         "memory": params.memory != "normal" and params.memory,
         "dtype": dtype != torch.float32 and str(dtype).removeprefix("torch."),
-        "gradient_checkpointing": params.gradient_checkpointing and "true",
+        "gradient_checkpointing": params.gradient_checkpointing is True and "true",
     }
     if os.environ.get("FSDP_VERSION", "2") != "2":  # as accelerate's launcher tells it
         raise UserError("accelerate's config asks for FSDP1, which is not supported: set fsdp_version to 2 in it.")

@@ -75,8 +75,9 @@ def prepare(
         prepared = Prepared(_full(model_params, params, vocab_size, dtype, device, notice))
     else:
         prepared = _adapted(model_params, params, vocab_size, dtype, device, work_folder, notice)
-    if params.gradient_checkpointing:
-        _checkpoint_blocks(prepared.network)
+    blocks = params.recomputed_blocks(prepared.network.config.num_layers)
+    if blocks:
+        _recompute(prepared.network, blocks)
     return prepared
 
 
@@ -158,9 +159,12 @@ def _adapted(
     return Prepared(adapt(model, params.method, params.lora, params.prefix), base, reference)
 
 
-def _checkpoint_blocks(network: PreTrainedModel) -> None:
+def _recompute(network: PreTrainedModel, blocks: int) -> None:
+    """Let so many blocks, the first ones, keep nothing but their input for backward."""
     options = {"use_reentrant": False}  # reentrant recomputation gives adapters on frozen weights no gradient
     if hasattr(network, "activation_checkpointing_enable"):
         network.activation_checkpointing_enable(options)
     else:  # transformers before 5.2x
         network.gradient_checkpointing_enable(options)
+    for layer in network.transformer.encoder.layers[blocks:]:
+        layer.gradient_checkpointing = False

@@ -259,6 +259,7 @@ class Run:
             "mfu": progress.mfu,
             "peak_memory_gib": peak_memory_gib(self.device),
             "trainable_parameters": trainable,
+            "recomputed_blocks": self.params.recomputed_blocks(self.prepared.network.config.num_layers),
         }
         if validations:
             metrics["validation_loss_before"] = validations[0]

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from glm2core.errors import UserError
-from glm2core.estimate.fit import check_fits
+from glm2core.estimate.fit import available_memory, check_fits, with_recomputation
 from glm2core.estimate.memory import Workload, network_config
 from glm2core.family import template_of
 from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
 from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.model.config import ChatGLM2Config
 from glm2core.model.loading import fingerprint, parameter_count
 from glm2core.params import Params, Settled, TrainParams, read_base, settle
 from glm2core.text.dataset import TokenizedDataset
@@ -61,7 +62,11 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
     _require_one_process_for_low_memory(train)
     if sharding_is_asked_for():
         require_shardable(train, dtype)
-    _require_room(settled, tokenized, training, dtype, device)
+    if len(training):  # else the run tells what to do about it
+        _require_rows_for_tokenizer(settled, config, tokenized)
+        workload = _workload(config, settled, training, dtype, device)
+        train = with_recomputation(train, workload, available_memory(device), notice)
+        check_fits(workload, train, device=device, folder=project_root())
     with ExitStack() as stack:
         stack.enter_context(joined(device))
         key = first_decides(lambda: _fingerprint(settled, tokenized, dtype, device, threads))
@@ -113,19 +118,18 @@ def _load_rows(params: Settled, tokenized: Path) -> tuple[TokenizedDataset, Toke
     return without_generated(training, params.train.generated_rows, notice), validation
 
 
-def _require_room(
-    params: Settled, tokenized: Path, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Before hours are spent: too few rows for the tokenizer, or too little memory or disk."""
-    if not len(training):
-        return  # told by the run, with what to do about it
+def _require_rows_for_tokenizer(params: Settled, config: ChatGLM2Config, tokenized: Path) -> None:
     tokenizer = SpTokenizer.load(tokenized / "tokenizer")
-    config = network_config(params.model, len(tokenizer))
     template, _ = template_of(tokenized / "tokenizer")
     tokenizer.require_rows(
         config.padded_vocab_size, template, params.tokenize.pair_format, resolve_path(params.model.base or tokenized)
     )
-    workload = Workload(
+
+
+def _workload(
+    config: ChatGLM2Config, params: Settled, training: TokenizedDataset, dtype: torch.dtype, device: torch.device
+) -> Workload:
+    return Workload(
         config=config,
         dtype=dtype,
         device=device.type,
@@ -135,7 +139,6 @@ def _require_room(
         processes=world_size(),
         sharded=sharding_is_asked_for(),
     )
-    check_fits(workload, params.train, device=device, folder=project_root())
 
 
 def _require_one_process_for_low_memory(params: TrainParams) -> None:

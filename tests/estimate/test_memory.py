@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from glm2core.errors import UserError
-from glm2core.estimate.fit import check_fits, fitting_changes
+from glm2core.estimate.fit import check_fits, fitting_changes, with_recomputation
 from glm2core.estimate.memory import GIB, Workload, cache_bytes, training_disk, training_memory
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
-from glm2core.params import TrainParams
+from glm2core.params import FIT, TrainParams
 
 LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None, "gradient_checkpointing": True}
 TINY = Workload(preset_config("tiny"), torch.float32, "cpu", row_tokens=64, supervised=0.5, from_files=False)
@@ -33,6 +33,7 @@ slow = pytest.mark.slow
         pytest.param({"method": "full", **LOW}, "bfloat16", marks=slow),
         pytest.param({"method": "full"}, "bfloat16", marks=slow),
         pytest.param({"method": "full", "gradient_checkpointing": True}, "float32", marks=slow),
+        pytest.param({"method": "full", "gradient_checkpointing": 6}, "float32", marks=slow),
         pytest.param({"method": "full", "gradient_accumulation_steps": 2}, "float32", marks=slow),
         pytest.param({"method": "full", "optimizer": "adafactor"}, "bfloat16", marks=slow),
         pytest.param({"method": "full", "optimizer": "adamw_8bit"}, "float32", marks=slow),
@@ -132,6 +133,29 @@ def test_a_change_is_understood_without_the_others(free):
     ):
         words = fitting_changes(RELEASED, params, free * GIB)
         assert "both" not in words and "the same" not in words
+
+
+@pytest.mark.parametrize(("free", "most"), [(40, 0), (18, 9), (15.6, 28), (1, 28)])
+def test_only_the_blocks_that_memory_lacks_room_for_are_recomputed(free, most):
+    """As many as are needed and not one more; told, where it is any."""
+    told = []
+    params = TrainParams(batch_tokens=500, **{**LOW, "gradient_checkpointing": FIT})
+    found = with_recomputation(params, RELEASED, free * GIB, told.append)
+    blocks = found.recomputed_blocks(RELEASED.config.num_layers)
+    assert blocks <= most
+    assert [f"{blocks} of 28 blocks are recomputed" in sentence for sentence in told] == ([True] if blocks else [])
+
+    def need(count):
+        return training_memory(RELEASED, params.model_copy(update={"gradient_checkpointing": count})).total
+
+    if 0 < blocks < 28:
+        assert need(blocks) <= 0.9 * free * GIB < need(blocks - 1)
+
+
+def test_what_is_asked_for_is_not_counted_again():
+    for value in (True, False):
+        params = TrainParams(gradient_checkpointing=value)
+        assert with_recomputation(params, TINY, 0.0, pytest.fail) is params
 
 
 def test_a_network_from_scratch_is_whole_before_it_is_quantized():

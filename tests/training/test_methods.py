@@ -27,6 +27,7 @@ METHODS = [
     ("ptuning", 4),
     ("ptuning", 8),
 ]
+LAYERS = 2  # of `tiny_model`
 LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 
@@ -171,15 +172,19 @@ def test_a_prefix_takes_up_no_position(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "bits"), [("full", None), ("lora", None), ("qlora", 4)])
 def test_recomputed_blocks_give_the_same_gradients(method: str, bits: int | None, base: Path, tmp_path: Path) -> None:
     gradients = []
-    for recompute in (False, True):
+    for recompute, blocks in ((False, 0), (True, LAYERS), (1, 1)):
         lora = {"rank": 4, "dropout": 0.0}
-        model = prepared(method, bits, base, tmp_path, gradient_checkpointing=recompute, lora=lora).model
+        built = prepared(method, bits, base, tmp_path, gradient_checkpointing=recompute, lora=lora)
+        flags = [layer.gradient_checkpointing for layer in built.network.transformer.encoder.layers]
+        assert flags == [True] * blocks + [False] * (LAYERS - blocks)
+        model = built.model
         model.train()
         model(**batch()).loss.backward()
         gradients.append({n: p.grad.float() for n, p in model.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    for recomputed in gradients[1:]:
+        assert gradients[0].keys() == recomputed.keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(recomputed[name], gradient, msg=name)
 
 
 def test_a_prefix_with_recomputation_is_refused(base: Path, tmp_path: Path) -> None:
