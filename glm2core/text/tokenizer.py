@@ -20,10 +20,10 @@ import sentencepiece
 from glm2core.conversation import Message
 from glm2core.errors import UserError
 from glm2core.files import refuse_lfs_pointer, write_json
+from glm2core.params.model_files import TOKENIZER_FILE
 from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
 
 MODEL_FILE = "tokenizer.model"
-CONFIG_FILE = "tokenizer_config.json"
 
 SPECIAL_TOKENS = (
     "[MASK]",
@@ -41,6 +41,7 @@ UNKNOWN, BOS, EOS, PAD = 0, 1, 2, 0
 _NEWLINE_PIECE = "<0x0A>"
 _FIXED_PIECES = 3 + 256  # <unk> <s> </s> and a piece for each byte
 _LONGEST_TRAINING_LINE = 4096
+_MOST_BYTES = 64 << 20  # the released one has one MB
 
 
 class SpTokenizer:
@@ -79,13 +80,15 @@ class SpTokenizer:
         if not path.is_file():
             raise UserError(f"{folder} holds no {MODEL_FILE}. Copy the one that the weights were released with.")
         refuse_lfs_pointer(path)
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} has more than {_MOST_BYTES:,} bytes, which no vocabulary needs. Fetch it again.")
         return cls(path.read_bytes(), str(path))
 
     def save(self, folder: Path, template: TemplateName, pair_format: PairFormat = "glm2") -> None:
         """Write `tokenizer.model` and the `tokenizer_config.json` that `hf_tokenizer` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self.model)
-        write_json(folder / CONFIG_FILE, tokenizer_config(template, pair_format))
+        write_json(folder / TOKENIZER_FILE, tokenizer_config(template, pair_format))
 
     def __len__(self) -> int:
         """Pieces and special tokens; an embedding may have more rows (65,024 in the released models)."""
