@@ -40,7 +40,7 @@ class Hub:
         self._server.close()
 
     def environment(self) -> dict[str, str]:
-        """In which every library takes this server for its hub, or as the way to one, and none is told to stay off it."""
+        """In which libraries take this server for their hub and for the way to it, and none is told to keep off."""
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
         proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), self.address)
         return {**kept, **proxies, "HF_ENDPOINT": self.address, "PYTHONPATH": str(ROOT)}
