@@ -4,7 +4,7 @@ Tensors are mapped: a name, a shape and a type are read at once, the numbers whe
 run: `.bin` files are unpickled by torch's own reader of weights, which knows tensors and nothing else.
 """
 
-import zipfile
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from glm2core.errors import UserError, printable, shown_names
 from glm2core.files import refuse_lfs_pointer
+from glm2core.model.pickles import require_harmless
 from glm2core.params.model_files import IndexFile, read_model_file
 
 # In the order in which transformers looks for them.
 _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _MOST_INDEX_BYTES = 16 << 20
-_MOST_PICKLE_BYTES = 64 << 20  # of names and shapes: the tensors' numbers lie in parts of their own
+_MOST_HEADER_BYTES = 16 << 20  # of names and shapes
 _LONGEST_REASON = 200
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -94,25 +95,16 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _mapped_safetensors(file: Path) -> dict[str, Tensor]:
+    with file.open("rb") as start:
+        length = start.read(8)
+    if len(length) == 8 and struct.unpack("<Q", length)[0] > _MOST_HEADER_BYTES:
+        raise ValueError("its list of tensors is too long")
     with safe_open(file, framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
 
 
 def _mapped_bin(file: Path) -> Any:
-    is_zip = zipfile.is_zipfile(file)
-    if is_zip:
-        _require_plain_archive(file)
-    return torch.load(file, weights_only=True, mmap=is_zip, map_location="cpu")
-
-
-def _require_plain_archive(file: Path) -> None:
-    """torch.save packs nothing; a part that is packed may be a thousand times larger than the file."""
-    with zipfile.ZipFile(file) as archive:
-        for part in archive.infolist():
-            if part.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its part {part.filename[:80]} is compressed")
-            if part.filename.endswith("data.pkl") and part.file_size > _MOST_PICKLE_BYTES:
-                raise ValueError("its list of tensors is too long")
+    return torch.load(file, weights_only=True, mmap=require_harmless(file), map_location="cpu")
 
 
 def _require_tensors(found: Any, file_bytes: int) -> None:

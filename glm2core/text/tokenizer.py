@@ -59,6 +59,7 @@ class SpTokenizer:
         self.model = model
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
+            line_ends = self._sp.encode("a\n\nb")[-3:-1], self._sp.encode("\n")[1:]
         except (RuntimeError, OSError) as error:
             raise UserError(f"{name} is not a SentencePiece model ({error}). Fetch it again.") from None
         self.size: int = self._sp.get_piece_size()
@@ -66,7 +67,7 @@ class SpTokenizer:
         self.special_ids |= {"<unk>": UNKNOWN, "<s>": BOS, "</s>": EOS}
         self.newline: int = self._sp.piece_to_id(_NEWLINE_PIECE)
         # Prompts are encoded in parts that are cut in front of line ends
-        if self._sp.encode("a\n\nb")[-3:-1] != [self.newline] * 2 or self._sp.encode("\n")[1:] != [self.newline]:
+        if line_ends != ([self.newline] * 2, [self.newline]):
             raise UserError(f"{name} does not encode a line end as {_NEWLINE_PIECE} alone: not a ChatGLM2 tokenizer.")
 
     @classmethod

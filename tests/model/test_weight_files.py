@@ -1,6 +1,8 @@
 """Files of weights: tensors by name, and nothing else; what is wrong is told before anything is built."""
 
 import json
+import pickle
+import struct
 import time
 import zipfile
 from collections.abc import Callable
@@ -136,3 +138,37 @@ def test_generation_settings_of_the_folder_are_kept(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"top_p": 5}')
     with pytest.raises(UserError, match=r"generation_config\.json: top_p must be at most 1"):
         load(tmp_path)
+
+
+def doubled(levels: int) -> bytes:
+    """A dict whose key is a tuple of the same tuple twice, and so on: its hash takes 2 ** levels steps."""
+    steps = b"".join(b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86" for level in range(levels))
+    return b"\x80\x02})" + steps + b"K\x01s."
+
+
+def in_an_archive(file: Path, content: bytes) -> None:
+    torch.save({NAME: torch.ones(2)}, file)
+    with zipfile.ZipFile(file) as source:
+        parts = {part.filename: source.read(part) for part in source.infolist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as out:
+        for name, part in parts.items():
+            out.writestr(name, content if name.endswith("data.pkl") else part)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_can_not_keep_a_reader_busy(zipped: bool, tmp_path: Path) -> None:
+    file = tmp_path / "pytorch_model.bin"
+    assert len(pickle.loads(doubled(3))) == 1  # it is a pickle
+    if zipped:
+        in_an_archive(file, doubled(100))
+    else:
+        file.write_bytes(doubled(100))
+    with pytest.raises(UserError, match="it repeats a part of itself"):
+        mapped_weights([file])
+
+
+def test_a_header_has_a_bound(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", 1 << 40) + b"{}")
+    with pytest.raises(UserError, match="its list of tensors is too long"):
+        mapped_weights([file])
