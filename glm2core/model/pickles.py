@@ -1,7 +1,7 @@
 """A look at the pickles of a `.bin` before torch reads them: what no file of weights has, and what costs without end.
 
-torch's reader of weights runs nothing of a file. A few bytes can still keep it busy for years: a tuple that holds a tuple
-twice, which holds another twice, and so on, and whose hash is asked for as a key; or parts that are packed a thousandfold.
+torch's reader of weights runs nothing of a file. A few bytes can still keep it busy for years: parts that are packed a
+thousandfold, or a tuple that holds another twice, which holds another twice, and so on, and whose hash is asked for.
 """
 
 import pickletools

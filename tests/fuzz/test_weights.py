@@ -365,7 +365,7 @@ def check(folder: Path, out: Path, rng: random.Random) -> str:
         sha256_folder(folder)
         answerer = load_answerer(argparse.Namespace(model=folder, **ARGUMENTS), silent)
         answerer.answer([QUESTION])
-        if rng.random() < 0.02:
+        if rng.random() < 0.01:
             export(folder, out, notice=silent)
             shutil.rmtree(out)
     except UserError as error:
@@ -388,7 +388,7 @@ def fuzz(seed: int, count: int, work: Path) -> None:
         folder = work / "tried" / f"{seed}-{number}-{kind}"
         shutil.copytree(good[kind], folder)
         how, must_be_refused = spoiler.change(folder)
-        if (folder / "base").is_dir() and spoiler.rng.random() < 0.7:
+        if (folder / "base").is_dir() and (how == "ignored" or spoiler.rng.random() < 0.7):
             refingerprint(folder)
         faulthandler.dump_traceback_later(SECONDS, exit=True)  # in C code, too, which no signal handler would end
         found = check(folder, work / "out", spoiler.rng)
