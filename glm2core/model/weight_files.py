@@ -81,10 +81,12 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    refuse_lfs_pointer(file)
     try:
+        refuse_lfs_pointer(file)
         found = _mapped_safetensors(file) if file.suffix == ".safetensors" else _mapped_bin(file)
         _require_tensors(found, file.stat().st_size)
+    except UserError:
+        raise
     except Exception as error:  # damaged bytes make the parsers fail in any way
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(

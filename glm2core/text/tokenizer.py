@@ -18,7 +18,7 @@ import numpy as np
 import sentencepiece
 
 from glm2core.conversation import Message
-from glm2core.errors import UserError
+from glm2core.errors import UserError, printable
 from glm2core.files import refuse_lfs_pointer, write_json
 from glm2core.params.model_files import TOKENIZER_FILE
 from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
@@ -60,8 +60,9 @@ class SpTokenizer:
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
             line_ends = self._sp.encode("a\n\nb")[-3:-1], self._sp.encode("\n")[1:]
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{name} is not a SentencePiece model ({error}). Fetch it again.") from None
+        except (RuntimeError, OSError, ValueError) as error:  # the last where its own message is no text
+            reason = printable(str(error))[:200]
+            raise UserError(f"{name} is not a SentencePiece model ({reason}). Fetch it again.") from None
         self.size: int = self._sp.get_piece_size()
         self.special_ids = {token: self.size + i for i, token in enumerate(SPECIAL_TOKENS)}
         self.special_ids |= {"<unk>": UNKNOWN, "<s>": BOS, "</s>": EOS}
