@@ -60,7 +60,8 @@ class SpTokenizer:
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
             line_ends = self._sp.encode("a\n\nb")[-3:-1], self._sp.encode("\n")[1:]
-        except (RuntimeError, OSError, ValueError) as error:  # the last where its own message is no text
+            self._sp.id_to_piece(list(range(self._sp.get_piece_size())))  # each is text
+        except (RuntimeError, OSError, ValueError) as error:  # the last where a piece, or the message, is no text
             reason = printable(str(error))[:200]
             raise UserError(f"{name} is not a SentencePiece model ({reason}). Fetch it again.") from None
         self.size: int = self._sp.get_piece_size()
