@@ -6,12 +6,11 @@ models/chatglm/config.py and vllm-project/vllm#1806 met the same question. The n
 family and the tokenizer for the template; both get the same guess unless a file states otherwise.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from glm2core.errors import UserError
+from glm2core.params.model_files import CONFIG_FILE, TOKENIZER_FILE, TokenizerFile, read_config_file, read_model_file
 
 Family = Literal["chatglm2", "chatglm3"]
 Found = tuple[Family, str]  # and the evidence in words
@@ -22,30 +21,29 @@ _NAMES: dict[str, Family] = {
     "chatglm3": "chatglm3",
     "codegeex3": "chatglm3",
 }
-_CONFIG, _TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
-_TOKENIZER_FILES = (_TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "tokenization_chatglm.py")
+_TOKENIZER_FILES = (TOKENIZER_FILE, "special_tokens_map.json", "added_tokens.json", "tokenization_chatglm.py")
 _CHAT_TOKEN = "<|user|>"
 _LARGEST_LINEAR_RATIO = 16
+_MOST_BYTES = 16 << 20  # of a file that is searched for the token
 
 
 def family_of(folder: Path) -> Found:
     """What `rope_ratio` means in a folder's config.json, and the evidence: stated there, else `guess_member`.
 
     Raises:
-        UserError: a file of the folder is not valid JSON.
+        UserError: a file of the folder that is damaged, or another network's.
     """
-    config = _json_file(folder / _CONFIG)
-    return _stated(config, "family", _CONFIG) or guess_member(config, folder)
+    config = _config(folder)
+    return _stated(config, "family", CONFIG_FILE) or guess_member(config, folder)
 
 
 def template_of(folder: Path) -> Found:
     """Which wording a folder's model was made with, and the evidence: stated, else the family's.
 
     Raises:
-        UserError: a file of the folder is not valid JSON.
+        UserError: as `family_of`.
     """
-    tokenizer = _json_file(folder / _TOKENIZER_CONFIG)
-    return _stated(tokenizer, "prompt_template", _TOKENIZER_CONFIG) or family_of(folder)
+    return _stated(_tokenizer(folder), "prompt_template", TOKENIZER_FILE) or family_of(folder)
 
 
 def guess_member(config: Mapping[str, Any], folder: Path | None = None) -> Found:
@@ -69,10 +67,10 @@ def _stated(values: Mapping[str, Any], key: str, file: str) -> Found | None:
 
 
 def _by_name(config: Mapping[str, Any], folder: Path | None) -> Found | None:
-    places = {f"{_CONFIG}'s {key}": config.get(key) for key in ("_name_or_path", "auto_map")}
+    places = {f"{CONFIG_FILE}'s {key}": config.get(key) for key in ("_name_or_path", "auto_map")}
     if folder is not None:
-        tokenizer = _json_file(folder / _TOKENIZER_CONFIG)
-        places[f"{_TOKENIZER_CONFIG}'s name_or_path"] = tokenizer.get("name_or_path")
+        tokenizer = _tokenizer(folder)
+        places[f"{TOKENIZER_FILE}'s name_or_path"] = tokenizer.get("name_or_path")
         places["the folder's name"] = folder.resolve().name
     for place, value in places.items():
         for name, family in _NAMES.items():
@@ -85,12 +83,11 @@ def _by_tokenizer(folder: Path | None) -> Found | None:
     if folder is None:
         return None
     # Tokenizer files that state their wording were written here, and hold every member's tokens.
-    stated = _stated(_json_file(folder / _TOKENIZER_CONFIG), "prompt_template", _TOKENIZER_CONFIG)
+    stated = _stated(_tokenizer(folder), "prompt_template", TOKENIZER_FILE)
     if stated is not None:
         return stated
     for name in _TOKENIZER_FILES:
-        file = folder / name
-        if file.is_file() and _CHAT_TOKEN in file.read_text(encoding="utf-8", errors="replace"):
+        if _holds_chat_token(folder / name):
             return "chatglm3", f"{name} holds {_CHAT_TOKEN}"
     return None
 
@@ -105,11 +102,18 @@ def _by_rope_ratio(config: Mapping[str, Any]) -> Found | None:
     return "chatglm3", f"rope_ratio {ratio:g} is a usual multiple of the rotary base"
 
 
-def _json_file(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Fetch it again.") from None
-    return value if isinstance(value, dict) else {}
+def _config(folder: Path) -> dict[str, Any]:
+    config = read_config_file(folder)
+    return {} if config is None else config.given()
+
+
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    tokenizer = read_model_file(folder / TOKENIZER_FILE, TokenizerFile)
+    return {} if tokenizer is None else tokenizer.model_dump()
+
+
+def _holds_chat_token(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return _CHAT_TOKEN.encode() in opened.read(_MOST_BYTES)

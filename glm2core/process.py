@@ -13,9 +13,12 @@ _CAPS = {
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
 }
 
+# Nothing here is fetched by name: a hub's answer would be a stranger's file, and the question tells of the user.
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
 
 def prepare_process() -> None:
-    """Let threads share the cores with other processes, heed `GLM2CORE_CPU`, and print line by line into a file.
+    """Keep libraries off the network, let threads share the cores, heed `GLM2CORE_CPU`, print line by line into a file.
 
     Libraries read the variables when torch is imported. Threads that wait by spinning take the cores from one another:
     two trainings at once (`dvc queue start -j 2`) were eight times slower. Threads that sleep at once wake late: one
@@ -24,6 +27,7 @@ def prepare_process() -> None:
     Raises:
         UserError: `GLM2CORE_CPU` names no class of CPUs.
     """
+    os.environ.update(_OFFLINE)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     cap = cpu_cap()

@@ -1,6 +1,7 @@
 """Family and template: one guess from a folder, for the network and for the tokenizer."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from glm2core.errors import UserError
 from glm2core.family import family_of, template_of
 from glm2core.model import ChatGLM2Config
 from glm2core.model.loading import read_config
-from glm2core.params import TokenizeParams
+from glm2core.params import TokenizeParams, read_base
+from glm2core.text.chat_format import ChatFormat
 from glm2core.text.encode import tokenizer_for
 from glm2core.text.tokenizer import train_tokenizer
 from tests.model.released_layout import released_config
@@ -94,3 +96,20 @@ def test_damaged_json_is_named(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "base", {}, {name: "{"})
     with pytest.raises(UserError, match=f"{name} is not valid JSON"):
         template_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "chatglm", "padded_vocab_size": 151552}, "this is GLM-4"),
+        ({"model_type": "chatglm", "inner_hidden_size": 16384}, "this is ChatGLM-6B, the first one"),
+        ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
+    ],
+)
+def test_another_network_is_named_before_its_tokenizer(config: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Its tokenizer is of another kind: as the first thing told, that would lead nowhere."""
+    folder = write(tmp_path / "base", config, {"tokenizer.model": "no SentencePiece"})
+    readers: list[Callable[[Path], object]] = [ChatFormat.load, read_config, read_base]
+    for read in (*readers, lambda place: tokenizer_for(str(place), TokenizeParams(), tmp_path)):
+        with pytest.raises(UserError, match=said):
+            read(folder)

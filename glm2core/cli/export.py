@@ -27,6 +27,7 @@ from glm2core.console import Notice
 from glm2core.conversation import ASSISTANT, SYSTEM, USER
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
+from glm2core.model.adapter_files import is_adapter, read_adapter
 from glm2core.model.adapters import load_tuned
 from glm2core.model.convert_glm import glm_config, glm_state_dict
 from glm2core.model.linear import wide_products
@@ -123,8 +124,7 @@ def check_tokenizer(exported: PreTrainedTokenizerBase, chat_format: ChatFormat) 
 
 def _refuse_prefix(folder: Path) -> None:
     """Before gigabytes are read; a prefix inside full weights is refused by `glm_config`."""
-    file = folder / "adapter_config.json"
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("peft_type") == "PREFIX_TUNING":
+    if is_adapter(folder) and read_adapter(folder).method == "ptuning":
         raise UserError(
             f"{folder} is a P-tuning prefix, and the Glm layout has no place for one. "
             "Tune with train.method full, lora or qlora to export; chat and predict take this one."

@@ -6,56 +6,40 @@ models/tuned/
     base/           only where the base was made from scratch: nobody else has it
 """
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PeftModelForCausalLM,
+    PrefixTuningConfig,
+    TaskType,
+    get_peft_model,
+    set_peft_model_state_dict,
+)
 from transformers import PreTrainedModel
 
 from glm2core.console import Notice
-from glm2core.errors import UserError
+from glm2core.errors import UserError, printable
 from glm2core.files import project_root, resolve_path, write_json
 from glm2core.hardware import computes_in
+from glm2core.model.adapter_files import (
+    BASE_FILE,
+    BaseReference,
+    adapter_weights,
+    is_adapter,
+    read_adapter,
+    read_reference,
+)
 from glm2core.model.loading import fingerprint, load_model, parameter_count, read_config
 from glm2core.model.rope import RopeScaling
 from glm2core.params import LoraParams, PrefixParams
 
-_ADAPTER = "adapter_config.json"
-_BASE = "base.json"
 _OWN_BASE = "base"
-
-
-class BaseReference(BaseModel):
-    """Which network an adapter belongs to, and how it was set up while the adapter was trained.
-
-    Args:
-        path: the base's folder, against the project root; null = `base/` beside the adapter.
-        fingerprint: of the base's weights and config.
-        bits: of the quantized weights; null = not quantized.
-        family: as `load_model` takes it.
-        rope: scaling on top of the base's own config; null = none.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str | None
-    fingerprint: str
-    bits: Literal[4, 8] | None = None
-    family: str = "auto"
-    rope: RopeScaling | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _three_keys_of_older_files(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "rope_type" not in values:
-            return values
-        old = {name: values[f"rope_{name}"] for name in ("type", "factor", "unit") if f"rope_{name}" in values}
-        kept = {key: value for key, value in values.items() if key.removeprefix("rope_") not in old}
-        return {**kept, "rope": None if old["type"] is None else old}
 
 
 def reference_to(
@@ -119,7 +103,7 @@ def save_adapter(model: PeftModel, folder: Path, reference: BaseReference, base:
     config.base_model_name_or_path = reference.path or _OWN_BASE
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, with nothing filled in
-    write_json(folder / _BASE, reference.model_dump())
+    write_json(folder / BASE_FILE, reference.model_dump())
     if reference.path is None:
         shutil.copytree(base, folder / _OWN_BASE)
 
@@ -139,16 +123,22 @@ def load_tuned(
         quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
 
     Raises:
-        UserError: the base is missing, or isn't the one the adapter was trained on.
+        UserError: the base is missing, or isn't the one the adapter was trained on; tensors that don't fit.
     """
-    if not (folder / _ADAPTER).is_file():
+    if not is_adapter(folder):
         return load_model(folder, dtype=dtype, device=device, notice=notice)
-    reference = _read_reference(folder)
+    adapter, reference = read_adapter(folder), read_reference(folder)
     base = _place(folder, reference)
     _require_same_base(folder, base, reference)
     model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
-    attach_prefix_length(model, PeftConfig.from_pretrained(str(folder)))
-    return PeftModel.from_pretrained(model, str(folder)).eval()
+    weights = adapter_weights(folder, adapter, model, model.config)
+    config = _prefix_config(model, adapter.prefix) if adapter.method == "ptuning" else _lora_config(adapter.lora)
+    config.inference_mode = True
+    attach_prefix_length(model, config)
+    # Values and tensors, not the folder: peft would ask the hub for what is not there
+    adapted = PeftModelForCausalLM(model, config)
+    set_peft_model_state_dict(adapted, weights)
+    return adapted.eval()
 
 
 def base_folder(folder: Path) -> Path | None:
@@ -157,7 +147,7 @@ def base_folder(folder: Path) -> Path | None:
     Raises:
         UserError: it is an adapter without `base.json`.
     """
-    return _place(folder, _read_reference(folder)) if (folder / _ADAPTER).is_file() else None
+    return _place(folder, read_reference(folder)) if is_adapter(folder) else None
 
 
 def network_parameters(folder: Path) -> int:
@@ -166,8 +156,8 @@ def network_parameters(folder: Path) -> int:
     Raises:
         UserError: no config.json there, or an adapter's base is missing.
     """
-    if (folder / _ADAPTER).is_file():
-        reference = _read_reference(folder)
+    if is_adapter(folder):
+        reference = read_reference(folder)
         base = _place(folder, reference)
         _require_base(folder, base, reference)
         folder = base
@@ -199,26 +189,22 @@ def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuning
 
 
 def _place(folder: Path, reference: BaseReference) -> Path:
-    return folder / _OWN_BASE if reference.path is None else resolve_path(reference.path)
-
-
-def _read_reference(folder: Path) -> BaseReference:
-    file = folder / _BASE
+    if reference.path is None:
+        return folder / _OWN_BASE
     try:
-        return BaseReference.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        place = resolve_path(reference.path)
+        place.is_dir()  # a name that is too long says so here
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{folder} holds an adapter but no {_BASE}, so its base is unknown. Tune it with this pipeline, "
-            "or merge it into its base elsewhere and name the merged folder."
+            f"{folder / BASE_FILE}: path is no path here ({printable(str(error))[:200]}). Mend it."
         ) from None
-    except (ValueError, ValidationError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
+    return place
 
 
 def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:
     if not base.is_dir():
         raise UserError(
-            f"{folder} is an adapter on {reference.path}, and {base} does not exist. "
+            f"{folder} is an adapter on {printable(str(reference.path))}, and {printable(str(base))} does not exist. "
             "Put the base weights there, or run the pipeline again."
         )
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from glm2core.errors import UserError
 from glm2core.family import family_of, guess_member
 from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, RopeScaling, linear_rope, plain_rope
+from glm2core.params.model_files import CONFIG_FILE, checked_config
 
 # Released switches with the one value that the released weights have, and that is built here.
 _FIXED_SWITCHES: dict[str, Any] = {
@@ -115,8 +116,14 @@ class ChatGLM2Config(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Adds the family by the folder that AutoConfig read the values from."""
-        return super().from_dict(_with_family(config_dict, kwargs.get("name_or_path")), **kwargs)
+        """As a config.json is read: by its schema, and with the family by the folder that the values are from.
+
+        Raises:
+            UserError: another network's values, or a value that is out of range.
+        """
+        place = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or ""
+        values = checked_config(config_dict, Path(str(place), CONFIG_FILE)).given()
+        return super().from_dict(_with_family(values, kwargs.get("name_or_path")), **kwargs)
 
     @property
     def rotary_channels(self) -> int:

@@ -7,20 +7,33 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
+from transformers import GenerationConfig
 
 from glm2core.errors import UserError
 from glm2core.family import family_of
 from glm2core.files import sha256_file
 from glm2core.model.config import ChatGLM2Config, apply_rope
 from glm2core.model.initialization import initialize
+from glm2core.model.misfits import refuse_prefix_alone, require_fit
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.model.quantization import quantization_config
 from glm2core.model.rope import RopeScaling, describe_rope
-from glm2core.model.weight_files import require_readable, weight_files
+from glm2core.model.weight_files import mapped_weights, require_finite, weight_files
+from glm2core.params.model_files import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    GenerationFile,
+    read_config_file,
+    read_json,
+    read_model_file,
+)
 
 # Keys of config.json that say nothing about what is computed, or change with who wrote the file.
 _UNRELATED_KEYS = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map")
+_NO_CONFIG = f"holds no {CONFIG_FILE}. Name a folder with a released or tuned model in it."
+_ROTARY_TABLE = "rotary_pos_emb.inv_freq"  # in the released files; rope.py computes it
 
 
 def load_model(
@@ -51,18 +64,24 @@ def load_model(
         The network, in eval mode.
 
     Raises:
-        UserError: a missing file or folder; a missing, unexpected or misshapen tensor; a scaling on
-            top of one that is there.
+        UserError: a file that is missing or damaged, or has a value out of its range; a missing, unexpected or
+            misshapen tensor, or one with NaN; a scaling on top of one that is there.
     """
-    for file in weight_files(folder):
-        require_readable(file)  # a damaged file is named before the long part starts
+    files = weight_files(folder)
     config = read_config(folder, family=family, notice=notice)
+    generation = read_model_file(folder / GENERATION_FILE, GenerationFile)
+    weights = _network_weights(files, config, folder)  # whatever is wrong is told before the long part starts
     apply_rope(config, rope)
     notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
     if bits is not None:
         options["quantization_config"] = quantization_config(bits, dtype, device)
-    return ChatGLM2ForCausalLM.from_pretrained(folder, **options)
+    if generation is not None and (given := generation.given()):
+        options["generation_config"] = GenerationConfig(**given)
+    # Values and tensors, not the folder: of its other files transformers sees none
+    network: ChatGLM2ForCausalLM = ChatGLM2ForCausalLM.from_pretrained(None, state_dict=weights, **options)
+    network.config.name_or_path = network.name_or_path = str(folder)
+    return network
 
 
 def new_model(
@@ -102,11 +121,16 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
     Raises:
         UserError: no config.json, or one that is not of this family.
     """
-    values = _config_values(folder)
+    config = read_config_file(folder)
+    if config is None:
+        raise UserError(f"{folder} {_NO_CONFIG}")
     if family == "auto":
         family, evidence = family_of(folder)
         notice(f"{folder}: family {family} ({evidence})")
-    return ChatGLM2Config.from_dict({**values, "family": family})
+    try:
+        return ChatGLM2Config(**{**config.given(), "family": family})
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG_FILE}: {str(error).removeprefix('config: ')}") from None
 
 
 def parameter_count(config: ChatGLM2Config) -> int:
@@ -121,21 +145,23 @@ def fingerprint(folder: Path) -> str:
     Raises:
         UserError: no weights or no config.json.
     """
-    related = {key: value for key, value in _config_values(folder).items() if key not in _UNRELATED_KEYS}
+    values = read_json(folder / CONFIG_FILE)
+    if values is None:
+        raise UserError(f"{folder} {_NO_CONFIG}")
+    related = {key: value for key, value in values.items() if key not in _UNRELATED_KEYS}
     digest = hashlib.sha256(json.dumps(related, sort_keys=True).encode())
     for file in weight_files(folder):
         digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _config_values(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(f"{folder} holds no config.json. Name a folder with a released or tuned model in it.")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from None
-    if values.get("model_type", "chatglm") != "chatglm":
-        raise UserError(f"{file}: model_type is {values['model_type']!r}; only 'chatglm' is read here")
-    return values
+def _network_weights(files: list[Path], config: ChatGLM2Config, folder: Path) -> dict[str, Tensor]:
+    """The weights in these files, compared with the network that `config` describes, which is not built for it."""
+    weights = {name: tensor for name, tensor in mapped_weights(files).items() if not name.endswith(_ROTARY_TABLE)}
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in ChatGLM2ForCausalLM(config).state_dict().items()}
+    if config.pre_seq_len:
+        refuse_prefix_alone(expected.keys() - weights.keys(), folder)
+    require_fit(weights, expected, f"{folder}: the weights do not fit its {CONFIG_FILE}")
+    require_finite(weights, folder)
+    return weights

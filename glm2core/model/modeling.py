@@ -20,6 +20,7 @@ from glm2core.model.config import ChatGLM2Config
 from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention, pick
 from glm2core.model.linear import Linear
 from glm2core.model.loss import supervised_loss, supervised_positions
+from glm2core.model.misfits import refuse_misfits, refuse_prefix_alone
 from glm2core.model.quantization import keep_frozen_weights, make_quantizable
 from glm2core.model.rope import RotaryEmbedding
 
@@ -274,8 +275,12 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        _require_exact(loaded[1], pretrained_model_name_or_path, has_prefix=bool(loaded[0].config.pre_seq_len))
-        return loaded if wants_info else loaded[0]
+        network, info = loaded
+        if network.config.pre_seq_len:
+            refuse_prefix_alone(info["missing_keys"], pretrained_model_name_or_path)
+        rule = f"{pretrained_model_name_or_path}: the weights do not fit its config.json"
+        refuse_misfits(info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"], rule)
+        return loaded if wants_info else network
 
 
 def _shape_and_device(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[torch.Size, torch.device]:
@@ -293,28 +298,6 @@ def _last_positions(logits_to_keep: int | Tensor, tokens: int, device: torch.dev
     if logits_to_keep == 0 or logits_to_keep >= tokens:
         return None
     return torch.arange(tokens - logits_to_keep, tokens, device=device)[None]
-
-
-def _require_exact(info: dict[str, Any], path: Any, *, has_prefix: bool) -> None:
-    wrong = [f"missing {name}" for name in sorted(info["missing_keys"])]
-    wrong += [f"unexpected {name}" for name in sorted(info["unexpected_keys"])]
-    wrong += [
-        f"{name} is {list(found)} and should be {list(expected)}"
-        for name, found, expected in sorted(info["mismatched_keys"])
-    ]
-    if has_prefix and _is_prefix_alone(info["missing_keys"]):
-        raise UserError(
-            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Put the "
-            "base's weight files beside it: docs/export.md, 'A released P-tuning result', has the lines for that."
-        )
-    if wrong:
-        listed = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise UserError(f"{path}: the weights do not fit its config.json: {listed}")
-
-
-def _is_prefix_alone(missing: set[str]) -> bool:
-    """Whether the embedding is missing, and of the prefix nothing is."""
-    return any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing)
 
 
 def _without_right_padding(attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:

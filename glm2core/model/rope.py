@@ -5,9 +5,10 @@ Shapes: `B` batch, `T` tokens, `H` heads, `D` channels a head, `R` rotary channe
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -58,9 +59,11 @@ class RopeScaling:
         UserError: unknown type.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=False)  # an adapter's base.json has it as an object
+
     type: RopeType
-    factor: float = 1.0
-    unit: int = 2048
+    factor: Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)] = 1.0
+    unit: Annotated[int, Field(strict=True, ge=1, le=1 << 24)] = 2048
 
     def __post_init__(self) -> None:
         if self.type not in get_args(RopeType):

@@ -1,24 +1,36 @@
-"""The files that hold a checkpoint's weights: which they are, and that they can be read."""
+"""The files that hold a folder's weights: which they are, and their tensors, checked before any is used.
 
-import json
+Tensors are mapped: a name, a shape and a type are read at once, the numbers when they are used. Nothing in a file is
+run: `.bin` files are unpickled by torch's own reader of weights, which knows tensors and nothing else.
+"""
+
+import struct
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
-from glm2core.errors import UserError
+from glm2core.errors import UserError, printable, shown_names
+from glm2core.files import refuse_lfs_pointer
+from glm2core.model.pickles import require_harmless
+from glm2core.params.model_files import IndexFile, read_model_file
 
 # In the order in which transformers looks for them.
 _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_ZIP = b"PK\x03\x04"
-_LFS_POINTER = b"version https://git-lfs"
+_MOST_INDEX_BYTES = 16 << 20
+_MOST_HEADER_BYTES = 16 << 20  # of names and shapes
+_LONGEST_REASON = 200
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights, sorted.
 
     Raises:
-        UserError: no such folder, no weights in it, or a shard of the index is missing.
+        UserError: no such folder, no weights in it, or an index that is wrong or names a file that isn't there.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder. Name one with config.json and weights in it.")
@@ -31,34 +43,92 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def require_readable(file: Path) -> None:
-    """Look into a weight file without reading its tensors; nothing in it is run.
+def mapped_weights(files: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of all files by name; their numbers stay in the files until they are used.
 
     Raises:
-        UserError: it is damaged, or holds other things than tensors.
+        UserError: a file that is damaged, holds other things than weights, or repeats a tensor of another.
     """
-    with file.open("rb") as opened:
-        start = opened.read(len(_LFS_POINTER))
-    if start == _LFS_POINTER:
-        raise UserError(f"{file} is a git-lfs pointer, not the weights. Run `git lfs pull` in {file.parent}.")
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt"):
-                return
-        torch.load(file, weights_only=True, mmap=start.startswith(_ZIP))
-    except Exception as error:  # damaged bytes make the parsers fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        tensors = _tensors(file)
+        if twice := sorted(weights.keys() & tensors.keys()):
+            raise UserError(f"{file} holds tensors that an earlier file holds too: {shown_names(twice[:3])}.")
+        weights |= tensors
+    return weights
+
+
+def require_finite(weights: dict[str, Tensor], place: Path) -> None:
+    """Read all numbers once.
+
+    Raises:
+        UserError: names tensors that hold NaN or infinity.
+    """
+    broken = [name for name, tensor in weights.items() if not _is_finite(tensor)]
+    if broken:
         raise UserError(
-            f"{file} cannot be read as weights ({reason}). Copy it again, and compare its size with the original's."
+            f"{place}: the weights hold NaN or infinity, so every answer would be noise: {shown_names(broken[:3])}"
+            f"{f' and {len(broken) - 3:,} more' if len(broken) > 3 else ''}. Take an earlier checkpoint, or tune again "
+            "with a lower train.learning_rate."
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.numel() == 0:
+        return True
+    least, most = torch.aminmax(tensor)  # NaN if any is; needs no memory of the tensor's size
+    return bool(torch.isfinite(least) and torch.isfinite(most))
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        refuse_lfs_pointer(file)
+        found = _mapped_safetensors(file) if file.suffix == ".safetensors" else _mapped_bin(file)
+        _require_tensors(found, file.stat().st_size)
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes make the parsers fail in any way
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{file} cannot be read as weights ({printable(lines[0][:_LONGEST_REASON])}). Copy it again, and compare "
+            "its size with the original's."
         ) from None
+    return found
+
+
+def _mapped_safetensors(file: Path) -> dict[str, Tensor]:
+    with file.open("rb") as start:
+        length = start.read(8)
+    if len(length) == 8 and struct.unpack("<Q", length)[0] > _MOST_HEADER_BYTES:
+        raise ValueError("its list of tensors is too long")
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+
+
+def _mapped_bin(file: Path) -> Any:
+    return torch.load(file, weights_only=True, mmap=require_harmless(file), map_location="cpu")
+
+
+def _require_tensors(found: Any, file_bytes: int) -> None:
+    if not isinstance(found, dict):
+        raise TypeError(f"it holds a {type(found).__name__}, not tensors by name")
+    for name, tensor in found.items():
+        if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
+            raise TypeError(f"{str(name)[:80]} is no tensor")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _FLOATS:
+            raise TypeError(
+                f"{name[:80]} is of type {tensor.dtype}, {tensor.layout}; weights are dense and of 16-64 bits"
+            )
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > file_bytes:
+        raise ValueError("its tensors would take more memory than the file has bytes")
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index} is no index of weight files: {error!r}. Copy it again.") from None
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise UserError(f"{index} names files that are not there: {', '.join(missing)}. Copy them into {index.parent}.")
-    return [index.parent / name for name in names]
+    names = read_model_file(index, IndexFile, most_bytes=_MOST_INDEX_BYTES)
+    assert names is not None  # the caller has seen it
+    files = [index.parent / name for name in sorted(set(names.weight_map.values()))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(
+            f"{index} names files that are not there: {shown_names(missing)}. Copy them into {index.parent}."
+        )
+    return files

@@ -4,7 +4,6 @@ tuning.yaml came with the weights, so it is a stranger's file: small, no anchors
 take `auto`. Nothing else of it is read.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from glm2core.params.annotations import is_section, takes_auto, without_auto
 from glm2core.params.evaluate import EvaluateChoices
 from glm2core.params.messages import messages
 from glm2core.params.model import ModelChoices
+from glm2core.params.model_files import ConfigFile, read_config_file
 from glm2core.params.section import Count, Section
 from glm2core.params.train import TrainChoices
 
@@ -29,15 +29,6 @@ _MOST_ENTRIES = 100
 _NOT_ADVISED = "threads"  # takes auto too, but it is the machine's
 _SMALL_PRESETS = {"tiny": 1_313_920, "small": 85_660_416}
 # What the released configurations have.
-_RELEASED = {
-    "num_layers": 28,
-    "padded_vocab_size": 65024,
-    "hidden_size": 4096,
-    "ffn_hidden_size": 13696,
-    "kv_channels": 128,
-    "num_attention_heads": 32,
-    "multi_query_group_num": 2,
-}
 _RELEASED_POSITIONS = 32_768
 
 
@@ -67,7 +58,7 @@ class Base(Section):
 
     Attributes:
         from_scratch: there is no base.
-        parameters: numbers in the network; None = config.json doesn't say.
+        parameters: numbers in the network; None = there is no config.json.
         positions: that it was made for (its seq_length).
         tuning_sha256: of its tuning.yaml; None = it has none.
         advice: sections of tuning.yaml, checked.
@@ -92,22 +83,22 @@ SMALL_NETWORK = 200_000_000
 def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
     """The facts about `model.base`, or about the preset of a network from scratch.
 
-    A config.json that is missing or wrong is left to the reader of weights, which names it.
+    A config.json that is missing is left to the reader of weights, which names it.
 
     Raises:
-        UserError: a tuning.yaml that is not one, with each wrong key.
+        UserError: a config.json that is wrong or another network's; a tuning.yaml that is not one, with each wrong key.
     """
     if folder is None:
         parameters = _SMALL_PRESETS.get(preset)
         return Base(parameters=parameters, positions=2048 if parameters else _RELEASED_POSITIONS)
     place = resolve_path(folder)
     tuning = place / TUNING_FILE
-    config = _read_config(place / "config.json")
+    config = read_config_file(place)
     there = tuning.exists() or tuning.is_symlink()
     return Base(
         from_scratch=False,
         parameters=None if config is None else _count(config),
-        positions=_positions(config),
+        positions=_RELEASED_POSITIONS if config is None else config.seq_length,
         advice=_read_advice(tuning) if there else {},
         tuning_sha256=sha256_file(tuning) if there else None,
     )
@@ -164,28 +155,11 @@ def _read_advice(file: Path) -> dict[str, Any]:
     return checked_advice({} if values is None else values, str(file))
 
 
-def _read_config(file: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
-def _count(config: dict[str, Any]) -> int | None:
+def _count(config: ConfigFile) -> int:
     """Numbers in the network: blocks, embedding and output layer; biases and norms are left out."""
-    sizes = {name: config.get(name, released) for name, released in _RELEASED.items()}
-    if any(not isinstance(size, int) or size < 1 for size in sizes.values()):
-        return None
-    hidden, channels = sizes["hidden_size"], sizes["kv_channels"]
-    attention = channels * (2 * sizes["num_attention_heads"] + 2 * sizes["multi_query_group_num"])
-    block = hidden * (attention + 3 * sizes["ffn_hidden_size"])
-    return int(sizes["num_layers"] * block + 2 * sizes["padded_vocab_size"] * hidden)
-
-
-def _positions(config: dict[str, Any] | None) -> int:
-    positions = (config or {}).get("seq_length")
-    return positions if isinstance(positions, int) and positions > 0 else _RELEASED_POSITIONS
+    heads = 2 * config.num_attention_heads + 2 * config.multi_query_group_num
+    block = config.hidden_size * (config.kv_channels * heads + 3 * config.ffn_hidden_size)
+    return config.num_layers * block + 2 * config.padded_vocab_size * config.hidden_size
 
 
 def _is_too_much(value: Any) -> bool:

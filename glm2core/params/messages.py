@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from glm2core.params.annotations import is_section, takes_auto, takes_null, without_null
-from glm2core.params.section import AUTO, VALUE
+from glm2core.params.section import AUTO, VALUE, Section
 
 Location = tuple[str | int, ...]
 
@@ -19,6 +19,11 @@ _RULES = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_unicode": "must be text that UTF-8 can hold",
+    "string_pattern_mismatch": "must be of the pattern {pattern}",
+    "none_required": "must be null",
+    "multiple_of": "must be a multiple of {multiple_of:g}",
     "list_type": "must be a list, as in [a, b]",
     "too_short": "must have at least {min_length} entry",
     "greater_than": "must be above {gt:g}",
@@ -41,17 +46,19 @@ def _sentence(error: dict[str, Any], root: type[BaseModel]) -> str:
         case "extra_forbidden":
             return _unknown_key(location, value, root)
         case "missing":
-            return f"{place} is missing. Add it; the params.yaml that came with the project shows how"
+            hint = "; the params.yaml that came with the project shows how" if issubclass(root, Section) else ""
+            return f"{place} is missing. Add it{hint}"
         case "literal_error":
-            choices = _choices(_annotation(location, root))
+            choices = _choices(_annotation(location, root)) or [error["ctx"]["expected"]]
             hint = _null_is_not_auto(value, location, root) or _did_you_mean(value, choices)
             return f"{place} must be one of {', '.join(choices)}; got {_shown(value)}{hint}"
         case "value_error":
             return f"{place}: {error['ctx']['error']}" if location else str(error["ctx"]["error"])
         case "invalid_key":
             return f"{_dotted(location[:-1]) or 'the file'} has a key that is not text: {_shown(value)}"
-        case "model_type" | "dict_type" | "model_attributes_type":
-            return f"{place} must hold the keys {', '.join(_keys(location, root))}; got {_shown(value)}"
+        case "model_type" | "dict_type" | "dataclass_type" | "model_attributes_type":
+            keys = ", ".join(_keys(location, root))
+            return f"{place} must hold {f'the keys {keys}' if keys else 'keys and values'}; got {_shown(value)}"
         case kind:
             rule = _RULES[kind].format(**error.get("ctx", {})) if kind in _RULES else error["msg"]
             annotation = _annotation(location, root)
@@ -95,7 +102,8 @@ def _quoted_number(kind: str, value: Any) -> str:
 
 def _dotted(location: Location) -> str:
     """('convert', 'sources', 0, 'path') -> convert.sources[0].path, as `-S` takes it."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{str(part)[:_LONGEST_VALUE]}" for part in location)
+    return "".join(parts).removeprefix(".")
 
 
 def _shown(value: Any) -> str:
@@ -131,5 +139,8 @@ def _annotation(location: Location, root: type[BaseModel]) -> Any:
     for part in location:
         current = without_null(current)
         items = typing.get_args(current)  # of a list or dict
-        current = items[-1] if items else current.model_fields[str(part)].annotation
+        fields = getattr(current, "model_fields", {})
+        if not items and part not in fields:  # a value of another kind of type, or a key by its other name
+            return Any
+        current = items[-1] if items else fields[str(part)].annotation
     return current

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from glm2core.params.section import AUTO, Auto, Count, Fraction, NonNegative, Positive, Section
 
+LoraTarget = Literal["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+
 
 class LoraParams(Section):
     """The adapter of the methods lora and qlora."""
@@ -15,7 +17,7 @@ class LoraParams(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="share of the input that is dropped before the update matrices"
     )
-    targets: list[Literal["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]] = Field(
+    targets: list[LoraTarget] = Field(
         ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
         min_length=1,
         description="linears of each block that are adapted",

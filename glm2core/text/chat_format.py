@@ -1,6 +1,5 @@
 """How a model is spoken to: its tokenizer, its prompt's template and pair format, and where its answers end."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 from glm2core.conversation import USER, Message
 from glm2core.errors import UserError
 from glm2core.family import template_of
-from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, render
-from glm2core.text.tokenizer import CONFIG_FILE, SpTokenizer
+from glm2core.params.model_files import TOKENIZER_FILE, TokenizerFile, read_config_file, read_model_file
+from glm2core.text.prompt import STOP_TOKENS, PairFormat, Part, TemplateName, render
+from glm2core.text.tokenizer import SpTokenizer
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,14 @@ class ChatFormat:
         """Read the tokenizer of a model folder, and what it says about prompts.
 
         Raises:
-            UserError: no such folder, or no tokenizer.model in it.
+            UserError: no such folder, another network's, or no tokenizer.model in it.
         """
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder. Name one with a model in it; `dvc repro` makes models/tuned.")
+        read_config_file(folder)  # another network is named as what it is, before its tokenizer is tried
         tokenizer = SpTokenizer.load(folder)
-        file = folder / CONFIG_FILE
-        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        pair_format = values.get("pair_format", "glm2")
-        if pair_format not in PREFIX_TOKENS:
-            raise UserError(f"{file}: pair_format must be one of {', '.join(PREFIX_TOKENS)}; got {pair_format!r}")
-        return cls(tokenizer, template_of(folder)[0], pair_format)
+        values = read_model_file(folder / TOKENIZER_FILE, TokenizerFile) or TokenizerFile()
+        return cls(tokenizer, template_of(folder)[0], values.pair_format)
 
     @property
     def stop_ids(self) -> list[int]:

@@ -17,6 +17,7 @@ from glm2core.family import template_of
 from glm2core.files import resolve_path
 from glm2core.labels import IGNORED
 from glm2core.params import TokenizeParams
+from glm2core.params.model_files import read_config_file
 from glm2core.text.dataset import TokenizedInfo, TokenizedWriter
 from glm2core.text.pairs import PairBatch, PairBuilder
 from glm2core.text.prompt import TemplateName, jinja_template, prompt_text
@@ -47,6 +48,7 @@ def tokenizer_for(base: str | None, params: TokenizeParams, converted: Path) -> 
         folder = resolve_path(base)
         if not folder.is_dir():
             raise UserError(f"model.base: {folder} is no folder. Mend the path, or set null to start from scratch.")
+        read_config_file(folder)  # another network is named as what it is, before its tokenizer is tried
         tokenizer = SpTokenizer.load(folder)
         found = template_of(folder)
     template, evidence = found if params.template == "auto" else (params.template, "tokenize.template")

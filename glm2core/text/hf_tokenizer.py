@@ -9,7 +9,7 @@ from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 from glm2core.errors import UserError
 from glm2core.family import template_of
-from glm2core.text.prompt import PREFIX_TOKENS, PairFormat, TemplateName, jinja_template
+from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, TemplateName, jinja_template
 from glm2core.text.tokenizer import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer
 
 
@@ -41,6 +41,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         self.sp = SpTokenizer(path.read_bytes(), str(path))
         self.prompt_template = prompt_template or template_of(path.parent)[0]
         self.pair_format = pair_format
+        _require_known(self.prompt_template, pair_format)
         kwargs.pop("auto_map", None)  # saved again, it would send AutoTokenizer to the released code
         kwargs |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
         kwargs["extra_special_tokens"] = list(SPECIAL_TOKENS)
@@ -164,6 +165,15 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
 
     def _convert_id_to_token(self, index: int) -> str:
         return self.sp.piece(index)
+
+
+def _require_known(template: str, pair_format: str) -> None:
+    for name, value, known in (
+        ("prompt_template", template, [*STOP_TOKENS]),
+        ("pair_format", pair_format, [*PREFIX_TOKENS]),
+    ):
+        if value not in known:
+            raise UserError(f"{name} must be one of {', '.join(known)}; got {value!r}. Mend tokenizer_config.json.")
 
 
 def _require_turns(messages: list[Message]) -> None:

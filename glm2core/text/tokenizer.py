@@ -18,12 +18,12 @@ import numpy as np
 import sentencepiece
 
 from glm2core.conversation import Message
-from glm2core.errors import UserError
+from glm2core.errors import UserError, printable
 from glm2core.files import refuse_lfs_pointer, write_json
+from glm2core.params.model_files import TOKENIZER_FILE
 from glm2core.text.prompt import PREFIX_TOKENS, STOP_TOKENS, PairFormat, Part, TemplateName, jinja_template, render
 
 MODEL_FILE = "tokenizer.model"
-CONFIG_FILE = "tokenizer_config.json"
 
 SPECIAL_TOKENS = (
     "[MASK]",
@@ -41,6 +41,7 @@ UNKNOWN, BOS, EOS, PAD = 0, 1, 2, 0
 _NEWLINE_PIECE = "<0x0A>"
 _FIXED_PIECES = 3 + 256  # <unk> <s> </s> and a piece for each byte
 _LONGEST_TRAINING_LINE = 4096
+_MOST_BYTES = 64 << 20  # the released one has one MB
 
 
 class SpTokenizer:
@@ -58,14 +59,17 @@ class SpTokenizer:
         self.model = model
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{name} is not a SentencePiece model ({error}). Fetch it again.") from None
+            line_ends = self._sp.encode("a\n\nb")[-3:-1], self._sp.encode("\n")[1:]
+            self._sp.id_to_piece(list(range(self._sp.get_piece_size())))  # each is text
+        except (RuntimeError, OSError, ValueError) as error:  # the last where a piece, or the message, is no text
+            reason = printable(str(error))[:200]
+            raise UserError(f"{name} is not a SentencePiece model ({reason}). Fetch it again.") from None
         self.size: int = self._sp.get_piece_size()
         self.special_ids = {token: self.size + i for i, token in enumerate(SPECIAL_TOKENS)}
         self.special_ids |= {"<unk>": UNKNOWN, "<s>": BOS, "</s>": EOS}
         self.newline: int = self._sp.piece_to_id(_NEWLINE_PIECE)
         # Prompts are encoded in parts that are cut in front of line ends
-        if self._sp.encode("a\n\nb")[-3:-1] != [self.newline] * 2 or self._sp.encode("\n")[1:] != [self.newline]:
+        if line_ends != ([self.newline] * 2, [self.newline]):
             raise UserError(f"{name} does not encode a line end as {_NEWLINE_PIECE} alone: not a ChatGLM2 tokenizer.")
 
     @classmethod
@@ -79,13 +83,15 @@ class SpTokenizer:
         if not path.is_file():
             raise UserError(f"{folder} holds no {MODEL_FILE}. Copy the one that the weights were released with.")
         refuse_lfs_pointer(path)
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} has more than {_MOST_BYTES:,} bytes, which no vocabulary needs. Fetch it again.")
         return cls(path.read_bytes(), str(path))
 
     def save(self, folder: Path, template: TemplateName, pair_format: PairFormat = "glm2") -> None:
         """Write `tokenizer.model` and the `tokenizer_config.json` that `hf_tokenizer` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self.model)
-        write_json(folder / CONFIG_FILE, tokenizer_config(template, pair_format))
+        write_json(folder / TOKENIZER_FILE, tokenizer_config(template, pair_format))
 
     def __len__(self) -> int:
         """Pieces and special tokens; an embedding may have more rows (65,024 in the released models)."""

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, set_seed
 from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.files import atomic_path, resolve_path
-from glm2core.model.adapters import BaseReference, adapt, load_base, reference_to, save_adapter
+from glm2core.model.adapter_files import BaseReference
+from glm2core.model.adapters import adapt, load_base, reference_to, save_adapter
 from glm2core.model.loading import load_model, new_model
 from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams

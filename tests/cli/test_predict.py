@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from glm2core.cli.main import main
 from tests.cli.conftest import PROJECT
@@ -44,6 +46,17 @@ def test_every_row_gets_a_line_in_order(full_model, rows):
     assert len(answered) == 9
     assert answered[8]["row"]["name"] == "row 8"
     assert answered[8]["question"].startswith("question 8") and isinstance(answered[8]["finished"], bool)
+
+
+def test_weights_with_nan_are_told(full_model, rows, tmp_path, capsys):
+    folder = shutil.copytree(full_model, tmp_path / "diverged")
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.output_layer.weight"][7, 7] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for code in (predict(folder, rows), main(["chat", str(folder), "--dtype", "float32"])):
+        assert code == 1
+        said = capsys.readouterr().err
+        assert f"{folder}: the weights hold NaN or infinity" in said and "transformer.output_layer.weight" in said
 
 
 def test_a_killed_run_goes_on(full_model, rows, tmp_path, capsys):

@@ -1,11 +1,14 @@
 """Adapters on disk: the same network after loading, and never on another base."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from glm2core.errors import UserError
 from glm2core.model.adapters import load_tuned
@@ -97,7 +100,7 @@ def test_an_adapter_without_its_reference_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match=r"no base\.json"):
         load(root / "models/tuned")
     (root / "models/tuned/base.json").write_text('{"path": 3}')
-    with pytest.raises(UserError, match=r"base\.json cannot be read"):
+    with pytest.raises(UserError, match=r"base\.json: path must be text or null; got 3"):
         load(root / "models/tuned")
 
 
@@ -127,3 +130,116 @@ def test_an_adapter_of_an_older_version_loads(
     values |= {"rope_type": rope_type, "rope_factor": factor, "rope_unit": 2048}
     file.write_text(json.dumps(values))
     assert load(root / "models/tuned").get_base_model().config.rope_parameters == expected
+
+
+def adapter_file(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    file = folder / "adapter_model.safetensors"
+    return file, load_file(file)
+
+
+@pytest.mark.parametrize("method", ["lora", "ptuning"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors, name: tensors.pop(name), "missing {name}"),
+        (lambda tensors, name: tensors.update({name + "x": tensors.pop(name)}), "missing {name}; unexpected {name}x"),
+        (
+            lambda tensors, name: tensors.update({"base_model.model.evil": torch.ones(3)}),
+            "unexpected base_model.model.evil",
+        ),
+        (lambda tensors, name: tensors.update({name: tensors[name][:1].clone()}), "{name} is [1, "),
+        (lambda tensors, name: tensors.update({name: tensors[name].flatten()}), "{name} is ["),
+        (lambda tensors, name: tensors.update({name: tensors[name] * float("nan")}), "hold NaN or infinity"),
+        (lambda tensors, name: tensors.clear(), "missing {name}"),
+    ],
+    ids=["missing", "misnamed", "surplus", "cut", "flat", "NaN", "none"],
+)
+def test_an_adapters_tensors_are_checked_as_a_networks(
+    root: Path, method: str, change: Callable[[dict[str, torch.Tensor], str], object], said: str
+) -> None:
+    tuned(root / "models/tuned", method, None, "models/base")
+    file, tensors = adapter_file(root / "models/tuned")
+    name = sorted(tensors)[0]
+    change(tensors, name)
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=re.escape(said.format(name=name))):
+        load(root / "models/tuned")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"target_modules": "(a+)+$"}, "target_modules must be a list"),
+        ({"target_modules": ["(.*)*(.*)*x"]}, "target_modules[0] must be one of query_key_value, dense"),
+        ({"target_modules": ["dense"]}, "unexpected base_model.model.transformer.encoder.layers.0.mlp"),
+        ({"rank_pattern": {"(x+x+)+y": 4}}, "rank_pattern must not be set"),
+        ({"alpha_pattern": {"dense": 4}}, "alpha_pattern must not be set"),
+        ({"use_rslora": True}, "use_rslora must not be set"),
+        ({"use_dora": True, "bias": "all"}, "bias, use_dora must not be set"),
+        ({"modules_to_save": ["embedding"]}, "modules_to_save must not be set"),
+        ({"r": 10**9}, "r must be at most 65536"),
+        ({"r": 3}, "and should be [3, "),
+        ({"lora_dropout": "x"}, "lora_dropout must be a number"),
+        ({"peft_type": "XLORA"}, "peft_type must be one of LORA, PREFIX_TUNING"),
+        ({"peft_type": "PROMPT_TUNING"}, "peft_type must be one of LORA, PREFIX_TUNING"),
+        ({"peft_type": "PREFIX_TUNING"}, "num_virtual_tokens must be there"),
+        ({"task_type": "SEQ_CLS"}, "task_type must be one of null, CAUSAL_LM"),
+    ],
+    ids=str,
+)
+def test_what_this_project_does_not_write_is_refused(root: Path, values: dict[str, object], said: str) -> None:
+    tuned(root / "models/tuned", "lora", None, "models/base")
+    file = root / "models/tuned/adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with pytest.raises(UserError) as raised:
+        load(root / "models/tuned")
+    assert said in str(raised.value)
+
+
+def test_other_keys_never_reach_peft(root: Path) -> None:
+    result = tuned(root / "models/tuned", "lora", None, "models/base")
+    file = root / "models/tuned/adapter_config.json"
+    others = {"megatron_core": "evil", "auto_mapping": {"parent_library": "evil"}, "loftq_config": {"x": 1}, "new": 1}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {**others, "base_model_name_or_path": "evil/repo"}))
+    loaded = load(root / "models/tuned")
+    torch.testing.assert_close(logits(loaded), logits(result.model))
+    assert loaded.peft_config["default"].megatron_core == "megatron.core"
+
+
+def test_weights_of_an_adapter_may_be_a_bin_and_must_be_there(root: Path) -> None:
+    result = tuned(root / "models/tuned", "lora", None, "models/base")
+    file, tensors = adapter_file(root / "models/tuned")
+    file.unlink()
+    with pytest.raises(UserError, match=r"an adapter without its weights: no adapter_model\.safetensors or"):
+        load(root / "models/tuned")
+    torch.save(tensors, root / "models/tuned/adapter_model.bin")
+    torch.testing.assert_close(logits(load(root / "models/tuned")), logits(result.model))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"path": "~nosuchuser/x"}, "path is no path here"),
+        ({"path": "x" * 300}, "path is no path here"),
+        ({"path": "x" * 5000}, "path must have at most 4096 characters"),
+        ({"path": ""}, "path must not be empty"),
+        ({"path": "a\0b\x1b[31m"}, r"does not exist"),
+        ({"path": "/dev/zero"}, "does not exist"),
+        ({"path": "/"}, "holds no config.json"),
+        ({"fingerprint": "x"}, "fingerprint must be of the pattern"),
+        ({"bits": 3}, "bits must be one of null, 4, 8"),
+        ({"family": "evil"}, "family must be one of auto, chatglm2, chatglm3"),
+        ({"rope": {"type": "evil"}}, "rope.type must be one of"),
+        ({"rope": {"type": "linear", "factor": -1}}, "rope.factor must be above 0"),
+        ({"rope": {"type": "linear", "factor": 1e300}}, "rope.factor must be at most"),
+        ({"rope_type": "linear", "rope_factor": "x"}, "rope.factor must be a number"),
+    ],
+    ids=str,
+)
+def test_a_wrong_reference_is_a_sentence(root: Path, values: dict[str, object], said: str) -> None:
+    tuned(root / "models/tuned", "lora", None, "models/base")
+    file = root / "models/tuned/base.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with pytest.raises(UserError) as raised:
+        load(root / "models/tuned")
+    assert said in str(raised.value) and "\x1b" not in str(raised.value)

@@ -234,12 +234,16 @@ def test_a_network_from_scratch(tmp_path: Path, preset: str, method: str, rate: 
     assert found.train.max_steps == (100 if large else 500)
 
 
-@pytest.mark.parametrize("config", [None, "[]", "{", '{"hidden_size": "x"}', '{"num_layers": -1}'])
-def test_a_base_of_unknown_size_is_treated_as_large(tmp_path: Path, config: str | None) -> None:
-    if config is not None:
-        (tmp_path / "config.json").write_text(config, encoding="utf-8")
+def test_a_base_of_unknown_size_is_treated_as_large(tmp_path: Path) -> None:
     base = read_base(tmp_path)
     assert base.parameters is None and base.is_large
+
+
+@pytest.mark.parametrize("config", ["[]", "{", '{"hidden_size": "x"}', '{"num_layers": -1}', '{"model_type": "llama"}'])
+def test_a_base_with_a_wrong_config_is_told_at_once(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json"):
+        read_base(tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

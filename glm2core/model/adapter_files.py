@@ -1,0 +1,185 @@
+"""The files of an adapter's folder: base.json, which is this project's, and adapter_config.json, which is peft's.
+
+Of peft's file only what this project writes is read: plain LoRA on linears by their names, and a prefix. Its options
+that compute something else are refused, its regular expressions too; the rest never reaches peft.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from glm2core.errors import UserError
+from glm2core.model.config import ChatGLM2Config
+from glm2core.model.misfits import require_fit
+from glm2core.model.rope import RopeScaling
+from glm2core.model.weight_files import mapped_weights, require_finite
+from glm2core.params import LoraParams, PrefixParams
+from glm2core.params.model_files import ModelFile, read_model_file
+from glm2core.params.train import LoraTarget
+
+ADAPTER_FILE = "adapter_config.json"
+BASE_FILE = "base.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_PREFIX = "prompt_embeddings"
+# peft's options that change what is computed, and their values that don't.
+_OPTIONS = (
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "bias",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "use_rslora",
+    "velora_config",
+)
+_OFF = (None, False, "none", [], {})
+
+
+class BaseReference(ModelFile):
+    """base.json: which network an adapter belongs to, and how it was set up while the adapter was trained.
+
+    Args:
+        path: the base's folder, against the project root; null = `base/` beside the adapter.
+        fingerprint: of the base's weights and config.
+        bits: of the quantized weights; null = not quantized.
+        family: as `load_model` takes it.
+        rope: scaling on top of the base's own config; null = none.
+    """
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)] | None
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bits: Literal[4, 8] | None = None
+    family: Literal["auto", "chatglm2", "chatglm3"] = "auto"
+    rope: RopeScaling | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _three_keys_of_older_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "rope_type" not in values:
+            return values
+        old = {name: values[f"rope_{name}"] for name in ("type", "factor", "unit") if f"rope_{name}" in values}
+        kept = {key: value for key, value in values.items() if key.removeprefix("rope_") not in old}
+        return {**kept, "rope": None if old["type"] is None else old}
+
+
+class AdapterFile(ModelFile):
+    """adapter_config.json."""
+
+    peft_type: Literal["LORA", "PREFIX_TUNING"]
+    task_type: Literal["CAUSAL_LM"] | None = None
+    r: Annotated[int, Field(ge=1, le=1 << 16)] = 8
+    lora_alpha: Annotated[int, Field(ge=1, le=1 << 20)] = 8
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[list[LoraTarget], Field(min_length=1, max_length=16)] | None = None
+    num_virtual_tokens: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _computes_what_is_built(cls, values: Any) -> Any:
+        found = [key for key in _OPTIONS if isinstance(values, dict) and values.get(key) not in _OFF]
+        if found:
+            raise ValueError(f"{', '.join(found)} must not be set: only what train.method lora and qlora write is read")
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = "target_modules" if self.peft_type == "LORA" else "num_virtual_tokens"
+        if getattr(self, needed) is None:
+            raise ValueError(f"{needed} must be there with peft_type {self.peft_type}")
+        return self
+
+    @property
+    def method(self) -> Literal["lora", "ptuning"]:
+        """As train.method calls it."""
+        return "lora" if self.peft_type == "LORA" else "ptuning"
+
+    @property
+    def lora(self) -> LoraParams:
+        """Of a LoRA."""
+        assert self.target_modules is not None
+        return LoraParams(rank=self.r, alpha=self.lora_alpha, dropout=self.lora_dropout, targets=self.target_modules)
+
+    @property
+    def prefix(self) -> PrefixParams:
+        """Of a prefix."""
+        assert self.num_virtual_tokens is not None
+        return PrefixParams(length=self.num_virtual_tokens)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not a whole network."""
+    file = folder / ADAPTER_FILE
+    return file.exists() or file.is_symlink()
+
+
+def read_adapter(folder: Path) -> AdapterFile:
+    """Raises: UserError: no adapter_config.json, or one that this project would not write."""
+    found = read_model_file(folder / ADAPTER_FILE, AdapterFile)
+    if found is None:
+        raise UserError(f"{folder} holds no {ADAPTER_FILE}. Name a folder with an adapter in it.")
+    return found
+
+
+def read_reference(folder: Path) -> BaseReference:
+    """Raises: UserError: no base.json, or a wrong one."""
+    found = read_model_file(folder / BASE_FILE, BaseReference)
+    if found is None:
+        raise UserError(
+            f"{folder} holds an adapter but no {BASE_FILE}, so its base is unknown. Tune it with this pipeline, "
+            "or merge it into its base elsewhere and name the merged folder."
+        )
+    return found
+
+
+def adapter_weights(
+    folder: Path, adapter: AdapterFile, network: nn.Module, config: ChatGLM2Config
+) -> dict[str, Tensor]:
+    """An adapter's tensors, as strictly checked as a network's.
+
+    Args:
+        network: the base, quantized or not.
+
+    Raises:
+        UserError: no weights; a missing, unexpected or misshapen tensor, or one with NaN.
+    """
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{folder} holds an adapter without its weights: no {' or '.join(_WEIGHTS)}. Copy them there.")
+    weights = mapped_weights([file])
+    expected = (
+        _lora_shapes(adapter.lora, network) if adapter.method == "lora" else _prefix_shape(adapter.prefix, config)
+    )
+    require_fit(weights, expected, f"{file}: the weights do not fit {ADAPTER_FILE} and the base")
+    require_finite(weights, folder)
+    return weights
+
+
+def _lora_shapes(lora: LoraParams, network: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in lora.targets:
+            place = f"base_model.model.{name}"
+            shapes[f"{place}.lora_A.weight"] = (lora.rank, module.in_features)
+            shapes[f"{place}.lora_B.weight"] = (module.out_features, lora.rank)
+    return shapes
+
+
+def _prefix_shape(prefix: PrefixParams, config: ChatGLM2Config) -> Mapping[str, tuple[int, ...]]:
+    width = config.num_layers * 2 * config.multi_query_group_num * config.kv_channels
+    return {_PREFIX: (prefix.length, width)}

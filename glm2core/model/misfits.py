@@ -1,0 +1,49 @@
+"""Tensors that don't fit: what is missing, unexpected or misshapen, in one sentence."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from glm2core.errors import UserError, shown_names
+
+_MOST_LISTED = 8
+
+Misshapen = tuple[str, Sequence[int], Sequence[int]]  # name, shape found, shape expected
+
+
+def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], rule: str) -> None:
+    """Compare tensors by name and shape with what is expected.
+
+    Args:
+        rule: what a misfit breaks, with its place: the sentence's beginning.
+
+    Raises:
+        UserError: the first tensors that are wrong.
+    """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    both = shapes.keys() & expected.keys()
+    misshapen = [(n, shapes[n], expected[n]) for n in both if tuple(shapes[n]) != tuple(expected[n])]
+    refuse_misfits(expected.keys() - both, shapes.keys() - both, misshapen, rule)
+
+
+def refuse_misfits(
+    missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[Misshapen], rule: str
+) -> None:
+    """Raises: UserError: one of these is not empty."""
+    wrong = [f"missing {name}" for name in sorted(missing)]
+    wrong += [f"unexpected {name}" for name in sorted(unexpected)]
+    wrong += [f"{name} is {list(found)} and should be {list(expected)}" for name, found, expected in sorted(misshapen)]
+    if wrong:
+        listed = "; ".join(shown_names([sentence]) for sentence in wrong[:_MOST_LISTED])
+        more = f"; and {len(wrong) - _MOST_LISTED:,} more" if len(wrong) > _MOST_LISTED else ""
+        raise UserError(f"{rule}: {listed}{more}")
+
+
+def refuse_prefix_alone(missing: Collection[str], path: Path | str) -> None:
+    """Raises: UserError: the embedding is missing and of the prefix nothing: a P-tuning prefix is all there is."""
+    if any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing):
+        raise UserError(
+            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Put the "
+            "base's weight files beside it: docs/export.md, 'A released P-tuning result', has the lines for that."
+        )

@@ -1,0 +1,52 @@
+"""A look at the pickles of a `.bin` before torch reads them: what no file of weights has, and what costs without end.
+
+torch's reader of weights runs nothing of a file. A few bytes can still keep it busy for years: parts that are packed a
+thousandfold, or a tuple that holds another twice, which holds another twice, and so on, and whose hash is asked for.
+"""
+
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import IO
+
+_MOST_BYTES = 4 << 20  # of names and shapes; the numbers lie in parts of their own, or behind
+_LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys: then the numbers follow
+
+
+def require_harmless(file: Path) -> bool:
+    """Look through the pickles of a `.bin`; returns whether it is an archive, whose tensors can be mapped.
+
+    Raises:
+        ValueError: something that torch.save does not write.
+    """
+    if not zipfile.is_zipfile(file):
+        with file.open("rb") as opened:
+            for _ in range(_LEGACY_PICKLES):
+                _look_through(opened)
+        return False
+    with zipfile.ZipFile(file) as archive:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its part {part.filename[:80]} is compressed")
+            if part.filename.endswith(".pkl"):
+                part.CRC = None  # type: ignore[assignment]  # torch may leave it out
+                with archive.open(part) as opened:
+                    _look_through(opened)
+    return True
+
+
+def _look_through(opened: IO[bytes]) -> None:
+    tuples: set[int] = set()  # numbers of remembered ones
+    before, remembered, start = "", 0, opened.tell()
+    for code, argument, _ in pickletools.genops(opened):
+        if opened.tell() - start > _MOST_BYTES:
+            raise ValueError("its list of tensors is too long")
+        if "PUT" in code.name or code.name == "MEMOIZE":
+            number = remembered if code.name == "MEMOIZE" else int(argument)
+            remembered += 1
+            if "TUPLE" in before:
+                tuples.add(number)
+            continue
+        if code.name == "DUP" or ("GET" in code.name and int(argument) in tuples):
+            raise ValueError("it repeats a part of itself")
+        before = code.name
