@@ -104,10 +104,15 @@ def time_left(seconds: float, *, shortened_by: str) -> str:
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:
-    """Print a stage's figures and where to look next: {what one sees there: command or path}."""
+    """Print a stage's figures and where to look next: {what one sees there: command or path}.
+
+    Figures within figures (of each source) are left to the files.
+    """
     console = Console()
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in rows.items():
+        if isinstance(value, dict):
+            continue
         table.add_row(
             name,
             f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),

@@ -12,7 +12,7 @@ _CHINESE_SHARE = 0.2  # of the letters; a Chinese text may hold much Latin, a La
 def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
     """A line for each of `ids`, in their order: id, source, kind, language.
 
-    kind: `text` (a question about a text of its own), `chat` (several rounds) or `question`.
+    kind: the generator's own, else `text` (a question about a text of its own), `chat` (several rounds) or `question`.
     language: by script alone: `zh` where at least 0.2 of the letters are Chinese characters, else `latin`
         where most are Latin, else `other`.
 
@@ -35,7 +35,7 @@ def _kind() -> pl.Expr:
     questions = pl.col("messages").list.eval(pl.element().struct.field("role") == "user").list.sum()
     about_text = pl.col("question_chars").is_not_null()
     kind = pl.when(about_text).then(pl.lit("text")).when(questions > 1).then(pl.lit("chat"))
-    return kind.otherwise(pl.lit("question"))
+    return pl.coalesce("kind", kind.otherwise(pl.lit("question")))
 
 
 def _language() -> pl.Expr:

@@ -179,6 +179,7 @@ def _lora_config(lora: LoraParams) -> LoraConfig:
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
     )

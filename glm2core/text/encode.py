@@ -79,7 +79,8 @@ def encode_converted(
         report.rows[split] = 0
         with TokenizedWriter(out / f"{split}.parquet", info, tokenizer.newline) as writer:
             for batch, pairs in _encoded(builder, converted / f"{split}.parquet", params):
-                writer.write(batch.ids.take(pairs.rows), batch.sources.take(pairs.rows), pairs)
+                ids, sources, weights = (c.take(pairs.rows) for c in (batch.ids, batch.sources, batch.weights))
+                writer.write(ids, sources, pairs, weights)
                 _count(report, split, batch, pairs)
                 if split == "train":
                     _keep_examples(report, batch, pairs)

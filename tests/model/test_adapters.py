@@ -127,3 +127,22 @@ def test_an_adapter_of_an_older_version_loads(
     values |= {"rope_type": rope_type, "rope_factor": factor, "rope_unit": 2048}
     file.write_text(json.dumps(values))
     assert load(root / "models/tuned").get_base_model().config.rope_parameters == expected
+
+
+def test_rslora_scales_by_the_root_of_the_rank_and_stays_in_the_file(root: Path) -> None:
+    for name, rslora in (("plain", False), ("root", True)):
+        folder = root / "models" / name
+        params = train_params(method="lora", lora={"rank": 4, "dropout": 0.0, "rslora": rslora})
+        made = prepare(
+            ModelParams(base="models/base"),
+            params,
+            vocab_size=320,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+            work_folder=root / "work",
+            notice=lambda _: None,
+        )
+        made.save(folder)
+        assert json.loads((folder / "adapter_config.json").read_text())["use_rslora"] is rslora
+        scale = next(m.scaling["default"] for m in load(folder).modules() if hasattr(m, "scaling"))
+        assert scale == (32 / 4**0.5 if rslora else 32 / 4)
