@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
@@ -120,3 +120,13 @@ def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str 
     console.print(table)
     for what, where in look_next.items():
         console.print(f"  {what}: [bold]{where}[/bold]", highlight=False, soft_wrap=True)
+
+
+def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print lines under a header; nothing where there is none."""
+    if not lines:
+        return
+    table = Table(*header, title=title, title_justify="left")
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)

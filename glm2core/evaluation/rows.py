@@ -1,9 +1,11 @@
 """The held-out rows as they were converted: where each is from, what it asks, and in which language."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
+from glm2core.conversation import Conversation
 from glm2core.errors import UserError
 
 _CHINESE_SHARE = 0.2  # of the letters; a Chinese text may hold much Latin, a Latin one hardly any Chinese
@@ -29,6 +31,22 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
             "Run the pipeline from its start: dvc repro."
         )
     return wanted.join(found, on="id", how="left", maintain_order="left").collect()
+
+
+def described(conversations: Sequence[Conversation], ids: Sequence[str], source: str) -> pl.DataFrame:
+    """The same columns for conversations of one source that were never in a file of the convert stage."""
+    rows = [
+        {"id": row_id, "source": source, "messages": c.messages, "question_chars": c.question_chars, "kind": None}
+        for row_id, c in zip(ids, conversations, strict=True)
+    ]
+    schema = {
+        "id": pl.String,
+        "source": pl.String,
+        "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+        "question_chars": pl.Int32,
+        "kind": pl.String,
+    }
+    return pl.DataFrame(rows, schema).select("id", "source", kind=_kind(), language=_language())
 
 
 def _kind() -> pl.Expr:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, PrefixTuningConfig, TaskType, get_peft_model
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from transformers import PreTrainedModel
 
@@ -158,6 +158,19 @@ def base_folder(folder: Path) -> Path | None:
         UserError: it is an adapter without `base.json`.
     """
     return _place(folder, _read_reference(folder)) if (folder / _ADAPTER).is_file() else None
+
+
+def is_base_inside(folder: Path) -> bool:
+    """Whether a folder's network is its base as that came, once the adapter is switched off.
+
+    So it is with LoRA where no RoPE scaling was added; a P-tuning prefix stays a part of how positions count.
+
+    Raises:
+        UserError: it is an adapter without `base.json`.
+    """
+    if not (folder / _ADAPTER).is_file():
+        return False
+    return PeftConfig.from_pretrained(str(folder)).peft_type == PeftType.LORA and _read_reference(folder).rope is None
 
 
 def network_parameters(folder: Path) -> int:

@@ -89,7 +89,7 @@ class Source(Section):
     held_out: bool = Field(True, description="false: every row is trained on, none is kept to validate or test")
     weight: Annotated[float, Field(ge=0.01, le=100)] = Field(
         1.0,
-        description="how often train takes each row in an epoch: 2 = twice, 0.5 = every other epoch, drawn by train.seed",
+        description="how often train takes a row in an epoch: 2 = twice, 0.5 = in half of them, drawn by train.seed",
     )
     generate: GeneratedLines | None = Field(None, description="with format lines: what to generate; else null")
     analysis: GeneratedAnalysis | None = Field(None, description="with format analysis: what to generate; else null")

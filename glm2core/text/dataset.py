@@ -143,6 +143,22 @@ class TokenizedDataset:
                 weights = file.read([_WEIGHT.name]).column(0).fill_null(1).to_numpy().astype(np.float64)
             return cls(named.column("id"), named.column("source"), flat, offsets, info, weights)
 
+    @classmethod
+    def of_pairs(
+        cls, ids: Sequence[str], source: str, pairs: PairBatch, info: TokenizedInfo, newline: int
+    ) -> "TokenizedDataset":
+        """Pairs of one source that were never in a file.
+
+        Args:
+            ids: of the pairs' rows. [B]
+            newline: the token of a line end.
+        """
+        segments, segment_ends = pairs.segments(newline)
+        flat = {"input_ids": pairs.input_ids, "labels": pairs.labels, "segments": segments}
+        offsets = {"input_ids": pairs.ends, "labels": pairs.ends, "segments": segment_ends.astype(np.int64)}
+        sources = pa.array([source] * len(ids), pa.string())
+        return cls(pa.chunked_array([pa.array(ids, pa.string())]), pa.chunked_array([sources]), flat, offsets, info)
+
     def __len__(self) -> int:
         return len(self._ids)
 

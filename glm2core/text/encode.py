@@ -73,7 +73,7 @@ def encode_converted(
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out / "tokenizer", template, params.pair_format)
     builder = PairBuilder(tokenizer, template, params.pair_format, params.truncation, params.threads)
-    info = TokenizedInfo(tokenizer.sha256, template, _template_hash(template), params.pair_format)
+    info = TokenizedInfo(tokenizer.sha256, template, template_hash(template), params.pair_format)
     report = EncodeReport()
     for split in SPLITS:
         report.rows[split] = 0
@@ -174,5 +174,6 @@ def _training_texts(path: Path) -> Iterator[str]:
                     return
 
 
-def _template_hash(template: TemplateName) -> str:
+def template_hash(template: TemplateName) -> str:
+    """Of the wording, as the tokenized files keep it."""
     return hashlib.sha256(jinja_template(template).encode()).hexdigest()
