@@ -128,7 +128,7 @@ class TokenizedDataset:
         except pa.ArrowException as error:
             raise UserError(f"{path} is a damaged parquet file ({error}). Run dvc repro tokenize.") from None
         with file:
-            info = _read_info(file, path)
+            info = read_info(file, path)
             if tokenizer_hash is not None and tokenizer_hash != info.tokenizer_sha256:
                 raise UserError(
                     f"{path} was made with another tokenizer (sha256 {info.tokenizer_sha256[:12]}) than the model's "
@@ -227,7 +227,12 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros(0, np.int32), *values]), offsets.astype(np.int64)
 
 
-def _read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
+def read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
+    """What a tokenized file says about its making.
+
+    Raises:
+        UserError: it is none, or another version's.
+    """
     metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
     known = {name: metadata[name] for name in TokenizedInfo.__dataclass_fields__ if name in metadata}
     if file.schema_arrow.names[: len(SCHEMA)] != SCHEMA.names or len(known) < len(TokenizedInfo.__dataclass_fields__):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from glm2core.labels import IGNORED
 from glm2core.text.batching import length_sorted_batches, pad_batch, rows_of_epoch
 from glm2core.text.dataset import Row, TokenizedDataset
-from glm2core.training.stretch import stretched_positions
+from glm2core.text.stretch import stretched_positions
 
 Key = tuple[int, int]  # epoch, row
 _COPY = 1 << 32  # so many epochs on: a row's second copy in an epoch has position gaps of its own

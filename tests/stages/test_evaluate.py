@@ -220,7 +220,7 @@ def test_rows_of_another_kind_show_what_was_forgotten(inputs: Path, capsys: pyte
     for name, sentence in {"none.jsonl": "none.jsonl is no file", "2_lines.jsonl": "2_lines.jsonl"}.items():
         set_params(evaluate=quietly(general=name), model={"base": "base"})
         assert run_stage("evaluate", evaluate) == 1
-        assert f"evaluate: evaluate.general: " in (said := capsys.readouterr().err) and sentence in said
+        assert "evaluate: evaluate.general: " in (said := capsys.readouterr().err) and sentence in said
 
 
 @pytest.mark.parametrize("scaled", [False, True])
