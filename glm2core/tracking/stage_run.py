@@ -7,7 +7,6 @@ shows it. Tracking never makes a good run fail: what can't be recorded is said o
 """
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,6 @@ __all__ = ["StageRun", "stage_run"]
 _SHARE_OF_TIME = 0.02  # that may go to writing points
 # A locked store holds a writer up for 20 s (MLflow's busy timeout), so failed writes are retried rarely.
 _SECONDS_AFTER_FAILURE = 120.0
-
-_NOT_IN_NAMES = re.compile(r"[^\w. -]")  # MLflow takes no other character; a source's slash would nest its figure
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since the epoch, step
 
@@ -149,5 +146,5 @@ def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         if isinstance(value, Mapping):
             flat |= _numbers(value, f"{prefix}{name}.")
         elif isinstance(value, (int, float)):
-            flat[_NOT_IN_NAMES.sub(".", f"{prefix}{name}")] = float(value)
+            flat[prefix + str(name)] = float(value)
     return flat
