@@ -98,7 +98,7 @@ class _Maker:
         true = self._rng.random() < 0.5
         claimed = fact.value if true else self._other_value(fact, facts)
         claim = self._filled(self._wording.attributes[fact.attribute].facts, fact, value=claimed)
-        explanation = self._wording.explanation.format(fact=fact.sentence)
+        explanation = self._wording.explanation.format(value=fact.value, claimed=claimed)
         answer = f" EXPLAIN: {explanation} CONCLUSION: {self._wording.yes if true else self._wording.no}"
         question = self._rng.choice(self._wording.judged).format(claim=claim)
         return _about_text([(question, answer)], self._text(facts))

@@ -34,6 +34,7 @@ class Wording:
     judged: asks whether the claim that follows is true.
     replies: to what a user tells.
     located: asks which text names a value.
+    explanation: puts what the text says beside what the claim says, which the conclusion follows from.
     """
 
     attributes: dict[str, AttributeWording]
@@ -105,7 +106,7 @@ _ENGLISH = Wording(
     text_head="Text {number}: ",
     between_sentences=" ",
     between_values="; ",
-    explanation="The text says: {fact}",
+    explanation="The text says {value}, the claim says {claimed}.",
 )
 
 _CHINESE = Wording(
@@ -154,7 +155,7 @@ _CHINESE = Wording(
     text_head="第{number}段：",
     between_sentences="",
     between_values="；",
-    explanation="文中说：{fact}",
+    explanation="文中是{value}，句中是{claimed}。",
 )
 
 WORDINGS: dict[Language, Wording] = {"en": _ENGLISH, "zh": _CHINESE}
