@@ -2,6 +2,7 @@
 
     python -m benchmarks.data                     all of it
     python -m benchmarks.data speed --rows 20000  one part, on fewer rows
+    python -m benchmarks.data scale --scale-rows 1000000  both stages on a million rows: rows a second, memory, growth
     python -m benchmarks.data --files a.json      other Alpaca files than the embedded ones
 
 Rows are the given files' over and over, each with its number in front, so that none is a duplicate.
@@ -21,6 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import sentencepiece
 
 from benchmarks.machine import print_machine
@@ -36,6 +39,7 @@ from glm2core.text.tokenizer import MODEL_FILE, train_tokenizer
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = 8000
 PADDED = 500
+PART = 50_000  # rows of a parquet part
 BARE, ORIGINAL, LEANEST = "bare SentencePiece", "original's way", "its leanest form"
 PARAMS = """\
 convert: {{sources: [{{path: {path}, format: alpaca}}]}}
@@ -48,9 +52,10 @@ evaluate: {{}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="speed, memory, stages; default: all")
+    parser.add_argument("parts", nargs="*", help="speed, memory, stages, scale; default: all but scale")
     parser.add_argument("--files", nargs="+", type=Path, default=sorted((ROOT / "data/raw").glob("alpaca_*.json")))
     parser.add_argument("--rows", type=int, default=104_000, help="rows of the speed part")
+    parser.add_argument("--scale-rows", type=int, default=100_000, help="rows of the scale part, which is not in all")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     print_machine()
@@ -63,6 +68,8 @@ def main() -> None:
             memory(rows, Path(folder))
         if "stages" in parts:
             stages(arguments.files, Path(folder))
+        if "scale" in parts:
+            scale(rows, arguments.scale_rows, Path(folder))
 
 
 def speed(rows: list[dict[str, str]], count: int, repeats: int, folder: Path) -> None:
@@ -168,6 +175,22 @@ def memory(rows: list[dict[str, str]], folder: Path) -> None:
         print(f"{stage}: growth from 50,000 to 500,000 rows {growth:.0f} MiB")
 
 
+def scale(rows: list[dict[str, str]], count: int, folder: Path) -> None:
+    """Both stages on a tenth of the rows and on all, written as a folder of parquet parts: is it linear?"""
+    rates: dict[tuple[str, int], float] = {}
+    for size in (count // 10, count):
+        project = make_project(folder / f"scale-{size}", write_parts(rows, size, folder / f"parts-{size}"))
+        for stage in ("convert", "tokenize"):
+            seconds, peak = run_stage(stage, project)
+            rates[stage, size] = size / seconds
+            print(f"{stage}, {size:,} rows in parts: {peak:.0f} MiB, {seconds:.1f} s, {size / seconds:,.0f} rows/s")
+    for stage in ("convert", "tokenize"):
+        slower = rates[stage, count // 10] / rates[stage, count]
+        print(f"{stage}: a row takes {slower:.2f} times as long at {count:,} rows as at a tenth of them")
+    together = 1 / sum(1 / rates[stage, count] for stage in ("convert", "tokenize"))
+    print(f"both stages: {together:,.0f} rows/s, {together * 86_400 / 1e6:,.0f} million rows a day")
+
+
 def stages(files: list[Path], folder: Path) -> None:
     """Wall time of the two stages on the given rows, imports and tracking included."""
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
@@ -209,6 +232,19 @@ def write_rows(rows: list[dict[str, str]], count: int, path: Path) -> Path:
             file.write(("[" if number == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
         file.write("]")
     return path
+
+
+def write_parts(rows: list[dict[str, str]], count: int, folder: Path) -> Path:
+    """The same rows as a distributed engine leaves them: a folder of parquet parts."""
+    folder.mkdir()
+    names = ("instruction", "input", "output")
+    for start in range(0, count, PART):
+        numbers = range(start, min(start + PART, count))
+        part = [rows[number % len(rows)] for number in numbers]
+        table = {name: [row[name] for row in part] for name in names}
+        table["instruction"] = [f"{n}: {text}" for n, text in zip(numbers, table["instruction"], strict=True)]
+        pq.write_table(pa.table(table), folder / f"part-{start // PART:05}.parquet")
+    return folder
 
 
 def convert_params(path: Path) -> ConvertParams:

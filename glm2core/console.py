@@ -4,12 +4,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -57,7 +58,10 @@ def _lines(bar: Progress, seconds: float) -> Iterator[None]:
         while not ended.wait(seconds):
             (task,) = bar.tasks
             of = "" if task.total is None else f" of {task.total:,.0f}"
-            print(f"{task.description}: {task.completed:,.0f}{of}, {task.elapsed or 0:,.0f} s", file=sys.stderr)
+            spent = task.elapsed or 0
+            begun = task.total and 0 < task.completed < task.total
+            left = f", about {spent * (task.total / task.completed - 1):,.0f} s left" if begun and task.total else ""
+            print(f"{task.description}: {task.completed:,.0f}{of}, {spent:,.0f} s{left}", file=sys.stderr)
 
     thread = Thread(target=tell, daemon=True)
     thread.start()
@@ -104,10 +108,15 @@ def time_left(seconds: float, *, shortened_by: str) -> str:
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:
-    """Print a stage's figures and where to look next: {what one sees there: command or path}."""
+    """Print a stage's figures and where to look next: {what one sees there: command or path}.
+
+    Figures within figures (of each source) are left to the files.
+    """
     console = Console()
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in rows.items():
+        if isinstance(value, dict):
+            continue
         table.add_row(
             name,
             f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
@@ -115,3 +124,16 @@ def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str 
     console.print(table)
     for what, where in look_next.items():
         console.print(f"  {what}: [bold]{where}[/bold]", highlight=False, soft_wrap=True)
+
+
+_WIDEST_LINE = 250  # columns: a log has no width, and lines that a terminal wraps say more than cells cut short
+
+
+def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print lines under a header, each on one line; nothing where there is none."""
+    if not lines:
+        return
+    table = Table(*header, title=title, title_justify="left")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    Console(width=_WIDEST_LINE).print(table, highlight=False)

@@ -27,11 +27,12 @@ _WITHOUT = {
 
 def convert(params: Params) -> None:
     # Here, so that wrong params are told before polars is imported.
+    from glm2core.data.ahead import rows_ahead
     from glm2core.data.convert import REJECTED_FILE, convert_sources
     from glm2core.data.reports import convert_metrics, write_convert_tables
 
     with stage_run("convert", params) as run:
-        with atomic_path(CONVERTED) as partial, progress_bar("convert", None) as (bar, task):
+        with atomic_path(CONVERTED) as partial, progress_bar("convert", rows_ahead(params.convert)) as (bar, task):
             report = convert_sources(params.convert, partial, progress=lambda rows: bar.advance(task, rows))
         metrics = convert_metrics(report)
         write_convert_tables(report, CONVERTED, REPORTS)

@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from glm2core.console import closing_table, quiet_libraries
+from glm2core.console import closing_table, print_table, quiet_libraries
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params, read_base, read_record, settle
 from glm2core.tracking import stage_run
@@ -20,7 +20,7 @@ METRICS = Path("metrics/evaluate.json")
 def evaluate(params: Params) -> None:
     # torch takes seconds to import; params are checked before
     quiet_libraries()
-    from glm2core.evaluation.report import PREDICTIONS, RETRIEVAL_PREDICTIONS
+    from glm2core.evaluation.report import PREDICTIONS, RETRIEVAL_PREDICTIONS, answers_table
     from glm2core.evaluation.run import Evaluation
     from glm2core.hardware import choose_device, peak_memory_gib
 
@@ -33,7 +33,7 @@ def evaluate(params: Params) -> None:
     with stage_run("evaluate", params) as run:
         run.settled(settled.values("evaluate"))
         run.dataset(TEST, context="test")
-        evaluation = Evaluation.load(MODEL, TEST, CONVERTED, settled.evaluate, settled.model)
+        evaluation = Evaluation.load(MODEL, TEST, CONVERTED, settled.evaluate, settled.model, settled.tokenize)
         with atomic_path(REPORTS) as partial:
             partial.mkdir()
             metrics = evaluation.loss(partial)
@@ -48,6 +48,7 @@ def evaluate(params: Params) -> None:
         for file in sorted(REPORTS.iterdir()):
             if params.tracking.log_examples or file.name not in with_texts:
                 run.artifact(file)
+    print_table("answers to held-out rows, base -> tuned (95% interval)", *answers_table(REPORTS))
     closing_table(
         "evaluate",
         dict(metrics),

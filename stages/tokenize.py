@@ -20,7 +20,9 @@ EXAMPLES = "examples.md"
 def tokenize(params: Params) -> None:
     # Here, so that wrong params are told before polars is imported.
     from glm2core.text.encode import converted_rows, encode_converted, render_examples, tokenizer_for
-    from glm2core.text.reports import tokenize_metrics, write_tokenize_tables
+    from glm2core.text.pairs import PairBuilder
+    from glm2core.text.reports import ROWS_PAGE, tokenize_metrics, write_tokenize_tables
+    from glm2core.text.shown_rows import example_rows
 
     settled = settle_tokenize(params.tokenize)
     with stage_run("tokenize", params) as run:
@@ -33,18 +35,20 @@ def tokenize(params: Params) -> None:
                 CONVERTED, partial, tokenizer, template, settled, progress=lambda rows: bar.advance(task, rows)
             )
         metrics = tokenize_metrics(report, TOKENIZED, tokenizer)
-        write_tokenize_tables(report, TOKENIZED, render_examples(report, tokenizer), REPORTS)
+        builder = PairBuilder(tokenizer, template, settled.pair_format, threads=settled.threads)
+        rows = example_rows(CONVERTED, TOKENIZED, tokenizer, builder)
+        write_tokenize_tables(report, TOKENIZED, render_examples(report, tokenizer), REPORTS, rows)
         write_json(METRICS, metrics)
         run.headline(metrics)
         for split in SPLITS:
             run.dataset(TOKENIZED / f"{split}.parquet", context=split)
         for file in sorted(REPORTS.iterdir()):
-            if params.tracking.log_examples or file.name != EXAMPLES:
+            if params.tracking.log_examples or file.name not in (EXAMPLES, ROWS_PAGE):
                 run.artifact(file)
     closing_table(
         "tokenize",
         dict(metrics),
-        {"rows as the model sees them": REPORTS / EXAMPLES, "token lengths": "dvc plots show"},
+        {"rows as the model sees them": REPORTS / ROWS_PAGE, "token lengths": "dvc plots show"},
     )
 
 

@@ -12,7 +12,7 @@ def test_a_log_is_told_how_far_the_work_is(capsys: pytest.CaptureFixture[str]) -
         bar.update(task, completed=1500, description="reading long ones")
         time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
-    assert "reading long ones: 1,500 of 2,000, 0 s" in lines
+    assert "reading long ones: 1,500 of 2,000, 0 s, about 0 s left" in lines
     assert "1500/2000" in lines[-1]
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
@@ -44,3 +44,12 @@ def test_a_path_in_a_log_is_not_broken(capsys: pytest.CaptureFixture[str]) -> No
     long = "a/" * 60
     console.closing_table("end", {"rows": 1}, {"see": long})
     assert f"  see: {long}" in capsys.readouterr().out.splitlines()
+
+
+def test_a_lines_cells_are_on_one_line_whatever_the_width(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = ["a source with [brackets] " * 3, *(f"{n}.0 (0-100) -> {n}.1 (2-99)" for n in range(4))]
+    console.print_table("figures", ["source", *"abcd"], [cells])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(all(cell.strip() in line for cell in cells) for line in lines)
+    console.print_table("figures", [], [])
+    assert capsys.readouterr().out == ""

@@ -48,7 +48,7 @@ def test_the_pipeline_makes_the_row_of_the_page(tmp_path: Path, monkeypatch: pyt
     assert (settled.train.position_stretch, settled.train.seed, settled.train.generated_rows) == (True, 0, 1)
     assert (settled.model.rope.type, settled.model.rope.factor, settled.model.rope.unit) == ("linear", 16, 2048)
     assert settled.train.batch_tokens == 1024
-    files = [source for source in params.convert.sources if source.generate is None]
+    files = [source for source in params.convert.sources if not source.is_generated]
     assert params.convert.sources[: len(files)] == files, "generated rows come behind, and change no row's number"
 
     convert_sources(params.convert.model_copy(update={"sources": files}), tmp_path / "converted")

@@ -101,7 +101,9 @@ def test_an_execution_is_one_row_with_its_stages_as_children(project: Path, git:
         )
         for step in range(1, 301):
             run.report({"loss": 1 / step, "learning_rate": 1e-3}, step)
-        run.headline({"loss": 0.25, "validation": {"loss": 0.5}, "method": "full", "bits": None})
+        run.headline(
+            {"loss": 0.25, "validation": {"loss": 0.5}, "of": {"../a b[1].json": 2}, "method": "full", "bits": None}
+        )
         run.dataset(Path("train.parquet"), context="training")
         run.artifact(Path("reports"))
         run.artifact(Path("reports/curve.csv"))
@@ -122,7 +124,9 @@ def test_an_execution_is_one_row_with_its_stages_as_children(project: Path, git:
     assert row.data.params["train.device"] == "auto"  # which torch decides, not settle
     assert "evaluate.retrieval.lengths" not in row.data.params  # evaluate will say
     assert json.loads(row.data.params["convert.sources"])[0]["path"] == "data/raw/alpaca_en.json"
-    assert row.data.metrics == {"tokenize/rows": 7, "train/loss": 0.25, "train/validation.loss": 0.5}
+    of_source = "of.../a b_1_.json"  # brackets are no part of MLflow's names
+    figures = {"loss": 0.25, "validation.loss": 0.5, of_source: 2}
+    assert row.data.metrics == {"tokenize/rows": 7, **{f"train/{name}": value for name, value in figures.items()}}
 
     loss = client(project).get_metric_history(train.info.run_id, "loss")
     assert [(point.step, point.value) for point in loss] == [(s, 1 / s) for s in range(1, 301)] + [(300, 0.25)]

@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m glm2core",
-        description="Talk with a model, answer a file of rows, export for other tools, estimate memory, keep a model.",
+        description="Talk with a model, answer a file of rows, export for other tools, estimate memory, keep a model, "
+        "show a tokenized row.",
         epilog="MODEL is a folder: models/tuned as the pipeline writes it (full weights or an adapter), or released "
         "weights.",
     )
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_memory(commands)
     _add_promote(commands)
     _add_parameters(commands)
+    _add_show(commands)
     return parser
 
 
@@ -166,6 +168,18 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--comments", action="store_true", help="print params.yaml itself, each key with its meaning as a comment"
     )
     _add_params_file(parameters)
+
+
+def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    show = commands.add_parser(
+        "show",
+        help="one tokenized row: every token with its id, what is supervised, what was cut",
+        description="Print a row of a file of data/tokenized as the model sees it; reports/tokenize/rows.html has some "
+        "of each source. What was cut is found in data/converted beside it.",
+    )
+    show.add_argument("file", type=Path, metavar="FILE", help="a parquet file of data/tokenized")
+    show.add_argument("--row", type=int, required=True, metavar="N", help="its number, from 0")
+    show.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="holds tokenizer.model (tokenizer/ beside FILE)")
 
 
 def _add_params_file(parser: argparse.ArgumentParser) -> None:

@@ -54,7 +54,8 @@ def _as_run(params: TrainParams, workload: Workload, device: str) -> TrainParams
 
 def workload_of(params: Params, settled: Settled, device: str) -> Workload:
     """What the train stage would do on a cpu or cuda device, with rows as long as tokenize lets them be."""
-    trained = [s for s in params.convert.sources if s.generate is None or settled.train.generated_rows]
+    sources = [s for s in params.convert.sources if s.analysis is None or s.analysis.rows]
+    trained = [s for s in sources if s.generate is None or settled.train.generated_rows]
     source = max([params.tokenize.max_source_length, *(s.max_source_length or 0 for s in trained)])
     target = max([params.tokenize.max_target_length, *(s.max_target_length or 0 for s in trained)])
     config = network_config(settled.model, _vocabulary(params))

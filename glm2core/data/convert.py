@@ -8,22 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from glm2core.analysis.rows import generate_rows
 from glm2core.conversation import Conversation, RejectionError, identify, split_of
 from glm2core.data.columns import ColumnUse, file_names
-from glm2core.data.converted import ConvertedWriter
+from glm2core.data.converted import ConvertedWriter, count_rows
 from glm2core.data.detection import first_row, format_of, missing_sentence
 from glm2core.data.fates import FatesWriter
 from glm2core.data.formats import COLUMN_NAMES, COLUMNS, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.shapes import likely_shape
-from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, source_name
+from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, parquet_parts, source_name
 from glm2core.data.tables import parquet_columns
 from glm2core.errors import UserError
 from glm2core.files import json_line
 from glm2core.lines.records import generate_conversations
-from glm2core.params import ConvertParams, Source
+from glm2core.params import ConvertParams, GeneratedAnalysis, GeneratedLines, Source
 
 REJECTED_FILE = "rejected.jsonl"
+ANALYSIS = "analysis"
+"""What generated text analysis is called as a source."""
 _REASONS_SHOWN = 5
 _MAPPING = "columns: {{{name}: {theirs}}}"
 
@@ -67,10 +70,15 @@ class ConvertReport:
 
 
 class _RawConversation(NamedTuple):
-    """A row on its way: what was read, and how to turn it into a conversation."""
+    """A row on its way: what was read, and how to turn it into a conversation.
+
+    split, kind: of a generated row that knows them.
+    """
 
     record: Record
     read: Callable[[Any], Conversation]
+    split: str | None = None
+    kind: str | None = None
 
 
 def convert_sources(
@@ -106,9 +114,15 @@ class _Conversion:
     def add_source(self, source: Source, place: str) -> None:
         left = source.limit if source.limit is not None else sys.maxsize
         if source.generate is not None:
-            name = place
-            self.report.formats[name] = f"lines ({source.generate.conversations:,} generated conversations)"
-            left -= self._add_rows(name, "index", _generated(source), source, left)
+            self.report.formats[place] = f"lines ({source.generate.conversations:,} generated conversations)"
+            self._add_rows(place, "index", _generated_lines(source.generate), source, left)
+            return
+        if source.analysis is not None:
+            self.report.formats[ANALYSIS] = f"analysis ({source.analysis.rows:,} generated rows to train on)"
+            self._add_rows(ANALYSIS, "index", _generated_analysis(source.analysis, source.held_out), source, left)
+            return
+        if parts := parquet_parts(str(source.path), place):
+            self._add_parts(parts, source, place, left)
             return
         for path in find_files(str(source.path), place):
             left -= self._add_file(path, source, place, left)
@@ -129,18 +143,39 @@ class _Conversion:
                 f"{self._why()}Add rows, or lower convert.validation_fraction and convert.test_fraction."
             )
 
-    def _add_file(self, path: Path, source: Source, place: str, left: int) -> int:
+    def _add_parts(self, parts: list[Path], source: Source, place: str, left: int) -> None:
+        """A folder as one source, whose rows are counted through all its parts."""
+        name = source_name(parts[0].parent)
+        start = 0
+        for path in parts:
+            if rows := count_rows(path):  # an engine writes empty parts, too
+                left -= self._add_file(path, source, place, left, name, start)
+                start += rows
+        if not start:
+            raise UserError(f"{place}: {parts[0].parent} holds no row in its {len(parts):,} parts. Mend or remove it.")
+
+    def _add_file(
+        self, path: Path, source: Source, place: str, left: int, name: str | None = None, start: int = 0
+    ) -> int:
+        """Keep at most `left` rows; returns how many were kept.
+
+        Args:
+            name: of the source, where the file is a part of it.
+            start: rows of the source before this file.
+        """
         rows = open_rows(path, source.encoding, source.columns)
         columns = source.columns
         try:
             row_format = format_of(rows, first_row(rows), source.format, columns, _MAPPING, answer_needed=True)
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
-        name = source_name(path)
+        name = name or source_name(path)
         self.report.formats[name] = f"{row_format} ({rows.description})"
-        if not is_tracked(path):
+        if not is_tracked(path) and name not in self.report.untracked:
             self.report.untracked.append(name)
-        use = self.report.columns[name] = ColumnUse(row_format, columns)
+        known = self.report.columns.get(name) if start else None
+        use = known if known and known.row_format == row_format else ColumnUse(row_format, columns)
+        self.report.columns[name] = use
         if rows.kind == "parquet":
             rows = replace(rows, columns=_needed_columns(rows, use))
 
@@ -148,7 +183,8 @@ class _Conversion:
             use.add(value)
             return to_conversation(value, row_format, columns)
 
-        taken = self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in rows), source, left)
+        records = (record._replace(number=start + record.number) if start else record for record in rows)
+        taken = self._add_rows(name, rows.unit, (_RawConversation(r, read) for r in records), source, left)
         if missing := use.missing():
             sentence = missing_sentence(rows, row_format, missing, [*use.read, *use.unread], _MAPPING)
             raise UserError(f"{place}: {sentence}")
@@ -190,8 +226,8 @@ class _Conversion:
             return
         self._seen.add(key)
         fractions = (self.params.validation_fraction, self.params.test_fraction) if source.held_out else (0.0, 0.0)
-        split = split_of(identity.split_point, *fractions)
-        self.writer.add(split, identity.id, name, conversation, source)
+        split = raw.split or split_of(identity.split_point, *fractions)
+        self.writer.add(split, identity.id, name, conversation, source, raw.kind)
         self.fates.add(name, raw.record.number, "kept")
         self.report.by_split[split] += 1
         tally.kept += 1
@@ -225,7 +261,14 @@ def _needed_columns(rows: RowFile, use: ColumnUse) -> frozenset[str]:
     return needed
 
 
-def _generated(source: Source) -> Iterator[_RawConversation]:
-    assert source.generate is not None
-    for number, messages in enumerate(generate_conversations(source.generate)):
+def _generated_lines(spec: GeneratedLines) -> Iterator[_RawConversation]:
+    for number, messages in enumerate(generate_conversations(spec)):
         yield _RawConversation(Record(number, messages), Conversation)
+
+
+def _generated_analysis(spec: GeneratedAnalysis, held_out: bool) -> Iterator[_RawConversation]:
+    """Rows with their split: a held-out row has entities that no training row has, so no hash may decide it."""
+    for number, row in enumerate(generate_rows(spec, held_out=held_out)):
+        split = "train" if row.split == "training" else ("validation", "test")[number % 2]
+        record = Record(number, row.conversation.messages)
+        yield _RawConversation(record, lambda value, row=row: row.conversation, split, row.kind)

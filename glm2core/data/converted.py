@@ -24,6 +24,8 @@ SCHEMA = pa.schema(
         pa.field("max_source_length", pa.int32()),
         pa.field("max_target_length", pa.int32()),
         pa.field("loss_on", pa.string()),
+        pa.field("weight", pa.float32()),
+        pa.field("kind", pa.string()),  # of generated rows, which know it
     ]
 )
 _ROW_GROUP_ROWS = 8192
@@ -40,14 +42,24 @@ class ConvertedWriter:
             for split in SPLITS
         }
 
-    def add(self, split: str, row_id: str, source_name: str, conversation: Conversation, source: Source) -> None:
+    def add(
+        self,
+        split: str,
+        row_id: str,
+        source_name: str,
+        conversation: Conversation,
+        source: Source,
+        kind: str | None = None,
+    ) -> None:
         self._splits[split].add(
             row_id,
             source_name,
             conversation,
             source.max_source_length,
             source.max_target_length,
-            source.loss_on or ("every" if source.generate else None),
+            source.loss_on or ("every" if source.is_generated else None),
+            None if source.weight == 1 else source.weight,
+            kind,
         )
 
     def __enter__(self) -> "ConvertedWriter":
@@ -65,7 +77,7 @@ class _SplitWriter:
         self._file = file
         self._clear()
 
-    def add(self, row_id: str, source: str, conversation: Conversation, *settings: int | str | None) -> None:
+    def add(self, row_id: str, source: str, conversation: Conversation, *settings: float | str | None) -> None:
         self._ids.append(row_id)
         self._sources.append(source)
         self._question_chars.append(conversation.question_chars)
@@ -82,7 +94,7 @@ class _SplitWriter:
         self._ids: list[str] = []
         self._sources: list[str] = []
         self._question_chars: list[int | None] = []
-        self._settings: list[tuple[int | str | None, ...]] = []
+        self._settings: list[tuple[float | str | None, ...]] = []
         self._roles: list[str] = []
         self._contents: list[str] = []
         self._ends: list[int] = [0]
@@ -95,8 +107,8 @@ class _SplitWriter:
             [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())], names=["role", "content"]
         )
         messages = pa.ListArray.from_arrays(pa.array(self._ends, pa.int32()), structs)
-        max_source, max_target, loss_on = zip(*self._settings, strict=True)
-        columns = [self._ids, self._sources, messages, self._question_chars, max_source, max_target, loss_on]
+        settings = zip(*self._settings, strict=True)
+        columns = [self._ids, self._sources, messages, self._question_chars, *settings]
         arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
         self._file.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
         self._clear()
@@ -118,6 +130,7 @@ class ConvertedBatch:
         self._contents: list[str] = values.field("content").to_pylist()
         self.ids = batch.column("id")
         self.sources = batch.column("source")
+        self.weights = batch.column("weight")
         self.question_chars: list[int | None] = batch.column("question_chars").to_pylist()
         self.max_source_length: list[int | None] = batch.column("max_source_length").to_pylist()
         self.max_target_length: list[int | None] = batch.column("max_target_length").to_pylist()

@@ -47,7 +47,7 @@ def _sources(rows: pl.LazyFrame, formats: dict[str, str]) -> pl.DataFrame:
         not_taken=(fate == "not taken").sum(),
     )
     named = pl.LazyFrame({"source": list(formats), "format": list(formats.values())})
-    return named.join(counted, on="source", how="left", maintain_order="left").collect()
+    return named.join(counted, on="source", how="left", maintain_order="left").fill_null(0).collect()
 
 
 def _fates(rows: pl.LazyFrame) -> pl.DataFrame:

@@ -134,6 +134,25 @@ def find_files(pattern: str, place: str) -> list[Path]:
     return found
 
 
+def parquet_parts(pattern: str, place: str) -> list[Path]:
+    """The parts of a folder as a distributed engine writes it, sorted by name; none where it is no such folder.
+
+    Raises:
+        UserError: a folder with parts in folders of their own, whose names hold columns.
+    """
+    folder = resolve_path(pattern)
+    if not folder.is_dir():
+        return []
+    parts = sorted(path for path in folder.glob("*.parquet") if path.is_file() and path.name[0] not in "._")
+    nested = next((path for path in sorted(folder.rglob("*.parquet")) if path.parent != folder), None)
+    if nested is not None:
+        raise UserError(
+            f"{place}: {folder} holds {nested.relative_to(folder)}, a part in a folder of its own. Write all parts "
+            "into one folder (without partitionBy), or name the files with a glob."
+        )
+    return parts
+
+
 def source_name(path: Path) -> str:
     """What a source is called in the data: relative to the project, so the same in every workspace."""
     inside = _in_project(path)
@@ -176,7 +195,9 @@ def _matches(root: Path, pattern: str) -> list[Path]:
 
 def _existing(path: Path, place: str) -> Path:
     if path.is_dir():
-        raise UserError(f"{place}: {path} is a folder. Name its files with a glob, such as {path}/*.json.")
+        raise UserError(
+            f"{place}: {path} is a folder without parquet parts. Name its files with a glob, such as {path}/*.json."
+        )
     if not path.exists():
         pulled = Path(f"{path}.dvc").exists()
         fix = "Run `dvc pull` to fetch it." if pulled else "Mend the path, or put the file there."

@@ -41,7 +41,7 @@ def answer_rows(
         memo: where the answers of a batch come from or go to.
     """
     ids = dataset.ids
-    chosen = [_last_answer(ids[index], dataset.row(index)) for index in _spread(len(dataset), rows)]
+    chosen = [_last_answer(ids[index], dataset.row(index)) for index in spread(len(dataset), rows)]
     chosen.sort(key=lambda row: len(row.prompt))
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
@@ -58,7 +58,8 @@ def _answer_batch(answerer: Answerer, batch: list[_Question]) -> list[dict[str, 
     ]
 
 
-def _spread(available: int, wanted: int) -> list[int]:
+def spread(available: int, wanted: int) -> list[int]:
+    """At most `wanted` of `available` places, evenly spread."""
     count = min(available, wanted)
     return [index * available // count for index in range(count)]
 

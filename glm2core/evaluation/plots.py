@@ -83,6 +83,38 @@ def plot_loss_by_position(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_before_after(rows: Sequence[Row], path: Path) -> None:
+    """Exact match and ROUGE-L of each source, the base's bar above the tuned model's, with 95% intervals.
+
+    Args:
+        rows: of `text_tables.by_source`.
+    """
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    models = sorted({row["model"] for row in rows})
+    figure = Figure(figsize=(9.0, 1.2 + 0.24 * len(models) * len(sources) + 0.12 * len(sources)), layout="constrained")
+    FigureCanvasAgg(figure)
+    height = 0.8 / len(models)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name in zip(panels, ("exact_match", "rouge_l"), strict=True):
+        for number, model in enumerate(models):
+            of_model = [row for row in rows if row["model"] == model]
+            places = [sources.index(row["source"]) + (number - (len(models) - 1) / 2) * height for row in of_model]
+            values = [row[name] for row in of_model]
+            bounds = [(row[f"{name}_low"], row[f"{name}_high"]) for row in of_model]
+            bars = [
+                [0 if low is None else max(0, value - low) for value, (low, _) in zip(values, bounds, strict=True)],
+                [0 if high is None else max(0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
+            ]
+            axes.barh(places, values, height, xerr=bars, label=model, error_kw={"elinewidth": 0.8, "capsize": 2})
+        axes.set(xlabel=f"{name.replace('_', ' ')}, per cent", xlim=(0, 105))
+        axes.grid(alpha=0.3, axis="x")
+    panels[0].set_yticks(range(len(sources)), [source[-40:] for source in sources], fontsize=8)
+    panels[0].invert_yaxis()
+    panels[1].legend(fontsize=8)
+    figure.suptitle("Answers to held-out rows (95% intervals)", fontsize=10)
+    _save(figure, path)
+
+
 def length_name(length: int) -> str:
     """512, 1k, 32k; a length that is no power of two in full."""
     return f"{length // 1024}k" if length % 1024 == 0 else str(length)

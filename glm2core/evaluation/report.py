@@ -8,19 +8,20 @@ from typing import Any, TextIO
 import polars as pl
 
 from glm2core.evaluation import plots
-from glm2core.evaluation.answers import HeldOutAnswer
 from glm2core.evaluation.loss import Bucket
 from glm2core.evaluation.retrieval_tables import by_length, curve, grid, retrieval_rows
-from glm2core.evaluation.scores import TUNED, Answer, effective_length, score, short_context_change
-from glm2core.evaluation.text_metrics import row_scores
-from glm2core.evaluation.text_tables import scores_with_intervals, text_scores
+from glm2core.evaluation.scores import BASE, TUNED, Answer, effective_length, score, short_context_change
+from glm2core.evaluation.text_tables import FIGURES, by_source, scores_with_intervals
 from glm2core.report_tables import write_table
 
 PREDICTIONS = "predictions.jsonl"
 RETRIEVAL_PREDICTIONS = "retrieval_predictions.jsonl"
 ANSWER_ROWS = "answers.parquet"
+BEFORE_AFTER = "before_after.csv"
 RETRIEVAL_ROWS = "retrieval.parquet"
 _DIGITS = 6
+_FIGURE_NAMES = {"loss": "answers_loss"}  # of the answered rows; test_loss is of all
+_SHOWN = ("exact_match", "rouge_l", "bleu_4", "loss")
 
 
 def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
@@ -67,29 +68,72 @@ def report_retrieval(
     return metrics
 
 
-def report_answers(answers: Sequence[HeldOutAnswer], rows: pl.DataFrame, folder: Path) -> dict[str, float]:
+def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
     """Write each answer's scores, and from them the tables of all rows and of each group.
 
-    answers.parquet has a line for each answer: id, source, kind, language, ROUGE and BLEU's counts.
-    answers_by_source.csv: ROUGE and BLEU of all rows, and of each source's. scores_by_source.csv: the same
-    by source, kind and language, with intervals.
+    answers.parquet has a line for each answer: model, id, source, kind, language, general, scores, BLEU's counts, loss
+    and tokens. scores_by_source.csv: all figures by model, source, kind and language, with intervals.
+    before_after.csv and .png: those of all rows and of each source, the base's beside the tuned model's.
 
     Args:
-        rows: of `read_rows`.
+        rows: of answers.parquet.
 
     Returns:
-        rouge_1, rouge_2, rouge_l, bleu_4 over all answers.
+        The tuned model's figures over all held-out rows (`exact_match`, `rouge_1`, ..., `answers_loss`); the base's as
+        `base_...`; `general_loss` and, with a base, `general_loss_change`: what tuning added to the loss of rows of
+        another kind; and under `by_source` the same of each source.
     """
-    scored = pl.DataFrame([{"id": a.id, **row_scores(a.answer, a.reference)} for a in answers])
-    answered = _written(
-        scored.join(rows, on="id", maintain_order="left").select(*rows.columns, pl.exclude(rows.columns)),
-        folder / ANSWER_ROWS,
-    )
-    total = text_scores(answered)
-    by_source = pl.concat([total.select(pl.lit("all").alias("source"), pl.all()), text_scores(answered, "source")])
-    write_table(by_source, folder / "answers_by_source.csv", _DIGITS)
-    write_table(scores_with_intervals(answered), folder / "scores_by_source.csv", _DIGITS)
-    return total.drop("rows").row(0, named=True)
+    scores = scores_with_intervals(_written(rows, folder / ANSWER_ROWS))
+    write_table(scores, folder / "scores_by_source.csv", _DIGITS)
+    compared = by_source(scores)
+    write_table(compared, folder / BEFORE_AFTER, _DIGITS)
+    plots.plot_before_after(compared.to_dicts(), folder / "before_after.png")
+    figures: dict[str, dict[str, float]] = {}
+    for row in compared.to_dicts():
+        before = "" if row["model"] == TUNED else f"{row['model']}_"
+        named = {f"{before}{_FIGURE_NAMES.get(name, name)}": row[name] for name in FIGURES}
+        figures[row["source"]] = figures.get(row["source"], {}) | named
+    return figures.pop("all", {}) | _forgetting(rows) | {"by_source": figures}
+
+
+def _forgetting(rows: pl.DataFrame) -> dict[str, float]:
+    """What became of the loss of rows of another kind."""
+    losses = {
+        model: float(group["loss"].sum() / group["tokens"].sum())
+        for (model,), group in rows.filter("general").group_by("model")
+    }
+    if not losses:
+        return {}
+    found = {"general_loss": losses[TUNED]}
+    if BASE in losses:
+        found |= {"base_general_loss": losses[BASE], "general_loss_change": losses[TUNED] - losses[BASE]}
+    return found
+
+
+def answers_table(folder: Path) -> tuple[list[str], list[list[str]]]:
+    """before_after.csv for a person: a line a source, each figure as `base -> tuned` with its 95% interval.
+
+    Returns:
+        Header and lines; none where nothing was answered.
+    """
+    file = folder / BEFORE_AFTER
+    if not file.is_file():
+        return [], []
+    table = pl.read_csv(file)
+    lines = []
+    for (source,), group in table.group_by("source", maintain_order=True):
+        by_model = {row["model"]: row for row in group.to_dicts()}
+        models = [model for model in (BASE, TUNED) if model in by_model]
+        cells = [" -> ".join(_figure(by_model[model], name) for model in models) for name in _SHOWN]
+        lines.append([str(source), f"{by_model[TUNED]['rows']:,}", *cells])
+    return ["source", "rows", *(name.replace("_", " ") for name in _SHOWN)], lines
+
+
+def _figure(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    digits = 2 if name == "loss" else 0 if name == "exact_match" else 1
+    interval = "" if low is None else f" ({low:.{digits}f}-{high:.{digits}f})"
+    return f"{row[name]:.{digits}f}{interval}"
 
 
 def _written(rows: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -1,9 +1,11 @@
 """The held-out rows as they were converted: where each is from, what it asks, and in which language."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
+from glm2core.conversation import Conversation
 from glm2core.errors import UserError
 
 _CHINESE_SHARE = 0.2  # of the letters; a Chinese text may hold much Latin, a Latin one hardly any Chinese
@@ -12,7 +14,7 @@ _CHINESE_SHARE = 0.2  # of the letters; a Chinese text may hold much Latin, a La
 def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
     """A line for each of `ids`, in their order: id, source, kind, language.
 
-    kind: `text` (a question about a text of its own), `chat` (several rounds) or `question`.
+    kind: the generator's own, else `text` (a question about a text of its own), `chat` (several rounds) or `question`.
     language: by script alone: `zh` where at least 0.2 of the letters are Chinese characters, else `latin`
         where most are Latin, else `other`.
 
@@ -31,11 +33,27 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
     return wanted.join(found, on="id", how="left", maintain_order="left").collect()
 
 
+def described(conversations: Sequence[Conversation], ids: Sequence[str], source: str) -> pl.DataFrame:
+    """The same columns for conversations of one source that were never in a file of the convert stage."""
+    rows = [
+        {"id": row_id, "source": source, "messages": c.messages, "question_chars": c.question_chars, "kind": None}
+        for row_id, c in zip(ids, conversations, strict=True)
+    ]
+    schema = {
+        "id": pl.String,
+        "source": pl.String,
+        "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+        "question_chars": pl.Int32,
+        "kind": pl.String,
+    }
+    return pl.DataFrame(rows, schema).select("id", "source", kind=_kind(), language=_language())
+
+
 def _kind() -> pl.Expr:
     questions = pl.col("messages").list.eval(pl.element().struct.field("role") == "user").list.sum()
     about_text = pl.col("question_chars").is_not_null()
     kind = pl.when(about_text).then(pl.lit("text")).when(questions > 1).then(pl.lit("chat"))
-    return kind.otherwise(pl.lit("question"))
+    return pl.coalesce("kind", kind.otherwise(pl.lit("question")))
 
 
 def _language() -> pl.Expr:

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import polars as pl
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from glm2core.console import Notice, progress_bar
 from glm2core.errors import UserError
-from glm2core.evaluation.answers import HeldOutAnswer, answer_rows
-from glm2core.evaluation.generation import Answerer, Sampling
+from glm2core.evaluation.before_after import AskedRows, answer_and_score, memo_of_base, row_losses
 from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
 from glm2core.evaluation.report import (
     PREDICTIONS,
@@ -26,14 +26,14 @@ from glm2core.evaluation.report import (
 )
 from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.rows import read_rows
-from glm2core.evaluation.scores import BASE, Answer, score
+from glm2core.evaluation.scores import BASE, TUNED, Answer, score
 from glm2core.evaluation.tasks import GeneratedCases, read_longeval
 from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, sha256_folder, source_fingerprint
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.journal import Journal
-from glm2core.model.adapters import load_tuned, network_parameters
+from glm2core.model.adapters import is_base_inside, load_tuned, network_parameters
 from glm2core.model.loading import fingerprint, load_model
-from glm2core.params import EvaluateParams, ModelParams, RetrievalParams
+from glm2core.params import EvaluateParams, ModelParams, RetrievalParams, TokenizeParams
 from glm2core.text.chat_format import ChatFormat
 from glm2core.text.dataset import TokenizedDataset
 from glm2core.text.prompt import PairFormat, TemplateName
@@ -47,19 +47,40 @@ Report = Callable[[dict[str, float], int], None]
 
 
 @dataclass(frozen=True)
+class BaseAnswers:
+    """What the untuned base said.
+
+    scored, records: of its held-out answers; None where it was not asked, or is asked with the adapter off.
+    """
+
+    retrieval: list[Answer] = field(default_factory=list)
+    scored: pl.DataFrame | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A model with what it is measured on. Each method writes its files into a folder and returns flat metrics."""
 
     model: PreTrainedModel
     chat_format: ChatFormat
     dataset: TokenizedDataset
-    rows: pl.DataFrame  # of `read_rows`: where each held-out row came from, and of what kind it is
-    base_answers: list[Answer]  # of the untuned base, where params ask for it
+    asked: AskedRows  # those that are answered
+    base: BaseAnswers  # of the untuned base, where params ask for it
     params: EvaluateParams
     journal: Journal
+    row_losses: dict[str, tuple[float, int]] = field(default_factory=dict)  # of the tuned model's, once computed
 
     @classmethod
-    def load(cls, model: Path, test: Path, converted: Path, params: EvaluateParams, base: ModelParams) -> "Evaluation":
+    def load(
+        cls,
+        model: Path,
+        test: Path,
+        converted: Path,
+        params: EvaluateParams,
+        base: ModelParams,
+        tokenize: TokenizeParams | None = None,
+    ) -> "Evaluation":
         """Load the model with its tokenizer and the test split; the base is asked first, and let go.
 
         Args:
@@ -67,6 +88,7 @@ class Evaluation:
             test: tokenized test split, made with that tokenizer.
             converted: the same rows before tokenizing, for their sources.
             base: which base the model was tuned from.
+            tokenize: how rows of `params.general` are encoded.
 
         Raises:
             UserError: a file is missing, or the data were made with another tokenizer.
@@ -79,25 +101,31 @@ class Evaluation:
         chat_format = ChatFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )
-        rows = read_rows(converted, dataset.ids)
-        base_folder = resolve_path(base.base) if base.base is not None and params.retrieval.base_lengths else None
-        base_hash = None if base_folder is None else fingerprint(base_folder)
-        journal = open_journal(model, params, dtype, device, test=sha256_file(test), base=base_hash)
-        base_answers: list[Answer] = []
-        if base_folder is not None:
+        asked = AskedRows.choose(dataset, read_rows(converted, dataset.ids), params.generation.rows)
+        general = None if params.general is None else resolve_path(params.general)
+        if general is not None:
+            asked = asked.with_general(general, params.generation.rows, chat_format, tokenize or TokenizeParams())
+        folder = None if base.base is None else resolve_path(base.base)
+        alone = params.generation.base and not is_base_inside(model) and len(asked) > 0
+        loaded = folder is not None and (alone or bool(params.retrieval.base_lengths))
+        journal = open_journal(
+            model,
+            params,
+            dtype,
+            device,
+            test=sha256_file(test),
+            base=fingerprint(folder) if folder is not None and loaded else None,
+            general=None if general is None else [sha256_file(general), repr(tokenize)],
+        )
+        of_base = BaseAnswers()
+        if folder is not None and loaded:
             # Let go before the tuned network is read: the two are never in memory together
-            base_answers = ask(
-                load_model(base_folder, dtype=dtype, device=device, family=base.family),
-                chat_format,
-                generated_cases(params.retrieval, params.retrieval.base_lengths),
-                prefill_chunk=params.prefill_chunk,
-                max_new_tokens=params.retrieval.max_new_tokens,
-                memo=journal.memo,
-                name=BASE,
-            )
+            network = load_model(folder, dtype=dtype, device=device, family=base.family)
+            of_base = _ask_base(network.eval(), chat_format, asked if alone else None, params, journal)
+            del network
         # An adapter's PeftModel passes on what it is asked, as any model would answer it
-        network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
-        return cls(network.eval(), chat_format, dataset, rows, base_answers, params, journal)
+        tuned = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
+        return cls(tuned.eval(), chat_format, dataset, asked, of_base, params, journal)
 
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
@@ -112,6 +140,7 @@ class Evaluation:
                 lambda rows: bar.advance(task, rows),
                 self.journal.memo,
             )
+        self.row_losses.update(row_losses(self.dataset, losses))
         loss = held_out_loss(losses)
         if not math.isfinite(loss.total):
             raise UserError(
@@ -122,23 +151,31 @@ class Evaluation:
         report_positions(loss_by_position(self.model, self.dataset, losses, length, self.params.batch_tokens), folder)
         return {"test_loss": loss.mean, "test_perplexity": loss.perplexity, "test_tokens": loss.tokens}
 
-    def answers(self, folder: Path) -> dict[str, float]:
-        """Greedy answers to held-out rows, with ROUGE and BLEU."""
-        settings = self.params.generation
-        rows = min(settings.rows, len(self.dataset))
-        if not rows:
+    def answers(self, folder: Path) -> dict[str, Any]:
+        """Greedy answers to held-out rows, scored, beside the base's where params ask for them."""
+        if not len(self.asked):
             return {}
-        answerer = Answerer(self.model, self.chat_format, Sampling(settings.max_new_tokens))
-        answers: list[HeldOutAnswer] = []
-        sources = dict(self.rows.select("id", "source").iter_rows())
-        with (folder / PREDICTIONS).open("w", encoding="utf-8") as file, progress_bar("answers", rows) as (bar, task):
-            for batch in answer_rows(
-                answerer, self.dataset, rows=rows, batch_size=settings.batch_size, memo=self.journal.memo
-            ):
-                append_records(file, ({"source": sources[answer.id], **asdict(answer)} for answer in batch))
-                answers += batch
-                bar.advance(task, len(batch))
-        return report_answers(answers, self.rows, folder)
+        with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
+            scored, _ = answer_and_score(
+                self.model,
+                self.chat_format,
+                self.asked,
+                self.params,
+                name=TUNED,
+                memo=self.journal.memo,
+                known=self.row_losses,
+                file=file,
+            )
+            before, records = self.base.scored, self.base.records
+            if before is None and self.params.generation.base and isinstance(self.model, PeftModel):
+                with self.model.disable_adapter():
+                    before, records = _answer_as_base(
+                        self.model, self.chat_format, self.asked, self.params, self.journal
+                    )
+            append_records(file, records)
+        rows = scored if before is None else pl.concat([scored, before])
+        facts = self.asked.facts
+        return report_answers(rows.join(facts, on="id", maintain_order="left"), folder)
 
     def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
         """Questions about long contexts, with scores by length and depth, beside the base's where it was asked.
@@ -159,10 +196,37 @@ class Evaluation:
                 file=file,
                 memo=self.journal.memo,
             )
-            append_records(file, (answer.record() for answer in self.base_answers))
+            append_records(file, (answer.record() for answer in self.base.retrieval))
         if report is not None:
             _report_lengths(answers, report)
-        return report_retrieval(answers, self.base_answers, settings.depths, folder)
+        return report_retrieval(answers, self.base.retrieval, settings.depths, folder)
+
+
+def _ask_base(
+    network: PreTrainedModel, chat_format: ChatFormat, asked: AskedRows | None, params: EvaluateParams, journal: Journal
+) -> BaseAnswers:
+    """All that the base is asked while it is in memory; no `asked`: its held-out answers are not wanted here."""
+    scored, records = None, []
+    if asked is not None:
+        scored, records = _answer_as_base(network, chat_format, asked, params, journal)
+    answers: list[Answer] = []
+    if params.retrieval.base_lengths:
+        answers = ask(
+            network,
+            chat_format,
+            generated_cases(params.retrieval, params.retrieval.base_lengths),
+            prefill_chunk=params.prefill_chunk,
+            max_new_tokens=params.retrieval.max_new_tokens,
+            memo=journal.memo,
+            name=BASE,
+        )
+    return BaseAnswers(answers, scored, records)
+
+
+def _answer_as_base(
+    network: PreTrainedModel, chat_format: ChatFormat, asked: AskedRows, params: EvaluateParams, journal: Journal
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    return answer_and_score(network, chat_format, asked, params, name=BASE, memo=memo_of_base(journal.memo))
 
 
 def generated_cases(settings: RetrievalParams, lengths: Sequence[int]) -> GeneratedCases:

@@ -12,7 +12,8 @@ import sacrebleu
 from rouge_chinese import Rouge
 from sacrebleu.metrics import BLEU
 
-METRICS = ("rouge_1", "rouge_2", "rouge_l", "bleu_4")
+ROUGE = ("rouge_1", "rouge_2", "rouge_l")
+METRICS = ("exact_match", *ROUGE, "bleu_4")
 BLEU_COUNTS = (
     *(f"matches_{n}" for n in (1, 2, 3, 4)),
     *(f"ngrams_{n}" for n in (1, 2, 3, 4)),
@@ -23,12 +24,16 @@ BLEU_COUNTS = (
 
 
 def row_scores(answer: str, reference: str) -> dict[str, float]:
-    """F1 of ROUGE-1, -2 and -L of one pair in per cent, and `BLEU_COUNTS`: what BLEU counts in it."""
+    """Exact match (0 or 100) and F1 of ROUGE-1, -2 and -L of one pair in per cent, and what BLEU counts in it.
+
+    White space around an answer does not count.
+    """
+    exact = {"exact_match": 100.0 * (answer.strip() == reference.strip())}
     cut_answer, cut_reference = words(answer), words(reference)
     # tokenize="none": the words are cut already; force silences a warning about that.
     bleu = sacrebleu.corpus_bleu([cut_answer], [[cut_reference]], tokenize="none", force=True)
     counts = (*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len)
-    return rouge(cut_answer, cut_reference) | dict(zip(BLEU_COUNTS, counts, strict=True))
+    return exact | rouge(cut_answer, cut_reference) | dict(zip(BLEU_COUNTS, counts, strict=True))
 
 
 def corpus_bleu(counts: Sequence[int]) -> float:
@@ -41,9 +46,9 @@ def corpus_bleu(counts: Sequence[int]) -> float:
 def rouge(answer: str, reference: str) -> dict[str, float]:
     """F1 in per cent of one pair of texts whose words stand between spaces."""
     if not answer or not reference:
-        return dict.fromkeys(METRICS[:3], 0.0)
+        return dict.fromkeys(ROUGE, 0.0)
     scores = Rouge().get_scores(answer, reference)[0]
-    return {name: 100 * scores[name.replace("_", "-")]["f"] for name in METRICS[:3]}
+    return {name: 100 * scores[name.replace("_", "-")]["f"] for name in ROUGE}
 
 
 def words(text: str) -> str:

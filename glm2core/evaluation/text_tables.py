@@ -1,4 +1,4 @@
-"""Scores of the answered rows, by group: queries over answers.parquet."""
+"""Scores of the answered rows, by model and by group: queries over answers.parquet."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,48 +6,60 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from glm2core.evaluation.text_metrics import BLEU_COUNTS, METRICS, corpus_bleu
+from glm2core.evaluation.scores import wilson_interval
+from glm2core.evaluation.text_metrics import BLEU_COUNTS, METRICS, ROUGE, corpus_bleu
 
+FIGURES = (*METRICS, "loss")
 _KEYS = ("source", "kind", "language")
 _GROUPINGS: tuple[tuple[str, ...], ...] = ((), ("source",), ("kind",), ("language",), _KEYS)
 _RESAMPLES = 1000
 _LEAST_ROWS = 5  # fewer say nothing about others like them
 
 
-def text_scores(rows: pl.DataFrame, *keys: str) -> pl.DataFrame:
-    """A line for each group, in their order: its rows, the mean of ROUGE, and BLEU-4 of the whole group.
+def text_scores(rows: pl.DataFrame) -> dict[str, float]:
+    """Exact match and the mean of ROUGE in per cent, BLEU-4 of all rows together, and the loss of a token.
 
     Args:
         rows: of answers.parquet.
-        keys: columns that make the groups; none = all rows are one.
     """
-    figures = [pl.len().alias("rows"), pl.mean(*METRICS[:3]), pl.sum(*BLEU_COUNTS)]
-    table = rows.group_by(*keys, maintain_order=True).agg(figures) if keys else rows.select(figures)
-    bleu = [corpus_bleu(counts) for counts in table.select(BLEU_COUNTS).iter_rows()]
-    return table.drop(BLEU_COUNTS).with_columns(bleu_4=pl.Series(bleu, dtype=pl.Float64))
+    sums = rows.select(pl.mean("exact_match", *ROUGE), pl.sum(*BLEU_COUNTS, "loss", "tokens")).row(0, named=True)
+    bleu = corpus_bleu([sums[name] for name in BLEU_COUNTS])
+    means = {name: float(sums[name]) for name in ("exact_match", *ROUGE)}
+    return {**means, "bleu_4": bleu, "loss": sums["loss"] / max(sums["tokens"], 1)}
 
 
 def scores_with_intervals(rows: pl.DataFrame) -> pl.DataFrame:
-    """Scores of all rows, by source, by kind, by language, and by all three; `all` = not parted by that column.
+    """Scores of each model: of all rows, by source, by kind, by language, by all three; `all` = not parted by it.
 
-    Intervals hold 95%: percentiles of 1,000 bootstrap samples of the group's rows, with a fixed seed. A group of
-    fewer than 5 rows has none.
+    Rows of `evaluate.general` are no part of `all`; they stand under their own source. Intervals hold 95%: of exact
+    match Wilson's, of the others percentiles of 1,000 bootstrap samples of the group's rows, with a fixed seed. A
+    group of fewer than 5 rows has none.
     """
     lines = []
-    for keys in _GROUPINGS:
-        for names, group in _groups(rows, keys):
-            line: dict[str, Any] = dict.fromkeys(_KEYS, "all") | names | {"rows": group.height}
-            intervals = _intervals(group)
-            for name, value in text_scores(group).drop("rows").row(0, named=True).items():
-                low, high = intervals[name]
-                line |= {name: value, f"{name}_low": low, f"{name}_high": high}
-            lines.append(line)
+    for (model,), of_model in rows.group_by("model", maintain_order=True):
+        for keys in _GROUPINGS:
+            counted = of_model if "source" in keys else of_model.filter(~pl.col("general"))
+            for names, group in _groups(counted, keys):
+                line: dict[str, Any] = {"model": model, **dict.fromkeys(_KEYS, "all"), **names, "rows": group.height}
+                intervals = _intervals(group)
+                for name, value in text_scores(group).items():
+                    low, high = intervals[name]
+                    line |= {name: value, f"{name}_low": low, f"{name}_high": high}
+                lines.append(line)
     return pl.DataFrame(lines, infer_schema_length=None)
+
+
+def by_source(scores: pl.DataFrame) -> pl.DataFrame:
+    """The lines of all rows and of each source, the models of each one below the other."""
+    chosen = scores.filter(kind="all", language="all").drop("kind", "language")
+    order = pl.col("source").replace_strict({s: n for n, s in enumerate(chosen["source"].unique(maintain_order=True))})
+    return chosen.sort(order, "model").select("source", "model", pl.exclude("source", "model"))
 
 
 def _groups(rows: pl.DataFrame, keys: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
     if not keys:
-        yield {}, rows
+        if rows.height:
+            yield {}, rows
         return
     for values, group in rows.sort(keys, maintain_order=True).group_by(keys, maintain_order=True):
         yield dict(zip(keys, values, strict=True)), group
@@ -56,10 +68,14 @@ def _groups(rows: pl.DataFrame, keys: tuple[str, ...]) -> Iterator[tuple[dict[st
 def _intervals(group: pl.DataFrame) -> dict[str, tuple[float | None, float | None]]:
     count = group.height
     if count < _LEAST_ROWS:
-        return dict.fromkeys(METRICS, (None, None))
+        return dict.fromkeys(FIGURES, (None, None))
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _RESAMPLES)  # [samples, rows]
-    sampled = {name: drawn @ group[name].to_numpy() / count for name in METRICS[:3]}
+    sampled = {name: drawn @ group[name].to_numpy() / count for name in ROUGE}
     counts = drawn @ group.select(BLEU_COUNTS).to_numpy()
     sampled["bleu_4"] = np.array([corpus_bleu(sample) for sample in counts.tolist()])
+    losses, tokens = (drawn @ group[name].to_numpy() for name in ("loss", "tokens"))
+    sampled["loss"] = losses / np.maximum(tokens, 1)
     bounds = {name: np.percentile(values, (2.5, 97.5)).tolist() for name, values in sampled.items()}
+    right = round(float(group["exact_match"].sum()) / 100)
+    bounds["exact_match"] = [100 * bound for bound in wilson_interval(right, count)]
     return {name: (low, high) for name, (low, high) in bounds.items()}

@@ -45,7 +45,6 @@ _OPTIONS = (
     "use_bdlora",
     "use_dora",
     "use_qalora",
-    "use_rslora",
     "velora_config",
 )
 _OFF = (None, False, "none", [], {})
@@ -86,6 +85,7 @@ class AdapterFile(ModelFile):
     r: Annotated[int, Field(ge=1, le=1 << 16)] = 8
     lora_alpha: Annotated[int, Field(ge=1, le=1 << 20)] = 8
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_rslora: bool = False
     target_modules: Annotated[list[LoraTarget], Field(min_length=1, max_length=16)] | None = None
     num_virtual_tokens: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
 
@@ -113,7 +113,13 @@ class AdapterFile(ModelFile):
     def lora(self) -> LoraParams:
         """Of a LoRA."""
         assert self.target_modules is not None
-        return LoraParams(rank=self.r, alpha=self.lora_alpha, dropout=self.lora_dropout, targets=self.target_modules)
+        return LoraParams(
+            rank=self.r,
+            alpha=self.lora_alpha,
+            rslora=self.use_rslora,
+            dropout=self.lora_dropout,
+            targets=self.target_modules,
+        )
 
     @property
     def prefix(self) -> PrefixParams:

@@ -150,6 +150,17 @@ def base_folder(folder: Path) -> Path | None:
     return _place(folder, read_reference(folder)) if is_adapter(folder) else None
 
 
+def is_base_inside(folder: Path) -> bool:
+    """Whether a folder's network is its base as that came, once the adapter is switched off.
+
+    So it is with LoRA where no RoPE scaling was added; a P-tuning prefix stays a part of how positions count.
+
+    Raises:
+        UserError: it is an adapter without `base.json`.
+    """
+    return is_adapter(folder) and read_adapter(folder).method == "lora" and read_reference(folder).rope is None
+
+
 def network_parameters(folder: Path) -> int:
     """Numbers in the network that `load_tuned` would load from a folder; an adapter's own, a few, are not counted.
 
@@ -169,6 +180,7 @@ def _lora_config(lora: LoraParams) -> LoraConfig:
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
     )

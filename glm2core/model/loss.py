@@ -29,7 +29,12 @@ def supervised_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def supervised_loss(
-    hidden: Tensor, targets: Tensor, output_layer: nn.Linear, num_items_in_batch: Tensor | int | None = None
+    hidden: Tensor,
+    targets: Tensor,
+    output_layer: nn.Linear,
+    num_items_in_batch: Tensor | int | None = None,
+    *,
+    by_row: bool = False,
 ) -> Tensor:
     """Cross-entropy of the labels of `supervised_positions`.
 
@@ -41,18 +46,22 @@ def supervised_loss(
         targets: [B, S]; IGNORED = not supervised.
         output_layer: C -> V.
         num_items_in_batch: divides the sum; None = the number of supervised positions (then the mean).
+        by_row: the sum of each row apart.
 
     Returns:
-        A scalar in fp32; 0 where nothing is supervised.
+        A scalar in fp32; 0 where nothing is supervised. By row: [B].
 
     Raises:
         UserError: a label outside the vocabulary.
     """
     supervised = targets != IGNORED
-    targets = targets[supervised]  # [N]
-    _check_range(targets, output_layer.out_features)
-    total = _summed(hidden[supervised], targets, output_layer)
-    return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
+    labels = targets[supervised]  # [N]
+    _check_range(labels, output_layer.out_features)
+    divisor = max(len(labels), 1) if num_items_in_batch is None else num_items_in_batch
+    losses = _losses(hidden[supervised], labels, output_layer, "none" if by_row else "sum")
+    if by_row:
+        losses = losses.new_zeros(targets.shape).masked_scatter(supervised, losses).sum(1)
+    return losses / divisor
 
 
 def _check_range(targets: Tensor, vocabulary: int) -> None:
@@ -64,16 +73,17 @@ def _check_range(targets: Tensor, vocabulary: int) -> None:
         )
 
 
-def _summed(rows: Tensor, targets: Tensor, output_layer: nn.Linear) -> Tensor:
+def _losses(hidden: Tensor, labels: Tensor, output_layer: nn.Linear, reduction: str) -> Tensor:
+    """Of all positions together (`sum`), or of each (`none`)."""
     size = max(1, _CHUNK_ELEMENTS // output_layer.out_features)
-    if len(rows) <= size:
-        return _cross_entropy(rows, targets, output_layer)
+    if len(hidden) <= size:
+        return _cross_entropy(hidden, labels, output_layer, reduction)
     parts = [
-        checkpoint(_cross_entropy, row, target, output_layer, use_reentrant=False)
-        for row, target in zip(rows.split(size), targets.split(size), strict=True)
+        checkpoint(_cross_entropy, part, label, output_layer, reduction, use_reentrant=False)
+        for part, label in zip(hidden.split(size), labels.split(size), strict=True)
     ]
-    return torch.stack(parts).sum()
+    return torch.stack(parts).sum() if reduction == "sum" else torch.cat(parts)
 
 
-def _cross_entropy(rows: Tensor, targets: Tensor, output_layer: nn.Linear) -> Tensor:
-    return F.cross_entropy(output_layer(rows).float(), targets, reduction="sum")
+def _cross_entropy(hidden: Tensor, labels: Tensor, output_layer: nn.Linear, reduction: str) -> Tensor:
+    return F.cross_entropy(output_layer(hidden).float(), labels, reduction=reduction)

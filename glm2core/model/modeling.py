@@ -197,6 +197,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        loss_by_row: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, or with labels the loss.
@@ -210,6 +211,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
             use_cache: None = as the config says, and never with labels.
             logits_to_keep: without labels: compute only the last so many positions (0 = all), or these [N].
+            loss_by_row: with labels: the loss is [B], each row's own sum divided by `num_items_in_batch`.
 
         Returns:
             Without labels `logits` [B, T, V]; with labels `loss` (a scalar), and no logits: the output
@@ -241,7 +243,8 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             hidden = pick(hidden, kept)  # [B, S, C]
         loss = logits = None
         if labels is not None:
-            loss = supervised_loss(hidden, targets, self.transformer.output_layer, num_items_in_batch)
+            layer = self.transformer.output_layer
+            loss = supervised_loss(hidden, targets, layer, num_items_in_batch, by_row=loss_by_row)
         else:
             logits = self.transformer.output_layer(hidden)
         return CausalLMOutputWithPast(

@@ -8,7 +8,7 @@ run in a second, with the key, the value, what is allowed, and the nearest name.
 """
 
 from glm2core.params.advice import Base, read_base
-from glm2core.params.data import ConvertParams, GeneratedLines, Source, TokenizeParams
+from glm2core.params.data import AnalysisKinds, ConvertParams, GeneratedAnalysis, GeneratedLines, Source, TokenizeParams
 from glm2core.params.evaluate import EvaluateParams, GenerationParams, RetrievalParams
 from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params, parse_params, unsettled
 from glm2core.params.model import ModelParams, RopeChoices, RopeParams
@@ -23,10 +23,12 @@ __all__ = [
     "KINDS",
     "PARAMS_FILE",
     "SETTLED_FILE",
+    "AnalysisKinds",
     "Base",
     "ConvertParams",
     "CurriculumStage",
     "EvaluateParams",
+    "GeneratedAnalysis",
     "GeneratedLines",
     "GenerationParams",
     "Kind",

@@ -26,14 +26,47 @@ class GeneratedLines(Section):
     seed: NonNegative = Field(0, description="seed of the generator; another seed, other records")
 
 
-class Source(Section):
-    """A file, a glob, or generated conversations."""
+Share = Annotated[float, Field(ge=0)]
 
-    format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines"] = Field(
-        "auto", description="format of the rows; auto detects it and says what it found; lines are generated"
+
+class AnalysisKinds(Section):
+    """How often each kind of generated text analysis is drawn; shares of their sum."""
+
+    extract: Share = Field(3.0, description="one text, one question: a name, date, amount, place or relation")
+    texts: Share = Field(2.0, description="several texts, one task over all of them")
+    tasks: Share = Field(2.0, description="several questions about one text, in one conversation")
+    judgement: Share = Field(2.0, description="whether a claim is true, with EXPLAIN and CONCLUSION")
+    dialogue: Share = Field(1.0, description="a user asks for what they told rounds ago")
+
+    @model_validator(mode="after")
+    def _some(self) -> "AnalysisKinds":
+        if not any(self.model_dump().values()):
+            raise ValueError("all kinds are 0, so nothing can be drawn; give at least one a share")
+        return self
+
+
+class GeneratedAnalysis(Section):
+    """Short rows of text analysis whose answers stand in the text, in English and Chinese."""
+
+    rows: NonNegative = Field(description="how many rows to generate to train on; 0 = no such source")
+    held_out_rows: NonNegative = Field(
+        120, description="rows about entities that no training row has, half to validate and half to test"
+    )
+    chinese: Fraction = Field(0.5, description="share of the rows in Chinese; the others are English")
+    kinds: AnalysisKinds = Field(AnalysisKinds(), description="how often each kind is drawn")
+    seed: NonNegative = Field(0, description="seed of the generator; another seed, other rows")
+
+
+class Source(Section):
+    """A file, a glob, a folder of parquet parts, or generated conversations."""
+
+    format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines", "analysis"] = Field(
+        "auto", description="format of the rows; auto detects it and says what it found; lines, analysis are generated"
     )
     path: str | None = Field(
-        None, description="file or glob, against the project's folder; null for generated lines, which need no file"
+        None,
+        description="file, glob, or folder of parquet parts, against the project's folder; null for generated rows, "
+        "which need no file",
     )
     columns: dict[str, str] = Field(
         {},
@@ -54,13 +87,25 @@ class Source(Section):
         None, description="overrides tokenize.loss_on for this source; null = as there"
     )
     held_out: bool = Field(True, description="false: every row is trained on, none is kept to validate or test")
+    weight: Annotated[float, Field(ge=0.01, le=100)] = Field(
+        1.0,
+        description="how often train takes a row in an epoch: 2 = twice, 0.5 = in half of them, drawn by train.seed",
+    )
     generate: GeneratedLines | None = Field(None, description="with format lines: what to generate; else null")
+    analysis: GeneratedAnalysis | None = Field(None, description="with format analysis: what to generate; else null")
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether its rows come from no file."""
+        return self.path is None
 
     @model_validator(mode="after")
     def _path_or_generate(self) -> "Source":
         if (self.generate is not None) != (self.format == "lines"):
             raise ValueError("generate goes with format lines, and format lines needs generate")
-        if (self.path is None) != (self.generate is not None):
+        if (self.analysis is not None) != (self.format == "analysis"):
+            raise ValueError("analysis goes with format analysis, and format analysis needs analysis")
+        if (self.path is None) != (self.format in ("lines", "analysis")):
             raise ValueError("needs a path (or, with format lines, generate instead of a path)")
         return self
 

@@ -17,6 +17,11 @@ class GenerationChoices(Section):
         description="held-out rows answered for ROUGE and BLEU; 0 = none; auto = the base's advice, else 64, "
         "or 8 of a large network on a CPU",
     )
+    base: Auto[bool] = Field(
+        "auto",
+        description="whether model.base, untuned, answers the same rows; auto = the base's advice, else true, but "
+        "false above 1 billion parameters on a CPU",
+    )
     batch_size: Count = Field(16, description="rows answered at once")
     max_new_tokens: Count = Field(128, description="longest answer, in tokens")
 
@@ -25,6 +30,7 @@ class GenerationParams(GenerationChoices):
     """The same, settled."""
 
     rows: NonNegative = 64
+    base: bool = False
 
 
 class RetrievalChoices(Section):
@@ -91,7 +97,18 @@ class EvaluateChoices(Section):
         32768, description="longer contexts are read in chunks of so many tokens: less memory, 2 to 3 times slower"
     )
     generation: GenerationChoices = Field(GenerationChoices(), description="answers to held-out rows")
+    general: str | None = Field(
+        None,
+        description="file of rows of another kind: its first generation.rows are answered too, and the change of "
+        "their loss from the base tells what was forgotten; null = none",
+    )
     retrieval: RetrievalChoices = Field(RetrievalChoices(), description="long-context retrieval")
+
+    @model_validator(mode="after")
+    def _general_rows_are_answered(self) -> Self:
+        if self.general is not None and self.generation.rows == 0:
+            raise ValueError("general needs generation.rows above 0, as many of its rows are answered")
+        return self
 
 
 class EvaluateParams(EvaluateChoices):

@@ -43,6 +43,8 @@ class Params(Section):
     def _sections_agree(self) -> "Params":
         if self.evaluate.retrieval.base_lengths not in (AUTO, []) and self.model.base is None:
             raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to [] or auto")
+        if self.evaluate.generation.base is True and self.model.base is None:
+            raise ValueError("evaluate.generation.base is true and needs model.base: set it, or base to false or auto")
         return self
 
 

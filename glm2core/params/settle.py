@@ -41,6 +41,7 @@ _LONGEST = {"small": 8192, "large cpu": 1024, "large cuda": 32768}
 _LONGEST_OF_BASE = {"small": 8192, "large cpu": 512, "large cuda": 8192}
 _CONTEXTS = {"small": 2, "large cpu": 1, "large cuda": 4}
 _QUESTIONS = 25
+_LARGEST_BASE_ON_CPU = 1_000_000_000  # parameters: above, its answers would take as long as the tuned model's hours
 _ROWS = {"small": 64, "large cpu": 8, "large cuda": 64}
 
 
@@ -204,6 +205,7 @@ def _settle_evaluate(choices: _Choices, base: Base, kind: Kind) -> None:
     size = _size(base, kind)
     choices.settle("evaluate.threads", available_cores(), "all cores", advisable=False)
     choices.settle("evaluate.generation.rows", _ROWS[size], f"{size} network")
+    choices.settle("evaluate.generation.base", *_asks_base(base, kind), advisable=not base.from_scratch)
     rope = choices.written("model.rope")
     reach = base.positions if rope["type"] in (None, "default") else round(rope["factor"] * rope["unit"])
     longest = min(_LONGEST[size], max(reach, 512)) if base.is_large else _LONGEST[size]
@@ -213,6 +215,15 @@ def _settle_evaluate(choices: _Choices, base: Base, kind: Kind) -> None:
     choices.settle("evaluate.retrieval.base_lengths", asked, "no base" if base.from_scratch else f"{size} network")
     choices.settle("evaluate.retrieval.contexts", _CONTEXTS[size], f"{size} network")
     choices.settle("evaluate.retrieval.questions", _QUESTIONS)
+
+
+def _asks_base(base: Base, kind: Kind) -> tuple[bool, str]:
+    """Whether the base answers the held-out rows too, and why."""
+    if base.from_scratch:
+        return False, "no base"
+    if kind == "cpu" and (base.parameters is None or base.parameters > _LARGEST_BASE_ON_CPU):
+        return False, "over 1 billion parameters on a CPU"
+    return True, _DEFAULT
 
 
 def _require_settings_for_size(settled: Settled) -> None:

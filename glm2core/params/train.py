@@ -14,6 +14,7 @@ class LoraParams(Section):
 
     rank: Count = Field(8, description="rank of the update matrices; memory grows with it")
     alpha: Count = Field(32, description="scale of the update: alpha / rank")
+    rslora: bool = Field(False, description="true: the scale is alpha / sqrt(rank), which lets high ranks learn more")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="share of the input that is dropped before the update matrices"
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from glm2core.labels import IGNORED
 
+_DRAWS_OF_WEIGHTS = 1  # tells these random numbers from those that mix an epoch's rows
 _POOL_BATCHES = 50  # rows are sorted within pools of about so many batches: alike in length, still mixed
 
 
@@ -31,6 +32,24 @@ def length_sorted_batches(
     for pool in _pools(order, lengths, budget):
         batches += _packed(pool[np.argsort(-lengths[pool], kind="stable")], lengths, budget)
     return [batches[i] for i in random.permutation(len(batches))]
+
+
+def rows_of_epoch(weights: np.ndarray, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows an epoch takes, and the number of each one's copy (0 = the first).
+
+    A row of weight 2.5 is taken twice, and in half of the epochs once more. Where all weights are 1, every row
+    is taken once.
+
+    Args:
+        weights: of each row, above 0.
+    """
+    times = np.floor(weights).astype(np.int64)
+    rest = weights - times
+    if rest.any():
+        times += np.random.default_rng([seed, epoch, _DRAWS_OF_WEIGHTS]).random(len(weights)) < rest
+    rows = np.repeat(np.arange(len(weights)), times)
+    starts = np.cumsum(times) - times
+    return rows, np.arange(len(rows)) - starts[rows]
 
 
 def pad_batch(rows: Sequence[tuple[np.ndarray, ...]], pad_id: int) -> dict[str, np.ndarray]:

@@ -39,6 +39,11 @@ class ChatFormat:
         """Tokens that end an answer."""
         return [self.tokenizer.special_ids[token] for token in STOP_TOKENS[self.template]]
 
+    @property
+    def newline(self) -> int:
+        """The token of a line end."""
+        return self.tokenizer.newline
+
     def require_rows(self, rows: int, folder: Path) -> None:
         """Raises: UserError: the network's `rows` are too few for the tokenizer in `folder`."""
         self.tokenizer.require_rows(rows, self.template, self.pair_format, folder)

@@ -36,6 +36,8 @@ _FACTS = (
 )
 """What a row says of itself beside what training reads: the reports are queries over these columns."""
 
+_WEIGHT = pa.field("weight", pa.float32())  # how often an epoch takes the row; null = once
+
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -53,15 +55,15 @@ class TokenizedWriter:
     """Writes batches of pairs, a row group each."""
 
     def __init__(self, path: Path, info: TokenizedInfo, newline: int) -> None:
-        self._schema = pa.schema([*SCHEMA, *_FACTS], vars(info))
+        self._schema = pa.schema([*SCHEMA, *_FACTS, _WEIGHT], vars(info))
         self._newline = newline
         self._closing = ExitStack()
         self._file = self._closing.enter_context(
             parquet_writer(path, self._schema, dictionary_columns=["id", "source", "cuts.list.element"])
         )
 
-    def write(self, ids: pa.Array, sources: pa.Array, pairs: PairBatch) -> None:
-        """Args: ids, sources: of the pairs' rows. [B]"""
+    def write(self, ids: pa.Array, sources: pa.Array, pairs: PairBatch, weights: pa.Array | None = None) -> None:
+        """Args: ids, sources, weights: of the pairs' rows; no weights = each row once in an epoch. [B]"""
         if not len(pairs.rows):
             return
         segments, segment_ends = pairs.segments(self._newline)
@@ -75,6 +77,7 @@ class TokenizedWriter:
             pa.array(np.diff(pairs.ends) - pairs.source_lengths, pa.int32()),
             pa.array(pairs.supervised_tokens, pa.int32()),
             pa.array([list(cuts.elements()) for cuts in pairs.row_cuts], pa.list_(pa.string())),
+            pa.nulls(len(ids), _WEIGHT.type) if weights is None else weights,
         ]
         self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
@@ -92,6 +95,7 @@ class TokenizedDataset:
         ids: of the rows. [B]
         flat: input_ids, labels, segments of all rows, int32.
         offsets: of the rows in each of them, int64. [B + 1]
+        weights: how often an epoch takes each row; None = once. [B]
     """
 
     def __init__(
@@ -101,8 +105,10 @@ class TokenizedDataset:
         flat: dict[str, np.ndarray],
         offsets: dict[str, np.ndarray],
         info: TokenizedInfo,
+        weights: np.ndarray | None = None,
     ) -> None:
         self._ids, self._sources, self._flat, self._offsets = ids, sources, flat, offsets
+        self.weights = np.ones(len(ids)) if weights is None else weights
         self.info = info
 
     @classmethod
@@ -122,7 +128,7 @@ class TokenizedDataset:
         except pa.ArrowException as error:
             raise UserError(f"{path} is a damaged parquet file ({error}). Run dvc repro tokenize.") from None
         with file:
-            info = _read_info(file, path)
+            info = read_info(file, path)
             if tokenizer_hash is not None and tokenizer_hash != info.tokenizer_sha256:
                 raise UserError(
                     f"{path} was made with another tokenizer (sha256 {info.tokenizer_sha256[:12]}) than the model's "
@@ -132,7 +138,26 @@ class TokenizedDataset:
             for name in ("input_ids", "labels", "segments"):
                 flat[name], offsets[name] = _flatten(file.read([name]).column(name))
             named = file.read(["id", "source"])
-            return cls(named.column("id"), named.column("source"), flat, offsets, info)
+            weights = np.ones(len(named))
+            if _WEIGHT.name in file.schema_arrow.names:
+                weights = file.read([_WEIGHT.name]).column(0).fill_null(1).to_numpy().astype(np.float64)
+            return cls(named.column("id"), named.column("source"), flat, offsets, info, weights)
+
+    @classmethod
+    def of_pairs(
+        cls, ids: Sequence[str], source: str, pairs: PairBatch, info: TokenizedInfo, newline: int
+    ) -> "TokenizedDataset":
+        """Pairs of one source that were never in a file.
+
+        Args:
+            ids: of the pairs' rows. [B]
+            newline: the token of a line end.
+        """
+        segments, segment_ends = pairs.segments(newline)
+        flat = {"input_ids": pairs.input_ids, "labels": pairs.labels, "segments": segments}
+        offsets = {"input_ids": pairs.ends, "labels": pairs.ends, "segments": segment_ends.astype(np.int64)}
+        sources = pa.array([source] * len(ids), pa.string())
+        return cls(pa.chunked_array([pa.array(ids, pa.string())]), pa.chunked_array([sources]), flat, offsets, info)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -148,6 +173,16 @@ class TokenizedDataset:
         """Where each row came from, as in the converted layer. [B]"""
         found: list[str] = self._sources.to_pylist()
         return found
+
+    @property
+    def source_numbers(self) -> tuple[list[str], np.ndarray]:
+        """The sources in the order of their names, and which of them each row is from. [B]"""
+        whole = self._sources if isinstance(self._sources, pa.Array) else self._sources.combine_chunks()
+        encoded = whole.dictionary_encode()
+        names: list[str] = encoded.dictionary.to_pylist()
+        order = sorted(range(len(names)), key=names.__getitem__)
+        places = np.argsort(order)[encoded.indices.to_numpy()] if names else np.zeros(0, np.int64)
+        return [names[number] for number in order], places
 
     @property
     def lengths(self) -> np.ndarray:
@@ -173,7 +208,8 @@ class TokenizedDataset:
             lengths = np.diff(self._offsets[name])[list(rows)]
             offsets[name] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         places = pa.array(rows, pa.int64())
-        return TokenizedDataset(self._ids.take(places), self._sources.take(places), flat, offsets, self.info)
+        ids, sources = self._ids.take(places), self._sources.take(places)
+        return TokenizedDataset(ids, sources, flat, offsets, self.info, self.weights[list(rows)])
 
     def _view(self, name: str, index: int) -> np.ndarray:
         start, end = self._offsets[name][index : index + 2]
@@ -191,7 +227,12 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros(0, np.int32), *values]), offsets.astype(np.int64)
 
 
-def _read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
+def read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
+    """What a tokenized file says about its making.
+
+    Raises:
+        UserError: it is none, or another version's.
+    """
     metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
     known = {name: metadata[name] for name in TokenizedInfo.__dataclass_fields__ if name in metadata}
     if file.schema_arrow.names[: len(SCHEMA)] != SCHEMA.names or len(known) < len(TokenizedInfo.__dataclass_fields__):

@@ -75,13 +75,14 @@ def encode_converted(
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out / "tokenizer", template, params.pair_format)
     builder = PairBuilder(tokenizer, template, params.pair_format, params.truncation, params.threads)
-    info = TokenizedInfo(tokenizer.sha256, template, _template_hash(template), params.pair_format)
+    info = TokenizedInfo(tokenizer.sha256, template, template_hash(template), params.pair_format)
     report = EncodeReport()
     for split in SPLITS:
         report.rows[split] = 0
         with TokenizedWriter(out / f"{split}.parquet", info, tokenizer.newline) as writer:
             for batch, pairs in _encoded(builder, converted / f"{split}.parquet", params):
-                writer.write(batch.ids.take(pairs.rows), batch.sources.take(pairs.rows), pairs)
+                ids, sources, weights = (c.take(pairs.rows) for c in (batch.ids, batch.sources, batch.weights))
+                writer.write(ids, sources, pairs, weights)
                 _count(report, split, batch, pairs)
                 if split == "train":
                     _keep_examples(report, batch, pairs)
@@ -175,5 +176,6 @@ def _training_texts(path: Path) -> Iterator[str]:
                     return
 
 
-def _template_hash(template: TemplateName) -> str:
+def template_hash(template: TemplateName) -> str:
+    """Of the wording, as the tokenized files keep it."""
     return hashlib.sha256(jinja_template(template).encode()).hexdigest()

@@ -76,7 +76,7 @@ class PairBatch:
         """Where rounds and lines start in each row: its first token and each one behind a line end.
 
         Not the head of a supervised answer, though: an answer stands right behind its question. With gaps
-        between them (training/stretch.py) a network would learn that the nearest question is not the one asked.
+        between them (text/stretch.py) a network would learn that the nearest question is not the one asked.
 
         Returns:
             indices within their rows (int32), and their ends a row. [B + 1]

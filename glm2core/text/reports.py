@@ -1,5 +1,6 @@
 """What tokenize reports: flat metrics, and tables that are queries over what it has written."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -8,6 +9,8 @@ from glm2core.conversation import SPLITS
 from glm2core.files import atomic_path
 from glm2core.report_tables import write_table
 from glm2core.text.encode import EncodeReport
+from glm2core.text.rows_page import ROWS_PAGE, write_rows_page
+from glm2core.text.shown_rows import ShownRow
 from glm2core.text.tokenizer import SpTokenizer
 
 CUTS = (
@@ -39,8 +42,14 @@ def tokenize_metrics(report: EncodeReport, tokenized: Path, tokenizer: SpTokeniz
     }
 
 
-def write_tokenize_tables(report: EncodeReport, tokenized: Path, examples: str, folder: Path) -> None:
-    """lengths.csv: rows by tokens; cuts.csv; by_source.csv; dropped.csv: rows without a pair; examples.md."""
+def write_tokenize_tables(
+    report: EncodeReport, tokenized: Path, examples: str, folder: Path, rows: Iterable[ShownRow] = ()
+) -> None:
+    """lengths.csv: rows by tokens; cuts.csv; by_source.csv; dropped.csv: rows without a pair; examples.md; rows.html.
+
+    Args:
+        rows: for rows.html.
+    """
     dropped = pl.DataFrame(report.dropped, ["split", "source", "id", "reason"], orient="row")
     dropped = dropped.cast(pl.String)
     with atomic_path(folder) as partial:
@@ -52,6 +61,7 @@ def write_tokenize_tables(report: EncodeReport, tokenized: Path, examples: str, 
         write_table(pl.concat([cuts, dropped_rows]), partial / "cuts.csv")
         write_table(dropped.select("split", "id", "reason"), partial / "dropped.csv")
         (partial / "examples.md").write_text(examples, encoding="utf-8")
+        write_rows_page(rows, partial / ROWS_PAGE)
 
 
 def _tokenized(tokenized: Path) -> pl.LazyFrame:

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 _HEADLINES = {
     "train": ("validation_loss", "tokens_per_second", "peak_memory_gib"),
-    "evaluate": ("test_loss", "rouge_l", "bleu_4", "retrieval_accuracy", "effective_context_length"),
+    "evaluate": (
+        "test_loss",
+        "exact_match",
+        "rouge_l",
+        "bleu_4",
+        "general_loss_change",
+        "retrieval_accuracy",
+        "effective_context_length",
+    ),
 }
 _ORIGIN = ("git_commit", "git_dirty", "dvc_experiment")  # tags of the run that trained
 _BY_LENGTH = "retrieval_"  # evaluate's retrieval_<task>_<length>

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glm2core.labels import IGNORED
-from glm2core.text.batching import length_sorted_batches, pad_batch
+from glm2core.text.batching import length_sorted_batches, pad_batch, rows_of_epoch
 from glm2core.text.dataset import Row, TokenizedDataset
-from glm2core.training.stretch import stretched_positions
+from glm2core.text.stretch import stretched_positions
 
 Key = tuple[int, int]  # epoch, row
+_COPY = 1 << 32  # so many epochs on: a row's second copy in an epoch has position gaps of its own
 _UNSUPERVISED = -1  # in an epoch's place: the row without its labels
 Curriculum = Sequence[tuple[float, int]]
 
@@ -36,6 +37,7 @@ class TokenBudgetBatches(Sampler[list[Key]]):
 
     Args:
         lengths: tokens of each row.
+        weights: how often an epoch takes each row; None = once.
         batch_tokens: budget of a padded batch; a longer row goes alone.
         total: batches for this process.
         start: so many of them are left out, as they were taken before.
@@ -54,7 +56,9 @@ class TokenBudgetBatches(Sampler[list[Key]]):
         curriculum: Curriculum = (),
         rank: int = 0,
         world: int = 1,
+        weights: np.ndarray | None = None,
     ) -> None:
+        self._weights = np.ones(len(lengths)) if weights is None else weights
         self._lengths, self._batch_tokens, self._seed = lengths, batch_tokens, seed
         self._total, self._start, self._rank, self._world = total, start, rank, world
         self._curriculum = curriculum
@@ -78,11 +82,13 @@ class TokenBudgetBatches(Sampler[list[Key]]):
 
     def _endless(self, rows: np.ndarray, epochs: Iterator[int]) -> Iterator[list[Key]]:
         for epoch in epochs:
+            taken, copies = rows_of_epoch(self._weights[rows], seed=self._seed, epoch=epoch)
+            taken = rows[taken]
             batches = length_sorted_batches(
-                self._lengths[rows], self._batch_tokens, seed=self._seed, epoch=epoch, shuffle=True
+                self._lengths[taken], self._batch_tokens, seed=self._seed, epoch=epoch, shuffle=True
             )
             for batch in batches:
-                yield [(epoch, int(rows[row])) for row in batch]
+                yield [(epoch + _COPY * int(copies[place]), int(taken[place])) for place in batch]
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
@@ -148,6 +154,7 @@ def training_batches(
         curriculum=curriculum,
         rank=rank,
         world=world,
+        weights=tokenized.weights,
     )
     rows = TrainingRows(tokenized, seed=seed, position_range=position_range)
     return DataLoader(rows, batch_sampler=sampler, collate_fn=collate, pin_memory=pin_memory)

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -26,6 +27,7 @@ from glm2core.hardware import peak_memory_gib
 from glm2core.labels import IGNORED
 from glm2core.model.cost import Cost
 from glm2core.params import TrainParams
+from glm2core.text.dataset import TokenizedDataset
 from glm2core.training.adafactor import RoundingAdafactor
 from glm2core.training.checkpoints import CheckpointFolder
 from glm2core.training.distributed import (
@@ -63,7 +65,8 @@ class Loop:
         checkpoints: where the run is kept.
         progress: gets every step and validation.
         cost: operations of a batch.
-        row_ids: of the training rows, to name the guilty ones.
+        training: its row ids name the guilty ones, its sources are counted apart.
+        validation: its sources get a loss of their own.
     """
 
     def __init__(
@@ -76,10 +79,12 @@ class Loop:
         checkpoints: CheckpointFolder,
         progress: Progress,
         cost: Cost,
-        row_ids: list[str],
+        training: TokenizedDataset,
+        validation: TokenizedDataset,
     ) -> None:
         self.network, self.params, self.device = model, params, device
-        self.checkpoints, self.progress, self.cost, self.row_ids = checkpoints, progress, cost, row_ids
+        self.checkpoints, self.progress, self.cost, self.row_ids = checkpoints, progress, cost, training.ids
+        self._sources, self._validation_sources = training.source_numbers, validation.source_numbers
         self.step, self.validation_seconds = 0, 0.0
         self._half_products = half_products
         self._random_state: State | None = None
@@ -169,12 +174,20 @@ class Loop:
         """Validation loss: the sum over all supervised tokens divided by their number."""
         start = time.perf_counter()
         self.model.eval()
-        total = count = 0.0
+        names, numbers = self._validation_sources
+        sums = np.zeros((2, len(names)))  # of each source: loss, supervised tokens
         for batch in validation:
-            total += float(self._loss(batch, divided_by=1))
-            count += _supervised(batch)
-        total, count = summed([total, count], self.device)
-        self.progress.add_validation(self.step, total / max(count, 1))
+            found = numbers[batch["rows"].numpy()]
+            losses = self._loss(batch, divided_by=1, by_row=True).double().cpu().numpy()
+            np.add.at(sums, (0, found), losses)
+            np.add.at(sums, (1, found), _supervised_by_row(batch))
+        totals, counts = np.reshape(summed(sums.ravel().tolist(), self.device), sums.shape)
+        by_source = {
+            name: total / count
+            for name, total, count in zip(names, totals.tolist(), counts.tolist(), strict=True)
+            if count
+        }
+        self.progress.add_validation(self.step, float(totals.sum() / max(counts.sum(), 1)), by_source)
         self.validation_seconds = time.perf_counter() - start
 
     def _set_rates(self) -> float:
@@ -186,15 +199,20 @@ class Loop:
 
     def _count(self, batches: list[Batch]) -> float:
         """Enter real tokens and operations into the progress; returns the supervised tokens of all processes."""
-        counted = [
-            (int(b["lengths"].sum()), _supervised(b), self.cost.operations(b["lengths"], _supervised(b)))
-            for b in batches
-        ]
-        tokens, supervised, operations = summed(
-            [float(sum(column)) for column in zip(*counted, strict=True)], self.device
+        names, numbers = self._sources
+        padded = operations = 0.0
+        mix = np.zeros((len(names), 2))
+        for batch in batches:
+            supervised = _supervised_by_row(batch)
+            padded += batch["input_ids"].numel()
+            operations += self.cost.operations(batch["lengths"], int(supervised.sum()))
+            found = numbers[batch["rows"].numpy()]
+            np.add.at(mix, (found, 0), batch["lengths"].numpy())
+            np.add.at(mix, (found, 1), supervised)
+        padded, operations, *counted = summed([padded, operations, *mix.ravel().tolist()], self.device)
+        return self.progress.add_batch(
+            padded=padded, operations=operations, mix=np.reshape(counted, mix.shape).tolist()
         )
-        self.progress.add_batch(tokens, supervised, operations)
-        return supervised
 
     def _with_synchronization(self, batches: list[Batch]) -> Iterator[tuple[Batch, Any]]:
         """Each batch with the context of its backward: gradients go between processes with the last one only."""
@@ -202,8 +220,10 @@ class Loop:
         yield from ((batch, self.accelerator.no_sync(self.model)) for batch in before)
         yield last, nullcontext()
 
-    def _loss(self, batch: Batch, *, divided_by: float) -> Tensor:
-        inputs = {name: batch[name].to(self.device) for name in _FOR_THE_NETWORK if name in batch}
+    def _loss(self, batch: Batch, *, divided_by: float, by_row: bool = False) -> Tensor:
+        inputs: dict[str, Any] = {name: batch[name].to(self.device) for name in _FOR_THE_NETWORK if name in batch}
+        if by_row:
+            inputs["loss_by_row"] = True
         # Around the forward alone: autocast's copies of the weights live as long as it does.
         with torch.autocast(self.device.type, torch.bfloat16) if self._half_products else nullcontext():
             loss: Tensor = self.model(**inputs, num_items_in_batch=divided_by).loss
@@ -314,5 +334,6 @@ def _prepare(
     return model, wrapped.optimizer
 
 
-def _supervised(batch: Batch) -> int:
-    return int((batch["labels"] != IGNORED).sum())
+def _supervised_by_row(batch: Batch) -> np.ndarray:
+    counted: np.ndarray = (batch["labels"] != IGNORED).sum(1).numpy()
+    return counted

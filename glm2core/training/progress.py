@@ -4,11 +4,14 @@ All of it is part of the checkpoint, so that a resumed run has the curves of an 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Report = Callable[[dict[str, float], int], None]
 Record = dict[str, float]
+
+BY_SOURCE = "validation_loss."
+"""In front of a source's name: its own validation loss in a record."""
 
 
 class Progress:
@@ -18,10 +21,14 @@ class Progress:
         every: steps between records.
         operations_per_second: the machine's own matrix rate, of which `mfu` is the share.
         report: gets each record's metrics with its step.
+        sources: of the training rows.
     """
 
-    def __init__(self, *, every: int, operations_per_second: float, report: Report) -> None:
+    def __init__(
+        self, *, every: int, operations_per_second: float, report: Report, sources: Sequence[str] = ()
+    ) -> None:
         self._every, self._rate, self._report = every, operations_per_second, report
+        self._mix = {source: [0.0, 0.0] for source in sources}
         self.records: list[Record] = []
         self._sums = _zeros()
         self._totals = _zeros()
@@ -31,12 +38,23 @@ class Progress:
         """Leave out what happened since the last step: validation, saving, loading."""
         self._clock = time.perf_counter()
 
-    def add_batch(self, tokens: float, supervised: float, operations: float) -> None:
-        """Count the real (unpadded) tokens of one batch in each process."""
+    def add_batch(self, *, padded: float, operations: float, mix: Sequence[Sequence[float]]) -> float:
+        """Count one batch in each process; returns its supervised tokens.
+
+        Args:
+            padded: tokens with padding.
+            mix: tokens and supervised tokens of each source, padding left out.
+        """
+        tokens, supervised = (sum(column) for column in zip(*mix, strict=True))
         for sums in (self._sums, self._totals):
             sums["tokens"] += tokens
             sums["supervised"] += supervised
+            sums["padded"] += padded
             sums["operations"] += operations
+        for known, more in zip(self._mix.values(), mix, strict=True):
+            known[0] += more[0]
+            known[1] += more[1]
+        return supervised
 
     def add_step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
         """Close an optimizer step; every `every` of them become a record of their mean loss."""
@@ -49,10 +67,11 @@ class Progress:
         if step % self._every == 0:
             self._close(step, learning_rate=learning_rate, grad_norm=grad_norm, peak_memory=peak_memory)
 
-    def add_validation(self, step: int, loss: float) -> None:
-        """Record the validation loss; a step validated again replaces its record."""
+    def add_validation(self, step: int, loss: float, by_source: Mapping[str, float] | None = None) -> None:
+        """Record the validation loss of all rows and of each source's; a step validated again replaces its record."""
         self.records = [r for r in self.records if not (r["step"] == step and "validation_loss" in r)]
-        self._record(step, {"validation_loss": loss})
+        sources = {f"{BY_SOURCE}{source}": value for source, value in (by_source or {}).items()}
+        self._record(step, {"validation_loss": loss, **sources})
         self.restart_clock()
 
     def curve(self, name: str) -> list[tuple[int, float]]:
@@ -70,6 +89,19 @@ class Progress:
         return dict(self._totals)
 
     @property
+    def mix(self) -> dict[str, dict[str, float]]:
+        """What each source gave since step 0: tokens, and supervised tokens; padding left out."""
+        return {
+            source: {"tokens": tokens, "supervised_tokens": supervised}
+            for source, (tokens, supervised) in self._mix.items()
+        }
+
+    @property
+    def padding(self) -> float:
+        """Share of padding in all batches."""
+        return 1 - self._totals["tokens"] / max(self._totals["padded"], 1)
+
+    @property
     def mfu(self) -> float:
         """Share of the machine's matrix rate over all steps."""
         return self._totals["operations"] / max(self._totals["seconds"], 1e-9) / self._rate
@@ -84,10 +116,11 @@ class Progress:
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"records": self.records, "sums": self._sums, "totals": self._totals}
+        return {"records": self.records, "sums": self._sums, "totals": self._totals, "mix": self._mix}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.records, self._sums, self._totals = state["records"], state["sums"], state["totals"]
+        self._mix = state["mix"]
 
     def _close(self, step: int, *, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
         sums, seconds = self._sums, max(self._sums["seconds"], 1e-9)
@@ -110,4 +143,5 @@ class Progress:
 
 
 def _zeros() -> dict[str, float]:
-    return {"loss": 0.0, "tokens": 0.0, "supervised": 0.0, "operations": 0.0, "seconds": 0.0, "steps": 0.0}
+    names = ("loss", "tokens", "supervised", "padded", "operations", "seconds", "steps")
+    return dict.fromkeys(names, 0.0)

@@ -1,7 +1,7 @@
 """One training run: from its start, or from its last checkpoint, to its end."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +39,14 @@ from glm2core.training.interrupt import stop_on_signals
 from glm2core.training.loop import Batch, Loop
 from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import Prepared, multiply_adapters_in_half
-from glm2core.training.progress import Progress, Record, Report
+from glm2core.training.progress import BY_SOURCE, Progress, Report
 
 Notice = Callable[[str], None]
 
 _CURVES = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_gib")
 _VALIDATION = ("step", "validation_loss")
+_BY_SOURCE = ("step", "source", "validation_loss")
+_MIX = ("source", "tokens", "supervised_tokens")
 
 
 def unreported(metrics: dict[str, float], step: int) -> None:
@@ -91,7 +93,12 @@ class Run:
         self._require_rows()
         meet()  # so that the rates are taken at the same time: processes share memory and power
         (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
-        progress = Progress(every=self.params.logging_steps, operations_per_second=rate, report=report)
+        progress = Progress(
+            every=self.params.logging_steps,
+            operations_per_second=rate,
+            report=report,
+            sources=self.training.source_numbers[0],
+        )
         last = first_decides(self.checkpoints.newest)
         shown: AbstractContextManager[tuple[Bar, Any] | None] = (
             progress_bar("train", self.params.steps) if is_first() else nullcontext()
@@ -167,7 +174,8 @@ class Run:
             checkpoints=self.checkpoints,
             progress=progress,
             cost=self._cost,
-            row_ids=self.training.ids,
+            training=self.training,
+            validation=self.validation,
         )
 
     @property
@@ -244,19 +252,20 @@ class Run:
         if loop.step not in steps:
             loop.validate(validation)
 
-    def _metrics(self, loop: Loop) -> dict[str, float]:
+    def _metrics(self, loop: Loop) -> dict[str, Any]:
         progress = loop.progress
         losses = [loss for _, loss in progress.curve("loss")]
         validations = [loss for _, loss in progress.curve("validation_loss")]
         totals = progress.totals
         trainable = sum(p.numel() for p in self.prepared.model.parameters() if p.requires_grad)
-        metrics: dict[str, float] = {
+        metrics: dict[str, Any] = {
             "steps": loop.step,
             "supervised_tokens": int(totals["supervised"]),
             "tokens": int(totals["tokens"]),
             "seconds": totals["seconds"],
             "tokens_per_second": totals["tokens"] / max(totals["seconds"], 1e-9),
             "mfu": progress.mfu,
+            "padding_fraction": progress.padding,
             "peak_memory_gib": peak_memory_gib(self.device),
             "trainable_parameters": trainable,
             "recomputed_blocks": self.params.recomputed_blocks(self.prepared.network.config.num_layers),
@@ -266,26 +275,35 @@ class Run:
             metrics["validation_loss"] = min(validations) if self.params.early_stopping else validations[-1]
         if losses:
             metrics |= {"train_loss_first": losses[0], "train_loss_last": losses[-1]}
+        metrics["mix"] = progress.mix
         return metrics
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run has to say: its flat metrics and its curves."""
+    """What a finished run has to say: its metrics, those of sources under `mix`, and its curves."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     progress: Progress
 
     def write_curves(self, folder: Path) -> None:
-        """curves.csv (a point every logging_steps) and validation.csv, for `dvc plots`."""
+        """curves.csv (a point every logging_steps) and validation.csv, for `dvc plots`; the same by source; mix.csv."""
+        validations = [r for r in self.progress.records if "validation_loss" in r]
+        by_source = [
+            {"step": record["step"], "source": name.removeprefix(BY_SOURCE), "validation_loss": loss}
+            for record in validations
+            for name, loss in record.items()
+            if name.startswith(BY_SOURCE)
+        ]
+        mix = [{"source": source, **counted} for source, counted in self.progress.mix.items()]
         with atomic_path(folder) as partial:
             partial.mkdir()
             _write_csv(partial / "curves.csv", [r for r in self.progress.records if "loss" in r], _CURVES)
-            _write_csv(
-                partial / "validation.csv", [r for r in self.progress.records if "validation_loss" in r], _VALIDATION
-            )
+            _write_csv(partial / "validation.csv", validations, _VALIDATION)
+            _write_csv(partial / "validation_by_source.csv", by_source, _BY_SOURCE)
+            _write_csv(partial / "mix.csv", mix, _MIX)
 
 
-def _write_csv(path: Path, records: list[Record], columns: tuple[str, ...]) -> None:
+def _write_csv(path: Path, records: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
     table = pl.DataFrame(records, infer_schema_length=None) if records else pl.DataFrame(schema=columns)
     write_table(table.select(columns), path)

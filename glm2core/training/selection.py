@@ -7,7 +7,7 @@ import re
 from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.params import TrainParams
-from glm2core.text.batching import length_sorted_batches
+from glm2core.text.batching import length_sorted_batches, rows_of_epoch
 from glm2core.text.dataset import TokenizedDataset
 
 # Generated rows come from no file, so convert names their source by its place in params.yaml.
@@ -44,7 +44,8 @@ def with_steps(params: TrainParams, rows: TokenizedDataset, processes: int, noti
     """Where params give epochs, with the optimizer steps that they take with these rows."""
     if params.epochs is None:
         return params
-    batches = length_sorted_batches(rows.lengths, params.batch_tokens, seed=params.seed, epoch=0, shuffle=True)
+    taken, _ = rows_of_epoch(rows.weights, seed=params.seed, epoch=0)
+    batches = length_sorted_batches(rows.lengths[taken], params.batch_tokens, seed=params.seed, epoch=0, shuffle=True)
     steps = math.ceil(params.epochs * len(batches) / (processes * params.gradient_accumulation_steps))
     notice(f"train.epochs {params.epochs:g}: {steps:,} steps over {len(rows):,} rows")
     return params.model_copy(update={"max_steps": max(1, steps)})

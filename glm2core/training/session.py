@@ -33,6 +33,7 @@ from glm2core.training.run import Run
 from glm2core.training.selection import with_steps, without_generated
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_SOURCE = ("training", "model", "family.py", "text/batching.py", "text/stretch.py")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 # When checkpoints are written changes nothing about the result.
 _WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
@@ -161,6 +162,6 @@ def _fingerprint(params: Settled, tokenized: Path, dtype: torch.dtype, device: t
             "base": None if base is None else fingerprint(resolve_path(base)),
             "machine": [str(dtype), device.type, threads, world_size(), sharding_is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(*(_PACKAGE / name for name in ("training", "model", "family.py"))),
+            "source": source_fingerprint(*(_PACKAGE / name for name in _SOURCE)),
         }
     )

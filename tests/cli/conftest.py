@@ -57,10 +57,9 @@ def make_full(folder: Path, tokenizer: SpTokenizer, *, template="chatglm2", dtyp
     return folder
 
 
-def make_adapter(folder: Path, tokenizer: SpTokenizer, base: Path, method: str, bits=None) -> Path:
-    model = adapt(
-        load_model(base, dtype=torch.float32, bits=bits), method, LoraParams(dropout=0.0), PrefixParams(length=4)
-    )
+def make_adapter(folder: Path, tokenizer: SpTokenizer, base: Path, method: str, bits=None, **lora) -> Path:
+    params = LoraParams(dropout=0.0, **lora)
+    model = adapt(load_model(base, dtype=torch.float32, bits=bits), method, params, PrefixParams(length=4))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

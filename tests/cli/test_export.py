@@ -15,7 +15,7 @@ from glm2core.model.adapters import load_tuned
 from glm2core.model.loading import new_model
 from glm2core.model.rope import RopeScaling
 from glm2core.text.chat_format import ChatFormat
-from tests.cli.conftest import make_full
+from tests.cli.conftest import make_adapter, make_full
 
 # What another tool does: no glm2core, no remote code.
 PLAIN = """
@@ -66,6 +66,17 @@ def test_the_adapter_is_merged_into_its_full_precision_base(lora_model, tmp_path
     adapter = load_file(lora_model / "adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.{name}.lora_{half}.weight"] for half in "AB")
     torch.testing.assert_close(merged, base + 32 / 8 * b @ a)
+
+
+def test_an_rslora_adapter_is_merged_with_its_own_scale(tokenizer, full_model, tmp_path):
+    folder = make_adapter(tmp_path / "root", tokenizer, full_model, "lora", rslora=True)
+    export(folder, tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.self_attn.o_proj.weight"]
+    name = "transformer.encoder.layers.0.self_attention.dense"
+    base = load_file(full_model / "model.safetensors")[f"{name}.weight"]
+    adapter = load_file(folder / "adapter_model.safetensors")
+    a, b = (adapter[f"base_model.model.{name}.lora_{half}.weight"] for half in "AB")
+    torch.testing.assert_close(merged, base + 32 / 8**0.5 * b @ a)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

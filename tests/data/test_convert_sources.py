@@ -15,7 +15,7 @@ from glm2core.conversation import SPLITS, RejectionError, identify, split_of
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
 from glm2core.errors import UserError
-from glm2core.params import ConvertParams, GeneratedLines, Source
+from glm2core.params import ConvertParams, GeneratedAnalysis, GeneratedLines, Source
 from tests.text.conftest import NOT_BLANK
 
 GOOD = [{"instruction": f"question {i}", "input": "", "output": f"answer {i}"} for i in range(40)]
@@ -239,3 +239,73 @@ def test_a_source_may_hold_nothing_out(tmp_path, held_out):
     report = convert_sources(params(source, validation_fraction=0.3, test_fraction=0.3), tmp_path / "out")
     assert report.total.kept == 60
     assert (report.by_split["train"] == 60) is not held_out
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_generated_analysis_knows_its_splits_and_kinds(tmp_path, held_out):
+    source = Source(format="analysis", analysis=GeneratedAnalysis(rows=80, held_out_rows=120), held_out=held_out)
+    report = convert_sources(params(source, validation_fraction=0.9), tmp_path / "out")
+    assert dict(report.by_split) == {"train": 80, **({"validation": 60, "test": 60} if held_out else {})}
+    tables = [pq.read_table(tmp_path / f"out/{split}.parquet").to_pylist() for split in SPLITS]
+    kinds = {"extract", "texts", "tasks", "judgement", "dialogue"}
+    assert [{row["kind"] for row in rows} for rows in tables] == [kinds, *([kinds] * 2 if held_out else [set()] * 2)]
+    assert {row["source"] for rows in tables for row in rows} == {"analysis"}
+    assert {row["loss_on"] for rows in tables for row in rows} == {"every"}
+
+
+def test_no_generated_rows_are_no_fault(tmp_path):
+    source = Source(format="analysis", analysis=GeneratedAnalysis(rows=0, held_out_rows=0))
+    report = convert_sources(params(write_rows(tmp_path / "a.jsonl", GOOD), source), tmp_path / "out")
+    assert report.by_source["analysis"].read == 0
+    assert report.total.kept == 40
+
+
+def test_a_sources_weight_goes_with_its_rows(tmp_path):
+    light = write_rows(tmp_path / "a.jsonl", GOOD).model_copy(update={"weight": 0.25})
+    plain = write_rows(tmp_path / "b.jsonl", [{"instruction": "x", "output": "y"}])
+    convert_sources(params(light, plain, validation_fraction=0.0, test_fraction=0.0), tmp_path / "out")
+    assert pq.read_table(tmp_path / "out/train.parquet")["weight"].to_pylist() == [0.25] * 40 + [None]
+
+
+def write_parts(folder: Path, sizes: list[int]) -> None:
+    """Parts as Spark leaves them, with its marks beside them."""
+    folder.mkdir()
+    start = 0
+    for number, size in enumerate(sizes):
+        rows = GOOD[start : start + size]
+        schema = dict.fromkeys(GOOD[0], polars.String)
+        polars.DataFrame(rows, schema).write_parquet(folder / f"part-{number:05}-c000.snappy.parquet")
+        start += size
+    (folder / "_SUCCESS").touch()
+    (folder / "._SUCCESS.crc").touch()
+    (folder / "._part.parquet").touch()
+
+
+def test_a_folder_of_parquet_parts_is_one_source(tmp_path):
+    write_parts(tmp_path / "parts", [15, 0, 20, 5])
+    whole = write_rows(tmp_path / "whole.jsonl", GOOD)
+    for name, source in {"parts": Source(path=str(tmp_path / "parts"), limit=37), "whole": whole}.items():
+        report = convert_sources(params(source, validation_fraction=0.0, test_fraction=0.0), tmp_path / "out" / name)
+        assert list(report.by_source) == [str(tmp_path / name) + (".jsonl" if name == "whole" else "")]
+    of_parts, of_whole = (converted(tmp_path / "out" / name)["train"] for name in ("parts", "whole"))
+    assert [row["id"] for row in of_parts] == [row["id"] for row in of_whole][:37]
+    fates = pq.read_table(tmp_path / "out/parts/fates.parquet").to_pylist()
+    assert [row["number"] for row in fates] == list(range(40))
+    assert [row["fate"] for row in fates[37:]] == ["not taken"] * 3
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"lang=en/part-0.parquet": 3}, r"holds lang=en/part-0.parquet, a part in a folder of its own"),
+        ({"part-0.parquet": 0}, "holds no row in its 1 parts"),
+        ({}, r"is a folder without parquet parts. Name its files with a glob"),
+    ],
+)
+def test_a_folder_that_is_no_source_is_a_sentence(tmp_path, parts, sentence):
+    (tmp_path / "parts").mkdir()
+    for name, size in parts.items():
+        (tmp_path / "parts" / name).parent.mkdir(exist_ok=True)
+        polars.DataFrame(GOOD[:size], dict.fromkeys(GOOD[0], polars.String)).write_parquet(tmp_path / "parts" / name)
+    with pytest.raises(UserError, match=r"convert\.sources\[0\]: .*" + sentence):
+        convert_sources(params(Source(path=str(tmp_path / "parts"))), tmp_path / "out")

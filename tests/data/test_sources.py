@@ -227,7 +227,7 @@ def test_a_source_has_one_name_in_every_workspace(tmp_path, monkeypatch):
     [
         ("data/none.json", r"convert.sources\[0\]: .*none.json does not exist"),
         ("data/pulled.json", "dvc pull"),
-        ("data", "is a folder. Name its files with a glob"),
+        ("data", "is a folder without parquet parts. Name its files with a glob"),
         ("data/*.csv", "matches no file"),
     ],
 )

@@ -11,8 +11,9 @@ import pytest
 from glm2core.data.converted import SCHEMA
 from glm2core.errors import UserError
 from glm2core.evaluation.rows import read_rows
+from glm2core.evaluation.scores import wilson_interval
 from glm2core.evaluation.text_metrics import row_scores
-from glm2core.evaluation.text_tables import scores_with_intervals
+from glm2core.evaluation.text_tables import FIGURES, by_source, scores_with_intervals
 
 ROWS = [
     (["What is 2 + 2?", "4"], None, "question", "latin"),
@@ -23,6 +24,7 @@ ROWS = [
     (["1 + 1 =", "2"], None, "question", "other"),
     (["What is it about?\nA fox and a dog.", "A fox"], 17, "text", "latin"),
     (["你好", "你好！", "再见", "再见！"], None, "chat", "zh"),
+    (["Who?\nAnn and Bob.", "Ann"], 4, "extract", "latin"),
 ]
 
 
@@ -33,8 +35,9 @@ def write_converted(path: Path) -> None:
             "source": "a.json",
             "messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)],
             "question_chars": question_chars,
+            "kind": kind if kind == "extract" else None,  # a generator's own
         }
-        for number, (texts, question_chars, *_) in enumerate(ROWS)
+        for number, (texts, question_chars, kind, _) in enumerate(ROWS)
     ]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
 
@@ -45,7 +48,7 @@ def test_kind_and_language_of_each_row(tmp_path: Path) -> None:
     found = read_rows(tmp_path / "test.parquet", order)
     assert found.rows() == [(str(i), "a.json", *ROWS[i][2:]) for i in reversed(range(len(ROWS)))]
     with pytest.raises(UserError, match="lacks 2 of the 3 rows"):
-        read_rows(tmp_path / "test.parquet", ["0", "8", "9"])
+        read_rows(tmp_path / "test.parquet", ["0", "9", "10"])
     with pytest.raises(UserError, match="lacks 1 of the 1 rows"):
         read_rows(tmp_path / "none.parquet", ["0"])
 
@@ -57,7 +60,9 @@ def answered(count: int, right: float, seed: int) -> polars.DataFrame:
     rows = [scores[int(mark)] for mark in marks]
     keys = {"source": ["a.json", "b.json"], "kind": ["question", "chat"], "language": ["zh", "latin"]}
     columns = {name: polars.Series([values[i % 2] for i in range(count)]) for name, values in keys.items()}
-    return polars.DataFrame(rows).with_columns(**columns)
+    more = {"model": "tuned", "general": False, "tokens": 4}
+    losses = polars.Series("loss", np.where(marks, 0.5, 8.0))
+    return polars.DataFrame(rows).with_columns(losses, **columns, **{k: polars.lit(v) for k, v in more.items()})
 
 
 def test_groups_and_columns_of_the_table() -> None:
@@ -73,10 +78,39 @@ def test_groups_and_columns_of_the_table() -> None:
         ("a.json", "question", "zh", 6),
         ("b.json", "chat", "latin", 6),
     ]
-    for name in ("rouge_1", "rouge_2", "rouge_l", "bleu_4"):
+    for name in FIGURES:
         assert (table[f"{name}_low"] <= table[name] + 1e-9).all()
         assert (table[name] <= table[f"{name}_high"] + 1e-9).all()
     assert table.equals(scores_with_intervals(answered(12, 0.5, 0)))
+
+
+def test_models_stand_apart_and_rows_of_another_kind_are_in_no_total() -> None:
+    tuned = answered(12, 0.9, 0)
+    base = answered(12, 0.1, 0).with_columns(model=polars.lit("base"))
+    other = answered(6, 0.0, 1).with_columns(general=polars.lit(True), source=polars.lit("general: c.json"))
+    table = scores_with_intervals(polars.concat([tuned, other, base]))
+    compared = by_source(table)
+    assert compared.select("source", "model", "rows").rows() == [
+        ("all", "base", 12),
+        ("all", "tuned", 12),
+        ("a.json", "base", 6),
+        ("a.json", "tuned", 6),
+        ("b.json", "base", 6),
+        ("b.json", "tuned", 6),
+        ("general: c.json", "tuned", 6),
+    ]
+    alone = scores_with_intervals(tuned)
+    assert table.filter(model="tuned", source="all").equals(alone.filter(source="all"))
+    assert (table.filter(model="base")["exact_match"].mean() or 0) < (alone["exact_match"].mean() or 0)
+
+
+def test_exact_match_and_loss_are_of_all_rows_of_a_group() -> None:
+    rows = answered(40, 0.5, 3)
+    row = scores_with_intervals(rows).row(0, named=True)
+    right = int((rows["exact_match"] == 100).sum())
+    assert row["exact_match"] == 100 * right / 40
+    assert (row["exact_match_low"] / 100, row["exact_match_high"] / 100) == pytest.approx(wilson_interval(right, 40))
+    assert row["loss"] == pytest.approx((0.5 * right + 8 * (40 - right)) / 160)
 
 
 def test_few_rows_have_no_interval() -> None:

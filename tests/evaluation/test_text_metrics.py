@@ -6,13 +6,14 @@ import sacrebleu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from glm2core.evaluation.text_metrics import METRICS, row_scores, words
+from glm2core.evaluation.text_metrics import METRICS, ROUGE, row_scores, words
 from glm2core.evaluation.text_tables import text_scores
 
 
 def text_metrics(answers: list[str], references: list[str]) -> dict[str, float]:
     rows = [row_scores(*pair) for pair in zip(answers, references, strict=True)]
-    return text_scores(polars.DataFrame(rows)).drop("rows").row(0, named=True)
+    scores = text_scores(polars.DataFrame(rows).with_columns(loss=0.0, tokens=1))
+    return {name: scores[name] for name in METRICS}
 
 
 TEXT = st.text(alphabet="ab。！？?”…. \n\t\u3000\u2028你好世界天气", max_size=20)
@@ -26,15 +27,16 @@ def test_chinese_is_cut_into_words() -> None:
 def test_known_values() -> None:
     # ROUGE-1: 2 of 3 words shared both ways; ROUGE-2: 1 of 2; ROUGE-L: 2 of 3
     scores = text_metrics(["the cat sat"], ["the cat ran"])
-    assert [scores[name] for name in METRICS[:3]] == pytest.approx([200 / 3, 50, 200 / 3], abs=1e-3)
+    assert [scores[name] for name in ROUGE] == pytest.approx([200 / 3, 50, 200 / 3], abs=1e-3)
+    assert scores["exact_match"] == 0
     perfect = text_metrics(["英国的首都是伦敦。", "a b c d e"], ["英国的首都是伦敦。", "a b c d e"])
-    assert list(perfect.values()) == pytest.approx([100] * 4, abs=1e-3)
+    assert list(perfect.values()) == pytest.approx([100] * 5, abs=1e-3)
 
 
 def test_an_empty_answer_scores_0_and_halves_the_mean() -> None:
     assert set(text_metrics([""], ["今天"]).values()) == {0.0}
     both = text_metrics(["", "a b c d e"], ["a b c d e", "a b c d e"])
-    assert [both[name] for name in METRICS[:3]] == pytest.approx([50] * 3, abs=1e-3)
+    assert [both[name] for name in ROUGE] == pytest.approx([50] * 3, abs=1e-3)
 
 
 def test_bleu_is_of_the_corpus_and_no_mean_of_rows() -> None:

@@ -174,7 +174,6 @@ def test_an_adapters_tensors_are_checked_as_a_networks(
         ({"target_modules": ["dense"]}, "unexpected base_model.model.transformer.encoder.layers.0.mlp"),
         ({"rank_pattern": {"(x+x+)+y": 4}}, "rank_pattern must not be set"),
         ({"alpha_pattern": {"dense": 4}}, "alpha_pattern must not be set"),
-        ({"use_rslora": True}, "use_rslora must not be set"),
         ({"use_dora": True, "bias": "all"}, "bias, use_dora must not be set"),
         ({"modules_to_save": ["embedding"]}, "modules_to_save must not be set"),
         ({"r": 10**9}, "r must be at most 65536"),
@@ -243,3 +242,20 @@ def test_a_wrong_reference_is_a_sentence(root: Path, values: dict[str, object], 
     with pytest.raises(UserError) as raised:
         load(root / "models/tuned")
     assert said in str(raised.value) and "\x1b" not in str(raised.value)
+def test_rslora_scales_by_the_root_of_the_rank_and_stays_in_the_file(root: Path) -> None:
+    for name, rslora in (("plain", False), ("root", True)):
+        folder = root / "models" / name
+        params = train_params(method="lora", lora={"rank": 4, "dropout": 0.0, "rslora": rslora})
+        made = prepare(
+            ModelParams(base="models/base"),
+            params,
+            vocab_size=320,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+            work_folder=root / "work",
+            notice=lambda _: None,
+        )
+        made.save(folder)
+        assert json.loads((folder / "adapter_config.json").read_text())["use_rslora"] is rslora
+        scale = next(m.scaling["default"] for m in load(folder).modules() if hasattr(m, "scaling"))
+        assert scale == (32 / 4**0.5 if rslora else 32 / 4)

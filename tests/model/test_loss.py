@@ -49,6 +49,18 @@ def test_the_caller_may_count_the_items() -> None:
     assert_close(loss_of(hidden, labels, output, torch.tensor(4 * count)), mean / 4)
 
 
+@pytest.mark.parametrize("vocabulary", [40, 1_200_000], ids=["one chunk", "chunks of 27 positions"])
+def test_by_row_it_is_the_sum_of_each_row(vocabulary: int) -> None:
+    hidden, labels, output = inputs(vocabulary)
+    labels[1] = IGNORED
+    positions, targets = supervised_positions(labels)
+    picked = torch.stack([row[places] for row, places in zip(hidden, positions, strict=True)])
+    apart = supervised_loss(picked, targets, output, 1, by_row=True)
+    expected = [loss_of(hidden[row : row + 1], labels[row : row + 1], output, torch.tensor(1)) for row in range(3)]
+    assert_close(apart, torch.stack(expected))
+    assert apart[1] == 0
+
+
 def test_nothing_supervised_is_zero_and_trains_nothing() -> None:
     hidden, labels, output = inputs(40)
     loss = loss_of(hidden, torch.full_like(labels, IGNORED), output)

@@ -57,6 +57,7 @@ DEMO: dict[str, Any] = {
     "train.generated_rows": 1,
     "train.save_steps": 1000,
     "evaluate.generation.rows": 64,
+    "evaluate.generation.base": True,
     "evaluate.retrieval.lengths": [512, 1024, 2048, 4096, 8192, 16384, 32768],
     "evaluate.retrieval.base_lengths": [512, 1024, 2048, 4096, 8192],
     "evaluate.retrieval.contexts": 2,
@@ -137,6 +138,8 @@ def test_released_weights_need_a_base_and_a_method_only(tmp_path: Path, name: st
     assert evaluate.retrieval.lengths == (lengths if gpu else [512, 1024])
     assert evaluate.retrieval.base_lengths == ([512, 1024, 2048, 4096, 8192] if gpu else [512])
     assert (evaluate.retrieval.contexts, evaluate.generation.rows) == ((4, 64) if gpu else (1, 8))
+    assert evaluate.generation.base is gpu
+    assert found.origins["evaluate.generation.base"] == ("default" if gpu else "over 1 billion parameters on a CPU")
     assert 6.2e9 < (found.base.parameters or 0) < 6.3e9
     assert found.origins["train.learning_rate"] == f"method {method}"
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,12 +14,15 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 from ruamel.yaml import YAML
 
 from glm2core.data.converted import SCHEMA as CONVERTED_SCHEMA
-from glm2core.model.rope import plain_rope
-from glm2core.params import PARAMS_FILE
+from glm2core.model.adapters import adapt, is_base_inside, reference_to, save_adapter
+from glm2core.model.loading import load_model
+from glm2core.model.rope import RopeScaling, plain_rope
+from glm2core.params import PARAMS_FILE, LoraParams, PrefixParams
 from stages.evaluate import CONVERTED, METRICS, MODEL, REPORTS, TEST, evaluate
 from stages.runner import run_stage
 from tests.evaluation.conftest import random_model, small_tokenizer, tiny_config, write_random_rows
@@ -85,6 +89,10 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
         "rouge_2",
         "rouge_l",
         "bleu_4",
+        "exact_match",
+        "answers_loss",
+        *(f"base_{name}" for name in ("exact_match", "rouge_1", "rouge_2", "rouge_l", "bleu_4", "answers_loss")),
+        "by_source",
         "retrieval_lines_600",
         "retrieval_lines_1200",
         "retrieval_passkey_600",
@@ -100,7 +108,9 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
         "settled",
     }
     predictions = [json.loads(line) for line in (REPORTS / "predictions.jsonl").read_text().splitlines()]
-    assert [set(row) for row in predictions] == [{"id", "source", "prompt", "reference", "answer"}] * 6
+    assert {tuple(row) for row in predictions} == {("model", "source", "id", "prompt", "reference", "answer")}
+    assert [row["model"] for row in predictions] == ["tuned"] * 6 + ["base"] * 6
+    assert {row["id"] for row in predictions[:6]} == {row["id"] for row in predictions[6:]}
     retrieval = [json.loads(line) for line in (REPORTS / "retrieval_predictions.jsonl").read_text().splitlines()]
     assert Counter(row["model"] for row in retrieval) == {"tuned": 2 * 4 + 2 * 2 + 1, "base": 4 + 2}
     with (REPORTS / "retrieval_by_length.csv").open() as file:
@@ -114,24 +124,39 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
         ("tuned", "passkey", "2"),
         ("tuned", "passkey", "2"),
     ]
-    with (REPORTS / "answers_by_source.csv").open() as file:
-        assert [int(row["rows"]) for row in csv.DictReader(file)] == [6, 3, 3]
+    compared = polars.read_csv(REPORTS / "before_after.csv")
+    assert compared.select("source", "model", "rows").rows() == [
+        (source, model, rows)
+        for source, rows in (("all", 6), ("first.json", 3), ("second.json", 3))
+        for model in ("base", "tuned")
+    ]
+    of_all = compared.filter(source="all", model="base").row(0, named=True)
+    assert metrics["base_rouge_1"] == pytest.approx(of_all["rouge_1"], rel=1e-5)
+    assert metrics["base_answers_loss"] == pytest.approx(of_all["loss"], rel=1e-5)
+    assert set(metrics["by_source"]) == {"first.json", "second.json"}
+    assert metrics["answers_loss"] != metrics["base_answers_loss"]
     scores = polars.read_csv(REPORTS / "scores_by_source.csv")
     keys = [tuple(row) for row in scores.select("source", "kind", "language", "rows").iter_rows()]
-    assert keys == [
-        ("all", "all", "all", 6),
-        ("first.json", "all", "all", 3),
-        ("second.json", "all", "all", 3),
-        ("all", "question", "all", 6),
-        ("all", "all", "latin", 2),
-        ("all", "all", "zh", 4),
-        ("first.json", "question", "zh", 3),
-        ("second.json", "question", "latin", 2),
-        ("second.json", "question", "zh", 1),
-    ]
+    assert scores["model"].to_list() == ["tuned"] * 9 + ["base"] * 9
+    assert (
+        keys[:9]
+        == keys[9:]
+        == [
+            ("all", "all", "all", 6),
+            ("first.json", "all", "all", 3),
+            ("second.json", "all", "all", 3),
+            ("all", "question", "all", 6),
+            ("all", "all", "latin", 2),
+            ("all", "all", "zh", 4),
+            ("first.json", "question", "zh", 3),
+            ("second.json", "question", "latin", 2),
+            ("second.json", "question", "zh", 1),
+        ]
+    )
 
     first = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
-    assert {"retrieval_by_length.png", "retrieval_grid_lines.png", "loss_by_position.png"} <= set(first)
+    pictures = {"retrieval_by_length.png", "retrieval_grid_lines.png", "loss_by_position.png", "before_after.png"}
+    assert pictures <= set(first)
     assert run_stage("evaluate", evaluate) == 0
     assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == first
 
@@ -139,7 +164,8 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     child = next(run for run in runs if "test_loss" in run.data.metrics)
     kept = {artifact.path for artifact in client.list_artifacts(child.info.run_id)}
-    assert "retrieval_by_length.csv" in kept
+    assert {"retrieval_by_length.csv", "before_after.csv", "before_after.png"} <= kept
+    assert child.data.metrics["by_source.first.json.base_exact_match"] == 0
     assert not {"predictions.jsonl", "retrieval_predictions.jsonl"} & kept
 
 
@@ -167,6 +193,73 @@ def test_a_killed_evaluation_goes_on_to_the_same_files(inputs: Path) -> None:
     process = start_evaluate(inputs)
     assert "parts done before" not in process.communicate(timeout=300)[0]
     assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == gone_on
+
+
+def quietly(**changes: object) -> dict[str, object]:
+    """Settings without retrieval, whose answers take most of the time."""
+    retrieval = {**SETTINGS["retrieval"], "tasks": [], "base_lengths": [], "files": []}  # type: ignore[dict-item]
+    return SETTINGS | {"retrieval": retrieval} | changes
+
+
+def test_rows_of_another_kind_show_what_was_forgotten(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"instruction": f"line a-b <{n}>", "output": f"REGISTER_CONTENT is <{n}>"} for n in range(9)]
+    Path("other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [{"instruction": "no answer"}, *rows]))
+    set_params(evaluate=quietly(general="other.jsonl"), model={"base": "base"})
+    assert run_stage("evaluate", evaluate) == 0
+    metrics = json.loads(METRICS.read_text())
+    change = metrics["general_loss"] - metrics["base_general_loss"]
+    assert metrics["general_loss_change"] == pytest.approx(change) != 0
+    answered = polars.read_parquet(REPORTS / "answers.parquet")
+    assert answered.filter("general")["source"].unique().to_list() == ["general: other.jsonl"]
+    assert answered.group_by("model").len()["len"].to_list() == [12, 12]
+    compared = polars.read_csv(REPORTS / "before_after.csv").filter(model="tuned")
+    assert compared.select("source", "rows").rows()[:2] == [("all", 6), ("first.json", 3)]
+    assert ("general: other.jsonl", 6) in compared.select("source", "rows").rows()
+    assert "general: other.jsonl" in capsys.readouterr().out
+
+    for name, sentence in {"none.jsonl": "none.jsonl is no file", "2_lines.jsonl": "2_lines.jsonl"}.items():
+        set_params(evaluate=quietly(general=name), model={"base": "base"})
+        assert run_stage("evaluate", evaluate) == 1
+        assert "evaluate: evaluate.general: " in (said := capsys.readouterr().err) and sentence in said
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_an_adapter_is_switched_off_where_its_base_is_inside(inputs: Path, scaled: bool) -> None:
+    """With a RoPE scaling of its own, the base is another network than the one inside, and is loaded alone."""
+    network = load_model(Path("base"), dtype=torch.float32, rope=RopeScaling("linear", 4.0) if scaled else None)
+    adapted = adapt(network, "lora", LoraParams(dropout=0.0), PrefixParams())
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.3)
+    reference = reference_to(Path("base"), own=False, rope=RopeScaling("linear", 4.0) if scaled else None)
+    shutil.rmtree(MODEL)
+    save_adapter(adapted, MODEL, reference, Path("base"))
+    small_tokenizer().save(MODEL, "chatglm2")
+    assert is_base_inside(MODEL) is not scaled
+    set_params(evaluate=quietly(), model={"base": "base"})
+    assert run_stage("evaluate", evaluate) == 0
+    ours = json.loads(METRICS.read_text())
+    shutil.rmtree(MODEL)
+    shutil.copytree("base", MODEL)
+    small_tokenizer().save(MODEL, "chatglm2")
+    assert run_stage("evaluate", evaluate) == 0
+    of_base = json.loads(METRICS.read_text())
+    assert ours["base_answers_loss"] == pytest.approx(of_base["answers_loss"], rel=1e-6)
+    assert ours["base_rouge_1"] == of_base["rouge_1"]
+    assert ours["answers_loss"] != pytest.approx(of_base["answers_loss"], rel=1e-3)
+
+
+def test_the_base_is_left_out_where_params_say_so(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generation = {**SETTINGS["generation"], "base": False}  # type: ignore[dict-item]
+    set_params(evaluate=quietly(generation=generation), model={"base": "base"})
+    assert run_stage("evaluate", evaluate) == 0
+    assert not [name for name in json.loads(METRICS.read_text()) if name.startswith("base_r")]
+    assert set(polars.read_csv(REPORTS / "before_after.csv")["model"]) == {"tuned"}
+    set_params(evaluate=quietly(generation={**generation, "base": True}), model={})
+    assert run_stage("evaluate", evaluate) == 1
+    assert "evaluate.generation.base is true and needs model.base" in capsys.readouterr().err
 
 
 def start_evaluate(folder: Path) -> subprocess.Popen[str]:

@@ -33,7 +33,7 @@ def test_outs_words_exit_code_and_mlflow(tmp_path):
     assert sum(rows) == 60
     assert metrics["responses_cut"] == metrics["rows_dropped"] == 0
     reports = {path.name for path in (tmp_path / "reports/tokenize").iterdir()}
-    assert reports == {"lengths.csv", "by_source.csv", "cuts.csv", "dropped.csv", "examples.md"}
+    assert reports == {"lengths.csv", "by_source.csv", "cuts.csv", "dropped.csv", "examples.md", "rows.html"}
 
     run = run_of(tmp_path, "tokenize")
     assert run.data.metrics["rows_train"] == rows[0]
@@ -49,7 +49,7 @@ def test_errors_are_sentences_and_users_texts_stay_out_of_mlflow(tmp_path, capsy
     assert run_in(tmp_path, "convert", convert) == run_in(tmp_path, "tokenize", tokenize) == 0
     kept = artifacts(tmp_path, run_of(tmp_path, "tokenize"))
     assert "lengths.csv" in kept
-    assert "examples.md" not in kept
+    assert not {"examples.md", "rows.html"} & kept
 
     shutil.rmtree(tmp_path / "data/tokenized")
     params = tmp_path / "params.yaml"

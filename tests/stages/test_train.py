@@ -29,6 +29,8 @@ KEYS = {
     "tokens",
     "seconds",
     "trainable_parameters",
+    "padding_fraction",
+    "mix",
     "settled",
 }
 
@@ -66,6 +68,10 @@ def test_the_stage_writes_model_metrics_and_curves(prepared: Path) -> None:
     assert metrics["validation_loss"] < metrics["validation_loss_before"]
     assert columns(REPORTS / "curves.csv")["step"] == [3, 6, 9, 12]
     assert columns(REPORTS / "validation.csv")["step"] == [0, 4, 8, 12]
+    assert metrics["mix"] == {
+        "rows.json": {"tokens": metrics["tokens"], "supervised_tokens": metrics["supervised_tokens"]}
+    }
+    assert (REPORTS / "validation_by_source.csv").read_text().count(",rows.json,") == 4
     for name in ("tokenizer.model", "tokenizer_config.json", "config.json", "model.safetensors"):
         assert (TUNED / name).is_file()
     model = load_tuned(TUNED, dtype=torch.bfloat16, notice=lambda _: None)

@@ -45,6 +45,37 @@ def test_a_curriculum_holds_longer_rows_back(rows: TokenizedDataset, world: int)
     assert len(set(keys)) == len(keys)
 
 
+def test_weights_say_how_often_a_row_comes(rows: TokenizedDataset) -> None:
+    weights = np.tile([1.0, 2.5, 0.2], len(rows) // 3)
+
+    def epochs(**more: object) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        sampler = TokenBudgetBatches(rows.lengths, batch_tokens=192, total=600, seed=0, weights=weights, **more)  # type: ignore[arg-type]
+        keys = [key for batch in sampler for key in batch]
+        assert len(set(keys)) == len(keys)  # a copy has gaps of its own
+        for epoch, row in keys:
+            found.setdefault(epoch % (1 << 32), []).append(row)
+        return found
+
+    found = epochs()
+    assert found == epochs()
+    whole = list(found.values())[:-1]
+    assert len(whole) > 10
+    for taken in whole:
+        counts = np.bincount(taken, minlength=len(rows))
+        assert set(counts[0::3]) == {1} and set(counts[1::3]) <= {2, 3} and set(counts[2::3]) <= {0, 1}
+    share = np.mean([np.bincount(taken, minlength=len(rows)) for taken in whole], axis=0).reshape(-1, 3).mean(0)
+    assert share == pytest.approx([1, 2.5, 0.2], abs=0.05)
+
+
+def test_weights_of_one_change_nothing(rows: TokenizedDataset) -> None:
+    plain, weighted = (
+        list(TokenBudgetBatches(rows.lengths, batch_tokens=192, total=40, seed=0, weights=weights))
+        for weights in (None, np.ones(len(rows)))
+    )
+    assert plain == weighted
+
+
 def test_processes_share_the_batches_of_one(rows: TokenizedDataset) -> None:
     alone = list(TokenBudgetBatches(rows.lengths, batch_tokens=192, total=20, seed=0))
     shares = [

@@ -66,6 +66,45 @@ def test_a_run_learns_and_tells_its_curves(tmp_path: Path, rows: TokenizedDatase
     assert outcome.metrics["steps"] == 12
 
 
+def test_each_source_has_its_validation_loss_and_its_share_of_the_mix(tmp_path: Path) -> None:
+    names = ["b.json", "a.json"]
+    files = [tmp_path / name for name in ("train.parquet", "validation.parquet")]
+    for seed, (file, count) in enumerate(zip(files, (60, 9), strict=True)):
+        write_rows(file, "0" * 64, count, seed=seed, sources=[names[index % 3 == 0] for index in range(count)])
+    rows, held_out = map(TokenizedDataset.load, files)
+    points: list[dict[str, float]] = []
+    run = make_run(tmp_path / "c", rows, held_out, eval_steps=None)
+    outcome = run.train(lambda metrics, step: points.append(metrics))
+    last = points[-1]
+    losses, counts = {}, {}
+    for name in names:
+        chosen = held_out.take([place for place, source in enumerate(held_out.sources) if source == name])
+        losses[name] = last[f"validation_loss.{name}"]
+        counts[name] = chosen.supervised_tokens
+        assert losses[name] == pytest.approx(_validation(replace(run, validation=chosen)), rel=1e-5)
+    total = sum(losses[name] * counts[name] for name in names) / sum(counts.values())
+    assert last["validation_loss"] == pytest.approx(total, rel=1e-6)
+
+    mix = outcome.metrics["mix"]
+    assert list(mix) == ["a.json", "b.json"]
+    for key, everything in (("tokens", "tokens"), ("supervised_tokens", "supervised_tokens")):
+        assert sum(source[key] for source in mix.values()) == outcome.metrics[everything]
+    batches = list(run.batches())
+    expected = sum(
+        int(length) for b in batches for row, length in zip(b["rows"], b["lengths"], strict=True) if row % 3 == 0
+    )
+    assert mix["a.json"]["tokens"] == expected
+    padded = sum(b["input_ids"].numel() for b in batches)
+    assert outcome.metrics["padding_fraction"] == pytest.approx(1 - outcome.metrics["tokens"] / padded)
+    outcome.write_curves(tmp_path / "reports")
+    lines = (tmp_path / "reports/validation_by_source.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines] == [
+        ["step", "source"],
+        *([s, n] for s in ("0", "12") for n in sorted(names)),
+    ]
+    assert (tmp_path / "reports/mix.csv").read_text().startswith("source,tokens,supervised_tokens\na.json,")
+
+
 def test_wsd_keeps_the_rate_then_lowers_it_to_nothing(
     tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
 ) -> None:
@@ -137,6 +176,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     again = make_run(tmp_path / "stopped", rows, held_out, **changes)
     resumed = again.train()
     assert_equal(weights(again), weights(straight))
+    assert resumed.metrics["mix"] == outcome.metrics["mix"]
     for name in ("loss", "validation_loss", "grad_norm", "learning_rate"):
         assert resumed.progress.curve(name) == outcome.progress.curve(name)
     assert resumed.metrics["tokens"] == outcome.metrics["tokens"]

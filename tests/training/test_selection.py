@@ -59,3 +59,10 @@ def test_epochs_become_steps(rows: TokenizedDataset) -> None:
     assert steps(gradient_accumulation_steps=2) == steps(processes=2) == -(-one // 2)
     assert steps(epochs=0.001) == 1
     assert with_steps(train_params(max_steps=7), rows, 1).steps == 7
+
+
+def test_an_epoch_of_weighted_rows_takes_as_many_steps_as_its_rows(rows: TokenizedDataset) -> None:
+    params = train_params(max_steps=None, epochs=1.0)
+    one = with_steps(params, rows, 1, lambda sentence: None).steps
+    rows.weights[:] = 3
+    assert abs(with_steps(params, rows, 1, lambda sentence: None).steps - 3 * one) <= 2

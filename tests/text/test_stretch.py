@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm2core.training.stretch import stretched_positions
+from glm2core.text.stretch import stretched_positions
 
 
 @given(st.data(), st.integers(1, 300), st.integers(1, 4096), st.integers(0, 2**32))

@@ -1,0 +1,71 @@
+"""`python -m glm2core show`: one tokenized row, token by token, with what is supervised and what was cut."""
+
+import argparse
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from glm2core.errors import UserError
+from glm2core.parquet import rows_at
+from glm2core.text.dataset import read_info
+from glm2core.text.pairs import PairBuilder
+from glm2core.text.shown_rows import STRETCHED, ShownLine, ShownRow, shown_row, whole_rows
+from glm2core.text.tokenizer import SpTokenizer
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print row `arguments.row` of a tokenized file.
+
+    Raises:
+        UserError: no tokenized file, a row beyond its end, or a tokenizer that did not make it.
+    """
+    print(rendered(_read(arguments.file, arguments.row, arguments.tokenizer)))
+
+
+def rendered(row: ShownRow) -> str:
+    """A row as text: `piece:id` each, supervised ones in « », cut ones in [- -]; a line starts with its position."""
+    cuts = f"; cut: {', '.join(row.cuts)}" if row.cuts else ""
+    head = [
+        f"row {row.number:,} of {row.place}: {row.length:,} tokens, {row.supervised:,} supervised{cuts}",
+        f"id {row.id}, source {row.source}",
+        "piece:id each; « » supervised (=> with another label), [- -] cut; a line starts with its position, and with "
+        f"that of the row spread over {STRETCHED:,}, as an example",
+        "",
+    ]
+    more = [f"{row.left_out:,} more tokens are left out"] if row.left_out else []
+    return "\n".join([*head, *map(_line, row.lines), *more])
+
+
+def _line(line: ShownLine) -> str:
+    words = []
+    for token in line.tokens:
+        word = f"{token.text}:{token.id}"
+        if token.cut:
+            word = f"[-{word}-]"
+        elif token.label:
+            word = f"«{word}»" if token.label == "=" else f"«{word}=>{token.label}»"
+        words.append(word)
+    return f"{line.position:>6,} {line.stretched:>6,}  {' '.join(words)}"
+
+
+def _read(file: Path, number: int, folder: Path | None) -> ShownRow:
+    if not file.is_file():
+        raise UserError(f"{file} is no file. Name a parquet file of data/tokenized; `dvc repro tokenize` makes them.")
+    try:
+        with pq.ParquetFile(file) as opened:
+            info, rows = read_info(opened, file), opened.metadata.num_rows
+    except pa.ArrowException:
+        raise UserError(f"{file} is no parquet file, so it has no labels. Name a file of data/tokenized.") from None
+    if not 0 <= number < rows:
+        raise UserError(f"--row {number:,} is beyond the end of {file}: it has {rows:,} rows, counted from 0.")
+    tokenizer = SpTokenizer.load(folder or file.parent / "tokenizer")
+    if tokenizer.sha256 != info.tokenizer_sha256:
+        raise UserError(
+            f"{file} was made with another tokenizer than the one in {folder or file.parent / 'tokenizer'}: its ids "
+            "would mean other words. Name the folder of its own with --tokenizer."
+        )
+    builder = PairBuilder(tokenizer, info.template, info.pair_format)
+    row = rows_at(file, [number])[0]
+    wholes = whole_rows(file.parent.parent / "converted" / file.name, [row], builder)
+    return shown_row(str(file), number, row, tokenizer, wholes.get(row["id"]))

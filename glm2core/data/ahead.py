@@ -1,0 +1,42 @@
+"""How many rows convert has in front of it, as far as that is told without reading them: for the time left."""
+
+from pathlib import Path
+
+from glm2core.data.converted import count_rows
+from glm2core.data.sources import find_files, open_rows, parquet_parts
+from glm2core.errors import UserError
+from glm2core.params import ConvertParams, Source
+
+_CHUNK = 1 << 22
+
+
+def rows_ahead(params: ConvertParams) -> int | None:
+    """Rows of all sources; lines of a text file are taken for rows. None where that would take reading a source."""
+    counts = [_of_source(source) for source in params.sources]
+    return sum(count for count in counts if count is not None) if None not in counts else None
+
+
+def _of_source(source: Source) -> int | None:
+    if source.generate is not None:
+        return source.generate.conversations
+    if source.analysis is not None:
+        return source.analysis.rows + (source.analysis.held_out_rows if source.held_out else 0)
+    pattern = str(source.path)
+    try:
+        files = parquet_parts(pattern, "") or find_files(pattern, "")
+        counts = [_of_file(file, source) for file in files]
+    except (UserError, OSError, ValueError):
+        return None  # told by convert, with its place
+    return sum(count for count in counts if count is not None) if None not in counts else None
+
+
+def _of_file(path: Path, source: Source) -> int | None:
+    if source.encoding is None and path.suffix == ".parquet":
+        return count_rows(path)
+    rows = open_rows(path, source.encoding, source.columns)
+    if rows.kind == "parquet":
+        return count_rows(path)
+    if rows.compression or rows.unit != "line" or not rows.encoding.startswith("utf-8"):
+        return None
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))

@@ -1,0 +1,140 @@
+"""The same rows answered and scored by the base and by the tuned model: held-out ones, and some of another kind."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import polars as pl
+from transformers import PreTrainedModel
+
+from glm2core.console import progress_bar
+from glm2core.evaluation.answers import HeldOutAnswer, answer_rows, spread
+from glm2core.evaluation.generation import Answerer, Sampling
+from glm2core.evaluation.loss import token_losses
+from glm2core.evaluation.report import append_records
+from glm2core.evaluation.rows import described
+from glm2core.evaluation.scores import BASE, TUNED
+from glm2core.evaluation.text_metrics import row_scores
+from glm2core.journal import Memo
+from glm2core.params import EvaluateParams, TokenizeParams
+from glm2core.text.chat_format import ChatFormat
+from glm2core.text.dataset import TokenizedDataset
+from glm2core.text.file_rows import encode_file
+
+GENERAL = "general: "
+"""In front of the file's name: the source of its rows."""
+
+RowLosses = Mapping[str, tuple[float, int]]
+"""id -> summed loss and supervised tokens."""
+
+
+@dataclass(frozen=True)
+class AskedRows:
+    """Rows that are answered.
+
+    held_out: of the test split, spread evenly over it.
+    general: of `evaluate.general`, or None.
+    facts: id, source, kind, language, general; a line for each row of both.
+    """
+
+    held_out: TokenizedDataset
+    general: TokenizedDataset | None
+    facts: pl.DataFrame
+
+    @classmethod
+    def choose(cls, test: TokenizedDataset, facts: pl.DataFrame, rows: int) -> "AskedRows":
+        """At most `rows` of the test split.
+
+        Args:
+            facts: of `read_rows`, all rows.
+        """
+        held_out = test.take(spread(len(test), rows))
+        known = pl.DataFrame({"id": held_out.ids}, {"id": pl.String}).join(facts, on="id", maintain_order="left")
+        return cls(held_out, None, known.with_columns(general=pl.lit(False)))
+
+    def with_general(self, path: Path, rows: int, chat_format: ChatFormat, tokenize: TokenizeParams) -> "AskedRows":
+        """The same, and the first `rows` rows of a file."""
+        found = encode_file(path, rows, chat_format, tokenize, "evaluate.general")
+        known = described(found.conversations, found.dataset.ids, f"{GENERAL}{path.name}")
+        taken = set(self.held_out.ids)
+        kept = [place for place, row_id in enumerate(found.dataset.ids) if row_id not in taken]
+        facts = pl.concat([self.facts, known[kept].with_columns(general=pl.lit(True))])
+        return AskedRows(self.held_out, found.dataset.take(kept), facts)
+
+    @property
+    def parts(self) -> Iterator[TokenizedDataset]:
+        return (part for part in (self.held_out, self.general) if part is not None and len(part))
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+
+def answer_and_score(
+    model: PreTrainedModel,
+    chat_format: ChatFormat,
+    asked: AskedRows,
+    params: EvaluateParams,
+    *,
+    name: str,
+    memo: Memo,
+    known: RowLosses | None = None,
+    file: TextIO | None = None,
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Greedy answers to all rows, their scores and their loss.
+
+    Args:
+        name: of the model, in its lines.
+        memo: where the answers and losses of a batch come from or go to; keys are the model's own.
+        known: losses that are computed already.
+        file: gets the answers as they come.
+
+    Returns:
+        A line for each row: model, id, scores, loss, tokens; and the answers as records.
+    """
+    settings = params.generation
+    answerer = Answerer(model, chat_format, Sampling(settings.max_new_tokens))
+    sources = dict(asked.facts.select("id", "source").iter_rows())
+    answers: list[HeldOutAnswer] = []
+    records: list[dict[str, Any]] = []
+    losses = dict(known or {})
+    bar_name = "answers" if name == TUNED else f"answers, {name}"
+    with progress_bar(bar_name, len(asked)) as (bar, task):
+        for part in asked.parts:
+            batches = answer_rows(answerer, part, rows=len(part), batch_size=settings.batch_size, memo=memo)
+            for batch in batches:
+                made = [{"model": name, "source": sources[answer.id], **asdict(answer)} for answer in batch]
+                if file is not None:
+                    append_records(file, made)
+                records += made
+                answers += batch
+                bar.advance(task, len(batch))
+            if any(row_id not in losses for row_id in part.ids):
+                found = token_losses(model, part, params.batch_tokens, memo=memo)
+                losses |= row_losses(part, found)
+    lines = [
+        {
+            "model": name,
+            "id": answer.id,
+            **row_scores(answer.answer, answer.reference),
+            "loss": losses[answer.id][0],
+            "tokens": losses[answer.id][1],
+        }
+        for answer in answers
+    ]
+    return pl.DataFrame(lines, infer_schema_length=None), records
+
+
+def row_losses(dataset: TokenizedDataset, found: list[Any]) -> dict[str, tuple[float, int]]:
+    """id -> summed loss and tokens, from the token losses of each row."""
+    return {row_id: (float(row.sum()), len(row)) for row_id, row in zip(dataset.ids, found, strict=True)}
+
+
+def memo_of_base(memo: Memo) -> Memo:
+    """The same memo for the base's values."""
+    return partial(_named, memo)
+
+
+def _named(memo: Memo, key: Any, compute: Any) -> Any:
+    return memo([BASE, key], compute)

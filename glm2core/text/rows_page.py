@@ -1,0 +1,76 @@
+"""rows.html: tokenized rows for a browser, without a script, without network. Every text in it is escaped."""
+
+import html
+from collections.abc import Iterable
+from pathlib import Path
+
+from glm2core.errors import printable
+from glm2core.text.shown_rows import STRETCHED, ShownLine, ShownRow, ShownToken
+
+ROWS_PAGE = "rows.html"
+MOST_BYTES = 5_000_000
+
+_HEAD = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Rows as the model sees them</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<style>
+body {{ font: 14px/1.9 sans-serif; margin: 1em 2em; }}
+h2 {{ font-size: 15px; margin: 2em 0 0.3em; border-top: 1px solid #bbb; padding-top: 0.6em; }}
+p {{ margin: 0; }}
+pre {{ white-space: pre-wrap; background: #f4f4f4; padding: 0.5em; line-height: 1.4; }}
+u {{ color: #777; font-size: 11px; text-decoration: none; margin-right: 0.6em; }}
+span {{ unicode-bidi: isolate; direction: ltr; display: inline-block; line-height: 1.2; margin: 1px; padding: 0 2px;
+  border: 1px solid #ddd; text-align: center; font-family: monospace; }}
+i {{ display: block; color: #999; font-size: 9px; font-style: normal; }}
+.s {{ background: #cdeac0; border-color: #7a5; }}
+.c {{ background: #f6d5d5; border-color: #c88; text-decoration: line-through; }}
+</style></head><body>
+<h1>Rows as the model sees them</h1>
+<p><span class="s">token<i>id</i></span> is supervised, <span>token<i>id</i></span> is only read,
+<span class="c">token<i>id</i></span> was cut. An id with an arrow is supervised with another label.
+Each line starts with its position; behind the arrow, as an example, the position when the row is spread over
+{STRETCHED:,} of them (train.position_stretch): gaps open at line starts only.</p>
+"""
+
+
+def write_rows_page(rows: Iterable[ShownRow], path: Path) -> None:
+    """Write rows up to the most bytes of a page; how many more there are stands at its end."""
+    size, left_out = len(_HEAD.encode()), 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(_HEAD)
+        for row in rows:
+            block = _block(row)
+            length = len(block.encode())
+            if size + length > MOST_BYTES - 200:
+                left_out += 1
+                continue
+            size += length
+            file.write(block)
+        if left_out:
+            file.write(f"<h2>{left_out:,} more rows are left out: the page would be too long</h2>\n")
+        file.write("</body></html>\n")
+
+
+def _block(row: ShownRow) -> str:
+    cuts = f", cut: {', '.join(row.cuts)}" if row.cuts else ""
+    more = f"<p>{row.left_out:,} more tokens are left out</p>\n" if row.left_out else ""
+    title = (
+        f"{row.source}, row {row.number:,} of {row.place}: {row.length:,} tokens, {row.supervised:,} supervised{cuts}"
+    )
+    text = "\n".join(printable(line) for line in row.text.split("\n"))
+    return (
+        f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(row.id)}</p>\n<pre>{html.escape(text)}</pre>\n"
+        + "".join(map(_line, row.lines))
+        + more
+    )
+
+
+def _line(line: ShownLine) -> str:
+    moved = f" → {line.stretched:,}" if line.stretched != line.position else ""
+    return f"<p><u>{line.position:,}{moved}</u>{''.join(map(_token, line.tokens))}</p>\n"
+
+
+def _token(token: ShownToken) -> str:
+    kind = ' class="c"' if token.cut else ' class="s"' if token.label else ""
+    label = f" → {html.escape(token.label)}" if token.label not in ("", "=") else ""
+    return f"<span{kind}>{html.escape(token.text)}<i>{token.id}{label}</i></span>"

@@ -1,0 +1,190 @@
+"""A tokenized row as a person may look at it: its tokens line by line, which are supervised, and what was cut.
+
+A line starts where position stretching may open a gap: at the row's start, and behind each line end.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+
+from glm2core.conversation import SPLITS, Conversation
+from glm2core.errors import printable
+from glm2core.labels import IGNORED
+from glm2core.parquet import rows_at
+from glm2core.text.pairs import PairBuilder
+from glm2core.text.spans import Limits, LossOn
+from glm2core.text.stretch import stretched_positions
+from glm2core.text.tokenizer import SpTokenizer
+
+MOST_TOKENS = 2000
+STRETCHED = 32_768
+"""Positions that a row is spread over as an example; which ones training takes, its own params say."""
+
+_ROWS_OF_EACH = 2
+_MOST_COMPARED = 4_000_000  # pairs of tokens; beyond it what differs is shown as one piece
+_NO_LIMIT = 1 << 40
+_COLUMNS = ("id", "source", "input_ids", "labels", "segments", "cuts")
+
+
+@dataclass(frozen=True)
+class ShownToken:
+    """One token.
+
+    text: without characters that move a cursor or turn the direction.
+    label: what is supervised here; empty where nothing is.
+    cut: it is no part of the row: it was cut.
+    """
+
+    text: str
+    id: int
+    label: str = ""
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class ShownLine:
+    """Tokens up to the next place where a gap may open; position and stretched are its first token's."""
+
+    position: int
+    stretched: int
+    tokens: list[ShownToken]
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row.
+
+    number: its place in its file, from 0.
+    cuts: what it lost, by kind.
+    left_out: tokens beyond the most that are shown.
+    text: decoded, the first `MOST_TOKENS` tokens.
+    """
+
+    place: str
+    number: int
+    id: str
+    source: str
+    cuts: list[str]
+    length: int
+    supervised: int
+    lines: list[ShownLine]
+    left_out: int
+    text: str
+
+
+def shown_row(
+    place: str, number: int, row: dict[str, Any], tokenizer: SpTokenizer, whole: np.ndarray | None = None
+) -> ShownRow:
+    """Args:
+    place: what the file is called.
+    row: `_COLUMNS` of the tokenized file.
+    whole: ids of the row before it was cut; None = nothing was, or nobody knows what.
+    """
+    ids, labels = np.array(row["input_ids"]), np.array(row["labels"])
+    stretched = stretched_positions(len(ids), row["segments"], STRETCHED, np.random.default_rng([0, 0, number]))
+    starts = {*row["segments"], 0}
+    lines: list[ShownLine] = []
+    shown = left_out = 0
+    for position, cut in _with_cut_tokens(ids, whole):
+        new_line = position is not None and position in starts and cut is None
+        if shown >= MOST_TOKENS:
+            left_out += 1
+            continue
+        shown += 1
+        if new_line or not lines:
+            at = position or 0
+            lines.append(ShownLine(at, int(stretched[at]), []))
+        token = cut if cut is not None else int(ids[cast(int, position)])
+        label = "" if cut is not None else _label(token, int(labels[cast(int, position)]), tokenizer)
+        lines[-1].tokens.append(ShownToken(visible(tokenizer.piece(token)), token, label, cut is not None))
+    return ShownRow(
+        place=place,
+        number=number,
+        id=row["id"],
+        source=printable(row["source"]),
+        cuts=[cut.replace("_", " ") for cut in row.get("cuts") or []],
+        length=len(ids),
+        supervised=int((labels != IGNORED).sum()),
+        lines=lines,
+        left_out=left_out,
+        text=tokenizer.decode(ids[:MOST_TOKENS], skip_special=False),
+    )
+
+
+def visible(text: str) -> str:
+    """A token's text on one line, without characters that move a cursor or turn the direction: these are escaped."""
+    return printable(text.replace("<0x0A>", "⏎"))
+
+
+def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, builder: PairBuilder) -> Iterator[ShownRow]:
+    """Some rows of each source, then some of each kind of cut, of all splits; each row once."""
+    for split in SPLITS:
+        file = tokenized / f"{split}.parquet"
+        scanned = pl.scan_parquet(file, glob=False).select("source", "cuts").with_row_index("number")
+        first = pl.col("number").head(_ROWS_OF_EACH)
+        of_sources = scanned.group_by("source", maintain_order=True).agg(first).select("number").explode("number")
+        of_cuts = scanned.explode("cuts").drop_nulls("cuts").group_by("cuts", maintain_order=True).agg(first)
+        numbers = pl.concat([of_sources, of_cuts.select("number").explode("number")]).collect()["number"]
+        places = list(dict.fromkeys(numbers.drop_nulls().to_list()))
+        rows = rows_at(file, places, _COLUMNS)
+        wholes = whole_rows(converted / file.name, rows, builder)
+        for number, row in zip(places, rows, strict=True):
+            yield shown_row(split, number, row, tokenizer, wholes.get(row["id"]))
+
+
+def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBuilder) -> dict[str, np.ndarray]:
+    """id -> ids of those rows that were cut, as they were before; a row that `converted` lacks is left out."""
+    cut = {row["id"]: row for row in rows if row.get("cuts")}
+    if not cut or not converted.is_file():
+        return {}
+    found = pl.scan_parquet(converted, glob=False).select("id").with_row_index("number")
+    places = found.filter(pl.col("id").is_in(list(cut))).collect()["number"].to_list()
+    wholes = {}
+    for row in rows_at(converted, places, ("id", "messages", "question_chars", "loss_on")):
+        loss_on = row["loss_on"] or _loss_on(cut[row["id"]]["labels"])
+        limits = Limits(_NO_LIMIT, _NO_LIMIT, loss_on)
+        pairs = builder.build([Conversation(row["messages"], row["question_chars"])], [limits])
+        wholes[row["id"]] = pairs.input_ids
+    return wholes
+
+
+def _loss_on(labels: Sequence[int]) -> LossOn:
+    """What a row's labels were made with, where its source does not say it."""
+    supervised = np.array(labels) != IGNORED
+    return "every" if np.count_nonzero(np.diff(supervised.astype(np.int8)) == 1) > 1 else "last"
+
+
+def _label(token: int, label: int, tokenizer: SpTokenizer) -> str:
+    """`=` where the token itself is supervised; else the label, as at the end of an answer before the last one."""
+    if label == IGNORED:
+        return ""
+    return "=" if label == token else visible(tokenizer.piece(label))
+
+
+def _with_cut_tokens(ids: np.ndarray, whole: np.ndarray | None) -> Iterable[tuple[int | None, int | None]]:
+    """(position, None) of each token of the row, and (None, id) of each token that was cut, where it stood."""
+    if whole is None:
+        return ((position, None) for position in range(len(ids)))
+    return _merged(ids.tolist(), whole.tolist())
+
+
+def _merged(ids: list[int], whole: list[int]) -> Iterator[tuple[int | None, int | None]]:
+    shorter = min(len(ids), len(whole))
+    head = next((n for n in range(shorter) if ids[n] != whole[n]), shorter)
+    tail = next((n for n in range(shorter - head) if ids[-1 - n] != whole[-1 - n]), shorter - head)
+    ours, theirs = ids[head : len(ids) - tail], whole[head : len(whole) - tail]
+    yield from ((position, None) for position in range(head))
+    if len(ours) * len(theirs) <= _MOST_COMPARED:
+        blocks = difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes()
+    else:
+        blocks = [("replace", 0, len(ours), 0, len(theirs))]
+    for kind, start, end, their_start, their_end in blocks:
+        if kind != "equal":
+            yield from ((None, token) for token in theirs[their_start:their_end])
+        yield from ((head + position, None) for position in range(start, end))
+    yield from ((position, None) for position in range(len(ids) - tail, len(ids)))
