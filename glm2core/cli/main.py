@@ -117,8 +117,8 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     retrieval = commands.add_parser(
         "retrieval",
         help="how far a model's context reaches: the evaluate stage's retrieval alone, on any folder",
-        description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and LongEval's own "
-        "files, greedily and with rotary tables in fp32. Writes every answer, tables and pictures.",
+        description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and LongEval's and "
+        "RULER's own files, greedily and with rotary tables in fp32. Writes every answer, tables and pictures.",
     )
     retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
@@ -126,9 +126,14 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     retrieval.add_argument(
         "--lengths", type=_count, nargs="*", help="context lengths in tokens, in place of the params file's; none = []"
     )
+    retrieval.add_argument("--tasks", nargs="*", help="what is asked, in place of the params file's; none = []")
     retrieval.add_argument("--contexts", type=_count, help="contexts at each length, in place of the params file's")
     retrieval.add_argument(
-        "--file", type=Path, action="append", default=[], help="a LongEval *_lines.jsonl file; may be repeated"
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        help="a LongEval *_lines.jsonl or RULER .jsonl file; may be repeated",
     )
     retrieval.add_argument(
         "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions, untuned"

@@ -9,10 +9,10 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from glm2core.errors import UserError
+from glm2core.evaluation.case_files import read_cases
 from glm2core.evaluation.report import RETRIEVAL_PREDICTIONS, report_retrieval
 from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.run import generated_cases, open_journal
-from glm2core.evaluation.tasks import read_longeval
 from glm2core.files import atomic_path, write_json
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.model.adapters import load_tuned, network_parameters
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Ask `arguments.model` what `evaluate.retrieval` in the params file asks, and write what evaluate writes.
 
     Raises:
-        UserError: OUT exists, no model in the folder, a rope that can't be added, or a file that is not LongEval's.
+        UserError: OUT exists, no model in the folder, a rope that can't be added, or a file that is neither LongEval's nor RULER's.
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
@@ -37,9 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
     record = read_record(arguments.model) or _record_of(arguments.model)
     params = settle(choices, record.base, "cuda" if device.type == "cuda" else "cpu", record).evaluate
     settings = params.retrieval
-    given = {name: value for name in ("lengths", "contexts") if (value := getattr(arguments, name)) is not None}
+    given = {
+        name: value for name in ("lengths", "contexts", "tasks") if (value := getattr(arguments, name)) is not None
+    }
     generated = replace(generated_cases(settings, settings.lengths), **given)
-    from_files = [case for file in arguments.file for case in read_longeval(file)]
+    from_files = [case for file in arguments.file for case in read_cases(file)]
     chat_format = ChatFormat.load(arguments.model)
     set_threads(params.threads)
     dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model))

@@ -20,7 +20,7 @@ from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, so
 from glm2core.data.tables import parquet_columns
 from glm2core.errors import UserError
 from glm2core.files import json_line
-from glm2core.lines.records import generate_conversations
+from glm2core.lines.rounds import conversations
 from glm2core.params import ConvertParams, Source
 
 REJECTED_FILE = "rejected.jsonl"
@@ -227,5 +227,5 @@ def _needed_columns(rows: RowFile, use: ColumnUse) -> frozenset[str]:
 
 def _generated(source: Source) -> Iterator[_RawConversation]:
     assert source.generate is not None
-    for number, messages in enumerate(generate_conversations(source.generate)):
+    for number, messages in enumerate(conversations(source.generate)):
         yield _RawConversation(Record(number, messages), Conversation)
