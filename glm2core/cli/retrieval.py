@@ -9,7 +9,7 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from glm2core.errors import UserError
-from glm2core.evaluation.case_files import read_cases
+from glm2core.evaluation.case_files import read_cases, write_cases
 from glm2core.evaluation.report import RETRIEVAL_PREDICTIONS, report_retrieval
 from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.run import generated_cases, open_journal
@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Ask `arguments.model` what `evaluate.retrieval` in the params file asks, and write what evaluate writes.
 
     Raises:
-        UserError: OUT exists, no model in the folder, a rope that can't be added, or a file that is neither LongEval's nor RULER's.
+        UserError: OUT exists, no model in the folder, a rope that can't be added, or a file of cases that is
+            neither LongEval's nor RULER's.
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
@@ -43,6 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     generated = replace(generated_cases(settings, settings.lengths), **given)
     from_files = [case for file in arguments.file for case in read_cases(file)]
     chat_format = ChatFormat.load(arguments.model)
+    if arguments.only_write:
+        with atomic_path(arguments.out) as partial:
+            number = write_cases(generated.cases(chat_format.count_tokens), partial, chat_format.count_tokens)
+        print(f"{number:,} questions as RULER's files: {arguments.out}")
+        return
     set_threads(params.threads)
     dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model))
     if arguments.rope_type is None:

@@ -1,12 +1,14 @@
-"""Retrieval cases of others' files, asked as they are: LongEval's lines and RULER's tasks."""
+"""Retrieval cases in files: LongEval's lines and RULER's tasks, asked as they are; and our own, written as RULER's."""
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from glm2core.errors import UserError
-from glm2core.evaluation.cases import Case, Question, chance_of
+from glm2core.evaluation.cases import Case, CountTokens, Question, chance_of
 from glm2core.files import refuse_lfs_pointer
 from glm2core.lines.records import RECORD_OVER, colliding, parse_record
 
@@ -37,6 +39,33 @@ def read_cases(path: Path) -> list[Case]:
     if not cases:
         raise UserError(f"{path} holds no cases. Take the file as it ships.")
     return cases
+
+
+def write_cases(cases: Iterable[Case], folder: Path, count_tokens: CountTokens) -> int:
+    """Write cases as RULER's files, `folder/<length>/<task>/validation.jsonl`, a question a row; returns how many.
+
+    Each row holds its whole prompt, so a context is written once for each of its questions.
+    """
+    written = Counter[Path]()
+    for case in cases:
+        for question in case.questions:
+            file = folder / str(case.length) / (question.task or case.task) / "validation.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as rows:
+                rows.write(json.dumps(_ruler_row(case, question, written[file], count_tokens)) + "\n")
+            written[file] += 1
+    return written.total()
+
+
+def _ruler_row(case: Case, question: Question, index: int, count_tokens: CountTokens) -> dict[str, Any]:
+    prompt = case.context + question.text
+    outputs = list(question.references) or [str(question.expected)]
+    tokens = count_tokens(prompt)
+    row = {"index": index, "input": prompt, "outputs": outputs, "length": tokens, "length_w_model_temp": tokens}
+    row["answer_prefix"] = question.begun
+    if len(outputs) == 1:
+        row["token_position_answer"] = count_tokens(prompt[: prompt.find(outputs[0])])
+    return row
 
 
 def ruler_task(path: Path) -> str:

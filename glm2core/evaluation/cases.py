@@ -62,11 +62,21 @@ class Case:
 class LengthTooShortError(UserError):
     """A task does not fit into a context of this length, by this tokenizer."""
 
+    def __init__(self, task: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.task = task
+
 
 def too_short(task: str, length: int, reason: str) -> LengthTooShortError:
+    """The error in words.
+
+    Args:
+        reason: goes on behind "a prompt of so many tokens".
+    """
     return LengthTooShortError(
+        task,
         f"evaluate.retrieval.lengths: {length} is too short for task {task}: a prompt of {length} tokens {reason}. "
-        "Raise the length, or lower evaluate.retrieval.depths."
+        "Raise the length, or lower evaluate.retrieval.depths.",
     )
 
 

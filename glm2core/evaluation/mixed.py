@@ -37,30 +37,49 @@ def mixed_cases(
         Cases, and for a task that does not fit alone the reason, once.
     """
     left, asked = dict(questions), Counter[str]()
+    task = SHARED if len(questions) > 1 else next(iter(questions))
     for index in itertools.count():
-        open_tasks = [task for task, number in left.items() if number]
+        open_tasks = [name for name, number in left.items() if number]
         if not open_tasks:
             return
-        wanted = {task: 1 if task in ONCE else min(left[task], most) for task in open_tasks}
-        name = f"{' '.join(questions)} {seed} {length} {index}"
-        while True:
-            mixture, ending = _mixture(name, wanted, asked, depths)
-            base, full = (count_tokens(text + ending) for text in (EVALUATION.header, mixture.text(0)))
-            share = (full - base) / max(length - base, 1)
-            smaller = _fewer(wanted, left, share) if full > length or share > _FULL else None
-            if smaller is None:
-                break
-            wanted = smaller
-        if full > length:
-            (task,) = wanted
-            left[task] = 0
-            yield too_short(task, length, f"does not hold what it asks for ({full} tokens)")
+        seed_of_case = f"{' '.join(questions)} {seed} {length} {index}"
+        wanted = {name: 1 if name in ONCE else min(left[name], most) for name in open_tasks}
+        filled = _filled(seed_of_case, wanted, left, asked, length, depths, count_tokens)
+        if isinstance(filled, LengthTooShortError):
+            left[filled.task] = 0
+            yield filled
             continue
-        text, answered = mixture.record(largest_fitting(lambda n: count_tokens(mixture.text(n) + ending), length))
-        yield _case(text, answered, length, index, SHARED if len(questions) > 1 else next(iter(questions)))
-        for task, number in wanted.items():
-            left[task] -= number
-            asked[task] += number
+        wanted, text, answered = filled
+        yield _case(text, answered, length, index, task)
+        for name, number in wanted.items():
+            left[name] -= number
+            asked[name] += number
+
+
+def _filled(
+    seed: str,
+    wanted: dict[str, int],
+    left: Mapping[str, int],
+    asked: Counter[str],
+    length: int,
+    depths: int,
+    count_tokens: CountTokens,
+) -> tuple[dict[str, int], str, list[Asked]] | LengthTooShortError:
+    """A record of as many of the wanted questions as fit, filled up to `length`: the questions of each task, its text
+    and its facts."""
+    while True:
+        mixture, ending = _mixture(seed, wanted, asked, depths)
+        base, full = (count_tokens(text + ending) for text in (EVALUATION.header, mixture.text(0)))
+        share = (full - base) / max(length - base, 1)
+        smaller = _fewer(wanted, left, share) if full > length or share > _FULL else None
+        if smaller is None:
+            break
+        wanted = smaller
+    if full > length:
+        (task,) = wanted
+        return too_short(task, length, f"does not hold what it asks for ({full} tokens)")
+    count = largest_fitting(lambda lines: count_tokens(mixture.text(lines) + ending), length)
+    return wanted, *mixture.record(count)
 
 
 def _fewer(wanted: Mapping[str, int], left: Mapping[str, int], share: float) -> dict[str, int] | None:

@@ -26,8 +26,8 @@ class GeneratedLines(Section):
     kinds: list[FactKind] = Field(
         ["lines"],
         min_length=1,
-        description="what a record holds: one or several of these, drawn anew for each; RULER's kinds beside lines, and "
-        "of facts longer than a line there are fewer",
+        description="what records hold: one or several of these, drawn anew for each; lines, and RULER's kinds, of "
+        "whose longer facts there are fewer",
     )
     wording: Literal["other", "all"] = Field(
         "other", description="of RULER's kinds: other = never that of evaluation, all = that one, too"

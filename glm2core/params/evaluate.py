@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import AUTO, Auto, Count, FactKind, NonNegative, Section
+from glm2core.params.section import AUTO, Auto, Count, NonNegative, RetrievalTask, Section
 
 Lengths = list[Annotated[int, Field(ge=128)]]
 
@@ -30,7 +30,7 @@ class GenerationParams(GenerationChoices):
 class RetrievalChoices(Section):
     """The long-context test."""
 
-    tasks: list[Literal[FactKind, "passkey", "multikey"]] = Field(
+    tasks: list[RetrievalTask] = Field(
         ["lines"],
         description="what is asked: lines of a record, RULER's kinds in words of this project's own, one passkey, "
         "several keys in plain text; [] = nothing",
