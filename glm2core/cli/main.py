@@ -5,11 +5,9 @@ import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
 
 from glm2core.console import quiet_libraries
 from glm2core.errors import UserError
-from glm2core.params.section import RetrievalTask
 from glm2core.process import prepare_process
 
 _INTERRUPTED = 130
@@ -130,11 +128,7 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--lengths", type=_count, nargs="*", help="context lengths in tokens, in place of the params file's; none = []"
     )
     retrieval.add_argument(
-        "--tasks",
-        nargs="*",
-        choices=get_args(RetrievalTask),
-        metavar="TASK",
-        help="what is asked, in place of the params file's; none = []",
+        "--tasks", nargs="*", metavar="TASK", help="what is asked, in place of the params file's; none = []"
     )
     retrieval.add_argument("--contexts", type=_count, help="contexts at each length, in place of the params file's")
     retrieval.add_argument(

@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from transformers import PreTrainedModel
 
@@ -19,6 +19,7 @@ from glm2core.model.adapters import load_tuned, network_parameters
 from glm2core.model.loading import load_model
 from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, Record, TrainParams, load_params, read_base, read_record, settle
+from glm2core.params.section import RetrievalTask
 from glm2core.text.chat_format import ChatFormat
 
 METRICS = "metrics.json"
@@ -28,11 +29,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Ask `arguments.model` what `evaluate.retrieval` in the params file asks, and write what evaluate writes.
 
     Raises:
-        UserError: OUT exists, no model in the folder, a rope that can't be added, or a file of cases that is
+        UserError: OUT exists, an unknown task, no model in the folder, a rope that can't be added, or a file of cases that is
             neither LongEval's nor RULER's.
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
+    if unknown := [task for task in arguments.tasks or () if task not in get_args(RetrievalTask)]:
+        raise UserError(f"--tasks: {unknown[0]!r} is none of {', '.join(get_args(RetrievalTask))}.")
     choices = load_params(arguments.params)
     device = choose_device(choices.evaluate.device, key="evaluate.device")
     record = read_record(arguments.model) or _record_of(arguments.model)

@@ -82,6 +82,5 @@ def test_questions_are_written_and_nothing_is_asked(
 
 
 def test_an_unknown_task_is_told(full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        retrieval(full_model, tmp_path / "out", "--tasks", "line")
-    assert "invalid choice: 'line'" in capsys.readouterr().err
+    assert retrieval(full_model, tmp_path / "out", "--tasks", "line") == 1
+    assert "--tasks: 'line' is none of lines, niah_single_1" in capsys.readouterr().err
