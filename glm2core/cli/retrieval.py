@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Ask `arguments.model` what `evaluate.retrieval` in the params file asks, and write what evaluate writes.
 
     Raises:
-        UserError: OUT exists, an unknown task, no model in the folder, a rope that can't be added, or a file of cases that is
-            neither LongEval's nor RULER's.
+        UserError: OUT exists, an unknown task, no model in the folder, a rope that can't be added, or a file of cases
+            that is neither LongEval's nor RULER's.
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")

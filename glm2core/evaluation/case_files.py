@@ -71,7 +71,7 @@ def _ruler_row(case: Case, question: Question, index: int, count_tokens: CountTo
 def ruler_task(path: Path) -> str:
     """How a RULER file's task is called in tables."""
     name = path.parent.name if path.stem in _SUBSETS else path.stem
-    length = next((part for part in reversed(path.resolve().parts[:-1]) if re.fullmatch(r"\d+", part)), "")
+    length = next((part for part in reversed(path.resolve().parts[-4:-1]) if re.fullmatch(r"\d+", part)), "")
     return "_".join(filter(None, ("ruler", name, length)))
 
 
@@ -96,7 +96,7 @@ def _ruler_case(row: str, index: int, path: Path) -> Case:
             f"{path}, line {index + 1}: not a case of RULER's ({type(error).__name__}: {error}). It needs input and "
             "outputs, as RULER's data/prepare.py writes them."
         ) from None
-    context, end, text = prompt.rstrip().rpartition("\n")
+    context, end, text = prompt.rstrip("\n").rpartition("\n")
     name = task.removeprefix("ruler_")
     question = Question(
         text,
