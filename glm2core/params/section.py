@@ -13,6 +13,7 @@ Positive = Annotated[float, Field(gt=0)]
 FactKind = Literal[
     "lines", "niah_single_1", "niah_multikey_2", "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "fwe"
 ]
+RetrievalTask = Literal[FactKind, "passkey", "multikey"]  # and what this project asks besides
 
 AUTO: Literal["auto"] = "auto"
 # Names the branch of a value in pydantic's places of errors; no key can be called so.
