@@ -30,10 +30,12 @@ from transformers import PreTrainedModel
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
 from benchmarks.machine import print_machine
 from glm2core.console import quiet_libraries
+from glm2core.evaluation.case_files import read_cases
+from glm2core.evaluation.cases import Case
 from glm2core.evaluation.plots import length_name
 from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.scores import Answer, score
-from glm2core.evaluation.tasks import Case, GeneratedCases, read_longeval
+from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.files import sha256_file, source_fingerprint
 from glm2core.hardware import set_threads
 from glm2core.model.adapters import load_tuned
@@ -149,7 +151,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, generated, [], file))
     if control.longeval and files:
         none = replace(generated, tasks=[])
-        cases = [case for file in files for case in read_longeval(file)]
+        cases = [case for file in files for case in read_cases(file)]
         asked = _folder(control, seed) / "longeval.jsonl"
         _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers, settled_params
 from benchmarks.machine import print_machine
+from glm2core.evaluation.case_files import read_cases
+from glm2core.evaluation.cases import Case
 from glm2core.evaluation.scores import Answer
-from glm2core.evaluation.tasks import Case, read_longeval
 from glm2core.lines.records import parse_record
 from glm2core.lines.words import Pool, pool
 from glm2core.text.chat_format import ChatFormat
@@ -35,7 +36,7 @@ def main() -> None:
     params = settled_params()
     tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
-    from_files = [case for file in files for case in read_longeval(file)]
+    from_files = [case for file in files for case in read_cases(file)]
     (control,) = (control for control in CONTROLS if control.name == LINEAR)
     generated = generated_questions(control, params).cases(ChatFormat(tokenizer, "chatglm2").count_tokens)
     cases = {(case.task, case.length, case.index): case for case in (*generated, *from_files)}

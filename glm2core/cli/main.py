@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_export(commands)
     _add_retrieval(commands)
+    _add_rope(commands)
     _add_memory(commands)
     _add_promote(commands)
     _add_parameters(commands)
@@ -119,8 +120,8 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     retrieval = commands.add_parser(
         "retrieval",
         help="how far a model's context reaches: the evaluate stage's retrieval alone, on any folder",
-        description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and LongEval's own "
-        "files, greedily and with rotary tables in fp32. Writes every answer, tables and pictures.",
+        description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and LongEval's and "
+        "RULER's own files, greedily and with rotary tables in fp32. Writes every answer, tables and pictures.",
     )
     retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
@@ -128,14 +129,34 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     retrieval.add_argument(
         "--lengths", type=_count, nargs="*", help="context lengths in tokens, in place of the params file's; none = []"
     )
+    retrieval.add_argument(
+        "--tasks", nargs="*", metavar="TASK", help="what is asked, in place of the params file's; none = []"
+    )
     retrieval.add_argument("--contexts", type=_count, help="contexts at each length, in place of the params file's")
     retrieval.add_argument(
-        "--file", type=Path, action="append", default=[], help="a LongEval *_lines.jsonl file; may be repeated"
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        help="a LongEval *_lines.jsonl or RULER .jsonl file; may be repeated",
+    )
+    retrieval.add_argument(
+        "--only-write", action="store_true", help="write the questions as RULER's .jsonl files, and ask nothing"
     )
     retrieval.add_argument(
         "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions, untuned"
     )
     retrieval.add_argument("--rope-factor", type=float, default=1.0, help="context multiplier of --rope-type (1)")
+
+
+def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    rope = commands.add_parser(
+        "rope",
+        help="how a model turns positions, and whether other engines would serve it so",
+        description="Print MODEL's family and RoPE scaling, how many positions stay apart in half precision, and what "
+        "vLLM, SGLang and llama.cpp's converter would make of its config: right, a wrong base, or plain.",
+    )
+    rope.add_argument("model", type=Path, metavar="MODEL", help="folder of weights, of an adapter, or of an export")
 
 
 def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

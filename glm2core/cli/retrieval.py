@@ -4,21 +4,22 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from transformers import PreTrainedModel
 
 from glm2core.errors import UserError
+from glm2core.evaluation.case_files import read_cases, write_cases
 from glm2core.evaluation.report import RETRIEVAL_PREDICTIONS, report_retrieval
 from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.run import generated_cases, open_journal
-from glm2core.evaluation.tasks import read_longeval
 from glm2core.files import atomic_path, write_json
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.model.adapters import load_tuned, network_parameters
 from glm2core.model.loading import load_model
 from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, Record, TrainParams, load_params, read_base, read_record, settle
+from glm2core.params.section import RetrievalTask
 from glm2core.text.chat_format import ChatFormat
 
 METRICS = "metrics.json"
@@ -28,19 +29,29 @@ def run(arguments: argparse.Namespace) -> None:
     """Ask `arguments.model` what `evaluate.retrieval` in the params file asks, and write what evaluate writes.
 
     Raises:
-        UserError: OUT exists, no model in the folder, a rope that can't be added, or a file that is not LongEval's.
+        UserError: OUT exists, an unknown task, no model in the folder, a rope that can't be added, or a file of cases
+            that is neither LongEval's nor RULER's.
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
+    if unknown := [task for task in arguments.tasks or () if task not in get_args(RetrievalTask)]:
+        raise UserError(f"--tasks: {unknown[0]!r} is none of {', '.join(get_args(RetrievalTask))}.")
     choices = load_params(arguments.params)
     device = choose_device(choices.evaluate.device, key="evaluate.device")
     record = read_record(arguments.model) or _record_of(arguments.model)
     params = settle(choices, record.base, "cuda" if device.type == "cuda" else "cpu", record).evaluate
     settings = params.retrieval
-    given = {name: value for name in ("lengths", "contexts") if (value := getattr(arguments, name)) is not None}
+    given = {
+        name: value for name in ("lengths", "contexts", "tasks") if (value := getattr(arguments, name)) is not None
+    }
     generated = replace(generated_cases(settings, settings.lengths), **given)
-    from_files = [case for file in arguments.file for case in read_longeval(file)]
+    from_files = [case for file in arguments.file for case in read_cases(file)]
     chat_format = ChatFormat.load(arguments.model)
+    if arguments.only_write:
+        with atomic_path(arguments.out) as partial:
+            number = write_cases(generated.cases(chat_format.count_tokens), partial, chat_format.count_tokens)
+        print(f"{number:,} questions as RULER's files: {arguments.out}")
+        return
     set_threads(params.threads)
     dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model))
     if arguments.rope_type is None:

@@ -21,7 +21,7 @@ from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, pa
 from glm2core.data.tables import parquet_columns
 from glm2core.errors import UserError
 from glm2core.files import json_line
-from glm2core.lines.records import generate_conversations
+from glm2core.lines.rounds import conversations
 from glm2core.params import ConvertParams, GeneratedAnalysis, GeneratedLines, Source
 
 REJECTED_FILE = "rejected.jsonl"
@@ -262,7 +262,7 @@ def _needed_columns(rows: RowFile, use: ColumnUse) -> frozenset[str]:
 
 
 def _generated_lines(spec: GeneratedLines) -> Iterator[_RawConversation]:
-    for number, messages in enumerate(generate_conversations(spec)):
+    for number, messages in enumerate(conversations(spec)):
         yield _RawConversation(Record(number, messages), Conversation)
 
 

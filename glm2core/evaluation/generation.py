@@ -163,7 +163,7 @@ def read_context(model: PreTrainedModel, ids: Sequence[int], prefill_chunk: int)
 
 @torch.inference_mode()
 def answer_questions(
-    context: Context, questions: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Collection[int]
+    context: Context, questions: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], stop_ids: Collection[int]
 ) -> list[list[int]]:
     """Greedy answers to several questions after one context, whose cache is extended by all of them.
 
@@ -171,19 +171,22 @@ def answer_questions(
 
     Args:
         questions: ids of each question, up to where the answer begins.
+        max_new_tokens: longest answer, of all questions or of each.
 
     Returns:
         Ids of each answer, without the stop token.
     """
     answers: list[list[int]] = [[] for _ in questions]
+    limits = [max_new_tokens] * len(questions) if isinstance(max_new_tokens, int) else max_new_tokens
     pack = _Pack(context)
     active = list(range(len(questions)))
     feed: list[Sequence[int]] = list(questions)
-    for _ in range(max_new_tokens):
+    for _ in range(max(limits)):
         chosen = pack.step(active, feed)
         going_on = [(owner, token) for owner, token in zip(active, chosen, strict=True) if token not in stop_ids]
         for owner, token in going_on:
             answers[owner].append(token)
+        going_on = [(owner, token) for owner, token in going_on if len(answers[owner]) < limits[owner]]
         if not going_on:
             break
         active = [owner for owner, _ in going_on]

@@ -9,8 +9,16 @@ import polars as pl
 
 from glm2core.evaluation import plots
 from glm2core.evaluation.loss import Bucket
-from glm2core.evaluation.retrieval_tables import by_length, curve, grid, retrieval_rows
-from glm2core.evaluation.scores import BASE, TUNED, Answer, effective_length, score, short_context_change
+from glm2core.evaluation.retrieval_tables import by_hop, by_length, curve, effective_lengths, grid, retrieval_rows
+from glm2core.evaluation.scores import (
+    BASE,
+    TUNED,
+    Answer,
+    effective_length,
+    ruler_effective_length,
+    score,
+    short_context_change,
+)
 from glm2core.evaluation.text_tables import FIGURES, by_source, scores_with_intervals
 from glm2core.report_tables import write_table
 
@@ -35,7 +43,8 @@ def report_retrieval(
 ) -> dict[str, float]:
     """Write retrieval.parquet, a line for each question, and the tables and pictures that are queries over it.
 
-    These are retrieval_by_length.csv, retrieval_grid.csv, and accuracy_by_length.csv for `dvc plots`.
+    These are retrieval_by_length.csv, retrieval_grid.csv, retrieval_by_hop.csv (of vt), effective_length.csv, and
+    accuracy_by_length.csv for `dvc plots`.
 
     Args:
         answers: of the tuned model.
@@ -43,8 +52,9 @@ def report_retrieval(
 
     Returns:
         `retrieval_<task>_<length>` and, over all generated cases, `retrieval_accuracy` and
-        `effective_context_length`; `longeval_<file>` for each of LongEval's files; with a base, its
-        figures as `base_...`, and `short_context_change`.
+        `effective_context_length` (of its own 85%) and `effective_context_length_ruler` (RULER's 85.6);
+        `longeval_<file>` and `ruler_<file>` for each file; with a base, its figures as `base_...`, and
+        `short_context_change`.
     """
     if not answers:
         return {}
@@ -63,6 +73,11 @@ def report_retrieval(
         write_table(curve(rows_generated), folder / "accuracy_by_length.csv", _DIGITS)
         metrics["retrieval_accuracy"] = score(generated).accuracy
         metrics["effective_context_length"] = effective_length(generated)
+        metrics["effective_context_length_ruler"] = ruler_effective_length(generated)
+        everything = [answer for answer in (*answers, *base_answers) if answer.length]
+        write_table(effective_lengths(everything), folder / "effective_length.csv", _DIGITS)
+        if len(hops := by_hop(everything)):
+            write_table(hops, folder / "retrieval_by_hop.csv", _DIGITS)
     if (change := short_context_change(answers, base_answers)) is not None:
         metrics["short_context_change"] = change
     return metrics
@@ -154,5 +169,5 @@ def report_positions(buckets: Sequence[Bucket], folder: Path) -> None:
 
 def _metric_name(row: Mapping[str, Any]) -> str:
     task = row["task"]
-    name = task if task.startswith("longeval_") else f"retrieval_{task}_{row['length']}"
+    name = task if task.startswith(("longeval_", "ruler_")) else f"retrieval_{task}_{row['length']}"
     return name if row["model"] == TUNED else f"{row['model']}_{name}"

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TextIO
@@ -11,14 +11,17 @@ import torch
 from transformers import PreTrainedModel
 
 from glm2core.console import progress_bar, time_left
+from glm2core.conversation import USER
+from glm2core.evaluation.cases import Case, CountTokens, Question
 from glm2core.evaluation.generation import answer_questions, read_context
 from glm2core.evaluation.report import append_records
 from glm2core.evaluation.scores import BASE, TUNED, Answer
-from glm2core.evaluation.tasks import Case, CountTokens, GeneratedCases
+from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.journal import Memo, compute_only
 from glm2core.model.cost import Cost
 from glm2core.text.chat_format import ChatFormat
 
+_QUESTION_TOKENS = 2048  # asked side by side: their mask grows with them times the context
 _LEAST_SECONDS = 10  # before the time left is told: by the longest contexts so far
 _SHORTER = "fewer or shorter evaluate.retrieval.lengths and base_lengths, or fewer evaluate.retrieval.contexts"
 
@@ -77,9 +80,8 @@ def _costs(config: Any, generated: GeneratedCases, from_files: list[Case], count
     """Operations for each question in the order of asking: its share of reading the context, which is nearly all."""
     cost = Cost(config, backward_factor=0)
     costs = []
-    for task, length in itertools.product(generated.tasks, sorted(set(generated.lengths))):
-        asked = generated.questions_of(task)
-        contexts = asked if task == "passkey" else generated.contexts
+    for group, length in itertools.product(generated.groups, sorted(set(generated.lengths))):
+        asked, contexts = generated.questions_of(group), generated.contexts_of(group)
         costs += [contexts / asked * cost.operations(torch.tensor([length]), 0)] * asked
     costs += [cost.operations(torch.tensor([count(case.context)]), 0) for case in from_files]
     return costs
@@ -94,19 +96,55 @@ def answer_case(
         prefill_chunk: longer contexts are read in chunks of so many tokens.
         max_new_tokens: longest answer.
     """
-    context, tails = chat_format.encode_questions(case.context, [question.text for question in case.questions])
-    outputs = answer_questions(read_context(model, context, prefill_chunk), tails, max_new_tokens, chat_format.stop_ids)
+    prompt, tails = _encoded(chat_format, case)
+    limits = [question.most_new_tokens or max_new_tokens for question in case.questions]
+    context = read_context(model, prompt, prefill_chunk)
+    read = context.cache.get_seq_length()
+    outputs: list[list[int]] = []
+    for start, stop in _batches(tails):
+        if start:
+            context.cache.crop(read)
+        outputs += answer_questions(context, tails[start:stop], limits[start:stop], chat_format.stop_ids)
     return [
-        Answer(
-            task=case.task,
-            length=case.length,
-            context=case.index,
-            depth=question.depth,
-            colliding=question.colliding,
-            chance=case.chance,
-            prompt_tokens=len(context) + len(tail),
-            expected=question.expected,
-            output=chat_format.tokenizer.decode(output),
-        )
+        _answer(case, question, len(prompt) + len(tail), chat_format.tokenizer.decode(output))
         for question, tail, output in zip(case.questions, tails, outputs, strict=True)
     ]
+
+
+def _encoded(chat_format: ChatFormat, case: Case) -> tuple[list[int], list[list[int]]]:
+    """Ids that are read once, and those of each question with the beginning of its answer."""
+    if case.context:
+        prompt, tails = chat_format.encode_questions(case.context, [question.text for question in case.questions])
+    else:
+        (question,) = case.questions
+        *prompt, last = chat_format.prompt_ids([{"role": USER, "content": question.text}])
+        tails = [[last]]
+    begun = [chat_format.tokenizer.encode(question.begun) for question in case.questions]
+    return prompt, [tail + ids for tail, ids in zip(tails, begun, strict=True)]
+
+
+def _batches(tails: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """Ranges of questions that are asked side by side."""
+    start = tokens = 0
+    for place, tail in enumerate(tails):
+        if tokens and tokens + len(tail) > _QUESTION_TOKENS:
+            yield start, place
+            start, tokens = place, 0
+        tokens += len(tail)
+    yield start, len(tails)
+
+
+def _answer(case: Case, question: Question, prompt_tokens: int, output: str) -> Answer:
+    return Answer(
+        task=question.task or case.task,
+        length=case.length,
+        context=case.index,
+        depth=question.depth,
+        colliding=question.colliding,
+        chance=case.chance if question.chance is None else question.chance,
+        prompt_tokens=prompt_tokens,
+        expected=question.expected,
+        output=output,
+        references=question.references,
+        any_reference=question.any_reference,
+    )

@@ -4,20 +4,22 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from glm2core.evaluation.scores import Answer, wilson_interval
+from glm2core.evaluation.scores import Answer, effective_length, ruler_effective_length, wilson_interval
 
 
 def retrieval_rows(answers: Sequence[Answer]) -> pl.DataFrame:
     """A line for each question as it was asked and answered; the answer's text stays in retrieval_predictions.jsonl."""
-    return pl.DataFrame([answer.record() for answer in answers], infer_schema_length=None).drop("output")
+    records = [answer.record() | {"points": answer.points} for answer in answers]
+    return pl.DataFrame(records, infer_schema_length=None).drop("output")
 
 
 def by_length(rows: pl.DataFrame) -> pl.DataFrame:
     """A line for each model, task and length: accuracy, interval, chance, and distinct and colliding keys apart.
 
-    Cases from a file have their mean length. An accuracy over no cases is null.
+    Cases from a file have their mean length. An accuracy over no cases is null. Accuracy is the mean of points; `right`
+    counts answers that are wholly right.
     """
-    correct, colliding = pl.col("correct"), pl.col("colliding")
+    correct, colliding = pl.col("points"), pl.col("colliding")
     by_keys = {
         "distinct_cases": (~colliding).sum(),
         "distinct_accuracy": correct.filter(~colliding).mean(),
@@ -30,7 +32,11 @@ def by_length(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
-    """A line for each task, length and depth; `depths` rows of equal height, the first at the context's start."""
+    """A line for each task, length and depth; `depths` rows of equal height, the first at the context's start.
+
+    Questions whose answer is in several places have no depth, and are left out.
+    """
+    rows = rows.filter(pl.col("depth").is_not_null())
     row = (pl.col("depth") * depths).cast(pl.Int64).clip(upper_bound=depths - 1)
     table = rows.group_by("task", "length", row.alias("depth")).agg(*_figures()).sort("task", "length", "depth")
     return _with_intervals(table).with_columns(depth=((pl.col("depth") + 0.5) / depths).round(4))
@@ -38,23 +44,56 @@ def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
 
 def curve(rows: pl.DataFrame) -> pl.DataFrame:
     """Accuracy at each length over all tasks: one line, so that experiments compare in one plot."""
-    return rows.group_by("length").agg(accuracy=pl.mean("correct")).sort("length")
+    return rows.group_by("length").agg(accuracy=pl.mean("points")).sort("length")
+
+
+def by_hop(answers: Sequence[Answer]) -> pl.DataFrame:
+    """A line for each model, chain of vt, length and variable of the chain: how many answers name it.
+
+    Hop 0 is the variable that has the value itself.
+    """
+    named = [
+        {"model": a.model, "task": a.task, "length": a.length, "hop": hop, "named": named}
+        for a in answers
+        if a.task.startswith("vt")
+        for hop, named in enumerate(a.found)
+    ]
+    schema = {"model": pl.String, "task": pl.String, "length": pl.Int64, "hop": pl.Int64, "named": pl.Boolean}
+    group = pl.DataFrame(named, schema).group_by("model", "task", "length", "hop")
+    return group.agg(cases=pl.len(), share=pl.mean("named")).sort("model", "task", "length", "hop")
+
+
+def effective_lengths(answers: Sequence[Answer]) -> pl.DataFrame:
+    """A line for each model and task, and one for each model's tasks together: how far it reaches.
+
+    `own_85`: up to where it keeps 85% of its own at the shortest length. `ruler_85_6`: up to where it scores 85.6.
+    """
+    lines = []
+    for model in dict.fromkeys(answer.model for answer in answers):
+        own = [answer for answer in answers if answer.model == model]
+        groups = {task: [a for a in own if a.task == task] for task in sorted({answer.task for answer in own})}
+        for task, group in {**groups, "all": own}.items():
+            lines.append((model, task, effective_length(group), ruler_effective_length(group)))
+    return pl.DataFrame(lines, ["model", "task", "own_85", "ruler_85_6"], orient="row")
 
 
 def _figures() -> tuple[pl.Expr, ...]:
     return (
         pl.len().alias("cases"),
         pl.sum("correct").alias("right"),
-        pl.mean("correct").alias("accuracy"),
+        pl.mean("points").alias("accuracy"),
         pl.lit(0.0).alias("low"),
         pl.lit(0.0).alias("high"),
         pl.mean("chance"),
+        pl.sum("points"),
         pl.mean("prompt_tokens"),
     )
 
 
 def _with_intervals(table: pl.DataFrame) -> pl.DataFrame:
     """`low` and `high`: the 95% Wilson interval of the accuracy."""
-    intervals = [wilson_interval(right, cases) for right, cases in table.select("right", "cases").iter_rows()]
+    intervals = [wilson_interval(points, cases) for points, cases in table.select("points", "cases").iter_rows()]
     low, high = zip(*intervals, strict=True) if intervals else ((), ())
-    return table.with_columns(low=pl.Series(low, dtype=pl.Float64), high=pl.Series(high, dtype=pl.Float64))
+    return table.drop("points").with_columns(
+        low=pl.Series(low, dtype=pl.Float64), high=pl.Series(high, dtype=pl.Float64)
+    )

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from glm2core.console import Notice, progress_bar
 from glm2core.errors import UserError
 from glm2core.evaluation.before_after import AskedRows, answer_and_score, memo_of_base, row_losses
+from glm2core.evaluation.case_files import read_cases
 from glm2core.evaluation.loss import held_out_loss, loss_by_position, token_losses
 from glm2core.evaluation.report import (
     PREDICTIONS,
@@ -27,7 +28,7 @@ from glm2core.evaluation.report import (
 from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.rows import read_rows
 from glm2core.evaluation.scores import BASE, TUNED, Answer, score
-from glm2core.evaluation.tasks import GeneratedCases, read_longeval
+from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, sha256_folder, source_fingerprint
 from glm2core.hardware import choose_device, choose_dtype, set_threads
 from glm2core.journal import Journal
@@ -184,7 +185,7 @@ class Evaluation:
             report: called with each length's accuracy, the length as step.
         """
         settings = self.params.retrieval
-        from_files = [case for file in settings.files for case in read_longeval(resolve_path(file))]
+        from_files = [case for file in settings.files for case in read_cases(resolve_path(file))]
         with (folder / RETRIEVAL_PREDICTIONS).open("w", encoding="utf-8") as file:
             answers = ask(
                 self.model,
@@ -232,7 +233,7 @@ def _answer_as_base(
 def generated_cases(settings: RetrievalParams, lengths: Sequence[int]) -> GeneratedCases:
     """The cases that params ask for, at these lengths."""
     return GeneratedCases(
-        settings.tasks, lengths, settings.contexts, settings.questions, settings.depths, settings.seed
+        settings.tasks, lengths, settings.contexts, settings.questions, settings.depths, settings.seed, settings.shared
     )
 
 

@@ -1,4 +1,8 @@
-"""Scores of retrieval answers: exact match by length and depth, with intervals and the chance level."""
+"""Scores of retrieval answers by length and depth, with intervals and the chance level: exact match, or RULER's share.
+
+RULER (`string_match_all`): the share of the references that an answer holds, case ignored; of its questions and answers
+(`string_match_part`) one of them is enough.
+"""
 
 import math
 import re
@@ -8,7 +12,9 @@ from typing import Any
 
 _DIGITS = re.compile(r"\d+")
 _LONGEST_NUMBER = 18  # digits; longer runs are babble, and no expected value has as many
+_CONTROL = re.compile(r"[\x00-\x1f]")
 EFFECTIVE_SHARE = 0.85
+RULER_THRESHOLD = 0.856  # Llama-2-7B's own at 4,096 tokens
 SHORT_CONTEXT = 1024  # tokens; up to here a base without scaled positions is at home
 TUNED, BASE = "tuned", "base"
 
@@ -20,41 +26,65 @@ class Answer:
     task: str
     length: int  # tokens asked for; 0 for cases read from a file
     context: int  # index of the context within task and length
-    depth: float  # place of the asked line: 0 = at the start of the context, below 1
+    depth: float | None  # place of the asked line: 0 = at the start of the context, below 1; None of several lines
     colliding: bool  # another key of the context shares one of the two words
     chance: float  # probability that naming one value of the context at random is right
     prompt_tokens: int
-    expected: int
+    expected: int | None  # the number that is asked for; None where references say what is
     output: str
     model: str = TUNED
+    references: Sequence[str] = ()
+    any_reference: bool = False
 
     @property
     def predicted(self) -> int | None:
-        return last_integer(self.output)
+        return None if self.references else last_integer(self.output)
+
+    @property
+    def found(self) -> list[bool]:
+        """Of each reference, whether the answer holds it."""
+        output = _CONTROL.sub("\n", self.output).strip().lower()
+        return [reference.lower() in output for reference in self.references]
+
+    @property
+    def points(self) -> float:
+        """1 for a right answer, of several references the share that it holds."""
+        if not self.references:
+            return float(self.predicted == self.expected)
+        return float(any(self.found)) if self.any_reference else sum(self.found) / len(self.references)
 
     @property
     def correct(self) -> bool:
-        return self.predicted == self.expected
+        return self.points == 1
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return asdict(self) | {"predicted": self.predicted, "correct": self.correct}
+        """All of it as JSON values; references only where there are some."""
+        values = asdict(self)
+        if self.references:
+            values |= {"references": list(self.references), "found": self.found, "points": self.points}
+        else:
+            del values["references"], values["any_reference"]
+        return values | {"predicted": self.predicted, "correct": self.correct}
 
 
 @dataclass(frozen=True)
 class Score:
-    """Right answers of a group, with the 95% Wilson interval of their share."""
+    """Points of a group of answers, with the 95% Wilson interval of their mean (too wide where some are partly right).
+
+    right: answers that are wholly right.
+    """
 
     cases: int
     right: int
+    points: float
 
     @property
     def accuracy(self) -> float:
-        return self.right / self.cases if self.cases else 0.0
+        return self.points / self.cases if self.cases else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson_interval(self.right, self.cases)
+        return wilson_interval(self.points, self.cases)
 
 
 def last_integer(text: str) -> int | None:
@@ -63,7 +93,7 @@ def last_integer(text: str) -> int | None:
     return int(runs[-1]) if runs and len(runs[-1]) <= _LONGEST_NUMBER else None
 
 
-def wilson_interval(right: int, cases: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(right: float, cases: int, z: float = 1.96) -> tuple[float, float]:
     """Interval of a share (Wilson 1927): never outside 0..1, and honest where all or none are right."""
     if cases == 0:
         return 0.0, 1.0
@@ -75,8 +105,8 @@ def wilson_interval(right: int, cases: int, z: float = 1.96) -> tuple[float, flo
 
 
 def score(answers: Iterable[Answer]) -> Score:
-    marks = [answer.correct for answer in answers]
-    return Score(len(marks), sum(marks))
+    points = [answer.points for answer in answers]
+    return Score(len(points), points.count(1), sum(points))
 
 
 def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) -> int:
@@ -94,6 +124,17 @@ def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) 
     reached = 0
     for length, group in groups:
         if score(group).accuracy < share * shortest.accuracy:
+            break
+        reached = length
+    return reached
+
+
+def ruler_effective_length(answers: Sequence[Answer], threshold: float = RULER_THRESHOLD) -> int:
+    """The longest length up to which the mean of all tasks' scores reaches RULER's threshold; 0 where none does."""
+    reached = 0
+    for length, group in _grouped(answers, lambda answer: answer.length):
+        scores = [score(of_task).accuracy for _, of_task in _grouped(group, lambda answer: answer.task)]
+        if sum(scores) / len(scores) < threshold:
             break
         reached = length
     return reached

@@ -73,7 +73,7 @@ def generate_conversations(spec: GeneratedLines) -> Iterator[list[dict[str, str]
     """
     words = pool("training")
     for index in range(spec.conversations):
-        yield _conversation(random.Random(f"lines {spec.seed} {index}"), spec, words)
+        yield conversation(random.Random(f"lines {spec.seed} {index}"), spec, words)
 
 
 def make_record(
@@ -169,7 +169,8 @@ def _different_lines(rng: random.Random, words: Pool) -> Iterator[Line]:
             yield line
 
 
-def _conversation(rng: random.Random, spec: GeneratedLines, words: Pool) -> list[dict[str, str]]:
+def conversation(rng: random.Random, spec: GeneratedLines, words: Pool) -> list[dict[str, str]]:
+    """One conversation of `generate_conversations`, as `rng` decides it."""
     count = rng.choice(spec.lines)
     hard = rng.random() < spec.hard_negatives
     repeated = rng.random() < spec.repeats

@@ -54,7 +54,7 @@ def pool(split: Split) -> Pool:
     return Pool(
         adjectives=_words(split, "adjectives", _adjective, loose),
         nouns=_words(split, "nouns", _noun, loose),
-        values=tuple(value for value in range(1, LARGEST_VALUE) if _split_of(str(value)) == split),
+        values=tuple(value for value in range(1, LARGEST_VALUE) if split_of(str(value)) == split),
     )
 
 
@@ -64,12 +64,13 @@ def _words(split: Split, kind: str, build: Callable[[random.Random], str], loose
     while len(found) < _SIZES[split]:
         word = _loose(rng) if len(found) < loose * _SIZES[split] else build(rng)
         # The parts decide, so that a hyphenated word shares no half with the other split.
-        if all(_split_of(part) == split for part in word.split("-")):
+        if all(split_of(part) == split for part in word.split("-")):
             found[word] = None
     return tuple(found)
 
 
-def _split_of(text: str) -> Split:
+def split_of(text: str) -> Split:
+    """The split that a word, a number or a name belongs to, by its hash."""
     first = hashlib.sha256(text.encode()).digest()[0]
     return "evaluation" if first < _HELD_OUT_SHARE * 256 else "training"
 

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Auto, Count, Fraction, NonNegative, Section
+from glm2core.params.section import Auto, Count, FactKind, Fraction, NonNegative, Section
 
 
 class GeneratedLines(Section):
-    """Long conversations in LongEval's `lines` wording: one record, many questions about it."""
+    """Long conversations: one record, many questions about it, of LongEval's `lines` and RULER's kinds."""
 
     conversations: Count = Field(description="how many conversations to generate")
     lines: list[Count] = Field(
@@ -22,6 +22,15 @@ class GeneratedLines(Section):
     )
     hard_negatives: Fraction = Field(
         0.0, description="share of conversations whose lines share words and digits, so that keys nearly collide"
+    )
+    kinds: list[FactKind] = Field(
+        ["lines"],
+        min_length=1,
+        description="what records hold: one or several of these, drawn anew for each; lines, and RULER's kinds, of "
+        "whose longer facts there are fewer",
+    )
+    wording: Literal["other", "all"] = Field(
+        "other", description="of RULER's kinds: other = never that of evaluation, all = that one, too"
     )
     seed: NonNegative = Field(0, description="seed of the generator; another seed, other records")
 

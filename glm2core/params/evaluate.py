@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import AUTO, Auto, Count, NonNegative, Section
+from glm2core.params.section import AUTO, Auto, Count, NonNegative, RetrievalTask, Section
 
 Lengths = list[Annotated[int, Field(ge=128)]]
 
@@ -36,8 +36,13 @@ class GenerationParams(GenerationChoices):
 class RetrievalChoices(Section):
     """The long-context test."""
 
-    tasks: list[Literal["lines", "passkey", "multikey"]] = Field(
-        ["lines"], description="what is asked: lines of a record, one passkey, several keys in plain text; [] = nothing"
+    tasks: list[RetrievalTask] = Field(
+        ["lines"],
+        description="what is asked: lines of a record, RULER's kinds in words of this project's own, one passkey, "
+        "several keys in plain text; [] = nothing",
+    )
+    shared: bool = Field(
+        False, description="true: all tasks are asked on the same contexts, each read once; false: each on its own"
     )
     lengths: Auto[Lengths] = Field(
         "auto",
@@ -61,7 +66,7 @@ class RetrievalChoices(Section):
     )
     depths: Count = Field(5, description="rows of the length-by-depth grid")
     max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
-    files: list[str] = Field([], description="LongEval *_lines.jsonl files to answer as they are")
+    files: list[str] = Field([], description="LongEval *_lines.jsonl and RULER .jsonl files to answer as they are")
     seed: NonNegative = Field(1234, description="seed of the generated cases")
 
     @model_validator(mode="after")

@@ -9,6 +9,12 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
+# What a generated record holds, to train on and to evaluate by: LongEval's lines, and RULER's kinds by their names.
+FactKind = Literal[
+    "lines", "niah_single_1", "niah_multikey_2", "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "fwe"
+]
+RetrievalTask = Literal[FactKind, "passkey", "multikey"]  # and what this project asks besides
+
 AUTO: Literal["auto"] = "auto"
 # Names the branch of a value in pydantic's places of errors; no key can be called so.
 VALUE = "<value>"

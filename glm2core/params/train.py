@@ -131,6 +131,11 @@ class TrainChoices(Section):
         description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit; auto = the "
         "base's advice, else false",
     )
+    position_gaps: Literal["pose", "cream"] = Field(
+        "pose",
+        description="how position_stretch draws its gaps: pose = anywhere; cream = head and tail of a row at the ends "
+        "of the range, its middle between",
+    )
     curriculum: Auto[list[CurriculumStage]] = Field(
         "auto",
         description="short rows first; after the last stage, all rows; [] = all at once; auto = the base's "

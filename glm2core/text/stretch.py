@@ -2,7 +2,8 @@
 
 PoSE (Zhu et al. 2023, https://arxiv.org/abs/2309.10400) skips positions between chunks of a short
 row. Here a gap only ever opens where a round or a line of text starts, so neighbouring tokens of
-a sentence stay neighbours.
+a sentence stay neighbours. CREAM (Wu et al. 2024, https://arxiv.org/abs/2406.07138) puts a row's head at the
+range's start, its tail at the range's end, and its middle between them.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 _BOUNDARY_COUNTS = (1, 2, 4, 8)
+_SHORT_ENDS = 4  # CREAM's short head and tail: so many tokens times the factor that a row is stretched by
+_DEVIATION = 1.5 / 16  # of CREAM's Gaussian, for each factor: 1.5 at its authors' smallest factor, 16
 
 
 def stretched_positions(
@@ -37,6 +40,39 @@ def stretched_positions(
     gaps = np.zeros(length, dtype=np.int64)
     gaps[chosen] = shares
     return positions + np.cumsum(gaps)
+
+
+def cream_positions(
+    length: int, segments: Sequence[int] | np.ndarray, position_range: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Position ids [T] with two gaps, as `stretched_positions`: CREAM's, at the starts next to where it would cut.
+
+    Half of the rows are cut into thirds, half have a short head and tail. How far the middle may reach is a factor
+    from a Gaussian around half the range, truncated to it; where it ends is uniform within that.
+    """
+    positions = np.arange(length, dtype=np.int64)
+    starts = np.unique([s for s in segments if 0 < s < length]).astype(np.int64)
+    room = position_range - length
+    if room <= 0 or len(starts) < 2:
+        return stretched_positions(length, segments, position_range, rng)
+    factor = position_range / length
+    end = length / 3 if rng.random() < 0.5 else min(_SHORT_ENDS * factor, length / 3)
+    first = min(int(np.abs(starts - end).argmin()), len(starts) - 2)
+    last = max(first + 1, int(np.abs(starts - (length - end)).argmin()))
+    head, middle = int(starts[first]), int(starts[last] - starts[first])
+    reach = _truncated_normal(rng, (1 + factor) / 2, _DEVIATION * factor, 1.0, factor)
+    lowest, highest = head + (middle - 1) * reach, reach * length - (length - head - middle) - 1
+    middle_ends = rng.uniform(lowest, max(lowest, highest))
+    gap = int(np.clip(middle_ends - (middle - 1) - head, 0, room))
+    positions[head:] += gap
+    positions[head + middle :] += room - gap
+    return positions
+
+
+def _truncated_normal(rng: np.random.Generator, mean: float, deviation: float, low: float, high: float) -> float:
+    while not low <= (drawn := rng.normal(mean, deviation)) <= high:
+        pass
+    return float(drawn)
 
 
 def _count(starts: int, rng: np.random.Generator) -> int:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from glm2core.labels import IGNORED
 from glm2core.text.batching import length_sorted_batches, pad_batch, rows_of_epoch
 from glm2core.text.dataset import Row, TokenizedDataset
-from glm2core.text.stretch import stretched_positions
+from glm2core.text.stretch import cream_positions, stretched_positions
 
 Key = tuple[int, int]  # epoch, row
 _COPY = 1 << 32  # so many epochs on: a row's second copy in an epoch has position gaps of its own
@@ -96,10 +96,14 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
     Args:
         position_range: positions that the gaps may spread a row over; None = plain positions.
+        gaps: how they are drawn, pose or cream.
     """
 
-    def __init__(self, tokenized: TokenizedDataset, *, seed: int = 0, position_range: int | None = None) -> None:
+    def __init__(
+        self, tokenized: TokenizedDataset, *, seed: int = 0, position_range: int | None = None, gaps: str = "pose"
+    ) -> None:
         self._tokenized, self._seed, self._range = tokenized, seed, position_range
+        self._positions = cream_positions if gaps == "cream" else stretched_positions
 
     def __len__(self) -> int:
         return len(self._tokenized)
@@ -112,7 +116,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
         if self._range is None:
             return {"index": index, "row": row, "positions": None}
         rng = np.random.default_rng([self._seed, epoch, index])
-        return {"index": index, "row": row, "positions": stretched_positions(len(row[0]), row[2], self._range, rng)}
+        return {"index": index, "row": row, "positions": self._positions(len(row[0]), row[2], self._range, rng)}
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -140,6 +144,7 @@ def training_batches(
     start: int = 0,
     curriculum: Curriculum = (),
     position_range: int | None = None,
+    gaps: str = "pose",
     rank: int = 0,
     world: int = 1,
     pin_memory: bool = False,
@@ -156,7 +161,7 @@ def training_batches(
         world=world,
         weights=tokenized.weights,
     )
-    rows = TrainingRows(tokenized, seed=seed, position_range=position_range)
+    rows = TrainingRows(tokenized, seed=seed, position_range=position_range, gaps=gaps)
     return DataLoader(rows, batch_sampler=sampler, collate_fn=collate, pin_memory=pin_memory)
 
 

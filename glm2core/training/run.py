@@ -149,6 +149,7 @@ class Run:
             seed=params.seed,
             curriculum=self._curriculum(),
             position_range=self.position_range,
+            gaps=params.position_gaps,
             pin_memory=self.device.type == "cuda",
             rank=rank(),
             world=world_size(),

@@ -8,8 +8,8 @@ import torch
 from benchmarks.long_context import HalfTables, _key, _once
 from benchmarks.long_context_errors import _what_went_wrong, _wrong
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
+from glm2core.evaluation.cases import Case, Question
 from glm2core.evaluation.scores import Answer
-from glm2core.evaluation.tasks import Case, Question
 from glm2core.lines.records import Line, question_text, record_text
 from glm2core.model.presets import preset_config
 from glm2core.model.rope import RotaryEmbedding

@@ -49,3 +49,38 @@ def test_a_scaling_on_a_scaled_model_is_refused(
 def test_what_is_there_is_not_overwritten(full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert retrieval(full_model, tmp_path) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_other_tasks_are_asked_and_rulers_files_with_them(full_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "niah_multikey_3.jsonl"
+    row = {
+        "index": 0,
+        "input": "The token is a1-b2.\nWhat is the token?",
+        "outputs": ["a1-b2"],
+        "answer_prefix": " It is",
+    }
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    tasks = ("--tasks", "vt", "niah_multikey_3", "--lengths", "1200")
+    assert retrieval(full_model, out, *tasks, "--file", str(file)) == 0
+    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+    names = {f"retrieval_{task}_1200" for task in ("vt_1", "vt_2", "vt_4", "niah_multikey_3")}
+    assert names | {"ruler_niah_multikey_3", "effective_context_length_ruler"} <= set(metrics)
+    assert (out / "retrieval_by_hop.csv").read_text("utf-8").count("vt_4") == 5
+    assert (out / "effective_length.csv").read_text("utf-8").startswith("model,task,own_85,ruler_85_6\n")
+    assert not (out / "retrieval_grid_vt_1.png").exists() and (out / "retrieval_grid_niah_multikey_3.png").exists()
+
+
+def test_questions_are_written_and_nothing_is_asked(
+    full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert retrieval(full_model, out, "--tasks", "fwe", "--lengths", "900", "--only-write") == 0
+    assert "1 questions as RULER's files" in capsys.readouterr().out
+    (row,) = (out / "900" / "fwe" / "validation.jsonl").read_text("utf-8").splitlines()
+    assert len(json.loads(row)["outputs"]) == 3
+
+
+def test_an_unknown_task_is_told(full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert retrieval(full_model, tmp_path / "out", "--tasks", "line") == 1
+    assert "--tasks: 'line' is none of lines, niah_single_1" in capsys.readouterr().err

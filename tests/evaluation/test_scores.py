@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm2core.evaluation.report import report_retrieval
-from glm2core.evaluation.retrieval_tables import by_length, grid, retrieval_rows
+from glm2core.evaluation.retrieval_tables import by_hop, by_length, effective_lengths, grid, retrieval_rows
 from glm2core.evaluation.scores import (
     Answer,
     effective_length,
     last_integer,
+    ruler_effective_length,
     score,
     short_context_change,
     wilson_interval,
@@ -140,3 +141,75 @@ def test_the_curve_pools_tasks_and_leaves_the_base_out(tmp_path: Path) -> None:
     header, line = (tmp_path / "retrieval_by_length.csv").read_text("utf-8").splitlines()
     assert header.startswith("model,task,length,cases,right,accuracy,low,high,chance,prompt_tokens,distinct_cases,")
     assert line == "tuned,lines,512,148,15,0.101351,0.0623858,0.160489,0.05,500,148,0.101351,0,"
+
+
+@pytest.mark.parametrize(
+    ("references", "output", "points"),
+    [
+        # By hand: RULER's string_match_all of one sample, its part of 1
+        (["7654321"], " 7654321.", 1),
+        (["7654321"], "The special magic number is 765432.", 0),
+        (["7654321"], "87654321", 1),  # found within: RULER looks for text, not for numbers
+        (["A1", "B2", "C3", "D4"], "a1, c3 and d4", 0.75),
+        (["A1", "A1", "C3", "D4"], "a1", 0.5),
+        (["ABCDE", "FGHIJ", "KLMNO"], "VAR ABCDE = 1 VAR FGHIJ = VAR ABCDE", 2 / 3),
+        (["2b63d6dc-7ed5-4d6b-9c5e-1a2b3c4d5e6f"], "2B63D6DC-7ED5-4D6B-9C5E-1A2B3C4D5E6F", 1),
+        (["2b63d6dc-7ed5-4d6b-9c5e-1a2b3c4d5e6f"], "2b63d6dc-7ed5-4d6b-9c5e-1a2b3c4d5e6", 0),
+        (["a\nb"], "a\tb", 1),  # control characters are line ends
+        (["x", "y"], "", 0),
+    ],
+)
+def test_rulers_score_is_the_share_of_references_found(references: list[str], output: str, points: float) -> None:
+    one = answer(output, None, references=references)  # type: ignore[arg-type]
+    assert one.points == pytest.approx(points)
+    assert one.correct == (points == 1) and one.predicted is None
+    part = answer(output, None, references=references, any_reference=True)  # type: ignore[arg-type]
+    assert part.points == float(points > 0)  # string_match_part
+
+
+def test_a_group_of_ruler_answers_scores_their_mean() -> None:
+    group = [answer(out, None, references=["A1", "B2"], depth=None) for out in ("a1 b2", "a1", "", "b2")]  # type: ignore[arg-type]
+    total = score(group)
+    assert (total.cases, total.right, total.accuracy) == (4, 1, 0.5)
+    (row,) = by_length(retrieval_rows(group)).to_dicts()
+    assert (row["cases"], row["right"], row["accuracy"]) == (4, 1, 0.5)
+    assert (row["low"], row["high"]) == total.interval == wilson_interval(2, 4)
+    assert grid(retrieval_rows(group), depths=5).is_empty()
+
+
+def test_a_record_tells_references_only_where_there_are_some() -> None:
+    assert "references" not in answer("7").record() and "points" not in answer("7").record()
+    made = answer("a1", None, references=("A1", "B2")).record()  # type: ignore[arg-type]
+    assert (made["references"], made["found"], made["points"]) == (["A1", "B2"], [True, False], 0.5)
+
+
+def test_chains_are_scored_by_hop() -> None:
+    chain = {"task": "vt_2", "references": ["A", "B", "C"]}
+    outputs = ("a b c", "a b", "a", "x")
+    table = by_hop([answer(out, None, **chain) for out in outputs] + answers(2, 2))  # type: ignore[arg-type]
+    assert table.select("task", "hop", "cases", "share").rows() == [
+        ("vt_2", 0, 4, 0.75),
+        ("vt_2", 1, 4, 0.5),
+        ("vt_2", 2, 4, 0.25),
+    ]
+    assert by_hop(answers(1, 2)).is_empty()
+
+
+def test_rulers_effective_length_is_of_all_tasks_mean() -> None:
+    # 512: 100 and 100; 1,024: 72 and 100 = 86; 2,048: 71 and 100 = 85.5, below 85.6; 4,096 doesn't count
+    group = [
+        a
+        for length, right in ((512, 100), (1024, 72), (2048, 71), (4096, 100))
+        for a in answers(right, 100, length=length) + answers(10, 10, length=length, task="passkey")
+    ]
+    assert ruler_effective_length(group) == 1024
+    assert ruler_effective_length(answers(8, 10)) == 0
+    assert ruler_effective_length([]) == 0
+    table = effective_lengths(group + answers(9, 10, model="base"))
+    assert table.rows() == [
+        ("tuned", "lines", 512, 512),
+        ("tuned", "passkey", 4096, 4096),
+        ("tuned", "all", 512, 1024),
+        ("base", "lines", 512, 512),
+        ("base", "all", 512, 512),
+    ]

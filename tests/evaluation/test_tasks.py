@@ -1,21 +1,16 @@
 """Cases fill their length, ask equally at every depth, and say truly what is asked."""
 
-import json
-import os
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from glm2core.errors import UserError
-from glm2core.evaluation.tasks import GeneratedCases, read_longeval
+from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.lines.words import pool
 from glm2core.text.chat_format import ChatFormat
 from glm2core.text.tokenizer import SpTokenizer
 
-SHARED = Path(os.environ.get("GLM2CORE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
-LONGEVAL = SHARED / "data/longeval/lines"
 ASKED = GeneratedCases(
     tasks=["lines", "passkey", "multikey"], lengths=[700, 3000], contexts=2, questions=20, depths=4, seed=1
 )
@@ -66,46 +61,3 @@ def test_a_length_too_short_is_left_out_where_others_are_long_enough(tokenizer: 
     cases = list(asked.cases(ChatFormat(tokenizer, "chatglm2").count_tokens, told.append))
     assert {case.length for case in cases} == {1024}
     assert len(told) == 1 and "left out: evaluate.retrieval.lengths: 128 is too short for task lines" in told[0]
-
-
-@pytest.mark.skipif(not LONGEVAL.exists(), reason="LongEval's cases are not here")
-@pytest.mark.parametrize("lines", [200, 400, 680])
-def test_longevals_own_cases_are_asked_word_for_word(lines: int) -> None:
-    path = LONGEVAL / f"{lines}_lines.jsonl"
-    rows = [json.loads(row) for row in path.read_text().splitlines()]
-    cases = read_longeval(path)
-    assert len(cases) == 50
-    for row, case in zip(rows, cases, strict=True):
-        (question,) = case.questions
-        assert case.context + question.text == row["prompt"]
-        assert case.context.endswith("\n")
-        assert question.expected == row["expected_number"]
-        assert question.depth == pytest.approx((row["random_idx"][1] + 0.5) / lines)
-        assert case.task == f"longeval_{lines}_lines"
-
-
-RECORD = "line a-b: REGISTER_CONTENT is <5>\nline c-d: REGISTER_CONTENT is <6>\n\n"
-ROW = {"prompt": f"{RECORD}Now the record is over. Tell me c-d. ", "expected_number": 6, "random_idx": ["c-d", 1]}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", r"line 1: not a case of LongEval's lines task \(JSONDecodeError"),
-        (json.dumps(ROW | {"prompt": RECORD}), "the prompt lacks 'Now the record is over.'"),
-        (json.dumps({"prompt": "x"}), "KeyError: 'expected_number'"),
-        (json.dumps(ROW) + "\n" + json.dumps(ROW | {"random_idx": ["c-d", 2]}), "line 2: not a case"),
-        (json.dumps(ROW | {"expected_number": 5}), "line 1 of the record says 6"),
-        ("", "holds no cases"),
-    ],
-)
-def test_a_wrong_longeval_file_is_refused_with_its_place(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "5_lines.jsonl"
-    path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        read_longeval(path)
-
-
-def test_a_missing_longeval_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"evaluate\.retrieval\.files: .*nothing\.jsonl does not exist"):
-        read_longeval(tmp_path / "nothing.jsonl")

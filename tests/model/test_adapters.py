@@ -242,6 +242,8 @@ def test_a_wrong_reference_is_a_sentence(root: Path, values: dict[str, object], 
     with pytest.raises(UserError) as raised:
         load(root / "models/tuned")
     assert said in str(raised.value) and "\x1b" not in str(raised.value)
+
+
 def test_rslora_scales_by_the_root_of_the_rank_and_stays_in_the_file(root: Path) -> None:
     for name, rslora in (("plain", False), ("root", True)):
         folder = root / "models" / name

@@ -1,0 +1,146 @@
+"""Retrieval cases in files: LongEval's lines and RULER's tasks, asked as they are; and our own, written as RULER's."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from glm2core.errors import UserError
+from glm2core.evaluation.cases import Case, CountTokens, Question, chance_of
+from glm2core.files import refuse_lfs_pointer
+from glm2core.lines.records import RECORD_OVER, colliding, parse_record
+
+# RULER's own, by how a task's name begins
+_NEW_TOKENS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
+_MOST_NEW_TOKENS = 128
+_ANY_REFERENCE = "qa"
+_SUBSETS = ("validation", "test")
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The cases of a file, a context and a question each: LongEval's or RULER's, as the first row's keys say.
+
+    The task is named after the file: `longeval_200_lines`; `ruler_vt` of vt.jsonl or vt/validation.jsonl, and
+    `ruler_vt_4096` where a folder above is called 4096, as RULER's scripts lay them out.
+
+    Raises:
+        UserError: the file is missing, or a row is not one of LongEval's or RULER's.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl files, or RULER's .jsonl."
+        )
+    refuse_lfs_pointer(path)
+    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    read = _ruler_case if _is_rulers(next((row for row in rows if row.strip()), "")) else _longeval_case
+    cases = [read(row, index, path) for index, row in enumerate(rows) if row.strip()]
+    if not cases:
+        raise UserError(f"{path} holds no cases. Take the file as it ships.")
+    return cases
+
+
+def write_cases(cases: Iterable[Case], folder: Path, count_tokens: CountTokens) -> int:
+    """Write cases as RULER's files, `folder/<length>/<task>/validation.jsonl`, a question a row; returns how many.
+
+    Each row holds its whole prompt, so a context is written once for each of its questions.
+    """
+    written = Counter[Path]()
+    for case in cases:
+        for question in case.questions:
+            file = folder / str(case.length) / (question.task or case.task) / "validation.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as rows:
+                rows.write(json.dumps(_ruler_row(case, question, written[file], count_tokens)) + "\n")
+            written[file] += 1
+    return written.total()
+
+
+def _ruler_row(case: Case, question: Question, index: int, count_tokens: CountTokens) -> dict[str, Any]:
+    prompt = case.context + question.text
+    outputs = list(question.references) or [str(question.expected)]
+    tokens = count_tokens(prompt)
+    row = {"index": index, "input": prompt, "outputs": outputs, "length": tokens, "length_w_model_temp": tokens}
+    row["answer_prefix"] = question.begun
+    if len(outputs) == 1:
+        row["token_position_answer"] = count_tokens(prompt[: prompt.find(outputs[0])])
+    return row
+
+
+def ruler_task(path: Path) -> str:
+    """How a RULER file's task is called in tables."""
+    name = path.parent.name if path.stem in _SUBSETS else path.stem
+    length = next((part for part in reversed(path.resolve().parts[-4:-1]) if re.fullmatch(r"\d+", part)), "")
+    return "_".join(filter(None, ("ruler", name, length)))
+
+
+def _is_rulers(row: str) -> bool:
+    try:
+        fields = json.loads(row)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and {"input", "outputs"} <= fields.keys()
+
+
+def _ruler_case(row: str, index: int, path: Path) -> Case:
+    task = ruler_task(path)
+    try:
+        fields: dict[str, Any] = json.loads(row)
+        prompt, references = str(fields["input"]), tuple(map(str, fields["outputs"]))
+        begun = str(fields.get("answer_prefix") or "").strip()
+        if not prompt.strip() or not references or not all(references):
+            raise ValueError("input or outputs is empty")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}, line {index + 1}: not a case of RULER's ({type(error).__name__}: {error}). It needs input and "
+            "outputs, as RULER's data/prepare.py writes them."
+        ) from None
+    context, end, text = prompt.rstrip("\n").rpartition("\n")
+    name = task.removeprefix("ruler_")
+    question = Question(
+        text,
+        None,
+        _place(context, references),
+        False,
+        references,
+        any_reference=name.startswith(_ANY_REFERENCE),
+        begun=begun,
+        most_new_tokens=_NEW_TOKENS.get(re.split(r"[_\d]", name)[0], _MOST_NEW_TOKENS),
+    )
+    return Case(task, 0, index, context + end, (question,), 0.0)
+
+
+def _place(context: str, references: tuple[str, ...]) -> float | None:
+    """Depth of a single answer by characters; None of others, and where it is not there to the letter."""
+    found = context.find(references[0]) if len(references) == 1 else -1
+    return found / len(context) if found >= 0 else None
+
+
+def _longeval_case(row: str, index: int, path: Path) -> Case:
+    try:
+        fields = json.loads(row)
+        prompt, expected, place = fields["prompt"], int(fields["expected_number"]), int(fields["random_idx"][1])
+        context, question = _split_longeval(prompt)
+        record = parse_record(context)
+        line = record[place]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            f"{path}, line {index + 1}: not a case of LongEval's lines task ({type(error).__name__}: {error}). "
+            "It needs prompt, expected_number and random_idx, as in longeval/evaluation/lines/testcases."
+        ) from None
+    if line.value != expected:
+        raise UserError(
+            f"{path}, line {index + 1}: expected_number is {expected}, but line {place} of the record says "
+            f"{line.value}. Take the file as LongEval ships it."
+        )
+    collides = colliding(record)[place]
+    asked = Question(question, expected, (place + 0.5) / len(record), collides)
+    return Case(f"longeval_{path.stem}", 0, index, context, (asked,), chance_of(record))
+
+
+def _split_longeval(prompt: str) -> tuple[str, str]:
+    context, over, question = prompt.rpartition(RECORD_OVER)
+    if not over:
+        raise ValueError(f"the prompt lacks {RECORD_OVER.strip()!r}")
+    return context, over + question

@@ -1,0 +1,136 @@
+"""Contexts of RULER's kinds, and contexts that several tasks share: one record holds the facts of each task."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from glm2core.evaluation.cases import Case, CountTokens, LengthTooShortError, Question, too_short
+from glm2core.evaluation.plain_text import multikey_fact, passkey_fact
+from glm2core.lines.draws import Draws
+from glm2core.lines.facts import Fact, facts
+from glm2core.lines.mixture import Asked, Mixture, places
+from glm2core.lines.records import RECORD_OVER, colliding, largest_fitting, parse_record
+from glm2core.lines.wordings import EVALUATION
+
+ONCE = ("passkey", "niah_single_1", "fwe")  # tasks that a context can be asked once
+SHARED = "shared"  # the name of cases that hold several tasks
+_NEW_TOKENS = 160  # answers that repeat four lines have up to 140 by the embedded tokenizer
+_FULL = 0.75  # of a context, at most, that is asked about: more questions take more contexts
+_BY_NUMBER = ("lines", "passkey", "multikey")  # right where the last number of an answer is
+
+
+def mixed_cases(
+    questions: Mapping[str, int], length: int, count_tokens: CountTokens, *, most: int, depths: int, seed: int
+) -> Iterator[Case | LengthTooShortError]:
+    """As many contexts as it takes to ask every task its questions, with as many of each as fit.
+
+    Where a context is too short for a fact of each task, it leaves out those of which fewest questions are left.
+
+    Args:
+        questions: of each task.
+        length: of whole prompts, in tokens.
+        most: questions of a task on one context.
+        depths: questions with a single answer go round so many parts of a context.
+
+    Yields:
+        Cases, and for a task that does not fit alone the reason, once.
+    """
+    left, asked = dict(questions), Counter[str]()
+    task = SHARED if len(questions) > 1 else next(iter(questions))
+    for index in itertools.count():
+        open_tasks = [name for name, number in left.items() if number]
+        if not open_tasks:
+            return
+        seed_of_case = f"{' '.join(questions)} {seed} {length} {index}"
+        wanted = {name: 1 if name in ONCE else min(left[name], most) for name in open_tasks}
+        filled = _filled(seed_of_case, wanted, left, asked, length, depths, count_tokens)
+        if isinstance(filled, LengthTooShortError):
+            left[filled.task] = 0
+            yield filled
+            continue
+        wanted, text, answered = filled
+        yield _case(text, answered, length, index, task)
+        for name, number in wanted.items():
+            left[name] -= number
+            asked[name] += number
+
+
+def _filled(
+    seed: str,
+    wanted: dict[str, int],
+    left: Mapping[str, int],
+    asked: Counter[str],
+    length: int,
+    depths: int,
+    count_tokens: CountTokens,
+) -> tuple[dict[str, int], str, list[Asked]] | LengthTooShortError:
+    """A record of as many of the wanted questions as fit, filled up to `length`: the questions of each task, its text
+    and its facts."""
+    while True:
+        mixture, ending = _mixture(seed, wanted, asked, depths)
+        base, full = (count_tokens(text + ending) for text in (EVALUATION.header, mixture.text(0)))
+        share = (full - base) / max(length - base, 1)
+        smaller = _fewer(wanted, left, share) if full > length or share > _FULL else None
+        if smaller is None:
+            break
+        wanted = smaller
+    if full > length:
+        (task,) = wanted
+        return too_short(task, length, f"does not hold what it asks for ({full} tokens)")
+    count = largest_fitting(lambda lines: count_tokens(mixture.text(lines) + ending), length)
+    return wanted, *mixture.record(count)
+
+
+def _fewer(wanted: Mapping[str, int], left: Mapping[str, int], share: float) -> dict[str, int] | None:
+    """Fewer questions of each task, or of fewer tasks; None where it is one question of one task."""
+    largest = max(wanted.values())
+    if largest > 1:
+        limit = max(1, min(largest - 1, int(largest * _FULL / share)))
+        return {task: min(number, limit) for task, number in wanted.items()}
+    if len(wanted) > 1:
+        least = min(reversed(wanted), key=lambda task: left[task])
+        return {task: 1 for task in wanted if task != least}
+    return None
+
+
+def _mixture(name: str, wanted: Mapping[str, int], asked: Counter[str], depths: int) -> tuple[Mixture, str]:
+    """Facts with their places, and the longest question about them."""
+    draws = Draws(random.Random(name), "evaluation")
+    placed = [
+        (fact, places(draws.rng, fact, (asked[task] + number) % depths, depths))
+        for task, most in wanted.items()
+        for number, fact in enumerate(itertools.islice(_facts(task, draws, asked[task]), most))
+    ]
+    own = [EVALUATION.coded_question] if "fwe" in wanted else []
+    ending = max([*own, *(fact.question for fact, _ in placed)], key=len)
+    return Mixture(placed, wanted, draws, EVALUATION), RECORD_OVER + ending
+
+
+def _facts(task: str, draws: Draws, start: int) -> Iterator[Fact]:
+    if task == "multikey":
+        return (multikey_fact(draws) for _ in itertools.count())
+    return iter([passkey_fact(draws)]) if task == "passkey" else facts(task, draws, EVALUATION, start)
+
+
+def _case(text: str, answered: list[Asked], length: int, index: int, task: str) -> Case:
+    lines = parse_record(text)
+    collides = dict(zip((line.text for line in lines), colliding(lines), strict=True))
+    questions = [_question(entry, collides.get(entry.fact.answer, False)) for entry in answered]
+    return Case(task, length, index, text, tuple(questions), 0.0)
+
+
+def _question(entry: Asked, collides: bool) -> Question:
+    fact = entry.fact
+    by_number = fact.kind in _BY_NUMBER
+    wanted = len(fact.references)
+    return Question(
+        RECORD_OVER + fact.question,
+        int(fact.references[0]) if by_number else None,
+        entry.depth,
+        collides,
+        () if by_number else fact.references,
+        task=fact.kind,
+        chance=wanted / entry.candidates if entry.candidates > wanted else 0.0,
+        most_new_tokens=None if by_number else _NEW_TOKENS,
+    )

@@ -1,0 +1,176 @@
+"""RULER's kinds of facts, each with its question, and the lines that such facts are hidden among.
+
+niah_single_1: one key with a number among sentences. niah_multikey_2, _3: one of many keys with numbers, or with uuids.
+niah_multivalue: all four numbers of a key. niah_multiquery: the numbers of four keys. vt: all variables of a chain of
+1, 2 or 4 assignments. fwe: the three most frequent coded words. Structure and counts are RULER's (arXiv:2404.06654).
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from glm2core.lines.draws import Draws
+from glm2core.lines.records import question_text
+from glm2core.lines.wordings import Wording
+
+Sort = Literal["line", "hidden", "number", "token", "station", "assignment", "coded", "noise"]
+
+ONCE = ("niah_single_1", "fwe")  # kinds that a record can be asked once
+HOPS = (1, 2, 4)
+LEAST_CODED_LINES = 5
+_VALUES = 4
+_FREQUENT = 3
+_CODED_WORDS = 6  # in a line
+_DOTS = "..."
+_ZETA_2 = 1.6449
+_HAYSTACKS: dict[str, Sort] = {"lines": "line", "niah_multikey_2": "number", "niah_multikey_3": "token", "fwe": "coded"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Lines of a record with one question about them.
+
+    Args:
+        kind: as tables name it: vt with its hops, `vt_2`.
+        sort: of its lines.
+        lines: in the order in which they stand in the record, others between them.
+        question: about them.
+        references: what an answer has to hold, in the order of the answer.
+        answer: the lines again: small models learn to copy long before they learn to name a part alone.
+    """
+
+    kind: str
+    sort: Sort
+    lines: tuple[str, ...]
+    question: str
+    references: tuple[str, ...]
+    answer: str
+
+
+def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator[Fact]:
+    """Facts of a `FactKind` without end; of niah_single_1 one, and of fwe none: its fact is that of `coded_lines`.
+
+    Args:
+        start: facts of vt that were made before, which decides the hops of the next.
+    """
+    match kind:
+        case "lines":
+            return (_line_fact(draws) for _ in itertools.count())
+        case "niah_single_1":
+            return iter([_single(draws, wording)])
+        case "niah_multikey_2":
+            return (_number(draws, wording) for _ in itertools.count())
+        case "niah_multikey_3":
+            return (_token(draws, wording) for _ in itertools.count())
+        case "niah_multivalue":
+            return (_values(draws, wording) for _ in itertools.count())
+        case "niah_multiquery":
+            return _queries(draws, wording)
+        case "vt":
+            return (_chain(draws, wording, HOPS[number % len(HOPS)]) for number in itertools.count(start))
+        case _:
+            return iter([])
+
+
+def coded_lines(seed: int, words: Sequence[str], wording: Wording, count: int) -> tuple[list[str], Fact]:
+    """`count` lines of coded words whose frequencies fall with the square of their rank, and the question about them.
+
+    Args:
+        seed: of their order.
+        words: coded words, the most frequent first; the rank before them is that of dots.
+        count: at least `LEAST_CODED_LINES`.
+    """
+    total = _CODED_WORDS * count
+    counts = [int(total / _ZETA_2 / rank**2) for rank in range(2, len(words) + 2)]
+    rare = counts[_FREQUENT - 1] - 1
+    counts = [*counts[:_FREQUENT], *(min(number, rare) for number in counts[_FREQUENT:])]
+    text = [word for word, number in zip(words, counts, strict=True) for _ in range(number)]
+    text += [_DOTS] * (total - len(text))
+    random.Random(seed).shuffle(text)
+    lines = [
+        wording.coded.format(words=" ".join(text[start : start + _CODED_WORDS]))
+        for start in range(0, total, _CODED_WORDS)
+    ]
+    frequent = tuple(words[:_FREQUENT])
+    return lines, Fact("fwe", "coded", (), wording.coded_question, frequent, " ".join(frequent))
+
+
+def haystack_sort(kind: str) -> Sort:
+    """Of what the lines are that facts of a kind are hidden among: more of the same, or noise."""
+    return _HAYSTACKS.get(kind, "noise")
+
+
+def haystack(sort: Sort, draws: Draws, wording: Wording, *, invented: bool) -> Iterator[str]:
+    """Lines without end that are not asked about.
+
+    Args:
+        invented: every other sentence of noise is made of invented words.
+    """
+    make: dict[Sort, Callable[[], str]] = {
+        "line": lambda: draws.line().text,
+        "number": lambda: _number(draws, wording).lines[0],
+        "token": lambda: _token(draws, wording).lines[0],
+    }
+    if sort in make:
+        return (make[sort]() for _ in itertools.count())
+    noise = draws.rng.sample(wording.noise, len(wording.noise))
+    sentences = itertools.cycle(noise)
+    return (draws.sentence() if invented and place % 2 else next(sentences) for place in itertools.count())
+
+
+def _line_fact(draws: Draws) -> Fact:
+    line = draws.line()
+    return Fact("lines", "line", (line.text,), question_text(line.key), (str(line.value),), line.text)
+
+
+def _single(draws: Draws, wording: Wording) -> Fact:
+    key, value = draws.key(), draws.number()
+    line = wording.hidden.format(key=key, value=value)
+    return Fact("niah_single_1", "hidden", (line,), wording.hidden_question.format(key=key), (value,), line)
+
+
+def _number(draws: Draws, wording: Wording) -> Fact:
+    key, value = draws.key(), draws.number()
+    line = wording.number.format(key=key, value=value)
+    return Fact("niah_multikey_2", "number", (line,), wording.number_question.format(key=key), (value,), line)
+
+
+def _token(draws: Draws, wording: Wording) -> Fact:
+    key, value = draws.uuid(), draws.uuid()
+    line = wording.token.format(key=key, value=value)
+    return Fact("niah_multikey_3", "token", (line,), wording.token_question.format(key=key), (value,), line)
+
+
+def _values(draws: Draws, wording: Wording) -> Fact:
+    key, values = draws.key(), tuple(draws.number() for _ in range(_VALUES))
+    lines = tuple(wording.number.format(key=key, value=value) for value in values)
+    question = wording.all_numbers_question.format(key=key)
+    return Fact("niah_multivalue", "number", lines, question, values, " ".join(lines))
+
+
+def _queries(draws: Draws, wording: Wording) -> Iterator[Fact]:
+    """The first brings four lines into the record, each other one: its other three are asked of earlier lines."""
+    known: list[tuple[str, str, str]] = []
+    while True:
+        new = []
+        for _ in range(1 if known else _VALUES):
+            key, value = draws.key(), draws.number()
+            new.append((key, value, wording.number.format(key=key, value=value)))
+        asked = [*new, *draws.rng.sample(known, _VALUES - len(new))]
+        known += new
+        draws.rng.shuffle(asked)
+        keys, values, lines = zip(*asked, strict=True)
+        question = wording.several_question.format(keys=f"{', '.join(keys[:-1])} and {keys[-1]}")
+        yield Fact("niah_multiquery", "number", tuple(line for *_, line in new), question, values, " ".join(lines))
+
+
+def _chain(draws: Draws, wording: Wording, hops: int) -> Fact:
+    value, names = draws.number(5), tuple(draws.variable() for _ in range(hops + 1))
+    lines = (
+        wording.set_value.format(name=names[0], value=value),
+        *(wording.set_name.format(name=name, other=other) for other, name in itertools.pairwise(names)),
+    )
+    question = wording.chain_question.format(value=value)
+    return Fact(f"vt_{hops}", "assignment", lines, question, names, " ".join(lines))

@@ -1,0 +1,111 @@
+"""A record that holds facts of several kinds among other lines, each fact at a place that is known."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from glm2core.lines.draws import Draws
+from glm2core.lines.facts import LEAST_CODED_LINES, Fact, Sort, coded_lines, haystack, haystack_sort
+from glm2core.lines.wordings import Wording
+
+_CODED = 64  # words at most; the last of so many stands once in 2,600 lines
+_SAMPLE = 16  # lines of a sort that tell how long one is
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A fact of a record.
+
+    Args:
+        depth: of its line, 0 = the record's start; None where it has several.
+        candidates: lines of its sort in the record.
+    """
+
+    fact: Fact
+    depth: float | None
+    candidates: int
+
+
+class Mixture:
+    """Facts with their places, and lines of their kinds to fill a record with.
+
+    Args:
+        asked: facts, each with a place in [0, 1) for each of its lines, rising.
+        kinds: whose haystacks fill the record, an equal number of characters each.
+        invented: half of the noise is made of invented words.
+    """
+
+    def __init__(
+        self,
+        asked: Sequence[tuple[Fact, Sequence[float]]],
+        kinds: Iterable[str],
+        draws: Draws,
+        wording: Wording,
+        *,
+        invented: bool = False,
+    ) -> None:
+        self._asked = asked
+        self._wording = wording
+        sorts = list(dict.fromkeys(map(haystack_sort, kinds)))
+        self._coded = [draws.coded() for _ in range(_CODED)] if "coded" in sorts else []
+        self._seed = draws.rng.getrandbits(32)
+        self._streams = {sort: haystack(sort, draws, wording, invented=invented) for sort in sorts if sort != "coded"}
+        self._taken: dict[Sort, list[str]] = {
+            sort: list(itertools.islice(stream, _SAMPLE)) for sort, stream in self._streams.items()
+        }
+        if self._coded:
+            self._taken["coded"] = coded_lines(self._seed, self._coded, wording, _SAMPLE)[0]
+        lengths = {sort: sum(map(len, lines)) for sort, lines in self._taken.items()}
+        inverse = sum(1 / length for length in lengths.values())
+        self._shares = {sort: 1 / length / inverse for sort, length in lengths.items()}
+
+    def text(self, count: int) -> str:
+        """The record with `count` lines to fill it; ends in an empty line."""
+        return self._joined(line for _, _, line in self._lines(count)[0])
+
+    def record(self, count: int) -> tuple[str, list[Asked]]:
+        """The text of `count` lines to fill it, and its facts in their order, that of coded words last."""
+        lines, coded = self._lines(count)
+        place_of = {line: (number + 0.5) / len(lines) for number, (_, _, line) in enumerate(lines)}
+        sorts = Counter(sort for _, sort, _ in lines)
+        asked = [
+            Asked(fact, place_of[fact.lines[0]] if len(fact.references) == 1 else None, sorts[fact.sort])
+            for fact, _ in self._asked
+        ]
+        asked += [Asked(fact, None, len(self._coded)) for fact in coded]
+        return self._joined(line for _, _, line in lines), asked
+
+    def _joined(self, lines: Iterable[str]) -> str:
+        return self._wording.header + "".join(f"{line}\n" for line in lines) + "\n"
+
+    def _lines(self, count: int) -> tuple[list[tuple[float, Sort, str]], list[Fact]]:
+        """(place, sort, text) of every line in order, and the question about coded words."""
+        lines: list[tuple[float, Sort, str]] = [
+            (place, fact.sort, line)
+            for fact, places in self._asked
+            for place, line in zip(places, fact.lines, strict=True)
+        ]
+        coded: list[Fact] = []
+        for sort, share in self._shares.items():
+            number = round(count * share)
+            if sort == "coded":
+                texts, fact = coded_lines(self._seed, self._coded, self._wording, max(LEAST_CODED_LINES, number))
+                coded.append(fact)
+            else:
+                texts = self._take(sort, number)
+            lines += [((place + 0.5) / len(texts), sort, text) for place, text in enumerate(texts)]
+        return sorted(lines, key=lambda line: line[0]), coded
+
+    def _take(self, sort: Sort, number: int) -> list[str]:
+        taken = self._taken[sort]
+        taken += itertools.islice(self._streams[sort], max(0, number - len(taken)))
+        return taken[:number]
+
+
+def places(rng: random.Random, fact: Fact, row: int = 0, rows: int = 1) -> list[float]:
+    """Places for a fact's lines: that of a single answer in part `row` of `rows`, others anywhere, in their order."""
+    if len(fact.references) == 1:
+        return sorted((row + rng.random()) / rows for _ in fact.lines)
+    return sorted(rng.random() for _ in fact.lines)

@@ -1,0 +1,93 @@
+"""What other engines make of a folder's config, and what half precision makes of its positions.
+
+As read in their sources, not run: vLLM 0.32 and SGLang 0.5.23 take a released ChatGLM config with a rotary base of
+10,000 x `rope_ratio`, and llama.cpp's convert_hf_to_gguf.py (October 2026) writes that. So a ratio that divides
+positions, as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters` of that layout;
+of transformers' Glm layout vLLM and SGLang do, and the converter does not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from glm2core.model.rope import BASE, inverse_frequencies, plain_rope
+
+ENGINES = ("vLLM", "SGLang", "llama.cpp's converter")
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+GLM = "glm"  # model_type of transformers' layout, which `export` writes
+
+Verdict = Literal["right", "wrong base", "plain"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """How an engine turns queries and keys.
+
+    Args:
+        rope: what it takes for the network's rotary parameters.
+        verdict: plain = without the scaling or the base that the network has.
+        note: what else it takes to be served right.
+    """
+
+    engine: str
+    rope: dict[str, Any]
+    verdict: Verdict
+    note: str = ""
+
+
+def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -> list[Served]:
+    """What each engine makes of a config.json.
+
+    Args:
+        values: of the config.json.
+        rope: the network's rotary parameters.
+        positions: it is meant for.
+    """
+    by_ratio = plain_rope(BASE * float(values.get("rope_ratio") or 1))
+    if values.get("model_type") != GLM:
+        note = "" if _known(values) else f"architecture {_architecture(values)} is not in its list: export first"
+        return [Served(engine, by_ratio, _verdict(by_ratio, rope), note) for engine in ENGINES]
+    lengths = {"vLLM": f"--max-model-len {positions}", "SGLang": f"--context-length {positions}"}
+    too_long = rope["rope_type"] == "linear"  # both multiply the positions, which are the scaled ones already, again
+    notes = {engine: f"give {option}" if too_long else "" for engine, option in lengths.items()}
+    read = [Served(engine, dict(rope), "right", notes[engine]) for engine in lengths]
+    converter = ENGINES[-1]
+    note = "expects a GPT-2 vocabulary, which this tokenizer is not, and stops"
+    return [*read, Served(converter, by_ratio, _verdict(by_ratio, rope), note)]
+
+
+def distinct_angles(rope: dict[str, Any], channels: int, positions: int, dtype: torch.dtype) -> tuple[int, float]:
+    """How many angles of the fastest pair differ, and the largest error of any angle in radians.
+
+    As the released code builds its tables: positions, frequencies and their product in `dtype`.
+
+    Args:
+        channels: `R`, those of a head that turn.
+    """
+    frequencies = inverse_frequencies(rope, channels)[0]
+    place = torch.arange(positions)[:, None]
+    angles = place.to(dtype) * frequencies.to(dtype)  # [T, R / 2]
+    error = angles.double() - place.double() * frequencies.double()
+    return len(angles[:, 0].unique()), float(error.abs().max())
+
+
+def _verdict(read: Mapping[str, Any], rope: Mapping[str, Any]) -> Verdict:
+    if _meaning(read) == _meaning(rope):
+        return "right"
+    return "plain" if _meaning(read) == _meaning(plain_rope()) else "wrong base"
+
+
+def _meaning(rope: Mapping[str, Any]) -> tuple[Any, ...]:
+    factor = float(rope.get("factor", 1))
+    kind = "default" if factor == 1 else rope["rope_type"]
+    return kind, factor, float(rope["rope_theta"])
+
+
+def _known(values: Mapping[str, Any]) -> bool:
+    return _architecture(values) in ("ChatGLMModel", "ChatGLMForConditionalGeneration")
+
+
+def _architecture(values: Mapping[str, Any]) -> str:
+    return str(next(iter(values.get("architectures") or []), None))
