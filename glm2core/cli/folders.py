@@ -13,9 +13,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 _SAFETENSORS_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
+def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
     """The dtype in which a folder's weights (an adapter's base) are stored."""
-    folder = base_folder(folder) or folder
+    folder = base_folder(folder, moved_base) or folder
     file = weight_files(folder)[0]
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     named = values.get("dtype") or values.get("torch_dtype")

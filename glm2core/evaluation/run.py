@@ -97,6 +97,7 @@ class Evaluation:
             )
         # An adapter's PeftModel passes on what it is asked, as any model would answer it
         network = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
+        _require_finite(network, model)
         return cls(network.eval(), chat_format, dataset, rows, base_answers, params, journal)
 
     def loss(self, folder: Path) -> dict[str, float]:
@@ -117,6 +118,11 @@ class Evaluation:
             raise UserError(
                 f"the held-out loss is {loss.total}: the network computes no finite numbers in {self.model.dtype}. "
                 "Set evaluate.dtype to float32, or lower train.learning_rate and train again."
+            )
+        if not math.isfinite(loss.perplexity):
+            raise UserError(
+                f"the held-out loss is {loss.mean:,.0f} a token: training has diverged. Lower train.learning_rate and "
+                "train again."
             )
         length = max(self.params.retrieval.lengths, default=self.params.prefill_chunk)
         report_positions(loss_by_position(self.model, self.dataset, losses, length, self.params.batch_tokens), folder)
@@ -211,6 +217,15 @@ def journal_of(made_with: dict[str, Any], notice: Notice = print) -> Journal:
     if journal.values:
         notice(f"going on with an evaluation that was stopped; parts done before: {len(journal.values):,}")
     return journal
+
+
+def _require_finite(network: PreTrainedModel, folder: Path) -> None:
+    for name, weight in network.named_parameters():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise UserError(
+                f"the weights of {folder} are not finite ({name}): training has diverged. Lower train.learning_rate "
+                "and train again."
+            )
 
 
 def _report_lengths(answers: list[Answer], report: Report) -> None:

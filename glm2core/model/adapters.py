@@ -130,37 +130,43 @@ def load_tuned(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     quantized: bool = True,
+    moved_base: Path | None = None,
     notice: Notice = print,
 ) -> PreTrainedModel | PeftModel:
     """The network in a tuned folder, in eval mode: full weights, or an adapter on its base.
 
     Args:
         folder: `models/tuned`, or any folder that `load_model` reads.
+        moved_base: where an adapter's base lies now; None = where it lay. It must be the same base.
         quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
 
     Raises:
         UserError: the base is missing, or isn't the one the adapter was trained on.
     """
     if not (folder / _ADAPTER).is_file():
+        _refuse_moved_base(folder, moved_base)
         return load_model(folder, dtype=dtype, device=device, notice=notice)
     reference = _read_reference(folder)
-    base = _place(folder, reference)
+    base = moved_base or _place(folder, reference)
     _require_same_base(folder, base, reference)
     model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
     attach_prefix_length(model, PeftConfig.from_pretrained(str(folder)))
     return PeftModel.from_pretrained(model, str(folder)).eval()
 
 
-def base_folder(folder: Path) -> Path | None:
+def base_folder(folder: Path, moved_base: Path | None = None) -> Path | None:
     """Where the base of an adapter's folder lies; None for full weights.
 
     Raises:
         UserError: it is an adapter without `base.json`.
     """
-    return _place(folder, _read_reference(folder)) if (folder / _ADAPTER).is_file() else None
+    if not (folder / _ADAPTER).is_file():
+        _refuse_moved_base(folder, moved_base)
+        return None
+    return moved_base or _place(folder, _read_reference(folder))
 
 
-def network_parameters(folder: Path) -> int:
+def network_parameters(folder: Path, moved_base: Path | None = None) -> int:
     """Numbers in the network that `load_tuned` would load from a folder; an adapter's own, a few, are not counted.
 
     Raises:
@@ -168,9 +174,11 @@ def network_parameters(folder: Path) -> int:
     """
     if (folder / _ADAPTER).is_file():
         reference = _read_reference(folder)
-        base = _place(folder, reference)
+        base = moved_base or _place(folder, reference)
         _require_base(folder, base, reference)
         folder = base
+    else:
+        _refuse_moved_base(folder, moved_base)
     return parameter_count(read_config(folder, family="chatglm2", notice=lambda sentence: None))
 
 
@@ -215,11 +223,16 @@ def _read_reference(folder: Path) -> BaseReference:
         raise UserError(f"{file} cannot be read: {error}") from None
 
 
+def _refuse_moved_base(folder: Path, moved_base: Path | None) -> None:
+    if moved_base is not None:
+        raise UserError(f"--base names the base of an adapter, and {folder} holds full weights. Leave --base out.")
+
+
 def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:
     if not base.is_dir():
         raise UserError(
-            f"{folder} is an adapter on {reference.path}, and {base} does not exist. "
-            "Put the base weights there, or run the pipeline again."
+            f"{folder} is an adapter on {reference.path or _OWN_BASE}, and {base} does not exist. Put the base weights "
+            "there, name the folder that holds them with --base, or run the pipeline again."
         )
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from glm2core.errors import UserError
 from glm2core.labels import IGNORED
-from glm2core.parquet import parquet_writer
+from glm2core.parquet import damage_told, open_parquet, parquet_writer
 from glm2core.text.pairs import PairBatch
 
 _INT_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -113,15 +113,11 @@ class TokenizedDataset:
             tokenizer_hash: SHA-256 of the tokenizer.model that the file must have been made with.
 
         Raises:
-            UserError: the file is missing, is none of the tokenize stage's, or was made with another tokenizer.
+            UserError: the file is missing, damaged, none of the tokenize stage's, or made with another tokenizer.
         """
         if not path.exists():
             raise UserError(f"{path} is missing. Run the tokenize stage first: dvc repro tokenize.")
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowException as error:
-            raise UserError(f"{path} is a damaged parquet file ({error}). Run dvc repro tokenize.") from None
-        with file:
+        with open_parquet(path, "tokenize") as file, damage_told(path, "tokenize"):
             info = _read_info(file, path)
             if tokenizer_hash is not None and tokenizer_hash != info.tokenizer_sha256:
                 raise UserError(
@@ -132,6 +128,8 @@ class TokenizedDataset:
             for name in ("input_ids", "labels", "segments"):
                 flat[name], offsets[name] = _flatten(file.read([name]).column(name))
             named = file.read(["id", "source"])
+            if any(len(ends) != len(named) + 1 for ends in offsets.values()):
+                raise pa.ArrowInvalid("its columns differ in length")
             return cls(named.column("id"), named.column("source"), flat, offsets, info)
 
     def __len__(self) -> int:
