@@ -128,8 +128,7 @@ class TokenizedDataset:
             for name in ("input_ids", "labels", "segments"):
                 flat[name], offsets[name] = _flatten(file.read([name]).column(name))
             named = file.read(["id", "source"])
-            if any(len(ends) != len(named) + 1 for ends in offsets.values()):
-                raise pa.ArrowInvalid("its columns differ in length")
+            _require_all(file, len(named), offsets)
             return cls(named.column("id"), named.column("source"), flat, offsets, info)
 
     def __len__(self) -> int:
@@ -187,6 +186,17 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))])
     return np.concatenate([np.zeros(0, np.int32), *values]), offsets.astype(np.int64)
+
+
+def _require_all(file: pq.ParquetFile, rows: int, offsets: dict[str, np.ndarray]) -> None:
+    """Lists that are as many and as long as the footer says: no checksum covers the counts in a page's header."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    leaves = [group.column(number) for group in groups for number in range(group.num_columns)]
+    for name, ends in offsets.items():
+        counted = sum(leaf.num_values for leaf in leaves if leaf.path_in_schema.startswith(f"{name}."))
+        empty = int((np.diff(ends) == 0).sum())  # one has a place in the file, and no value
+        if len(ends) != rows + 1 or ends[-1] + empty != counted:
+            raise pa.ArrowInvalid(f"{name} lacks values")
 
 
 def _read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
