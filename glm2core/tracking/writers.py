@@ -91,9 +91,8 @@ class ServerWriter:
         self._say, self._say_gone = say, say_gone
         self._changed = threading.Condition()
         self._first = _first_actions(self)  # done again in the own store, whatever the server has of it
-        self._waiting: deque[Action] = deque(
-            self._first
-        )  # an action leaves when it is done: given up, it is done elsewhere
+        # An action leaves when it is done, so that one on which the server failed is done in the own store
+        self._waiting: deque[Action] = deque(self._first)
         self._sending: Action | None = None  # the first that waits, when the thread has begun it
         self._recorder: Recorder | None = None
         self._given_up = False  # the server; a thread whose `own` is not this has lost its task
@@ -124,9 +123,10 @@ class ServerWriter:
             self._finishing = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._given_up or not self._waiting, timeout=patience())
-            hangs = bool(self._waiting) and not self._given_up
-        if hangs:
-            self._give_up(TimeoutError(f"no answer within {patience():g} s"))
+            behind = 0 if self._given_up else len(self._waiting)
+        if behind:
+            late = f"{behind} requests wait after {patience():g} s"
+            self._give_up(TimeoutError(f"{late}; set MLFLOW_HTTP_REQUEST_TIMEOUT to have it waited for longer"))
         with self._changed:
             if not self._changed.wait_for(lambda: not self._waiting, timeout=_SECONDS_FOR_OWN_STORE):
                 self._say(TimeoutError("the project's own store could not be written in time"))
@@ -136,6 +136,7 @@ class ServerWriter:
         threading.Thread(target=self._work, args=(open_recorder, self._given_up), daemon=True).start()
 
     def _work(self, open_recorder: Callable[[], Recorder], own: bool) -> None:
+        """Do what waits, until the process ends or the task is lost."""
         recorder: Recorder | None = None
         next_points = 0.0
         while (action := self._next(own, next_points)) is not None:
@@ -157,7 +158,8 @@ class ServerWriter:
                     return
             if isinstance(action, _Points):
                 next_points = time.monotonic() + _SECONDS_BETWEEN_POINTS
-            self._done(own)
+            if not self._done(own):
+                recorder.stop_watching()  # it may have begun to after the server was given up
 
     def _next(self, own: bool, next_points: float) -> Action | None:
         """The first that waits, begun; None once this thread has lost its task."""
@@ -186,12 +188,15 @@ class ServerWriter:
             self._recorder = recorder
             return True
 
-    def _done(self, own: bool) -> None:
+    def _done(self, own: bool) -> bool:
+        """Let the first action go; False where it has become another thread's."""
         with self._changed:
-            if own == self._given_up:
-                self._waiting.popleft()
-                self._sending = None
-                self._changed.notify_all()
+            if own != self._given_up:
+                return False
+            self._waiting.popleft()
+            self._sending = None
+            self._changed.notify_all()
+            return True
 
     def _give_up(self, error: Exception) -> None:
         """Ask the server no more: what waits goes into the own store."""
