@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: help setup repro promote test test-slow lint format bench bench-train base longcontext lock
+.PHONY: help setup setup-dev repro promote test test-slow lint format bench bench-train base longcontext lock
 
 help:
 	@echo "make repro      set up and run the pipeline (dvc repro) on the embedded data"
@@ -19,10 +19,14 @@ help:
 	@echo "make bench-train  training against other ways, and the 6.24 B network (hours)"
 	@echo "make base       make the embedded base model anew (35 minutes or more)"
 	@echo "make longcontext  the long-context claim with its controls (one to two hours on two cores)"
-	@echo "make setup      only set up .venv"
+	@echo "make setup      only set up .venv, with what running needs"
+	@echo "make setup-dev  what tests and lint need besides (make test and make lint do it)"
 
 setup:
 	@$(PYTHON) scripts/setup.py
+
+setup-dev:
+	@$(PYTHON) scripts/setup.py dev
 
 repro: setup
 	@echo "repro: running the pipeline: convert, tokenize, train, evaluate"
@@ -32,26 +36,26 @@ repro: setup
 promote: setup
 	@python -m glm2core promote
 
-test: setup
+test: setup-dev
 	@echo "test: running the tests (make test-slow runs those that take minutes)"
 	@python -m pytest -n 2 --dist loadgroup
 
-test-slow: setup
+test-slow: setup-dev
 	@python -m pytest -m slow
 
-lint: setup
+lint: setup-dev
 	@ruff check .
 	@ruff format --check .
 	@mypy
 
-format: setup
+format: setup-dev
 	@ruff check --fix .
 	@ruff format .
 
-bench: setup
+bench: setup-dev
 	@for name in products attention data evaluate pipeline; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
 
-bench-train: setup
+bench-train: setup-dev
 	@python -m benchmarks.train
 
 base: setup
@@ -60,7 +64,6 @@ base: setup
 longcontext: setup
 	@python -m benchmarks.long_context $(if $(LONGEVAL),--longeval $(LONGEVAL))
 
-# Writes requirements.lock anew from what .venv holds; torch's build tag is not on the public index
-lock: setup
-	@( sed -n '/^#/p' requirements.lock; python -m pip freeze --exclude-editable | sed 's/+cpu$$//' ) > requirements.lock.new
-	@mv requirements.lock.new requirements.lock
+# Writes requirements.lock and requirements-dev.lock anew from what .venv holds
+lock: setup-dev
+	@python scripts/lock.py

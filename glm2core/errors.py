@@ -1,9 +1,14 @@
 """The one error that is shown to a user as a sentence, without a traceback; and names in such a sentence."""
 
+import os
+import re
 from collections.abc import Collection
+from urllib.parse import unquote
 
 _MOST_NAMES = 20
 _LONGEST_NAME = 200
+_MASK = "***"
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 
 
 class UserError(ValueError):
@@ -20,6 +25,23 @@ def shown_names(names: Collection[object]) -> str:
 def printable(text: str) -> str:
     """A text out of a file, or of a library about one, without characters that move a cursor: these are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def masked(text: str) -> str:
+    """A text without the user names and passwords of its URLs, and without those of `MLFLOW_TRACKING_URI` alone."""
+    for secret in _secrets(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        text = text.replace(secret, _MASK)
+    return _CREDENTIALS.sub(f"{_MASK}@", text)
+
+
+def _secrets(uri: str) -> list[str]:
+    """User name and password as a URI has them, and the password in parts, as errors quote it; the longest first."""
+    if uri.startswith(("sqlite:", "file:")):
+        return []
+    written = uri.partition("://")[2].rpartition("@")[0]
+    password = written.partition(":")[2]
+    parts = [part for part in re.split(r"[:/?#@]", password) if len(part) > 3]
+    return sorted(filter(None, {written, unquote(written), password, unquote(password), *parts}), key=len, reverse=True)
 
 
 def _cut(name: str) -> str:

@@ -152,6 +152,16 @@ def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterat
         ) from error
 
 
+def heed_umask(path: Path) -> None:
+    """Give the files below a folder, or a file, the rights that new files get here: some libraries give the owner's."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for entry in (path, *path.rglob("*")):
+        if entry.is_file() and not entry.is_symlink():
+            executable = entry.stat().st_mode & 0o111
+            entry.chmod((0o777 if executable else 0o666) & ~umask)
+
+
 def sync(path: Path) -> None:
     """Have a file's bytes, or a folder's names, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -189,6 +199,7 @@ def _refused_by_disk(folder: Path) -> str | None:
 
 
 def _take_name(partial: Path, path: Path) -> None:
+    heed_umask(partial)
     _sync_tree(partial)
     if path.is_dir():
         # A folder can't be renamed over, and deleting it in place could stop half-way.

@@ -3,17 +3,16 @@
 import os
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.process import cpu_cap
-
-Notice = Callable[[str], None]
 
 _GIB = 2**30
 _STATUS = Path("/proc/self/status")  # Linux

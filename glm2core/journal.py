@@ -6,7 +6,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,34 @@ def compute_only(key: Any, compute: Callable[[], Any]) -> Any:
     return compute()
 
 
+class _Values(Mapping[Key, Any]):
+    """A journal's values, read from its file when they are asked for; those it could not take are kept here."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.places: dict[Key, int] = {}  # of their lines, in bytes
+        self.unwritten: dict[Key, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.places) + len(self.unwritten)
+
+    def __iter__(self) -> Iterator[Key]:
+        yield from self.places
+        yield from self.unwritten
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.places or key in self.unwritten
+
+    def __getitem__(self, key: Key) -> Any:
+        if key not in self.places:
+            return self.unwritten[key]
+        with self._file.open("rb") as file:
+            file.seek(self.places[key])
+            return json.loads(file.readline())["value"]
+
+
 class Journal:
-    """JSON values by key; each reaches the disk before `add` returns.
+    """JSON values by key; each reaches the disk before `add` returns, and only their places are held in memory.
 
     Args:
         file: made by the first `add`. A last line that a kill cut short is dropped.
@@ -35,11 +61,13 @@ class Journal:
         self._file, self._failed = file, failed
         self._made_with = made_with
         self._kept = True
-        lines = _whole_lines(file)
-        self._found: dict[str, Any] | None = lines[0] if lines else None
-        self._values: dict[Key, Any] = {
-            line["key"]: line["value"] for line in lines[1:] if line.keys() >= {"key", "value"}
-        }
+        self._values = _Values(file)
+        self._found: dict[str, Any] | None = None
+        for place, line in _whole_lines(file):
+            if self._found is None:
+                self._found = line
+            elif line.keys() >= {"key", "value"}:
+                self._values.places.setdefault(line["key"], place)
 
     @property
     def differences(self) -> list[str] | None:
@@ -50,7 +78,7 @@ class Journal:
 
     @property
     def values(self) -> Mapping[Key, Any]:
-        """All values so far."""
+        """All values so far; each is read from the file."""
         return self._values
 
     def memo(self, key: Any, compute: Callable[[], Any]) -> Any:
@@ -61,50 +89,59 @@ class Journal:
             compute: gives plain JSON values, the same whenever it is called.
         """
         name = run_fingerprint(key)
-        if name not in self._values:
-            self.add({name: compute()})
-        return self._values[name]
+        if name in self._values:
+            return self._values[name]
+        value = compute()
+        self.add({name: value})
+        return value
 
     def add(self, values: Mapping[Key, Any]) -> None:
         """Keep values, and force them to the disk; those of keys that are there already are dropped."""
         new = {key: value for key, value in values.items() if key not in self._values}
-        self._values |= new
-        if self._kept and (new or self._found is None):
-            self._append([{"key": key, "value": value} for key, value in new.items()])
+        if not self._kept:
+            self._values.unwritten |= new
+        elif new or self._found is None:
+            self._append(new)
 
     def remove(self) -> None:
         """The run has ended."""
         self._file.unlink(missing_ok=True)
 
-    def _append(self, lines: list[dict[str, Any]]) -> None:
-        if self._found is None:
-            lines, self._found = [self._made_with, *lines], self._made_with
+    def _append(self, values: Mapping[Key, Any]) -> None:
+        lines = {key: json_line({"key": key, "value": value}) for key, value in values.items()}
+        head = b"" if self._found is not None else json_line(self._made_with)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as file:
-                file.write(b"".join(json_line(line) for line in lines))
+                place = file.tell() + len(head)
+                file.write(head + b"".join(lines.values()))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             self._kept = False
+            self._values.unwritten |= values
             self._failed(error)
+            return
+        self._found = self._found if self._found is not None else self._made_with
+        for key, line in lines.items():
+            self._values.places[key] = place
+            place += len(line)
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """What a run left; the file is cut behind it."""
+def _whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What a run left, each line with its place; the file is cut behind it."""
     if not path.is_file():
-        return []
-    lines, size = [], 0
+        return
+    size = 0
     with path.open("rb") as file:
         for text in file:
             line = _parsed(text)
             if line is None:
                 break
-            lines.append(line)
+            yield size, line
             size += len(text)
     if size < path.stat().st_size:
         os.truncate(path, size)
-    return lines
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

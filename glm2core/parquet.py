@@ -1,6 +1,7 @@
-"""The one way in which parquet is written here: zstd, one writer, one thread.
+"""The one way in which parquet is written here, and read between the stages: zstd, one writer, one thread, checksums.
 
-DVC hashes bytes, and every other writer lays out other bytes.
+DVC hashes bytes, and every other writer lays out other bytes. Each page has its checksum: a damaged file is a sentence
+in the stage that reads it, and never other numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,13 +12,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from glm2core.errors import UserError, printable
+
 
 @contextmanager
 def parquet_writer(
     path: Path, schema: pa.Schema, dictionary_columns: bool | Sequence[str] = True
 ) -> Iterator[pq.ParquetWriter]:
     """A writer that closes the file with its footer, also after an error."""
-    writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=dictionary_columns)
+    writer = pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=dictionary_columns, write_page_checksum=True
+    )
     try:
         yield writer
     finally:
@@ -28,10 +33,16 @@ def parquet_writer(
             raise
 
 
-def rows_at(path: Path, places: Sequence[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Some rows of a file, in the order of `places`; only the row groups that hold them are read, one at a time."""
+def rows_at(
+    path: Path, stage: str, places: Sequence[int], columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Some rows of a stage's file, in the order of `places`; only the row groups that hold them are read.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     found: dict[int, dict[str, Any]] = {}
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path, stage) as file, damage_told(path, stage):
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
@@ -40,3 +51,36 @@ def rows_at(path: Path, places: Sequence[int], columns: Sequence[str] | None = N
                 found |= {place: table.slice(place - start, 1).to_pylist()[0] for place in inside}
             start = end
     return [found[place] for place in places]
+
+
+def open_parquet(path: Path, stage: str) -> pq.ParquetFile:
+    """A file of a stage to read from, its checksums verified on the way; reads belong into `damage_told`.
+
+    Raises:
+        UserError: its end is missing or damaged.
+    """
+    with damage_told(path, stage):
+        return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+@contextmanager
+def damage_told(path: Path, stage: str) -> Iterator[None]:
+    """Turn what a damaged or cut-off file of a stage raises into a sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):  # not the file's fault
+            raise
+        reason = printable(next(iter(str(error).splitlines()), ""))[:200]
+        raise UserError(f"{path} is a damaged or cut-off parquet file ({reason}). Run dvc repro {stage}.") from error
+
+
+def require_whole(path: Path, stage: str) -> None:
+    """Read a file through, for readers that know no checksums.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    with open_parquet(path, stage) as file, damage_told(path, stage):
+        for group in range(file.num_row_groups):
+            file.read_row_group(group)

@@ -1,8 +1,10 @@
-"""Set up .venv from requirements.lock; standard library only.
+"""Set up .venv: what running needs, from requirements.lock; with `dev`, what tests and lint need besides.
 
-A finished set-up is known by a stamp that holds the lock's hash and is written last. An
-interrupted one leaves no stamp and is begun again from nothing, since pip may have been stopped
-in the middle of a package.
+    python scripts/setup.py [dev]
+
+Standard library only. A finished set-up is known by a stamp for each lock that holds the lock's hash and is written
+last. An interrupted one leaves no stamp and is begun again from nothing, since pip may have been stopped in the middle
+of a package. Of two at once in one folder the second waits.
 """
 
 import hashlib
@@ -11,16 +13,19 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-LOCK = ROOT / "requirements.lock"
-STAMP = VENV / ".ready"
+GUARD = ROOT / ".venv.lock"  # beside .venv, which is emptied
 OLDEST = (3, 11)
+# Lock -> its stamp; each needs those before it.
+STAMPS = {ROOT / "requirements.lock": VENV / ".ready", ROOT / "requirements-dev.lock": VENV / ".ready-dev"}
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     if sys.version_info < OLDEST:
         print(
             f"set-up: Python {OLDEST[0]}.{OLDEST[1]} or newer is needed, this is {sys.version.split()[0]}. "
@@ -28,36 +33,81 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    wanted = _wanted()
-    if STAMP.is_file() and STAMP.read_text(encoding="utf-8") == wanted and _python().exists():
+    locks = list(STAMPS)[: 2 if "dev" in arguments else 1]
+    if all(map(_is_ready, locks)):
         return 0
-    print("set-up: installing the packages of requirements.lock into .venv (some minutes, once)", flush=True)
     try:
-        _install()
-    except subprocess.CalledProcessError as error:
+        _refuse_what_is_no_folder()
+        with _alone() as guard:
+            for lock in locks:
+                if not _is_ready(lock):  # another one may have done it meanwhile
+                    _install(lock, guard)
+    except (subprocess.CalledProcessError, OSError) as error:
         print(f"set-up: failed ({error}). The message above says why; run the same command again.", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"set-up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nset-up: interrupted; the next call begins again.", file=sys.stderr)
         return 130
-    STAMP.write_text(wanted, encoding="utf-8")
     print("set-up: ready", flush=True)
     return 0
 
 
-def _wanted() -> str:
-    """What the stamp of an up-to-date environment says: the lock, the interpreter, the place."""
-    lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    return f"{lock} python{sysconfig.get_python_version()} {VENV}\n"
+def _is_ready(lock: Path) -> bool:
+    stamp = STAMPS[lock]
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _wanted(lock) and _python().exists()
 
 
-def _install() -> None:
-    venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(VENV)
+def _wanted(lock: Path) -> str:
+    """What the stamp of an up-to-date environment says: this lock and those before it, the interpreter, the place."""
+    before = list(STAMPS)[: list(STAMPS).index(lock) + 1]
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in before]
+    return f"{' '.join(hashes)} python{sysconfig.get_python_version()} {VENV}\n"
+
+
+def _refuse_what_is_no_folder() -> None:
+    if VENV.is_symlink():
+        raise ValueError(
+            f"{VENV} is a link to {VENV.readlink()}, which setting up would empty. Remove the link (rm .venv), or set "
+            "that environment up by its own project."
+        )
+    if VENV.exists() and not VENV.is_dir():
+        raise ValueError(f"{VENV} is a file where a folder should be. Move it away.")
+
+
+@contextmanager
+def _alone() -> Iterator[int | None]:
+    """Hold the folder's lock, which ends with the process that has it; None where the system has none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield None
+        return
+    with GUARD.open("a") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("set-up: another one is at work in this folder; waiting for it", flush=True)
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        yield guard.fileno()
+
+
+def _install(lock: Path, guard: int | None) -> None:
+    """Install a lock's packages, and write its stamp."""
+    print(f"set-up: installing the packages of {lock.name} into .venv (some minutes, once)", flush=True)
+    text = lock.read_text(encoding="utf-8")
+    whole = [["--requirement", str(lock)]]
+    if lock == next(iter(STAMPS)):
+        venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(VENV)
+        # torch first: its build (CPU or CUDA) must be settled before packages that only ask for some torch
+        whole.insert(0, [next(line for line in text.splitlines() if line.startswith("torch=="))])
     pip = [str(_python()), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    # torch first: its build (CPU or CUDA) must be settled before packages that only ask for some torch
-    torch = next(line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
-    for what in ([torch], ["--requirement", str(LOCK)]):
-        subprocess.run([*pip, *what], check=True)
+    for what in whole:
+        # pip has the lock too: it may live on where this process is killed
+        subprocess.run([*pip, *what], check=True, pass_fds=() if guard is None else (guard,))
+    STAMPS[lock].write_text(_wanted(lock), encoding="utf-8")
 
 
 def _python() -> Path:
@@ -65,4 +115,4 @@ def _python() -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

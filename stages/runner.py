@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Callable
 
-from glm2core.errors import UserError
 from glm2core.params import Params, load_params
 from glm2core.process import prepare_process
+from glm2core.sentences import sentence_of
 
 INTERRUPTED = 130
 
@@ -15,8 +15,10 @@ def run_stage(name: str, stage: Callable[[Params], None]) -> int:
     try:
         prepare_process()
         stage(load_params())
-    except UserError as error:
-        print(f"\n{name}: {error}", file=sys.stderr)
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        print(f"\n{name}: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{name}: stopped; nothing half-done was kept. Run again to go on.", file=sys.stderr)

@@ -15,7 +15,8 @@ prepare_process()  # before a test module loads torch, as the stages and the com
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, default=0, help="of the fuzzers in tests/fuzz; another one, other inputs")
+    parser.addoption("--seed", type=int, default=0, help="of fuzzers and kills; another one, other inputs and moments")
+    parser.addoption("--kills", type=int, default=20, help="of each command in tests/faults (20)")
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,13 @@ def _no_leftover_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI")
     for name in (*ours, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def seed(pytestconfig: pytest.Config) -> int:
+    """Of what is drawn at random: --seed, 0 where it is not given."""
+    given: int = pytestconfig.getoption("--seed")
+    return given
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ BASE = {
     "parquet",
     "process",
     "report_tables",
+    "sentences",
 }
 # layer -> the layers it may import, itself apart
 ALLOWED = {

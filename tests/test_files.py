@@ -59,6 +59,20 @@ def test_after_an_error_the_old_content_stands(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.json"]
 
 
+def test_files_take_the_rights_of_the_umask_whatever_a_library_gave_them(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with atomic_path(tmp_path / "folder") as partial:
+            (partial / "inner").mkdir(parents=True)
+            for name, mode in (("weights", 0o600), ("script", 0o700), ("open", 0o666), ("inner/cache", 0o444)):
+                (partial / name).touch()
+                (partial / name).chmod(mode)
+    finally:
+        os.umask(old)
+    rights = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "folder").rglob("*")}
+    assert rights == {"inner": 0o755, "weights": 0o644, "script": 0o755, "open": 0o644, "cache": 0o644}
+
+
 KILLED_IN_THE_MIDDLE = """
     import os, signal
     from pathlib import Path

@@ -1,6 +1,7 @@
 """Values of a stopped run are found again; halves and those of another run are not."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,16 @@ def test_where_nothing_can_be_written_an_evaluation_goes_on(tmp_path: Path) -> N
     assert journal.memo("b", lambda: VALUES) == VALUES
     assert journal.memo("a", never) == VALUES
     assert len(said) == 1 and "can't be continued" in said[0]
+
+
+def test_values_lie_in_the_file_and_not_in_memory(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path / "journal", seed=1)
+    tracemalloc.start()
+    for number in range(200):
+        journal.add({number: "x" * (1 << 16)})
+    held, _ = tracemalloc.get_traced_memory()
+    again = open_journal(tmp_path / "journal", seed=1)
+    held_again = tracemalloc.get_traced_memory()[0] - held
+    tracemalloc.stop()
+    assert held < 1 << 20 and held_again < 1 << 20  # of 12 MiB
+    assert list(again.values) == list(range(200)) and again.values[199] == "x" * (1 << 16)

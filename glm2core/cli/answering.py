@@ -56,8 +56,9 @@ def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
     """
     chat_format = ChatFormat.load(arguments.model)
     device = choose_device(arguments.device, key="--device")
-    dtype = choose_dtype(arguments.dtype, device, parameters=network_parameters(arguments.model), notice=notice)
-    model = load_tuned(arguments.model, dtype=dtype, device=device, notice=notice)
+    parameters = network_parameters(arguments.model, arguments.base)
+    dtype = choose_dtype(arguments.dtype, device, parameters=parameters, notice=notice)
+    model = load_tuned(arguments.model, dtype=dtype, device=device, moved_base=arguments.base, notice=notice)
     chat_format.require_rows(model.config.padded_vocab_size, arguments.model)
     torch.manual_seed(arguments.seed)
     return Answerer(model, chat_format, Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p))

@@ -70,19 +70,22 @@ _CHATS = (
 
 
 def run(arguments: argparse.Namespace) -> None:
-    export(arguments.model, arguments.out, dtype=DTYPES.get(arguments.dtype))
+    export(arguments.model, arguments.out, dtype=DTYPES.get(arguments.dtype), moved_base=arguments.base)
     print(
         f"{arguments.out}: AutoTokenizer and AutoModelForCausalLM load it as it is. See docs/export.md for other tools."
     )
 
 
-def export(folder: Path, out: Path, *, dtype: torch.dtype | None = None, notice: Notice = print) -> None:
+def export(
+    folder: Path, out: Path, *, dtype: torch.dtype | None = None, moved_base: Path | None = None, notice: Notice = print
+) -> None:
     """Write `folder`'s model to `out`, whole or not at all.
 
     Args:
         folder: full weights, released or tuned, or an adapter (merged onto its base in full precision).
         out: a folder that does not exist yet.
         dtype: of the exported weights; None = as the weights are stored.
+        moved_base: where an adapter's base lies now; None = where it lay.
 
     Raises:
         UserError: `out` exists, the folder holds no model, a P-tuning prefix, or a check fails.
@@ -91,7 +94,7 @@ def export(folder: Path, out: Path, *, dtype: torch.dtype | None = None, notice:
         raise UserError(f"{out} exists already. Remove it, or name another folder.")
     chat_format = ChatFormat.load(folder)
     _refuse_prefix(folder)
-    network = _merged(folder, dtype or stored_dtype(folder), notice)
+    network = _merged(folder, dtype or stored_dtype(folder, moved_base), moved_base, notice)
     chat_format.require_rows(network.config.padded_vocab_size, folder)
     with atomic_path(out) as partial:
         partial.mkdir()
@@ -131,9 +134,9 @@ def _refuse_prefix(folder: Path) -> None:
         )
 
 
-def _merged(folder: Path, dtype: torch.dtype, notice: Notice) -> ChatGLM2ForCausalLM:
+def _merged(folder: Path, dtype: torch.dtype, moved_base: Path | None, notice: Notice) -> ChatGLM2ForCausalLM:
     """The network in `dtype` with its adapter added, never onto quantized weights, which would round it away."""
-    model = load_tuned(folder, dtype=dtype, quantized=False, notice=notice)
+    model = load_tuned(folder, dtype=dtype, quantized=False, moved_base=moved_base, notice=notice)
     if not isinstance(model, PeftModel):
         return cast(ChatGLM2ForCausalLM, model)
     notice(f"merging the adapter into its base in {str(dtype).removeprefix('torch.')}")

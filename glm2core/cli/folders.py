@@ -11,13 +11,13 @@ from glm2core.params.model_files import read_config_file
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
+def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
     """The dtype in which a folder's weights (an adapter's base) are stored.
 
     Raises:
         UserError: a config.json or weights that can't be read.
     """
-    folder = base_folder(folder) or folder
+    folder = base_folder(folder, moved_base) or folder
     config = read_config_file(folder)
     named = None if config is None else config.dtype or config.torch_dtype
     if named in DTYPES:

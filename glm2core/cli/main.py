@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from glm2core.console import quiet_libraries
-from glm2core.errors import UserError
 from glm2core.process import prepare_process
+from glm2core.sentences import sentence_of
 
 _INTERRUPTED = 130
 
@@ -21,8 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         prepare_process()
         import_module(f"glm2core.cli.{parsed.command}").run(parsed)
-    except UserError as error:
-        print(f"{parsed.command}: {error}", file=sys.stderr)
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        print(f"{parsed.command}: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{parsed.command}: stopped", file=sys.stderr)
@@ -59,6 +61,7 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "Lines from a pipe are answered one by one.",
     )
     chat.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    _add_base(chat)
     chat.add_argument("--system", help="a system text in front of the first round")
     _add_generation(chat, max_new_tokens=1024)
 
@@ -75,6 +78,7 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict.add_argument(
         "file", type=Path, metavar="FILE", help="rows with questions; answers in them are not looked at"
     )
+    _add_base(predict)
     predict.add_argument(
         "-o", "--output", type=Path, help="JSON lines to write (default: FILE.answers.jsonl beside FILE)"
     )
@@ -108,6 +112,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     export.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     export.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
+    _add_base(export)
     export.add_argument(
         "--dtype",
         choices=["auto", "float32", "float16", "bfloat16"],
@@ -125,6 +130,7 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
+    _add_base(retrieval)
     retrieval.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
     retrieval.add_argument(
         "--lengths", type=_count, nargs="*", help="context lengths in tokens, in place of the params file's; none = []"
@@ -201,6 +207,12 @@ def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     show.add_argument("file", type=Path, metavar="FILE", help="a parquet file of data/tokenized")
     show.add_argument("--row", type=int, required=True, metavar="N", help="its number, from 0")
     show.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="holds tokenizer.model (tokenizer/ beside FILE)")
+
+
+def _add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", type=Path, help="where an adapter's base lies now, if it was moved; it must be the same weights"
+    )
 
 
 def _add_params_file(parser: argparse.ArgumentParser) -> None:

@@ -6,13 +6,15 @@ of their numbers.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 
 from glm2core.cli.answering import load_answerer
 from glm2core.console import closing_table, progress_bar
@@ -47,21 +49,49 @@ def run(arguments: argparse.Namespace) -> None:
     ChatFormat.load(arguments.model)  # a wrong folder is told before anything is hashed
     made_with = {name: getattr(arguments, name) for name in _SETTINGS}
     made_with |= {"model": sha256_folder(arguments.model), "file": sha256_file(path)}
-    journal = open_journal(out, made_with, restart=arguments.restart)
-    if journal.values:
-        _note(f"going on: {len(journal.values):,} of {questions.total:,} rows are answered")
-    answerer = load_answerer(arguments, _note)
-    with progress_bar("predict", questions.total) as (bar, task):
-        bar.update(task, completed=len(journal.values))
-        answer_rows(
-            answerer,
-            questions,
-            journal,
-            batch_size=arguments.batch_size,
-            seed=arguments.seed,
-            progress=lambda rows: bar.advance(task, rows),
-        )
-    _close(journal, out)
+    with _locked(out):
+        journal = open_journal(out, made_with, restart=arguments.restart)
+        if journal.values:
+            _note(f"going on: {len(journal.values):,} of {questions.total:,} rows are answered")
+        answerer = load_answerer(arguments, _note)
+        with progress_bar("predict", questions.total) as (bar, task):
+            bar.update(task, completed=len(journal.values))
+            answer_rows(
+                answerer,
+                questions,
+                journal,
+                batch_size=arguments.batch_size,
+                seed=arguments.seed,
+                progress=lambda rows: bar.advance(task, rows),
+            )
+        _close(journal, out)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold an output for this process; a lock that a killed one has left is nobody's.
+
+    Raises:
+        UserError: another process answers into it, or its folder can't be written.
+    """
+    file = out.with_name(f"{out.name}.lock")
+    lock = FileLock(file)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another predict is writing {out} (it holds {file}). Wait until it ends, or name another file with "
+            "--output."
+        ) from None
+    except OSError as error:
+        raise _not_written(file, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()  # while it is held: who opens it from now on makes another
+        lock.release()
 
 
 def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False) -> Journal:
@@ -82,10 +112,7 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
         partial.unlink(missing_ok=True)
 
     def failed(error: OSError) -> None:
-        raise UserError(
-            f"could not write {partial}: {error.strerror or error}. Free space or mend the rights of "
-            f"{partial.parent}, and give the same command again: it goes on from the last whole line."
-        ) from error
+        raise _not_written(partial, error) from error
 
     journal = Journal(partial, made_with, failed)
     if (names := journal.differences) is not None:
@@ -96,6 +123,13 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
         )
     journal.add({})  # a folder that can't be written is told before a model is loaded
     return journal
+
+
+def _not_written(file: Path, error: OSError) -> UserError:
+    return UserError(
+        f"could not write {file}: {error.strerror or error}. Free space or mend the rights of {file.parent}, and give "
+        "the same command again: it goes on from the last whole line."
+    )
 
 
 @dataclass(frozen=True)
@@ -193,20 +227,24 @@ def _line(questions: Questions, record: Record, **fields: Any) -> Line:
 
 
 def _close(journal: Journal, out: Path) -> None:
-    lines = [line for _, line in sorted(journal.values.items())]
-    answered = [line for line in lines if "answer" in line]
-    problems = [line for line in lines if "problem" in line]
-    if not answered:
-        journal.remove()
-        raise UserError(f"no row could be answered; the first one: {problems[0]['problem']}. {out} was not written.")
+    """Write the lines in the order of their numbers, one in memory at a time."""
+    answered = cut = 0
+    problem = None
     with atomic_path(out) as path:
-        path.write_bytes(b"".join(map(json_line, lines)))
+        with path.open("wb") as file:
+            for number in sorted(journal.values):
+                line = journal.values[number]
+                file.write(json_line(line))
+                answered += "answer" in line
+                cut += not line.get("finished", True)
+                problem = problem or line.get("problem")
+        if not answered:
+            journal.remove()
+            raise UserError(f"no row could be answered; the first one: {problem}. {out} was not written.")
+    rows: dict[str, object] = {"answered": answered, "cut at --max-new-tokens": cut}
+    rows["not answered"] = len(journal.values) - answered
     journal.remove()
-    rows: dict[str, object] = {
-        "answered": len(answered),
-        "cut at --max-new-tokens": sum(not line["finished"] for line in answered),
-    }
-    closing_table("predict", rows | {"not answered": len(problems)}, {"answers, one a line": out})
+    closing_table("predict", rows, {"answers, one a line": out})
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

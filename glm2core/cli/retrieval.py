@@ -53,9 +53,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{number:,} questions as RULER's files: {arguments.out}")
         return
     set_threads(params.threads)
-    dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model))
+    dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model, arguments.base))
     if arguments.rope_type is None:
-        model = cast(PreTrainedModel, load_tuned(arguments.model, dtype=dtype, device=device))
+        tuned = load_tuned(arguments.model, dtype=dtype, device=device, moved_base=arguments.base)
+        model = cast(PreTrainedModel, tuned)
     else:
         rope = RopeScaling(arguments.rope_type, arguments.rope_factor)
         model = load_model(arguments.model, dtype=dtype, device=device, rope=rope)

@@ -66,6 +66,6 @@ def _read(file: Path, number: int, folder: Path | None) -> ShownRow:
             "would mean other words. Name the folder of its own with --tokenizer."
         )
     builder = PairBuilder(tokenizer, info.template, info.pair_format)
-    row = rows_at(file, [number])[0]
+    row = rows_at(file, "tokenize", [number])[0]
     wholes = whole_rows(file.parent.parent / "converted" / file.name, [row], builder)
     return shown_row(str(file), number, row, tokenizer, wholes.get(row["id"]))

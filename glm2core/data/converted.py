@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from glm2core.conversation import SPLITS, Conversation, Message
 from glm2core.errors import UserError
 from glm2core.params import Source
-from glm2core.parquet import parquet_writer
+from glm2core.parquet import damage_told, open_parquet, parquet_writer
 
 SCHEMA = pa.schema(
     [
@@ -148,23 +148,25 @@ class ConvertedBatch:
 
 def count_rows(path: Path) -> int:
     """Rows of a parquet file, from its footer."""
-    return int(pq.read_metadata(path).num_rows)
+    with open_parquet(path, "convert") as file:
+        return int(file.metadata.num_rows)
 
 
 def read_converted(path: Path) -> Iterator[ConvertedBatch]:
     """Read a converted file row group by row group: at most 8,192 rows at once.
 
     Raises:
-        UserError: the file is missing or not one of the convert stage's.
+        UserError: the file is missing, damaged, or not one of the convert stage's.
     """
     if not path.exists():
         raise UserError(f"{path} is missing. Run the convert stage first: dvc repro convert.")
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path, "convert") as file:
         if file.schema_arrow.names != SCHEMA.names:
             raise UserError(f"{path} was not written by this version's convert stage. Run dvc repro convert.")
         for group in range(file.num_row_groups):
-            for batch in file.read_row_group(group).to_batches():
-                yield ConvertedBatch(batch)
+            with damage_told(path, "convert"):
+                batches = [ConvertedBatch(batch) for batch in file.read_row_group(group).to_batches()]
+            yield from batches
 
 
 def read_conversations(path: Path) -> Iterator[dict[str, Any]]:

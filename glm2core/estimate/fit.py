@@ -12,6 +12,7 @@ import torch
 
 from glm2core.console import Notice
 from glm2core.errors import UserError
+from glm2core.estimate.limits import left_to_container, left_to_process
 from glm2core.estimate.memory import GIB, Workload, training_disk, training_memory
 from glm2core.params import FIT, TrainParams
 
@@ -19,7 +20,6 @@ Change = dict[str, Any]
 
 # Of what is free, for what the estimate does not know.
 _MARGIN = 0.1
-_CGROUP = Path("/sys/fs/cgroup")
 _PARTS = ("weights", "gradients", "optimizer", "activations")
 _LOW: Change = {
     "method": "full",
@@ -97,17 +97,19 @@ def with_recomputation(params: TrainParams, workload: Workload, free: float, not
 
 
 def available_memory(device: torch.device) -> float:
-    """Bytes that this process may come to hold: free ones and its own; a container's limit counts.
+    """Bytes that this process may come to hold: free ones and its own; a container's and the shell's limits count.
 
     Of several processes on one machine (torchrun) each has its share.
     """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free: float = psutil.virtual_memory().available
-    limit = _container_limit()
-    if limit is not None:
-        free = min(free, limit)
-    return free / int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + psutil.Process().memory_info().rss
+    if (left := left_to_container()) is not None:
+        free = min(free, left)
+    free /= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if (left := left_to_process()) is not None:
+        free = min(free, left)
+    return free + psutil.Process().memory_info().rss
 
 
 def in_gib(size: float) -> str:
@@ -147,13 +149,3 @@ def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
 def _need(workload: Workload, params: TrainParams, change: Change) -> float:
     dtype = torch.bfloat16 if change.get("dtype") == "bfloat16" else workload.dtype
     return training_memory(replace(workload, dtype=dtype), params.model_copy(update=change)).total
-
-
-def _container_limit() -> float | None:
-    """What a cgroup v2 limit leaves, page cache not counted as used; None = no limit."""
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())["anon"]
-    except (OSError, KeyError, ValueError):
-        return None
-    return None if limit == "max" else float(int(limit) - int(used))

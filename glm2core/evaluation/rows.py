@@ -7,6 +7,7 @@ import polars as pl
 
 from glm2core.conversation import Conversation
 from glm2core.errors import UserError
+from glm2core.parquet import require_whole
 
 _CHINESE_SHARE = 0.2  # of the letters; a Chinese text may hold much Latin, a Latin one hardly any Chinese
 
@@ -19,11 +20,12 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
         where most are Latin, else `other`.
 
     Raises:
-        UserError: a row is missing.
+        UserError: the file is damaged, or a row is missing.
     """
     wanted = pl.LazyFrame({"id": ids}, schema={"id": pl.String})
     found = pl.LazyFrame(schema={"id": pl.String})
     if converted.exists():
+        require_whole(converted, "convert")
         found = pl.scan_parquet(converted, glob=False).select("id", "source", kind=_kind(), language=_language())
     if missing := wanted.join(found, on="id", how="anti").collect().height:
         raise UserError(

@@ -148,6 +148,11 @@ class Evaluation:
                 f"the held-out loss is {loss.total}: the network computes no finite numbers in {self.model.dtype}. "
                 "Set evaluate.dtype to float32, or lower train.learning_rate and train again."
             )
+        if not math.isfinite(loss.perplexity):
+            raise UserError(
+                f"the held-out loss is {loss.mean:,.0f} a token: training has diverged. Lower train.learning_rate and "
+                "train again."
+            )
         length = max(self.params.retrieval.lengths, default=self.params.prefill_chunk)
         report_positions(loss_by_position(self.model, self.dataset, losses, length, self.params.batch_tokens), folder)
         return {"test_loss": loss.mean, "test_perplexity": loss.perplexity, "test_tokens": loss.tokens}

@@ -6,9 +6,13 @@ scores 0 and stops nothing.
 
 import logging
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jieba
 import sacrebleu
+from platformdirs import user_cache_path
 from rouge_chinese import Rouge
 from sacrebleu.metrics import BLEU
 
@@ -53,5 +57,24 @@ def rouge(answer: str, reference: str) -> dict[str, float]:
 
 def words(text: str) -> str:
     """The text's words with a space between each; white space is no word."""
+    return " ".join(word for word in _cutter().cut(text) if not word.isspace())
+
+
+@cache
+def _cutter() -> jieba.Tokenizer:
+    """jieba with a cache of the user's own: what lies in the shared temporary folder could be anybody's."""
     jieba.setLogLevel(logging.WARNING)
-    return " ".join(word for word in jieba.cut(text) if not word.isspace())
+    cutter = jieba.Tokenizer()
+    with TemporaryDirectory() as private:
+        cutter.tmp_dir = str(_own_folder() or private)
+        cutter.initialize()
+    return cutter
+
+
+def _own_folder() -> Path | None:
+    try:
+        folder = user_cache_path("glm2core", ensure_exists=True)
+        folder.chmod(0o700)
+    except OSError:  # a home that can't be written, or another's
+        return None
+    return folder

@@ -114,21 +114,24 @@ def load_tuned(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     quantized: bool = True,
+    moved_base: Path | None = None,
     notice: Notice = print,
 ) -> PreTrainedModel | PeftModel:
     """The network in a tuned folder, in eval mode: full weights, or an adapter on its base.
 
     Args:
         folder: `models/tuned`, or any folder that `load_model` reads.
+        moved_base: where an adapter's base lies now; None = where it lay. It must be the same base.
         quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
 
     Raises:
         UserError: the base is missing, or isn't the one the adapter was trained on; tensors that don't fit.
     """
     if not is_adapter(folder):
+        _refuse_moved_base(folder, moved_base)
         return load_model(folder, dtype=dtype, device=device, notice=notice)
     adapter, reference = read_adapter(folder), read_reference(folder)
-    base = _place(folder, reference)
+    base = moved_base or _place(folder, reference)
     _require_same_base(folder, base, reference)
     model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
     weights = adapter_weights(folder, adapter, model, model.config)
@@ -141,13 +144,16 @@ def load_tuned(
     return adapted.eval()
 
 
-def base_folder(folder: Path) -> Path | None:
+def base_folder(folder: Path, moved_base: Path | None = None) -> Path | None:
     """Where the base of an adapter's folder lies; None for full weights.
 
     Raises:
         UserError: it is an adapter without `base.json`.
     """
-    return _place(folder, read_reference(folder)) if is_adapter(folder) else None
+    if not is_adapter(folder):
+        _refuse_moved_base(folder, moved_base)
+        return None
+    return moved_base or _place(folder, read_reference(folder))
 
 
 def is_base_inside(folder: Path) -> bool:
@@ -161,7 +167,7 @@ def is_base_inside(folder: Path) -> bool:
     return is_adapter(folder) and read_adapter(folder).method == "lora" and read_reference(folder).rope is None
 
 
-def network_parameters(folder: Path) -> int:
+def network_parameters(folder: Path, moved_base: Path | None = None) -> int:
     """Numbers in the network that `load_tuned` would load from a folder; an adapter's own, a few, are not counted.
 
     Raises:
@@ -169,9 +175,11 @@ def network_parameters(folder: Path) -> int:
     """
     if is_adapter(folder):
         reference = read_reference(folder)
-        base = _place(folder, reference)
+        base = moved_base or _place(folder, reference)
         _require_base(folder, base, reference)
         folder = base
+    else:
+        _refuse_moved_base(folder, moved_base)
     return parameter_count(read_config(folder, family="chatglm2", notice=lambda sentence: None))
 
 
@@ -213,11 +221,17 @@ def _place(folder: Path, reference: BaseReference) -> Path:
     return place
 
 
+def _refuse_moved_base(folder: Path, moved_base: Path | None) -> None:
+    if moved_base is not None:
+        raise UserError(f"--base names the base of an adapter, and {folder} holds full weights. Leave --base out.")
+
+
 def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:
     if not base.is_dir():
         raise UserError(
-            f"{folder} is an adapter on {printable(str(reference.path))}, and {printable(str(base))} does not exist. "
-            "Put the base weights there, or run the pipeline again."
+            f"{folder} is an adapter on {printable(str(reference.path or _OWN_BASE))}, and {printable(str(base))} does "
+            "not exist. Put the base weights there, name the folder that holds them with --base, or run the pipeline "
+            "again."
         )
 
 

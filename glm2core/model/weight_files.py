@@ -68,8 +68,8 @@ def require_finite(weights: dict[str, Tensor], place: Path) -> None:
     if broken:
         raise UserError(
             f"{place}: the weights hold NaN or infinity, so every answer would be noise: {shown_names(broken[:3])}"
-            f"{f' and {len(broken) - 3:,} more' if len(broken) > 3 else ''}. Take an earlier checkpoint, or tune again "
-            "with a lower train.learning_rate."
+            f"{f' and {len(broken) - 3:,} more' if len(broken) > 3 else ''}. Take an earlier checkpoint, or lower "
+            "train.learning_rate and tune again."
         )
 
 

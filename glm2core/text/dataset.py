@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from glm2core.errors import UserError
 from glm2core.labels import IGNORED
-from glm2core.parquet import parquet_writer
+from glm2core.parquet import damage_told, open_parquet, parquet_writer
 from glm2core.text.pairs import PairBatch
 
 _INT_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -119,15 +119,11 @@ class TokenizedDataset:
             tokenizer_hash: SHA-256 of the tokenizer.model that the file must have been made with.
 
         Raises:
-            UserError: the file is missing, is none of the tokenize stage's, or was made with another tokenizer.
+            UserError: the file is missing, damaged, none of the tokenize stage's, or made with another tokenizer.
         """
         if not path.exists():
             raise UserError(f"{path} is missing. Run the tokenize stage first: dvc repro tokenize.")
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowException as error:
-            raise UserError(f"{path} is a damaged parquet file ({error}). Run dvc repro tokenize.") from None
-        with file:
+        with open_parquet(path, "tokenize") as file, damage_told(path, "tokenize"):
             info = read_info(file, path)
             if tokenizer_hash is not None and tokenizer_hash != info.tokenizer_sha256:
                 raise UserError(
@@ -138,6 +134,7 @@ class TokenizedDataset:
             for name in ("input_ids", "labels", "segments"):
                 flat[name], offsets[name] = _flatten(file.read([name]).column(name))
             named = file.read(["id", "source"])
+            _require_all(file, len(named), offsets)
             weights = np.ones(len(named))
             if _WEIGHT.name in file.schema_arrow.names:
                 weights = file.read([_WEIGHT.name]).column(0).fill_null(1).to_numpy().astype(np.float64)
@@ -225,6 +222,17 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))])
     return np.concatenate([np.zeros(0, np.int32), *values]), offsets.astype(np.int64)
+
+
+def _require_all(file: pq.ParquetFile, rows: int, offsets: dict[str, np.ndarray]) -> None:
+    """Lists that are as many and as long as the footer says: no checksum covers the counts in a page's header."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    leaves = [group.column(number) for group in groups for number in range(group.num_columns)]
+    for name, ends in offsets.items():
+        counted = sum(leaf.num_values for leaf in leaves if leaf.path_in_schema.startswith(f"{name}."))
+        empty = int((np.diff(ends) == 0).sum())  # one has a place in the file, and no value
+        if len(ends) != rows + 1 or ends[-1] + empty != counted:
+            raise pa.ArrowInvalid(f"{name} lacks values")
 
 
 def read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:

@@ -131,7 +131,7 @@ def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, build
         of_cuts = scanned.explode("cuts").drop_nulls("cuts").group_by("cuts", maintain_order=True).agg(first)
         numbers = pl.concat([of_sources, of_cuts.select("number").explode("number")]).collect()["number"]
         places = list(dict.fromkeys(numbers.drop_nulls().to_list()))
-        rows = rows_at(file, places, _COLUMNS)
+        rows = rows_at(file, "tokenize", places, _COLUMNS)
         wholes = whole_rows(converted / file.name, rows, builder)
         for number, row in zip(places, rows, strict=True):
             yield shown_row(split, number, row, tokenizer, wholes.get(row["id"]))
@@ -145,7 +145,7 @@ def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBui
     found = pl.scan_parquet(converted, glob=False).select("id").with_row_index("number")
     places = found.filter(pl.col("id").is_in(list(cut))).collect()["number"].to_list()
     wholes = {}
-    for row in rows_at(converted, places, ("id", "messages", "question_chars", "loss_on")):
+    for row in rows_at(converted, "convert", places, ("id", "messages", "question_chars", "loss_on")):
         loss_on = row["loss_on"] or _loss_on(cut[row["id"]]["labels"])
         limits = Limits(_NO_LIMIT, _NO_LIMIT, loss_on)
         pairs = builder.build([Conversation(row["messages"], row["question_chars"])], [limits])

@@ -8,11 +8,12 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from glm2core.errors import UserError
+from glm2core.errors import UserError, masked
 from glm2core.files import project_root
 from glm2core.params import Params
+from glm2core.tracking.address import is_sqlite, store_uri
 from glm2core.tracking.lineage import MODEL, Lineage, current_lineage, restore_command, stage_figures
-from glm2core.tracking.store import is_sqlite, locked_client, metric_name, store_uri
+from glm2core.tracking.store import locked_client, metric_name
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -70,11 +71,11 @@ def promote(name: str, params: Params) -> Promotion:
     from mlflow.exceptions import MlflowException
 
     try:
-        with locked_client(project_root()) as client:
+        with locked_client(project_root(), store_uri(project_root())) as client:
             return _register(client, name, params.tracking.experiment, lineage)
     except (MlflowException, sqlite3.Error, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"MLflow's store at {store_uri(project_root())} could not be used: {reason}") from error
+        raise UserError(f"MLflow's store at {masked(store_uri(project_root()))} could not be used: {reason}") from error
 
 
 def _register(client: "MlflowClient", name: str, experiment: str, lineage: Lineage) -> Promotion:
@@ -101,7 +102,7 @@ def _run_of(client: "MlflowClient", experiment: str, stage: str) -> "Run":
         if figures.items() <= run.data.metrics.items():
             return run
     raise UserError(
-        f"no run in MLflow's experiment {experiment} at {client.tracking_uri} has the figures of "
+        f"no run in MLflow's experiment {experiment} at {masked(client.tracking_uri)} has the figures of "
         f"metrics/{stage}.json: it was deleted, or made on another machine or in another store. "
         f"Set MLFLOW_TRACKING_URI to that store, or run `dvc repro -f {stage}` here."
     )

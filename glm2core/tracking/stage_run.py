@@ -9,14 +9,18 @@ shows it. Tracking never makes a good run fail: what can't be recorded is said o
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from glm2core.errors import masked
+from glm2core.files import project_root
 from glm2core.params import Params
+from glm2core.tracking.address import is_sqlite, store_uri
 from glm2core.tracking.execution import current_execution
-from glm2core.tracking.store import Recorder, open_recorder
+from glm2core.tracking.store import Point, import_client, open_own_recorder, open_recorder
+from glm2core.tracking.writers import Action, DirectWriter, ServerWriter, Writer
 
 __all__ = ["StageRun", "stage_run"]
 
@@ -24,19 +28,15 @@ _SHARE_OF_TIME = 0.02  # that may go to writing points
 # A locked store holds a writer up for 20 s (MLflow's busy timeout), so failed writes are retried rarely.
 _SECONDS_AFTER_FAILURE = 120.0
 
-Point = tuple[str, float, int, int]  # name, value, milliseconds since the epoch, step
-
 
 class StageRun:
-    """What a stage tells MLflow. Without a recorder (store not usable, not rank 0) every call does nothing."""
+    """What a stage tells MLflow. Without a writer (store not usable, not rank 0) every call does nothing."""
 
-    def __init__(self, stage: str, recorder: Recorder | None) -> None:
-        self._stage = stage
-        self._recorder = recorder
+    def __init__(self, writer: Writer | None) -> None:
+        self._writer = writer
         self._points: list[Point] = []
         self._last_step = 0
         self._next_write = 0.0
-        self._warned = False
 
     def report(self, metrics: Mapping[str, float], step: int) -> None:
         """Add points to the stage's curves.
@@ -44,7 +44,7 @@ class StageRun:
         Cheap: points are gathered, and writing them takes at most 2% of the time. A kill loses those
         of the last moment.
         """
-        if self._recorder is None:
+        if self._writer is None:
             return
         now = int(time.time() * 1000)
         self._points += [(name, value, now, step) for name, value in _numbers(metrics).items()]
@@ -59,46 +59,40 @@ class StageRun:
         row gets `<stage>/name`. What isn't a number is left out.
         """
         figures = _numbers(metrics)
-        self._attempt(lambda recorder: recorder.headline(figures, self._last_step))
+        self._do(lambda recorder: recorder.headline(figures, self._last_step))
 
     def settled(self, values: Mapping[str, Any]) -> None:
         """Record what each `auto` in params became, as params of the stage's run and of the row."""
-        self._attempt(lambda recorder: recorder.settled(values))
+        self._do(lambda recorder: recorder.settled(values))
 
     def artifact(self, path: Path) -> None:
         """Keep a copy of a file, or of a folder under its name, with the stage's run."""
-        self._attempt(lambda recorder: recorder.artifact(path))
+        self._do(lambda recorder: recorder.artifact(path))
 
     def dataset(self, path: Path, context: str) -> None:
         """Name a file as the run's input: digest of its bytes, row count, path; `context` is e.g. training."""
-        self._attempt(lambda recorder: recorder.dataset(path, context))
+        self._do(lambda recorder: recorder.dataset(path, context))
 
     def tag(self, name: str, value: object) -> None:
         """Tag the stage's run with `name`, and the parent row with `<stage>.name`."""
-        self._attempt(lambda recorder: recorder.tag(name, str(value)))
+        self._do(lambda recorder: recorder.tag(name, str(value)))
 
     def _write_points(self) -> None:
         points, started = self._points, time.monotonic()
-        if points and self._attempt(lambda recorder: recorder.points(points)):
+        if points and self._writer and self._writer.points(points):
             self._points = []
         now = time.monotonic()
         self._next_write = now + (_SECONDS_AFTER_FAILURE if self._points else (now - started) / _SHARE_OF_TIME)
 
     def _close(self, status: str) -> None:
         self._write_points()
-        self._attempt(lambda recorder: recorder.close(status))
+        self._do(lambda recorder: recorder.close(status))
+        if self._writer:
+            self._writer.finish()
 
-    def _attempt(self, action: Callable[[Recorder], None]) -> bool:
-        if self._recorder is None:
-            return False
-        try:
-            action(self._recorder)
-        except Exception as error:  # whatever MLflow, its database or the disk has: the stage's work goes first
-            if not self._warned:
-                _warn(self._stage, error)
-            self._warned = True
-            return False
-        return True
+    def _do(self, action: Action) -> None:
+        if self._writer:
+            self._writer.do(action)
 
 
 @contextmanager
@@ -107,9 +101,7 @@ def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
 
     An exception ends the run FAILED, Ctrl-C KILLED; both go on to the caller.
     """
-    run = StageRun(stage, _open(stage, params))
-    run._attempt(Recorder.complete_row)
-    run._attempt(Recorder.watch_system)
+    run = StageRun(_open(stage, params))
     try:
         yield run
     except (KeyboardInterrupt, GeneratorExit):
@@ -121,23 +113,56 @@ def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
     run._close("FINISHED")
 
 
-def _open(stage: str, params: Params) -> Recorder | None:
+def _open(stage: str, params: Params) -> Writer | None:
     if os.environ.get("RANK", "0") != "0":  # torchrun's other processes
         return None
+    words = _Words(stage)
     try:
-        return open_recorder(stage, params, current_execution(params))
+        uri, execution = store_uri(project_root()), current_execution(params)
+        if is_sqlite(uri):
+            return DirectWriter(open_recorder(stage, params, execution, uri), words.incomplete)
+        import_client()  # before there is a thread that would do it
+        return ServerWriter(
+            lambda: open_recorder(stage, params, execution, uri),
+            lambda: open_own_recorder(stage, params, execution),
+            say=words.incomplete,
+            say_gone=words.server_gone,
+        )
     except Exception as error:
-        _warn(stage, error)
+        words.incomplete(error)
         return None
 
 
-def _warn(stage: str, error: Exception) -> None:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    print(
-        f"{stage}: MLflow could not record everything ({reason[0][:200]}); the work goes on, "
-        f"and metrics/{stage}.json will hold the figures.",
-        file=sys.stderr,
-    )
+class _Words:
+    """What a person is told of tracking, each once in a stage."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._said: set[str] = set()
+
+    def incomplete(self, error: Exception) -> None:
+        self._say(
+            "incomplete",
+            f"MLflow could not record everything ({_reason(error)}); the work goes on, "
+            f"and metrics/{self._stage}.json will hold the figures.",
+        )
+
+    def server_gone(self, error: Exception) -> None:
+        self._say(
+            "server gone",
+            f"MLflow's server {masked(store_uri(project_root()))} does not answer ({_reason(error)}). The rest of this "
+            "stage is recorded in the project's own mlflow.db, under the same name.",
+        )
+
+    def _say(self, kind: str, sentence: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            print(f"{self._stage}: {sentence}", file=sys.stderr)
+
+
+def _reason(error: Exception) -> str:
+    lines = masked(str(error)).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

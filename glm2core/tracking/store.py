@@ -6,14 +6,16 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from glm2core.errors import masked
 from glm2core.files import project_root, sha256_file
 from glm2core.params import PARAMS_FILE, Params
+from glm2core.tracking.address import is_sqlite, limit_requests, own_uri, sqlite_file, store_uri
 from glm2core.tracking.execution import (
     LOCK_FILE,
     PIPELINE_FILE,
@@ -24,17 +26,17 @@ from glm2core.tracking.execution import (
     stages_before,
     this_process,
 )
+from glm2core.tracking.system_watch import Point, SystemWatch
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
     from mlflow.tracking import MlflowClient
 
-_SQLITE = "sqlite:///"
 _LOCK_SECONDS = 60
 _BUSY_SECONDS = 20
 _METRICS_A_WRITE = 1000  # MLflow's limit
 _DIGEST_CHARACTERS = 36  # MLflow's limit
+_A_SYSTEM_METRIC = "system/cpu_utilization_percentage"
 
 
 class Recorder:
@@ -46,14 +48,18 @@ class Recorder:
         self._stage = stage
         self._parent = parent
         self._child = child
-        self._monitor: SystemMetricsMonitor | None = None
+        self._watch: SystemWatch | None = None
 
-    def watch_system(self) -> None:
-        """Start a thread that records memory, CPU and GPU use every 10 seconds."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    def watch_system(self, record: Callable[[list[Point]], object]) -> None:
+        """Start a thread that gives `record` memory, CPU and GPU use every 10 seconds."""
+        before = self._client.get_metric_history(self._child, _A_SYSTEM_METRIC)
+        first = max((point.step + 1 for point in before), default=0)
+        self._watch = SystemWatch(record, first, self._client.tracking_uri)
 
-        self._monitor = SystemMetricsMonitor(self._child, resume_logging=True, tracking_uri=self._client.tracking_uri)
-        self._monitor.start()
+    def stop_watching(self) -> None:
+        """End that thread; returns at once."""
+        if self._watch:
+            self._watch.stop()
 
     def complete_row(self) -> None:
         """Give the row what reproduces it, and the figures of stages that DVC did not need to run."""
@@ -62,7 +68,7 @@ class Recorder:
                 self._client.log_artifact(self._parent, str(file))
         self._book.link_cached(self._stage, self._parent)
 
-    def points(self, points: list[tuple[str, float, int, int]]) -> None:
+    def points(self, points: list[Point]) -> None:
         """Write (name, value, milliseconds, step) to the child's curves."""
         self._log_metrics(self._child, points)
 
@@ -103,12 +109,11 @@ class Recorder:
 
     def close(self, status: str) -> None:
         """End the child with `status`, and the row too: the next stage, if there is one, opens it again."""
-        if self._monitor:
-            self._monitor.finish()
+        self.stop_watching()
         for run in (self._child, self._parent):
             self._client.set_terminated(run, status)
 
-    def _log_metrics(self, run: str, points: list[tuple[str, float, int, int]]) -> None:
+    def _log_metrics(self, run: str, points: list[Point]) -> None:
         from mlflow.entities import Metric
 
         metrics = [Metric(metric_name(name), value, when, step) for name, value, when, step in points]
@@ -116,14 +121,14 @@ class Recorder:
             self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_WRITE])
 
 
-def open_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
-    """Find or create the execution's row and the stage's run in the store, and mark both as running.
+def open_recorder(stage: str, params: Params, execution: Execution, uri: str) -> Recorder:
+    """Find or create the execution's row and the stage's run in a store, and mark both as running.
 
     Raises:
         Exception: of MLflow, its database, the lock (held for a minute) or the disk.
     """
     root = project_root()
-    with locked_client(root) as client:
+    with locked_client(root, uri) as client:
         book = _Book(client, _experiment_id(client, params.tracking.experiment, root))
         book.close_abandoned()
         parent = book.parent(execution, flat_params(params))
@@ -131,27 +136,37 @@ def open_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
     return Recorder(client, book, stage, parent, child)
 
 
+def open_own_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
+    """The recorder of the project's own store, where the server has failed: both runs name that server."""
+    root = project_root()
+    recorder = open_recorder(stage, params, execution, own_uri(root))
+    recorder.tag("tracking_server_failed", masked(store_uri(root)))
+    return recorder
+
+
+def server_is_gone(error: Exception) -> bool:
+    """Whether an error means that a tracking server does not answer, or not as one; else it refused one word."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() >= 500
+    response = getattr(error, "response", None)  # of the requests library, whose errors are OSErrors
+    if response is not None:
+        return bool(response.status_code >= 500)
+    return isinstance(error, OSError) and error.filename is None
+
+
 @contextlib.contextmanager
-def locked_client(root: Path) -> "Iterator[MlflowClient]":
-    """A client of the store, with the store's lock held in the body.
+def locked_client(root: Path, uri: str) -> "Iterator[MlflowClient]":
+    """A client of a store, with the store's lock held in the body.
 
     MLflow migrates the schema when a client is built: two processes on a fresh file would both fail.
     """
-    client_class = _import_client()
-    uri = store_uri(root)
-    with FileLock(root / "mlflow.db.lock", timeout=_LOCK_SECONDS):
+    client_class = import_client()
+    kind = "lock" if is_sqlite(uri) else "server.lock"  # one that hangs must not keep the project's own store
+    with FileLock(root / f"mlflow.db.{kind}", timeout=_LOCK_SECONDS):
         _probe(uri)
         yield client_class(tracking_uri=uri)
-
-
-def store_uri(root: Path) -> str:
-    """The user's MLFLOW_TRACKING_URI, else the file that plain `mlflow ui` opens at the project root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root / 'mlflow.db'}"
-
-
-def is_sqlite(uri: str) -> bool:
-    """Whether the store is a file of this machine."""
-    return uri.startswith(_SQLITE)
 
 
 class _Book:
@@ -226,7 +241,10 @@ class _Book:
         self._client.set_tag(run.info.run_id, "process", this_process())
 
 
-def _import_client() -> "type[MlflowClient]":
+def import_client() -> "type[MlflowClient]":
+    """MLflow's client, with what MLflow reads from the environment set."""
+    limit_requests()
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it prints a password that is in the URL
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is said once, by us
     from mlflow.tracking import MlflowClient
@@ -237,7 +255,7 @@ def _import_client() -> "type[MlflowClient]":
 def _probe(uri: str) -> None:
     """Raise at once where a sqlite store can't be written: MLflow would retry for 100 seconds."""
     if is_sqlite(uri):
-        with contextlib.closing(sqlite3.connect(uri.removeprefix(_SQLITE), timeout=_BUSY_SECONDS)) as database:
+        with contextlib.closing(sqlite3.connect(sqlite_file(uri), timeout=_BUSY_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
 
 
@@ -246,7 +264,7 @@ def _experiment_id(client: "MlflowClient", name: str, root: Path) -> str:
     if found:
         return found.experiment_id
     # DVC's temporary workspaces are deleted, so a local store's artifacts need a place under the root.
-    local = is_sqlite(store_uri(root))
+    local = is_sqlite(client.tracking_uri)
     return client.create_experiment(name, artifact_location=(root / "mlruns").as_uri() if local else None)
 
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from glm2core.console import Notice
 from glm2core.errors import UserError
-from glm2core.files import sha256_file, sync, write_json
+from glm2core.files import heed_umask, sha256_file, sync, write_json
 
 _MANIFEST = "manifest.json"
 _FINISHED = "finished.json"
@@ -90,6 +90,7 @@ class CheckpointFolder:
             self._remove(self._partial)
             self._partial.mkdir()
             write(self._partial)
+            heed_umask(self._partial)
             _seal(self._partial)
             target = self.folder / f"step-{step:08d}"
             self._remove(target)

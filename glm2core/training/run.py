@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress as Bar
 from torch.utils.data import DataLoader
 
-from glm2core.console import progress_bar
+from glm2core.console import Notice, progress_bar
 from glm2core.errors import UserError
 from glm2core.files import atomic_path
 from glm2core.hardware import peak_memory_gib
@@ -40,8 +40,6 @@ from glm2core.training.loop import Batch, Loop
 from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import Prepared, multiply_adapters_in_half
 from glm2core.training.progress import BY_SOURCE, Progress, Report
-
-Notice = Callable[[str], None]
 
 _CURVES = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_gib")
 _VALIDATION = ("step", "validation_loss")

@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from glm2core.cli.main import main
+from glm2core.cli.answering import load_answerer
+from glm2core.cli.main import _parser, main
+from glm2core.cli.predict import _close, answer_rows, open_journal, read_questions
 from tests.cli.conftest import PROJECT
 
 QUICK = ["--max-new-tokens", "4", "--dtype", "float32", "--batch-size", "3"]
@@ -83,6 +87,36 @@ def test_finished_answers_are_not_overwritten_and_restart_forgets(full_model, ro
     assert "old" not in out.read_text("utf-8")
     assert predict(full_model, rows, "-o", str(out), "--restart") == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_two_at_once_on_one_output(full_model, rows, tmp_path, capsys):
+    """The second is refused while the first is at work; a lock that a killed one left holds nobody up."""
+    out = tmp_path / "out.jsonl"
+    lock = tmp_path / "out.jsonl.lock"
+    with FileLock(lock):
+        assert predict(full_model, rows, "-o", str(out)) == 1
+    assert "another predict is writing" in capsys.readouterr().err
+    assert not out.exists() and lock.exists()
+    assert predict(full_model, rows, "-o", str(out)) == 0
+    assert not lock.exists() and len(lines_of(out)) == 10
+
+
+def test_a_large_file_is_not_held_in_memory(full_model, tmp_path):
+    """Rows of 64 KiB that can't be answered: neither they nor their lines are gathered."""
+    file, count = tmp_path / "rows.jsonl", 600
+    with file.open("w") as handle:
+        handle.write('{"prompt": "short"}\n')
+        handle.writelines(json.dumps({"prompt": " ", "more": "x" * (1 << 16)}) + "\n" for _ in range(count))
+    journal = open_journal(tmp_path / "out.jsonl", {})
+    questions = read_questions(file, "auto", {})
+    answerer = load_answerer(_parser().parse_args(["predict", str(full_model), str(file), *QUICK]), print)
+    tracemalloc.start()
+    answer_rows(answerer, questions, journal, batch_size=1, seed=0, progress=lambda rows: None)
+    _close(journal, tmp_path / "out.jsonl")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(lines_of(tmp_path / "out.jsonl")) == count + 1
+    assert peak < 16 << 20  # the file has 40 MiB; a window of 16 rows
 
 
 @pytest.mark.parametrize("source", ["alpaca_zh.json", "chat_pairs.jsonl"])

@@ -1,5 +1,11 @@
 """ROUGE and BLEU: known values, and no text that stops them."""
 
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
 import polars
 import pytest
 import sacrebleu
@@ -55,3 +61,24 @@ def test_no_text_stops_the_scores(answer: str, reference: str) -> None:
     scores = text_metrics([answer], [reference])
     assert set(scores) == set(METRICS)
     assert all(0 <= value <= 100.001 for value in scores.values())
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_jieba_keeps_its_cache_with_the_user(tmp_path: Path, writable: bool) -> None:
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    shared.mkdir()
+    (shared / "jieba.cache").write_bytes(b"from a stranger")
+    if writable:
+        own.mkdir()
+    else:
+        own.write_text("a file in the way")
+    code = "from glm2core.evaluation.text_metrics import words; print(words('我来到北京清华大学'))"
+    environment = {**os.environ, "TMPDIR": str(shared), "XDG_CACHE_HOME": str(own)}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "我 来到 北京 清华大学\n"
+    assert [file.read_bytes() for file in shared.iterdir()] == [b"from a stranger"]
+    if writable:
+        cache = own / "glm2core/jieba.cache"
+        assert cache.stat().st_size > 1 << 20 and stat.S_IMODE(cache.parent.stat().st_mode) == 0o700

@@ -17,6 +17,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from glm2core.data.converted import SCHEMA as CONVERTED_SCHEMA
 from glm2core.model.adapters import adapt, is_base_inside, reference_to, save_adapter
@@ -310,3 +311,34 @@ def test_an_empty_test_split_says_what_is_missing(inputs: Path, capsys: pytest.C
     metrics = json.loads(METRICS.read_text())
     assert "retrieval_lines_600" in metrics
     assert not [name for name in metrics if name.startswith(("test_", "rouge"))]
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (float("nan"), "the weights hold NaN or infinity"),
+        (float("inf"), "the weights hold NaN or infinity"),
+        (1e30, "the held-out loss is"),
+        (1e6, "training has diverged"),
+    ],
+)
+def test_a_diverged_network_is_a_sentence(
+    inputs: Path, factor: float, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(MODEL / "model.safetensors")
+    (name,) = [name for name in weights if name.endswith("output_layer.weight")]
+    save_file({**weights, name: weights[name] * factor}, MODEL / "model.safetensors", {"format": "pt"})
+    assert run_stage("evaluate", evaluate) == 1
+    said = capsys.readouterr().err
+    assert words in said and "lower train.learning_rate" in said.lower() and "Traceback" not in said
+    assert not REPORTS.exists() and not METRICS.exists()
+
+
+def test_damaged_rows_are_a_sentence(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in (TEST, CONVERTED):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        assert run_stage("evaluate", evaluate) == 1
+        said = capsys.readouterr().err
+        assert f"{file} is a damaged or cut-off parquet file" in said and "Traceback" not in said
+        file.write_bytes(whole)

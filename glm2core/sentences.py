@@ -1,0 +1,53 @@
+"""Errors of the machine, not of the code, as sentences: no memory, no rights, a folder in a file's place."""
+
+import errno
+import os
+
+from glm2core.errors import UserError, masked, printable
+
+_MORE_MEMORY = (
+    "End other programs, raise the limit that this process runs under (ulimit, the container's), or ask for less: "
+    "`python -m glm2core memory` says what a training needs."
+)
+# What torch and the C library say; torch has no type of its own for a CPU without memory.
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "can't start new thread")
+_FIXES = {
+    errno.EACCES: "It may belong to another user: mend its rights, or name another place.",
+    errno.EPERM: "It may belong to another user: mend its rights, or name another place.",
+    errno.EROFS: "Name a place that can be written.",
+    errno.EISDIR: "A folder lies where a file should be: move it away.",
+    errno.ENOTDIR: "A file lies where a folder should be: move it away.",
+    errno.EEXIST: "Something lies there already: move it away.",
+    errno.ELOOP: "The links lead in a circle: mend them.",
+    errno.ENAMETOOLONG: "Name it shorter.",
+    errno.ENOSPC: "Free space on that disk.",
+    errno.EDQUOT: "Free space: your share of that disk is used up.",
+    errno.EFBIG: "Raise the limit on a file's size (ulimit -f).",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+    errno.ENFILE: "Raise the limit on open files.",
+    errno.EIO: "The disk or the network that it lies on has failed.",
+    errno.ESTALE: "The network disk that it lies on has failed.",
+}
+
+
+def sentence_of(error: Exception) -> str | None:
+    """What to tell a person of an error that they can mend; None for a bug, which keeps its traceback."""
+    sentence = str(error) if isinstance(error, UserError) else _of_memory(error) or _of_system(error)
+    return None if sentence is None else masked(sentence)
+
+
+def _of_memory(error: Exception) -> str | None:
+    reason = next(iter(str(error).strip().splitlines()), "")
+    without = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not without and isinstance(error, (RuntimeError, OSError)):
+        without = any(words in str(error).lower() for words in _NO_MEMORY)
+    if not without:
+        return None
+    return f"there is not enough memory{f' ({printable(reason)[:300]})' if reason else ''}. {_MORE_MEMORY}"
+
+
+def _of_system(error: Exception) -> str | None:
+    if not isinstance(error, OSError) or error.errno not in _FIXES:
+        return None
+    place = printable(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else "a file"
+    return f"{place}: {os.strerror(error.errno)}. {_FIXES[error.errno]}"

@@ -1,0 +1,219 @@
+"""How a stage's words reach its MLflow run: at once into a file of this machine, or from a thread to a server.
+
+Nothing in a stage waits for the network: what is meant for a server is put in a queue, and a thread sends it. The first
+time the server fails it is given up, and the rest, the failed word included, goes into the project's own store.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from glm2core.tracking.address import patience
+from glm2core.tracking.store import Point, Recorder, server_is_gone
+
+Action = Callable[[Recorder], None]
+Say = Callable[[Exception], None]
+"""Is told why something could not be recorded."""
+
+_MOST_WAITING = 500  # actions; a server that is further behind is too slow
+_POINTS_A_REQUEST = 1000
+_SECONDS_BETWEEN_POINTS = 1.0
+_SECONDS_FOR_OWN_STORE = 120.0  # at the end of a stage; its locks are held up to a minute
+
+
+class Writer(Protocol):
+    """Takes what a stage says."""
+
+    def do(self, action: Action) -> bool:
+        """Do it now or soon; False where it failed at once."""
+
+    def points(self, points: list[Point]) -> bool:
+        """Write points of curves; False where it failed at once, and they may be given again."""
+
+    def finish(self) -> None:
+        """Return when all is written, or can't be."""
+
+
+class DirectWriter:
+    """For a store that is a file: each word is written before the call returns."""
+
+    def __init__(self, recorder: Recorder, say: Say) -> None:
+        self._recorder, self._say = recorder, say
+        for action in _first_actions(self):
+            self.do(action)
+
+    def do(self, action: Action) -> bool:
+        try:
+            action(self._recorder)
+        except Exception as error:  # whatever MLflow, its database or the disk has: the stage's work goes first
+            self._say(error)
+            return False
+        return True
+
+    def points(self, points: list[Point]) -> bool:
+        return self.do(lambda recorder: recorder.points(points))
+
+    def finish(self) -> None:
+        """Nothing waits."""
+
+
+def _first_actions(writer: Writer) -> list[Action]:
+    """What a stage's run and row get when they are opened; measurements of the machine go through `writer`."""
+    return [Recorder.complete_row, lambda recorder: recorder.watch_system(writer.points)]
+
+
+class _Points:
+    """Points that go in one request."""
+
+    def __init__(self, points: list[Point]) -> None:
+        self.gathered = list(points)
+
+    def __call__(self, recorder: Recorder) -> None:
+        recorder.points(self.gathered)
+
+
+class ServerWriter:
+    """For a server: a queue, and a thread that sends what is in it.
+
+    Args:
+        open_server: the recorder to begin with; called in the thread.
+        open_own: the recorder of the project's own store, once the server is given up; called in a thread.
+        say: is told of what a server that answers refuses, or the own store can't take.
+        say_gone: is told, once, why the server is given up.
+    """
+
+    def __init__(
+        self, open_server: Callable[[], Recorder], open_own: Callable[[], Recorder], *, say: Say, say_gone: Say
+    ) -> None:
+        self._open_own = open_own
+        self._say, self._say_gone = say, say_gone
+        self._changed = threading.Condition()
+        self._first = _first_actions(self)  # done again in the own store, whatever the server has of it
+        # An action leaves when it is done, so that one on which the server failed is done in the own store
+        self._waiting: deque[Action] = deque(self._first)
+        self._sending: Action | None = None  # the first that waits, when the thread has begun it
+        self._recorder: Recorder | None = None
+        self._given_up = False  # the server; a thread whose `own` is not this has lost its task
+        self._lost = False  # both stores
+        self._finishing = False
+        self._start(open_server)
+
+    def do(self, action: Action) -> bool:
+        with self._changed:
+            if not self._lost:
+                self._waiting.append(action)
+                self._changed.notify_all()
+            too_slow = len(self._waiting) > _MOST_WAITING and not self._given_up
+        if too_slow:
+            self._give_up(TimeoutError(f"it is {_MOST_WAITING} requests behind"))
+        return True
+
+    def points(self, points: list[Point]) -> bool:
+        with self._changed:
+            last = self._waiting[-1] if self._waiting else None
+            if isinstance(last, _Points) and last is not self._sending and len(last.gathered) < _POINTS_A_REQUEST:
+                last.gathered += points
+                return True
+        return self.do(_Points(points))
+
+    def finish(self) -> None:
+        with self._changed:
+            self._finishing = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._given_up or not self._waiting, timeout=patience())
+            behind = 0 if self._given_up else len(self._waiting)
+        if behind:
+            late = f"{behind} requests wait after {patience():g} s"
+            self._give_up(TimeoutError(f"{late}; set MLFLOW_HTTP_REQUEST_TIMEOUT to have it waited for longer"))
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._waiting, timeout=_SECONDS_FOR_OWN_STORE):
+                self._say(TimeoutError("the project's own store could not be written in time"))
+
+    def _start(self, open_recorder: Callable[[], Recorder]) -> None:
+        # A daemon: one that hangs in a request must not keep the process
+        threading.Thread(target=self._work, args=(open_recorder, self._given_up), daemon=True).start()
+
+    def _work(self, open_recorder: Callable[[], Recorder], own: bool) -> None:
+        """Do what waits, until the process ends or the task is lost."""
+        recorder: Recorder | None = None
+        next_points = 0.0
+        while (action := self._next(own, next_points)) is not None:
+            try:
+                if recorder is None:
+                    recorder = open_recorder()
+                    if not self._takes(recorder, own):
+                        return
+                action(recorder)
+            except Exception as error:  # whatever MLflow, its database or the disk has: the stage's work goes first
+                if not own and (recorder is None or server_is_gone(error)):
+                    self._give_up(error)
+                    return
+                if not self._is_mine(own):
+                    return
+                self._say(error)
+                if recorder is None:
+                    self._lose()
+                    return
+            if isinstance(action, _Points):
+                next_points = time.monotonic() + _SECONDS_BETWEEN_POINTS
+            if not self._done(own):
+                recorder.stop_watching()  # it may have begun to after the server was given up
+
+    def _next(self, own: bool, next_points: float) -> Action | None:
+        """The first that waits, begun; None once this thread has lost its task."""
+        with self._changed:
+            while own == self._given_up:
+                pause = next_points - time.monotonic()
+                alone = len(self._waiting) == 1 and isinstance(self._waiting[0], _Points)
+                if not self._waiting:
+                    self._changed.wait()
+                elif alone and pause > 0 and not self._finishing:
+                    self._changed.wait(pause)  # more points may come into the same request
+                else:
+                    self._sending = self._waiting[0]
+                    return self._sending
+        return None
+
+    def _is_mine(self, own: bool) -> bool:
+        with self._changed:
+            return own == self._given_up
+
+    def _takes(self, recorder: Recorder, own: bool) -> bool:
+        """Keep a recorder that was opened; False where the server was given up meanwhile."""
+        with self._changed:
+            if own != self._given_up:
+                return False
+            self._recorder = recorder
+            return True
+
+    def _done(self, own: bool) -> bool:
+        """Let the first action go; False where it has become another thread's."""
+        with self._changed:
+            if own != self._given_up:
+                return False
+            self._waiting.popleft()
+            self._sending = None
+            self._changed.notify_all()
+            return True
+
+    def _give_up(self, error: Exception) -> None:
+        """Ask the server no more: what waits goes into the own store."""
+        with self._changed:
+            if self._given_up:
+                return
+            self._given_up, self._sending = True, None
+            if self._recorder is not None:
+                self._recorder.stop_watching()
+            begun = [action for action in self._first if action not in self._waiting]
+            self._waiting.extendleft(reversed(begun))
+            self._changed.notify_all()
+            self._start(self._open_own)
+        self._say_gone(error)
+
+    def _lose(self) -> None:
+        with self._changed:
+            self._lost = True
+            self._waiting.clear()
+            self._changed.notify_all()

@@ -1,0 +1,60 @@
+"""Write requirements.lock and requirements-dev.lock anew from what this environment holds (`make lock`).
+
+The first has what the dependencies of pyproject.toml need, the second what its extra `dev` needs besides.
+"""
+
+import sys
+import tomllib
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+_OF_PIP = {"pip", "setuptools", "wheel"}  # venv brings them
+
+
+def main() -> int:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    run = _needed(project["dependencies"])
+    dev = _needed(project["optional-dependencies"]["dev"])
+    _write(ROOT / "requirements.lock", run)
+    _write(ROOT / "requirements-dev.lock", {name: found for name, found in dev.items() if name not in run})
+    return 0
+
+
+def _needed(requirements: list[str]) -> dict[str, Distribution]:
+    """The packages that requirements need here, by their names; what is not installed is left out."""
+    found: dict[str, Distribution] = {}
+    waiting = [Requirement(text) for text in requirements]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        try:
+            found[name] = distribution(name)
+        except PackageNotFoundError:
+            continue
+        inner = [Requirement(text) for text in found[name].requires or []]
+        waiting += [
+            one
+            for one in inner
+            if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        ]
+    return {name: package for name, package in found.items() if name not in _OF_PIP}
+
+
+def _write(lock: Path, packages: dict[str, Distribution]) -> None:
+    head = [line for line in lock.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    # torch's build tag is not on the public index
+    pins = {package.metadata["Name"]: package.version.removesuffix("+cpu") for package in packages.values()}
+    lines = [f"{name}=={pins[name]}" for name in sorted(pins, key=str.lower)]
+    lock.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
