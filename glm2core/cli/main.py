@@ -99,17 +99,29 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     export = commands.add_parser(
         "export",
-        help="write a model that transformers, vLLM and others load without remote code",
-        description="Write MODEL as transformers' GlmForCausalLM with safetensors, tokenizer.json and chat template; "
-        "an adapter is merged into its full-precision base. The result is checked before it takes its name.",
+        help="write a model in the format of other tools: transformers, vLLM, llama.cpp, Ollama",
+        description="Write MODEL in another tool's format; an adapter is merged into its full-precision base. The "
+        "result is checked before it takes its name.",
     )
     export.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    export.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
+    export.add_argument(
+        "out", type=Path, metavar="OUT", help="folder to write, or FILE.gguf, which must not exist"
+    )
+    export.add_argument(
+        "--format",
+        choices=["hf", "gguf", "released", "adapter-gguf"],
+        default="hf",
+        help="hf = transformers' GlmForCausalLM, for vLLM and SGLang too (the default); gguf = llama.cpp and Ollama; "
+        "released = the layout of the released weights; adapter-gguf = a LoRA adapter alone for llama.cpp",
+    )
     export.add_argument(
         "--dtype",
         choices=["auto", "float32", "float16", "bfloat16"],
         default="auto",
-        help="of the exported weights; auto = as MODEL (or its base) is stored",
+        help="of the weights in formats hf and released; auto = as MODEL (or its base) is stored",
+    )
+    export.add_argument(
+        "--quantize", choices=["f32", "f16", "q8_0", "q4_0"], help="precision of the matrices in format gguf (f16)"
     )
 
 

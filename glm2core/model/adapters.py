@@ -143,12 +143,19 @@ def load_tuned(
     """
     if not (folder / _ADAPTER).is_file():
         return load_model(folder, dtype=dtype, device=device, notice=notice)
-    reference = _read_reference(folder)
-    base = _place(folder, reference)
-    _require_same_base(folder, base, reference)
+    base, reference = _checked_base(folder)
     model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
     attach_prefix_length(model, PeftConfig.from_pretrained(str(folder)))
     return PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+def base_of(folder: Path) -> tuple[Path, BaseReference] | None:
+    """Where the base of an adapter's folder lies, and how the adapter knows it; None for full weights.
+
+    Raises:
+        UserError: the base is missing, or isn't the one the adapter was trained on.
+    """
+    return _checked_base(folder) if (folder / _ADAPTER).is_file() else None
 
 
 def base_folder(folder: Path) -> Path | None:
@@ -196,6 +203,13 @@ def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuning
         encoder_hidden_size=config.hidden_size,
         num_transformer_submodules=1,
     )
+
+
+def _checked_base(folder: Path) -> tuple[Path, BaseReference]:
+    reference = _read_reference(folder)
+    base = _place(folder, reference)
+    _require_same_base(folder, base, reference)
+    return base, reference
 
 
 def _place(folder: Path, reference: BaseReference) -> Path:

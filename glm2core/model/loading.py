@@ -17,6 +17,7 @@ from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.model.quantization import quantization_config
 from glm2core.model.rope import RopeScaling, describe_rope
+from glm2core.model.tensors import LazyTensor, StoredTensors
 from glm2core.model.weight_files import require_readable, weight_files
 
 # Keys of config.json that say nothing about what is computed, or change with who wrote the file.
@@ -39,7 +40,7 @@ def load_model(
     of the weights in `dtype`.
 
     Args:
-        folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not.
+        folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not, packed to 4 or 8 bits or not.
         dtype: of the weights; with `bits`, of what is not quantized.
         device: where to.
         family: chatglm2, chatglm3 or auto; decides what a released `rope_ratio` means.
@@ -62,7 +63,13 @@ def load_model(
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
     if bits is not None:
         options["quantization_config"] = quantization_config(bits, dtype, device)
-    return ChatGLM2ForCausalLM.from_pretrained(folder, **options)
+    if not (packed := packed_bits(folder)):
+        return ChatGLM2ForCausalLM.from_pretrained(folder, **options)
+    config.name_or_path = str(folder)
+    stored = StoredTensors(weight_files(folder), packed)
+    return ChatGLM2ForCausalLM.from_pretrained(
+        None, state_dict={name: LazyTensor(stored, name) for name in stored}, **options
+    )
 
 
 def new_model(
@@ -106,7 +113,22 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
     if family == "auto":
         family, evidence = family_of(folder)
         notice(f"{folder}: family {family} ({evidence})")
-    return ChatGLM2Config.from_dict({**values, "family": family})
+    return ChatGLM2Config.from_dict({**values, "family": family, "quantization_bit": 0})
+
+
+def packed_bits(folder: Path) -> int:
+    """4 or 8 where a folder holds a released packed form (chatglm2-6b-int4 and kin), else 0.
+
+    Raises:
+        UserError: integers of another width.
+    """
+    bits = _config_values(folder).get("quantization_bit") or 0
+    if bits not in (0, 4, 8):
+        raise UserError(
+            f"{folder / 'config.json'}: quantization_bit is {bits!r}; weights are released packed in 4 or 8 bits, or "
+            "in half precision (0). Fetch the file again."
+        )
+    return int(bits)
 
 
 def parameter_count(config: ChatGLM2Config) -> int:

@@ -274,7 +274,8 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        _require_exact(loaded[1], pretrained_model_name_or_path, has_prefix=bool(loaded[0].config.pre_seq_len))
+        place = pretrained_model_name_or_path or loaded[0].config.name_or_path
+        _require_exact(loaded[1], place, has_prefix=bool(loaded[0].config.pre_seq_len))
         return loaded if wants_info else loaded[0]
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from glm2core.cli.answering import AnswerStream
+from glm2core.serving.stream import AnswerStream
 from glm2core.cli.chat import Chat
 from glm2core.errors import UserError
 from glm2core.evaluation.generation import Answerer, Sampling

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glm2core.cli.export import export
+from glm2core.export.hf import export_hf
 from glm2core.cli.main import main
 from glm2core.errors import UserError
 from glm2core.model.adapters import load_tuned
@@ -47,7 +47,7 @@ def plain(folder, tmp_path):
 @pytest.mark.parametrize("kind", ["full_model", "lora_model"])
 def test_plain_transformers_computes_the_same(kind, request, tmp_path):
     folder = request.getfixturevalue(kind)
-    export(folder, tmp_path / "out")
+    export_hf(folder, tmp_path / "out")
     found = plain(tmp_path / "out", tmp_path)
     model = load_tuned(folder, dtype=torch.float32, quantized=False)
     ids = torch.tensor([ChatFormat.load(folder).prompt_ids(CHAT)])
@@ -59,7 +59,7 @@ def test_plain_transformers_computes_the_same(kind, request, tmp_path):
 
 
 def test_the_adapter_is_merged_into_its_full_precision_base(lora_model, tmp_path):
-    export(lora_model, tmp_path / "out")
+    export_hf(lora_model, tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.self_attn.o_proj.weight"]
     name = "transformer.encoder.layers.0.self_attention.dense"
     base = load_file(lora_model / "base" / "model.safetensors")[f"{name}.weight"]
@@ -71,7 +71,7 @@ def test_the_adapter_is_merged_into_its_full_precision_base(lora_model, tmp_path
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_chatglm3(dtype, tokenizer, tmp_path):
     folder = make_full(tmp_path / "model", tokenizer, template="chatglm3", dtype=dtype)
-    export(folder, tmp_path / "out")
+    export_hf(folder, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     stops = [tokenizer.special_ids[token] for token in ("</s>", "<|user|>", "<|observation|>")]
@@ -85,14 +85,14 @@ def test_half_precision_and_chatglm3(dtype, tokenizer, tmp_path):
 @pytest.mark.parametrize("rope_type", ["ntk", "yarn"])
 def test_scaled_positions_travel(rope_type, tokenizer, tmp_path):
     """The export's own check compares logits over the whole range of positions."""
-    export(make_full(tmp_path / "model", tokenizer, rope=RopeScaling(rope_type, 4.0)), tmp_path / "out")
+    export_hf(make_full(tmp_path / "model", tokenizer, rope=RopeScaling(rope_type, 4.0)), tmp_path / "out")
     rope = json.loads((tmp_path / "out" / "config.json").read_text())["rope_parameters"]
     assert (rope["rope_theta"] > 40000) if rope_type == "ntk" else (rope["factor"] == 4.0)
 
 
 def test_a_prefix_is_refused(prefix_model, tmp_path):
     with pytest.raises(UserError, match="P-tuning prefix"):
-        export(prefix_model, tmp_path / "out")
+        export_hf(prefix_model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -102,14 +102,14 @@ def test_a_failed_check_leaves_nothing(full_model, tokenizer, tmp_path):
     weights["transformer.encoder.final_layernorm.weight"][0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="computes other logits"):
-        export(folder, tmp_path / "out" / "model")
+        export_hf(folder, tmp_path / "out" / "model")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_existing_folder_is_kept(full_model, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
-        export(full_model, tmp_path)
+        export_hf(full_model, tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -118,7 +118,7 @@ def test_a_tokenizer_of_another_network_is_named(tokenizer, tmp_path, capsys):
     new_model("tiny", 640, dtype=torch.float32).save_pretrained(tmp_path / "model")
     tokenizer.save(tmp_path / "model", "chatglm2")
     with pytest.raises(UserError, match=r"tokenizer\.model has [\d,]+ tokens, but the network has 640 rows"):
-        export(tmp_path / "model", tmp_path / "out")
+        export_hf(tmp_path / "model", tmp_path / "out")
     assert main(["chat", str(tmp_path / "model")]) == 1
     assert "the network has 640 rows" in capsys.readouterr().err
 
@@ -132,5 +132,5 @@ def test_folders_without_a_model(what, full_model, tokenizer, tmp_path):
         tokenizer.save(folder, "chatglm2")
         (folder / "config.json").write_bytes((full_model / "config.json").read_bytes())
     with pytest.raises(UserError, match=str(folder)):
-        export(folder, tmp_path / "out")
+        export_hf(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

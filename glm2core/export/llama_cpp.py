@@ -1,0 +1,105 @@
+"""llama.cpp in this process (the package xllamacpp): a GGUF file is asked what it computes.
+
+Completions are asked by calls; ids of texts and chats by the HTTP server that the package opens on the loopback for as
+long as the model is loaded.
+"""
+
+import json
+import os
+import urllib.request
+from collections.abc import Iterable, Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glm2core.conversation import Message
+
+
+def is_there() -> bool:
+    """Whether llama.cpp can be asked on this machine."""
+    return util.find_spec("xllamacpp") is not None
+
+
+class LlamaCpp:
+    """A GGUF file, loaded.
+
+    Args:
+        file: the model's.
+        context: most tokens of prompt and answer together.
+        adapters: LoRA files to put on it.
+        exact: keys and values in fp32, and attention by plain products: as exact as it can.
+    """
+
+    def __init__(self, file: Path, *, context: int, adapters: Iterable[Path] = (), exact: bool = True) -> None:
+        import xllamacpp  # an extra
+
+        params: Any = xllamacpp.CommonParams()
+        params.model.path = str(file)
+        params.n_ctx = context
+        params.n_parallel = 1
+        params.n_predict = 1
+        params.warmup = False
+        params.verbosity = 0
+        params.cpuparams.n_threads = os.cpu_count()
+        params.n_gpu_layers = 0
+        params.fit_params = False
+        if exact:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters]
+        self._server: Any = xllamacpp.Server(params)
+
+    def complete(self, ids: Sequence[int], tokens: int, vocabulary: int) -> tuple[list[int], Tensor]:
+        """Continue a prompt greedily.
+
+        Args:
+            tokens: at most so many.
+            vocabulary: `V`.
+
+        Returns:
+            The ids of the answer, the one that ended it among them, and the log-probabilities [N, V] of each step;
+            -inf where none was told.
+        """
+        request = {
+            "prompt": list(ids),
+            "max_tokens": tokens,
+            "temperature": 0,
+            "n_probs": vocabulary,
+            "logprobs": vocabulary,
+            "cache_prompt": True,
+        }
+        answer = self._server.handle_completions(request)
+        if "choices" not in answer:
+            raise RuntimeError(f"llama.cpp: {answer}")
+        steps = answer["choices"][0]["logprobs"]["content"]
+        found = torch.full((len(steps), vocabulary), -torch.inf)
+        for row, step in zip(found, steps, strict=True):
+            told = step["top_logprobs"]
+            row[[entry["id"] for entry in told]] = torch.tensor([float(entry["logprob"]) for entry in told])
+        return [step["id"] for step in steps], found
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text in which nothing is special."""
+        ids: list[int] = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": False})[
+            "tokens"
+        ]
+        return ids
+
+    def chat_ids(self, messages: list[Message]) -> list[int]:
+        """Ids of a conversation's prompt, by the chat template in the file."""
+        prompt = self._post("/apply-template", {"messages": messages})["prompt"]
+        ids: list[int] = self._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})[
+            "tokens"
+        ]
+        return ids
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            value: dict[str, Any] = json.load(answer)
+        return value
