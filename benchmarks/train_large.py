@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.train_data import anonymous_peak
 from benchmarks.train_small import CPU, Figures, NoCheckpoints
-from glm2core.export.hf import export_hf
 from glm2core.estimate.memory import GIB, Workload, network_config, training_memory
+from glm2core.export.hf import export_hf
 from glm2core.hardware import computes_in
 from glm2core.labels import IGNORED
 from glm2core.params import ModelParams, TrainParams

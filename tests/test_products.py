@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glm2core.cli.answering import Answerer, Sampling
 from glm2core.cli.chat import Chat
-from glm2core.export.hf import export_hf
 from glm2core.cli.main import main
 from glm2core.data.converted import SCHEMA
 from glm2core.evaluation.run import Evaluation
+from glm2core.export.hf import export_hf
 from glm2core.model.adapters import load_tuned
 from glm2core.params import EvaluateParams, ModelParams
 from glm2core.text.chat_format import ChatFormat

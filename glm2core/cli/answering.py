@@ -1,8 +1,10 @@
 """What `chat`, `predict`, `serve` and `compare` share: the model their arguments name."""
 
 import argparse
+from typing import cast
 
 import torch
+from transformers import PreTrainedModel
 
 from glm2core.console import Notice
 from glm2core.evaluation.generation import Answerer, Sampling
@@ -12,15 +14,25 @@ from glm2core.text.chat_format import ChatFormat
 
 
 def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
-    """The model that a command's arguments name.
+    """The model that a command's arguments name, with how it is to answer.
 
     Raises:
         UserError: no such folder, no model in it, or a device that isn't there.
     """
+    model, chat_format = load_model_and_format(arguments, notice)
+    torch.manual_seed(arguments.seed)
+    return Answerer(model, chat_format, Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p))
+
+
+def load_model_and_format(arguments: argparse.Namespace, notice: Notice) -> tuple[PreTrainedModel, ChatFormat]:
+    """The model that `model`, `device` and `dtype` of a command's arguments name.
+
+    Raises:
+        UserError: as `load_answerer`.
+    """
     chat_format = ChatFormat.load(arguments.model)
     device = choose_device(arguments.device, key="--device")
     dtype = choose_dtype(arguments.dtype, device, parameters=network_parameters(arguments.model), notice=notice)
-    model = load_tuned(arguments.model, dtype=dtype, device=device, notice=notice)
+    model = load_tuned(arguments.model, dtype=dtype, device=device, base=arguments.base, notice=notice)
     chat_format.require_rows(model.config.padded_vocab_size, arguments.model)
-    torch.manual_seed(arguments.seed)
-    return Answerer(model, chat_format, Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p))
+    return cast(PreTrainedModel, model), chat_format

@@ -30,7 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{out}: the released layout, for what runs the original; {ready}. See docs/export.md.")
         case _:
             export_hf(model, out, dtype=dtype)
-            print(f"{out}: AutoTokenizer and AutoModelForCausalLM load it as it is. See docs/export.md for other tools.")
+            print(
+                f"{out}: AutoTokenizer and AutoModelForCausalLM load it as it is. See docs/export.md for other tools."
+            )
 
 
 def _refuse_unused(arguments: argparse.Namespace) -> None:

@@ -53,7 +53,9 @@ def check_network(source: Source, file: Path, quantization: Quantization, notice
     """
     if not is_there():
         _read_back_network(source, file)
-        notice("checked by reading it back: every tensor. pip install '.[gguf]' checks it in llama.cpp, where it has one")
+        notice(
+            "checked by reading it back: every tensor. pip install '.[gguf]' checks it in llama.cpp, where it has one"
+        )
         return
     prompt = longest_prompt(source)
     llama = LlamaCpp(file, context=len(prompt) + _ANSWER_TOKENS + 1)
@@ -121,11 +123,11 @@ def compare(source: Source, llama: LlamaCpp, prompt: list[int], quantization: Qu
     """
     vocabulary = source.config.padded_vocab_size
     ends = sorted({max(1, round(len(prompt) ** (step / _PLACES))) for step in range(_PLACES)})
-    theirs = [llama.complete(prompt[:end], 1, vocabulary)[1] for end in ends]
-    answer, steps = llama.complete(prompt, _ANSWER_TOKENS, vocabulary)
+    theirs = [llama.log_probabilities(prompt[:end], vocabulary) for end in ends]
+    answer, steps = llama.greedy(prompt, _ANSWER_TOKENS, vocabulary)
     places = [end - 1 for end in ends] + list(range(len(prompt) - 1, len(prompt) - 1 + len(answer)))
     [ours] = log_probabilities(source, [Asked([*prompt, *answer[:-1]], places)])
-    compared = torch.cat([*theirs, steps])
+    compared = torch.cat([torch.stack(theirs), steps])
     found = _difference(ours, compared, len(prompt) + len(answer))
     _judge(found, quantization)
     if quantization in _MARGIN:

@@ -19,11 +19,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from glm2core.console import Notice
+from glm2core.errors import UserError
 from glm2core.export.fast_tokenizer import fast_tokenizer
 from glm2core.export.samples import CHATS, MIXED_TEXTS, sample_texts
 from glm2core.export.source import refuse_existing, refuse_prefix, stored_dtype
-from glm2core.console import Notice
-from glm2core.errors import UserError
 from glm2core.files import atomic_path, write_json
 from glm2core.model.adapters import load_tuned
 from glm2core.model.convert_glm import glm_config, glm_state_dict

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from glm2core.conversation import Message
 
+_CERTAIN = 1e9  # added to a logit
+
 
 def is_there() -> bool:
     """Whether llama.cpp can be asked on this machine."""
@@ -51,35 +53,46 @@ class LlamaCpp:
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters]
         self._server: Any = xllamacpp.Server(params)
+        self._drawn = self.text_ids("a")[-1]
 
-    def complete(self, ids: Sequence[int], tokens: int, vocabulary: int) -> tuple[list[int], Tensor]:
-        """Continue a prompt greedily.
+    def log_probabilities(self, ids: Sequence[int], vocabulary: int) -> Tensor:
+        """Of the token after a prompt, [V]; -inf where none was told. What two prompts begin with is read once.
 
         Args:
-            tokens: at most so many.
             vocabulary: `V`.
-
-        Returns:
-            The ids of the answer, the one that ended it among them, and the log-probabilities [N, V] of each step;
-            -inf where none was told.
         """
         request = {
             "prompt": list(ids),
-            "max_tokens": tokens,
+            "max_tokens": 1,
             "temperature": 0,
-            "n_probs": vocabulary,
             "logprobs": vocabulary,
+            "n_probs": vocabulary,
             "cache_prompt": True,
+            # Told of a token only if it is whole text and ends nothing: such a one is drawn, whatever is likely
+            "logit_bias": [[self._drawn, _CERTAIN]],
         }
         answer = self._server.handle_completions(request)
         if "choices" not in answer:
             raise RuntimeError(f"llama.cpp: {answer}")
-        steps = answer["choices"][0]["logprobs"]["content"]
-        found = torch.full((len(steps), vocabulary), -torch.inf)
-        for row, step in zip(found, steps, strict=True):
-            told = step["top_logprobs"]
-            row[[entry["id"] for entry in told]] = torch.tensor([float(entry["logprob"]) for entry in told])
-        return [step["id"] for step in steps], found
+        [step] = answer["choices"][0]["logprobs"]["content"]
+        found = torch.full((vocabulary,), -torch.inf)
+        told = step["top_logprobs"]
+        found[[entry["id"] for entry in told]] = torch.tensor([float(entry["logprob"]) for entry in told])
+        return found
+
+    def greedy(self, ids: Sequence[int], tokens: int, vocabulary: int) -> tuple[list[int], Tensor]:
+        """The likeliest continuation of a prompt: its ids, and the log-probabilities [N, V] of each step."""
+        answer: list[int] = []
+        rows = []
+        for _ in range(tokens):
+            rows.append(self.log_probabilities([*ids, *answer], vocabulary))
+            answer.append(int(rows[-1].argmax()))
+        return answer, torch.stack(rows)
+
+    @property
+    def address(self) -> str:
+        """Of its HTTP server on the loopback."""
+        return str(self._server.listening_address)
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text in which nothing is special."""
@@ -98,7 +111,7 @@ class LlamaCpp:
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
-            self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=600) as answer:
             value: dict[str, Any] = json.load(answer)

@@ -73,9 +73,7 @@ _TOKENIZER: dict[str, Any] = {
 }
 
 
-def export_released(
-    folder: Path, out: Path, *, dtype: torch.dtype | None = None, notice: Notice = print
-) -> str:
+def export_released(folder: Path, out: Path, *, dtype: torch.dtype | None = None, notice: Notice = print) -> str:
     """Write `folder`'s model, an adapter merged, in the released layout as sharded safetensors.
 
     Args:

@@ -130,21 +130,25 @@ def load_tuned(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     quantized: bool = True,
+    base: Path | None = None,
     notice: Notice = print,
 ) -> PreTrainedModel | PeftModel:
     """The network in a tuned folder, in eval mode: full weights, or an adapter on its base.
 
     Args:
         folder: `models/tuned`, or any folder that `load_model` reads.
+        base: of a released P-tuning prefix alone; None = as its base.json says.
         quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
 
     Raises:
         UserError: the base is missing, or isn't the one the adapter was trained on.
     """
     if not (folder / _ADAPTER).is_file():
-        return load_model(folder, dtype=dtype, device=device, notice=notice)
-    base, reference = _checked_base(folder)
-    model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
+        return load_model(folder, dtype=dtype, device=device, base=base, notice=notice)
+    if base is not None:
+        raise UserError(f"{folder} is an adapter, whose base its {_BASE} names. Leave out --base.")
+    network, reference = _checked_base(folder)
+    model = load_base(network, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
     attach_prefix_length(model, PeftConfig.from_pretrained(str(folder)))
     return PeftModel.from_pretrained(model, str(folder)).eval()
 

@@ -16,6 +16,7 @@ from glm2core.model.initialization import initialize
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.model.quantization import quantization_config
+from glm2core.model.released_prefix import network_files
 from glm2core.model.rope import RopeScaling, describe_rope
 from glm2core.model.tensors import LazyTensor, StoredTensors
 from glm2core.model.weight_files import require_readable, weight_files
@@ -32,6 +33,7 @@ def load_model(
     family: str = "auto",
     rope: RopeScaling | None = None,
     bits: Literal[4, 8] | None = None,
+    base: Path | None = None,
     notice: Callable[[str], None] = print,
 ) -> ChatGLM2ForCausalLM:
     """Load a released or tuned network, strictly.
@@ -45,6 +47,7 @@ def load_model(
         device: where to.
         family: chatglm2, chatglm3 or auto; decides what a released `rope_ratio` means.
         rope: scaling to add; None = as the checkpoint has it.
+        base: of a released P-tuning prefix alone; None = as its base.json says.
         bits: quantize to 4 (nf4) or 8 (LLM.int8) bits while loading.
         notice: is told the family and its evidence, and the RoPE in use.
 
@@ -55,7 +58,8 @@ def load_model(
         UserError: a missing file or folder; a missing, unexpected or misshapen tensor; a scaling on
             top of one that is there.
     """
-    for file in weight_files(folder):
+    files = network_files(folder, base)
+    for file in files:
         require_readable(file)  # a damaged file is named before the long part starts
     config = read_config(folder, family=family, notice=notice)
     apply_rope(config, rope)
@@ -63,10 +67,11 @@ def load_model(
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
     if bits is not None:
         options["quantization_config"] = quantization_config(bits, dtype, device)
-    if not (packed := packed_bits(folder)):
+    packed = packed_bits(files[0].parent)
+    if not packed and files == weight_files(folder):
         return ChatGLM2ForCausalLM.from_pretrained(folder, **options)
     config.name_or_path = str(folder)
-    stored = StoredTensors(weight_files(folder), packed)
+    stored = StoredTensors(files, packed)
     return ChatGLM2ForCausalLM.from_pretrained(
         None, state_dict={name: LazyTensor(stored, name) for name in stored}, **options
     )
@@ -145,7 +150,7 @@ def fingerprint(folder: Path) -> str:
     """
     related = {key: value for key, value in _config_values(folder).items() if key not in _UNRELATED_KEYS}
     digest = hashlib.sha256(json.dumps(related, sort_keys=True).encode())
-    for file in weight_files(folder):
+    for file in network_files(folder):
         digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

@@ -305,8 +305,8 @@ def _require_exact(info: dict[str, Any], path: Any, *, has_prefix: bool) -> None
     ]
     if has_prefix and _is_prefix_alone(info["missing_keys"]):
         raise UserError(
-            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Put the "
-            "base's weight files beside it: docs/export.md, 'A released P-tuning result', has the lines for that."
+            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Name "
+            'the base\'s folder by --base, or in a base.json beside it: {"path": "models/chatglm2-6b"}.'
         )
     if wrong:
         listed = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")

@@ -10,7 +10,15 @@ from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 MOST_BYTES = 1_000_000
 _MOST_ALTERNATIVES = 20
 # Named by clients of others, and without effect on an answer
-_WITHOUT_EFFECT = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
+_WITHOUT_EFFECT = (
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "parallel_tool_calls",
+)
 # What asks for nothing: other values are not served
 _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),

@@ -13,8 +13,8 @@ import openai
 import pytest
 import torch
 
-from glm2core.export.hf import export_hf
 from glm2core.evaluation.generation import Answerer, Sampling
+from glm2core.export.hf import export_hf
 from glm2core.model.adapters import load_tuned
 from glm2core.text.chat_format import ChatFormat
 

@@ -32,7 +32,7 @@ def difference(source, file, places, *, exact=True):
     ids = torch.randint(300, 1200, (max(places),), generator=generator).tolist()
     llama = LlamaCpp(file, context=len(ids) + 8, exact=exact)
     rows = source.config.padded_vocab_size
-    theirs = torch.cat([llama.complete(ids[:place], 1, rows)[1] for place in places])
+    theirs = torch.stack([llama.log_probabilities(ids[:place], rows) for place in places])
     [ours] = log_probabilities(source, [Asked(ids, [place - 1 for place in places])])
     best = ours.topk(2)
     clear = best.values[:, 0] - best.values[:, 1] > 0.05
@@ -95,7 +95,7 @@ def test_an_adapter_on_its_base_equals_the_merged_network(shape, lora_model, tok
     source = Source.open(lora_model, notice=silent)
     ids = list(range(300, 400))
     llama = LlamaCpp(tmp_path / "base.gguf", context=256, adapters=[tmp_path / "adapter.gguf"])
-    _, theirs = llama.complete(ids, 1, source.config.padded_vocab_size)
+    theirs = llama.log_probabilities(ids, source.config.padded_vocab_size)
     [ours] = log_probabilities(source, [Asked(ids, [99])])
     [base] = log_probabilities(Source.open(lora_model / "base", notice=silent), [Asked(ids, [99])])
     assert (ours - theirs).abs().max() < 1e-4 < (ours - base).abs().max()

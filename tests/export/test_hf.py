@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glm2core.export.hf import export_hf
 from glm2core.cli.main import main
 from glm2core.errors import UserError
+from glm2core.export.hf import export_hf
 from glm2core.model.adapters import load_tuned
 from glm2core.model.loading import new_model
 from glm2core.model.rope import RopeScaling

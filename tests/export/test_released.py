@@ -29,7 +29,9 @@ def test_every_member_comes_back_as_it_was(member, tokenizer, tmp_path):
     assert {key: written.get(key) for key in given} == given | {"quantization_bit": 0}
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     before = {name: tensor for file in folder.glob("*.bin") for name, tensor in torch.load(file).items()}
-    after = {name: tensor for file in (tmp_path / "out").glob("*.safetensors") for name, tensor in load_file(file).items()}
+    after = {
+        name: tensor for file in (tmp_path / "out").glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
     assert set(index["weight_map"]) == set(after) == set(before)
     assert all(after[name].equal(before[name]) for name in before if "inv_freq" not in name)
 
@@ -62,14 +64,18 @@ def test_full_weights_of_the_pipeline(tokenizer, tmp_path):
     export_released(folder, tmp_path / "out", notice=silent)
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["rope_ratio"] == 4
-    assert set(released_config("chatglm2-6b-32k")) - {"prefix_projection", "interleaved_qkv", "transformers_version"} <= {
-        *written
-    }
+    assert set(released_config("chatglm2-6b-32k")) - {
+        "prefix_projection",
+        "interleaved_qkv",
+        "transformers_version",
+    } <= {*written}
 
 
 @pytest.mark.parametrize("rope_type", ["ntk", "yarn"])
 def test_a_scaling_that_the_released_code_lacks_is_refused(rope_type, tokenizer, tmp_path):
     folder = make_full(tmp_path / "model", tokenizer, rope=RopeScaling(rope_type, 4.0))
-    with pytest.raises(UserError, match=r"the released chatglm2 code can't compute: it divides positions by rope_ratio"):
+    with pytest.raises(
+        UserError, match=r"the released chatglm2 code can't compute: it divides positions by rope_ratio"
+    ):
         export_released(folder, tmp_path / "out", notice=silent)
     assert not (tmp_path / "out").exists()
