@@ -129,8 +129,8 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     serve = commands.add_parser(
         "serve",
         help="answer OpenAI's chat protocol over HTTP",
-        description="Serve any MODEL, a P-tuning prefix too, at http://HOST:PORT/v1: chat completions, whole or streamed, "
-        "one after the other, with MODEL's own template. It asks nobody who they are.",
+        description="Serve any MODEL, a P-tuning prefix too, at http://HOST:PORT/v1: chat completions, whole or "
+        "streamed, one after the other, with MODEL's own template. It asks nobody who they are.",
     )
     serve.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
@@ -145,8 +145,8 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     compare = commands.add_parser(
         "compare",
         help="whether a server answers as the model does",
-        description="Ask a server of OpenAI's protocol (serve, transformers serve, vLLM, SGLang, llama-server, Ollama) and "
-        "MODEL the same prompts greedily, with contexts beyond 2,048 tokens among them, and say where they part.",
+        description="Ask a server of OpenAI's protocol (serve, transformers serve, vLLM, SGLang, llama-server, Ollama) "
+        "and MODEL the same prompts greedily, with contexts beyond 2,048 tokens among them, and say where they part.",
     )
     compare.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     compare.add_argument("--url", required=True, help="of the server, up to /v1: http://127.0.0.1:8080/v1")

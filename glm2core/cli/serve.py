@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
         address = f"http://{_shown(arguments.host)}:{listener.getsockname()[1]}"
         if not _is_loopback(arguments.host):
             _note(
-                f"warning: {address} is open to other machines, and nobody is asked who they are. Put a proxy before it."
+                f"warning: {address} is open to other machines and asks nobody who they are. Put a proxy before it."
             )
         _note(f"{address}/v1 answers as the model {name!r}, to {engine.context:,} tokens. Ctrl-C ends.")
         server = uvicorn.Server(
@@ -41,8 +41,8 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(
-            f"can't listen on {host} port {port}: {error.strerror or error}. Name another --port (0 = any that is free) or "
-            "--host."
+            f"can't listen on {host} port {port}: {error.strerror or error}. Name another --port (0 = any that is "
+            "free) or --host."
         ) from None
 
 

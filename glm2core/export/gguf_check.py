@@ -1,4 +1,4 @@
-"""Whether a GGUF file is the model it was made from: by llama.cpp itself where it is installed, else by reading it back.
+"""Whether a GGUF file is the model it was made from: by llama.cpp where it is installed, else by reading it back.
 
 Shapes: `S` places in a prompt, `V` vocabulary.
 """
@@ -62,9 +62,9 @@ def check_network(source: Source, file: Path, quantization: Quantization, notice
     check_ids(llama, source.chat_format)
     found = compare(source, llama, prompt, quantization)
     notice(
-        f"checked in llama.cpp: ids of {MIXED_TEXTS:,} mixed texts, all pieces and chats; log-probabilities at positions "
-        f"to {found.positions:,} of {source.config.seq_length:,}, largest difference {found.difference:.1e}, divergence "
-        f"{found.divergence:.1e} nats a token; a greedy answer"
+        f"checked in llama.cpp: ids of {MIXED_TEXTS:,} mixed texts, all pieces and chats; log-probabilities at "
+        f"positions to {found.positions:,} of {source.config.seq_length:,}, largest difference {found.difference:.1e}, "
+        f"divergence {found.divergence:.1e} nats a token; a greedy answer"
     )
 
 
@@ -152,8 +152,8 @@ def _judge(found: Compared, quantization: Quantization) -> None:
         value, limit, what = found.divergence, _DIVERGENCE[quantization], "mean divergence in nats a token"
     if not value <= limit:  # also where it isn't a number
         raise UserError(
-            f"llama.cpp computes other log-probabilities from the {quantization} file: the {what} is {value:.1e}, above "
-            f"{limit:.0e}. Nothing was written. Check that the weights are finite, or take --quantize f32."
+            f"llama.cpp computes other log-probabilities from the {quantization} file: the {what} is {value:.1e}, "
+            f"above {limit:.0e}. Nothing was written. Check that the weights are finite, or take --quantize f32."
         )
 
 
@@ -169,8 +169,8 @@ def _require_greedy(ours: Tensor, answer: list[int], margin: float) -> None:
 def _require_same(what: str, text: str, found: list[int], expected: list[int]) -> None:
     if found != expected:
         raise UserError(
-            f"llama.cpp reads {what} {text!r} as {found}, but tokenizer.model says {expected}. Nothing was written. Use "
-            "the model with chat, predict or serve."
+            f"llama.cpp reads {what} {text!r} as {found}, but tokenizer.model says {expected}. Nothing was written. "
+            "Use the model with chat, predict or serve."
         )
 
 

@@ -68,7 +68,8 @@ class Result:
             min(len(self.ours), len(self.theirs)),
         )
         start = max(0, place - 10)
-        return f"differ from character {place}: ours {self.ours[start : place + 20]!r}, served {self.theirs[start : place + 20]!r}"
+        ours, served = (text[start : place + 20] for text in (self.ours, self.theirs))
+        return f"differ from character {place}: ours {ours!r}, served {served!r}"
 
 
 def compare(
@@ -96,8 +97,8 @@ def usual_cause(results: Sequence[Result]) -> str:
     if any(result.theirs_tokens not in (None, result.tokens) for result in results):
         odd = next(result for result in results if result.theirs_tokens not in (None, result.tokens))
         return (
-            f"Usual cause: the chat template, or special tokens put in twice: {odd.name} has {odd.tokens:,} tokens here "
-            f"and {odd.theirs_tokens:,} there. Take the template that export wrote (llama-server --jinja)."
+            f"Usual cause: the chat template, or special tokens put in twice: {odd.name} has {odd.tokens:,} tokens "
+            f"here and {odd.theirs_tokens:,} there. Take the template that export wrote (llama-server --jinja)."
         )
     if all(result.goes_on for result in different):
         return "Usual cause: a stop token that the server does not know: its answers are ours, and go on."
@@ -111,7 +112,8 @@ def usual_cause(results: Sequence[Result]) -> str:
             f"Usual cause: positions: all up to {_UNSCALED:,} tokens are equal. The server reads the RoPE scaling "
             "otherwise, or its context is shorter than the prompt."
         )
-    return "Usual cause: other weights or positions: they part where the model is sure. Export this MODEL again and serve that."
+    return "Usual cause: other weights or positions: they part where the model is sure. Export this MODEL again "
+        "and serve that."
 
 
 def _prompts(
@@ -133,8 +135,8 @@ def _prompts(
 def _require_vocabulary(name: str, ours: int, theirs: int | None) -> None:
     if theirs is not None and abs(theirs - ours) > _FEW_TOKENS + _ANOTHER_VOCABULARY * ours:
         raise UserError(
-            f"{name} has {ours:,} tokens by MODEL's tokenizer and {theirs:,} by the server's: it serves another model, or "
-            "one with another vocabulary. Name the model that is served, or serve this one."
+            f"{name} has {ours:,} tokens by MODEL's tokenizer and {theirs:,} by the server's: it serves another "
+            "model, or one with another vocabulary. Name the model that is served, or serve this one."
         )
 
 
