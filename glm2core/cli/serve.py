@@ -25,9 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
         name = str(arguments.model)
         address = f"http://{_shown(arguments.host)}:{listener.getsockname()[1]}"
         if not _is_loopback(arguments.host):
-            _note(
-                f"warning: {address} is open to other machines and asks nobody who they are. Put a proxy before it."
-            )
+            _note(f"warning: {address} is open to other machines and asks nobody who they are. Put a proxy before it.")
         _note(f"{address}/v1 answers as the model {name!r}, to {engine.context:,} tokens. Ctrl-C ends.")
         server = uvicorn.Server(
             uvicorn.Config(make_app(engine, name), log_level="warning", timeout_graceful_shutdown=5)

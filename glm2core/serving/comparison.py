@@ -112,8 +112,10 @@ def usual_cause(results: Sequence[Result]) -> str:
             f"Usual cause: positions: all up to {_UNSCALED:,} tokens are equal. The server reads the RoPE scaling "
             "otherwise, or its context is shorter than the prompt."
         )
-    return "Usual cause: other weights or positions: they part where the model is sure. Export this MODEL again "
-        "and serve that."
+    return (
+        "Usual cause: other weights or positions: they part where the model is sure. Export this MODEL again and serve "
+        "that."
+    )
 
 
 def _prompts(
