@@ -48,6 +48,7 @@ class LlamaCpp:
         params.cpuparams.n_threads = os.cpu_count()
         params.n_gpu_layers = 0
         params.fit_params = False
+        params.no_extra_bufts = True  # weights stay mapped, and are not packed anew into memory
         if exact:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -79,6 +80,11 @@ class LlamaCpp:
         told = step["top_logprobs"]
         found[[entry["id"] for entry in told]] = torch.tensor([float(entry["logprob"]) for entry in told])
         return found
+
+    def answer(self, ids: Sequence[int], tokens: int) -> str:
+        """Text of a greedy answer of at most so many tokens."""
+        request = {"prompt": list(ids), "max_tokens": tokens, "temperature": 0, "cache_prompt": True}
+        return str(self._server.handle_completions(request)["choices"][0]["text"])
 
     def greedy(self, ids: Sequence[int], tokens: int, vocabulary: int) -> tuple[list[int], Tensor]:
         """The likeliest continuation of a prompt: its ids, and the log-probabilities [N, V] of each step."""
