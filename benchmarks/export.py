@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def members(_: argparse.Namespace, work: Path) -> None:
-    """The largest difference of a log-probability, and whether the likeliest token is the same where it leads by 0.05."""
+    """The largest difference of a log-probability; where ours leads by 0.05, how often the likeliest is the same."""
     print(f"{'member':<20}{'file':<6}{'to token':>10}{'largest':>10}{'clear':>8}{'same':>6}")
     for member in (name for name in PRESETS if "6b" in name):
         folder = _small_member(work / member, member)

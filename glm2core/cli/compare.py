@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     if told:
         print(f"log-probabilities of answers' tokens: largest difference {max(told):.1e}")
     else:
-        print("the server gives no log-probabilities: answers alone were compared")
+        print("the server gives no log-probabilities of the same tokens: answers alone were compared")
     different = [result for result in results if not result.equal]
     if different:
         raise UserError(

@@ -42,7 +42,7 @@ class Result:
         tokens: of the prompt, here; `theirs_tokens` as the server counts them (None = it doesn't say).
         goes_on: the server's answer is ours, and then more behind where ours ends.
         lead: of our likeliest token over the next, in nats, where the answers part; None = they don't.
-        logprob_difference: the largest, of the tokens both begin with; None = the server tells none.
+        logprob_difference: the largest of the tokens of equal answers; None = the server does not tell each token's.
     """
 
     name: str
@@ -154,10 +154,10 @@ def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: R
         best = rows[common].topk(2).values
         lead = float(best[0] - best[1])
     difference = None
-    if theirs.logprobs:
-        own = [float(row[token]) for row, token in zip(rows, made, strict=True)][:common]
-        pairs = list(zip(own, theirs.logprobs, strict=False))
-        difference = max((abs(a - b) for a, b in pairs), default=None)
+    # Servers leave out the token that ends an answer, and llama.cpp those that are half a character
+    if theirs.logprobs and not parts and len(made) - len(theirs.logprobs) in (0, int(reply.finished)):
+        own = [float(row[token]) for row, token in zip(rows, made, strict=True)]
+        difference = max(abs(a - b) for a, b in zip(own, theirs.logprobs, strict=False))
     goes_on = reply.finished and parts and theirs.text.startswith(reply.answer)
     return Result(name, len(ids), theirs.prompt_tokens, reply.answer, theirs.text, goes_on, lead, difference)
 
