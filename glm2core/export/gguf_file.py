@@ -1,6 +1,5 @@
 """Writing GGUF: a network or an adapter, a tensor at a time."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import util
@@ -16,6 +15,7 @@ from glm2core.errors import UserError
 from glm2core.export.fast_tokenizer import SPELLED
 from glm2core.export.gguf_layout import Part, architecture, keys, parts, rope_factors
 from glm2core.export.source import Source
+from glm2core.hardware import usable_cores
 from glm2core.text.prompt import PREFIX_TOKENS, jinja_template
 from glm2core.text.tokenizer import BOS, EOS, PAD, UNKNOWN
 
@@ -210,7 +210,7 @@ def _encoded(entry: _Entry) -> np.ndarray:
         return np.ascontiguousarray(made)
 
     starts = range(0, len(tensor), step)
-    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return np.concatenate(list(pool.map(block, starts)))
 
 

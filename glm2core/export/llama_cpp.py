@@ -5,7 +5,6 @@ long as the model is loaded.
 """
 
 import json
-import os
 import urllib.request
 from collections.abc import Iterable, Sequence
 from importlib import util
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from glm2core.conversation import Message
+from glm2core.hardware import usable_cores
 
 _CERTAIN = 1e9  # added to a logit
 
@@ -45,7 +45,7 @@ class LlamaCpp:
         params.n_predict = 1
         params.warmup = False
         params.verbosity = 0
-        params.cpuparams.n_threads = os.cpu_count()
+        params.cpuparams.n_threads = usable_cores()
         params.n_gpu_layers = 0
         params.fit_params = False
         params.no_extra_bufts = True  # weights stay mapped, and are not packed anew into memory
