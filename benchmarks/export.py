@@ -67,7 +67,7 @@ def members(_: argparse.Namespace, work: Path) -> None:
         source = Source.open(folder, notice=_silent)
         for quantization in ("f32", "f16"):
             file = work / f"{member}-{quantization}.gguf"
-            write_network(source, quantization, file)  # type: ignore[arg-type]
+            write_network(source, quantization, file)
             _print_difference(member, quantization, source, file)
 
 
@@ -91,7 +91,7 @@ def paired(arguments: argparse.Namespace, work: Path) -> None:
     for quantization in ("f32", "q8_0", "q4_0"):
         source = Source.open(arguments.model, notice=_silent)
         file = work / f"{quantization}.gguf"
-        write_network(source, quantization, file)  # type: ignore[arg-type]
+        write_network(source, quantization, file)
         llama = LlamaCpp(file, context=arguments.length + 64, exact=False)
         right[quantization] = _answers(llama, source, arguments)
         found, base = right[quantization], right["f32"]

@@ -4,7 +4,7 @@ Shapes: `S` places in a prompt, `V` vocabulary.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -192,20 +192,20 @@ def _expected(source: Source, part: Part) -> Tensor:
     return part.of(source.read(part.released))
 
 
-def _stored(file: Path) -> dict[str, "object"]:
+def _stored(file: Path) -> dict[str, Any]:
     from gguf import GGUFReader  # an extra
 
     return {tensor.name: tensor for tensor in GGUFReader(file).tensors}
 
 
-def _require_close(name: str, stored: dict[str, "object"], expected: Tensor) -> None:
+def _require_close(name: str, stored: dict[str, Any], expected: Tensor) -> None:
     from gguf.quants import dequantize
 
     tensor = stored.get(name)
     if tensor is None:
         raise UserError(f"{name} is missing in the file. Nothing was written. The disk may be failing; run again.")
-    values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)).view_as(expected)  # type: ignore[attr-defined]
+    values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)).view_as(expected)
     wide = expected.float()
-    limit = _ROUNDING[tensor.tensor_type.name] * wide.norm()  # type: ignore[attr-defined]
+    limit = _ROUNDING[tensor.tensor_type.name] * wide.norm()
     if not (values - wide).norm() <= limit:
         raise UserError(f"{name} reads back as another tensor. Nothing was written. Check that the weights are finite.")

@@ -1,6 +1,7 @@
 """OpenAI's chat protocol around an engine: `/v1/chat/completions`, whole or as server-sent events, and `/v1/models`."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -117,7 +118,14 @@ def _token(entry: TokenChoice, engine: Engine) -> dict[str, Any]:
 
     def told(token: int, logprob: float) -> dict[str, Any]:
         text = tokenizer.piece(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": text, "logprob": logprob, "bytes": _bytes(text)}
 
     alternatives = [told(*pair) for pair in entry.alternatives]
     return {**told(entry.token, entry.logprob), "top_logprobs": alternatives}
+
+
+def _bytes(piece: str) -> list[int]:
+    """What a piece adds to a text: SentencePiece writes a space as U+2581, and a byte alone as <0x0A>."""
+    if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
+        return [int(match.group(1), 16)]
+    return list(piece.replace("\u2581", " ").encode())

@@ -140,7 +140,7 @@ class _Recorder(LogitsProcessor):
 
     def __init__(self, alternatives: int) -> None:
         self._alternatives = alternatives
-        self._rows: list[Tensor] = []  # [V] in half the memory would round; answers with log-probabilities are short
+        self._rows: list[Tensor] = []  # [V] each
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits [1, V] of a step, which go on as they are."""
