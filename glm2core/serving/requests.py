@@ -164,4 +164,9 @@ def parse(body: bytes) -> ChatRequest:
 
 
 def _text(turn: _Turn) -> str:
-    return turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content)
+    text = turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content)
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError(
+            400, "messages: a content holds half a character (a lone surrogate). Send whole text.", "messages"
+        )
+    return text

@@ -99,6 +99,7 @@ def test_log_probabilities_of_tokens(server, name, full_model):
         ({"messages": "Hi"}, 400, "messages: "),
         ({"messages": CHAT[:2]}, 400, "the roles are user, assistant"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "half a character"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
     ],
 )
