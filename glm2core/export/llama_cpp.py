@@ -119,6 +119,7 @@ class LlamaCpp:
         request = urllib.request.Request(
             self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=600) as answer:
+        here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+        with here.open(request, timeout=600) as answer:
             value: dict[str, Any] = json.load(answer)
         return value

@@ -12,7 +12,7 @@ from tests.cli.conftest import make_full
 from tests.export.networks import needs_llama_cpp
 from tests.serving.server import served
 
-FEW = ["--lengths", "300", "2500", "--max-new-tokens", "6", "--dtype", "float32"]
+FEW = ["--lengths", "600", "2500", "--max-new-tokens", "6", "--dtype", "float32"]
 
 
 def test_serve_answers_as_the_model(prefix_model, capsys):
