@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.train_data import anonymous_peak
 from benchmarks.train_small import CPU, Figures, NoCheckpoints
-from glm2core.cli.export import export
 from glm2core.estimate.fit import with_recomputation
 from glm2core.estimate.memory import GIB, Workload, network_config, training_memory
+from glm2core.export.hf import export_hf
 from glm2core.hardware import computes_in
 from glm2core.labels import IGNORED
 from glm2core.params import FIT, ModelParams, TrainParams
@@ -89,7 +89,7 @@ def exported(weights: Path, work: Path, *, data: Path) -> Figures:
     train_tokenizer(data.read_text("utf-8").splitlines(), min(8000, rows - 64)).save(folder, "chatglm2")
     started = time.perf_counter()
     with anonymous_peak() as peak:
-        export(folder, work / "exported")
+        export_hf(folder, work / "exported")
     return {"seconds": time.perf_counter() - started, "peak_gib": peak[0]}
 
 

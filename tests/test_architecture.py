@@ -49,14 +49,16 @@ ALLOWED = {
     "estimate": BASE | {"model"},
     "training": BASE | {"text", "model", "estimate"},
     "evaluation": BASE | {"lines", "text", "model"},
-    "cli": BASE | {"data", "text", "model", "estimate", "training", "evaluation", "tracking"},
+    "export": BASE | {"lines", "text", "model", "evaluation"},
+    "serving": BASE | {"lines", "text", "model", "evaluation"},
+    "cli": BASE | {"data", "text", "model", "estimate", "training", "evaluation", "export", "serving", "tracking"},
     "__main__": {"cli"},
     "stages": BASE | {"data", "text", "model", "training", "evaluation", "tracking"},
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 MAY_IMPORT_HEAVY = (
     "glm2core/hardware.py",
-    *(f"glm2core/{room}/" for room in ("model", "estimate", "training", "evaluation", "cli")),
+    *(f"glm2core/{room}/" for room in ("model", "estimate", "training", "evaluation", "export", "serving", "cli")),
 )
 
 
@@ -189,6 +191,20 @@ def test_nothing_is_run_from_data() -> None:
                 assert called not in FORBIDDEN_CALLS, place
                 safe = any(key.arg == "weights_only" and ast.unparse(key.value) == "True" for key in node.keywords)
                 assert called != "torch.load" or safe, place
+
+
+ASKS_OTHERS = {"urllib", "http", "socket", "requests", "httpx", "aiohttp"}
+MAY_ASK_OTHERS = {
+    "glm2core.serving.remote",  # compare
+    "glm2core.export.llama_cpp",  # llama.cpp in this process, on the loopback
+    "glm2core.cli.serve",  # listens
+}
+
+
+def test_only_compare_opens_a_connection() -> None:
+    for module in MODULES:
+        asks = {name.split(".")[0] for name in imports_of(module)} & ASKS_OTHERS
+        assert not asks or module in MAY_ASK_OTHERS or layer_of(module) == "tracking", module
 
 
 MUTATORS = {"append", "extend", "insert", "add", "update", "pop", "popitem", "remove", "discard", "clear", "setdefault"}

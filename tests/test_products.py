@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glm2core.cli.answering import Answerer, Sampling
 from glm2core.cli.chat import Chat
-from glm2core.cli.export import export
 from glm2core.cli.main import main
 from glm2core.data.converted import SCHEMA
 from glm2core.evaluation.run import Evaluation
+from glm2core.export.hf import export_hf
 from glm2core.model.adapters import load_tuned
 from glm2core.params import EvaluateParams, ModelParams
 from glm2core.text.chat_format import ChatFormat
@@ -223,4 +223,4 @@ def test_export(method: str, dtype: torch.dtype, half_model: Path, tokenizer: Sp
     folder = half_model
     if method != "full":
         folder = make_adapter(tmp_path / "tuned", tokenizer, half_model, method, bits=4)
-    recorded(lambda: export(folder, tmp_path / "out", dtype=dtype, notice=str))
+    recorded(lambda: export_hf(folder, tmp_path / "out", dtype=dtype, notice=str))

@@ -4,10 +4,11 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from glm2core.cli.answering import AnswerStream, load_answerer
+from glm2core.cli.answering import load_answerer
 from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 from glm2core.errors import UserError
 from glm2core.evaluation.generation import Answerer
+from glm2core.serving.stream import AnswerStream
 
 CLEAR, STOP = "clear", "stop"
 

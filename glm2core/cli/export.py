@@ -1,210 +1,42 @@
-"""`export`: a tuned or released model as `GlmForCausalLM`, which other tools load without remote code.
-
-The result is checked before it takes its name: transformers' own classes load it again from the
-disk, and give the ids, the chat ids and the logits of the model it was made from.
-"""
+"""`export`: a tuned or released model in another tool's format."""
 
 import argparse
-import json
-import random
 from pathlib import Path
-from typing import Any, cast
 
-import torch
-from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    GlmForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-
-from glm2core.cli.fast_tokenizer import fast_tokenizer, special_spellings
-from glm2core.cli.folders import DTYPES, stored_dtype
-from glm2core.console import Notice
-from glm2core.conversation import ASSISTANT, SYSTEM, USER
 from glm2core.errors import UserError
-from glm2core.files import atomic_path, write_json
-from glm2core.model.adapter_files import is_adapter, read_adapter
-from glm2core.model.adapters import load_tuned
-from glm2core.model.convert_glm import glm_config, glm_state_dict
-from glm2core.model.linear import wide_products
-from glm2core.model.modeling import ChatGLM2ForCausalLM
-from glm2core.text.chat_format import ChatFormat
-from glm2core.text.tokenizer import BOS, PAD, SpTokenizer
+from glm2core.export.gguf import export_adapter, export_gguf
+from glm2core.export.hf import export_hf
+from glm2core.export.released import export_released
+from glm2core.export.source import DTYPES
 
-_MIXED_TEXTS = 2000
-_CHECKED_TOKENS = 48
-# Largest logit difference, relative to the largest logit: rounding of the dtype, through all layers.
-# A tensor in the wrong place, or another RoPE, makes it about 1.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-_HARD_TEXTS = (
-    "",
-    " ",
-    "  two  spaces ",
-    "\n",
-    "\n\n a\n",
-    "\ttab\r\n",
-    "soprano, a sop",
-    "\u2581",
-    "a\u2581\u2581b",
-    "\0",
-    "你好，世界。",
-    "[Round 1]\n\n问：你好\n\n答：",
-    "\U0001f600 e\u0301",
-    "<0x0A> <|x|>",
-    "3.14159 1,000,000",
-    "\ufeff\u200b\U0010fffd",
-)
-_CHATS = (
-    [{"role": USER, "content": "你好"}],
-    [
-        {"role": USER, "content": "Hi"},
-        {"role": ASSISTANT, "content": "Hello,\nthere"},
-        {"role": USER, "content": " 1+1?\n"},
-    ],
-    [{"role": SYSTEM, "content": "Be brief."}, {"role": USER, "content": "为什么?"}],
-)
+_AS_STORED = "auto"
 
 
 def run(arguments: argparse.Namespace) -> None:
-    export(arguments.model, arguments.out, dtype=DTYPES.get(arguments.dtype), moved_base=arguments.base)
-    print(
-        f"{arguments.out}: AutoTokenizer and AutoModelForCausalLM load it as it is. See docs/export.md for other tools."
-    )
+    model: Path = arguments.model
+    out: Path = arguments.out
+    _refuse_unused(arguments)
+    dtype = DTYPES.get(arguments.dtype)
+    match arguments.format:
+        case "gguf":
+            export_gguf(model, out, quantization=arguments.quantize or "f16", base=arguments.base)
+            print(f"{out}: llama-server -m {out} and `ollama create` take it. See docs/export.md.")
+        case "adapter-gguf":
+            export_adapter(model, out, base=arguments.base)
+            print(f"{out}: llama-server -m BASE.gguf --lora {out}, with BASE.gguf exported from the adapter's base.")
+        case "released":
+            missing = export_released(model, out, dtype=dtype, base=arguments.base)
+            ready = f"put beside it the files {missing}" if missing else "the base's *.py files lie beside it"
+            print(f"{out}: the released layout, for what runs the original; {ready}. See docs/export.md.")
+        case _:
+            export_hf(model, out, dtype=dtype, base=arguments.base)
+            print(
+                f"{out}: AutoTokenizer and AutoModelForCausalLM load it as it is. See docs/export.md for other tools."
+            )
 
 
-def export(
-    folder: Path, out: Path, *, dtype: torch.dtype | None = None, moved_base: Path | None = None, notice: Notice = print
-) -> None:
-    """Write `folder`'s model to `out`, whole or not at all.
-
-    Args:
-        folder: full weights, released or tuned, or an adapter (merged onto its base in full precision).
-        out: a folder that does not exist yet.
-        dtype: of the exported weights; None = as the weights are stored.
-        moved_base: where an adapter's base lies now; None = where it lay.
-
-    Raises:
-        UserError: `out` exists, the folder holds no model, a P-tuning prefix, or a check fails.
-    """
-    if out.exists():
-        raise UserError(f"{out} exists already. Remove it, or name another folder.")
-    chat_format = ChatFormat.load(folder)
-    _refuse_prefix(folder)
-    network = _merged(folder, dtype or stored_dtype(folder, moved_base), moved_base, notice)
-    chat_format.require_rows(network.config.padded_vocab_size, folder)
-    with atomic_path(out) as partial:
-        partial.mkdir()
-        expected = _sample_logits(network)
-        _write_model(network, chat_format, partial)
-        _write_tokenizer(chat_format, network.config.seq_length, partial)
-        del network  # of a large model there is room for one
-        check_tokenizer(AutoTokenizer.from_pretrained(partial), chat_format)
-        _check_logits(partial, expected)
-    notice(f"checked: ids of {_MIXED_TEXTS:,} mixed texts and all pieces, chat ids, logits")
-
-
-def check_tokenizer(exported: PreTrainedTokenizerBase, chat_format: ChatFormat) -> None:
-    """Compare the exported tokenizer with the original on every piece, on mixtures of them, and on chats.
-
-    Raises:
-        UserError: the first text with other ids.
-    """
-    tokenizer = chat_format.tokenizer
-    for text in _texts(tokenizer):
-        found = exported.encode(text, add_special_tokens=False)
-        if found != tokenizer.encode(text):
-            raise UserError(_mismatch("the text", text, found, tokenizer.encode(text)))
-    for chat in _CHATS:
-        ids = chat_format.prompt_ids(chat)
-        found = exported.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        if found != ids:
-            raise UserError(_mismatch("the chat", str(chat), found, ids))
-
-
-def _refuse_prefix(folder: Path) -> None:
-    """Before gigabytes are read; a prefix inside full weights is refused by `glm_config`."""
-    if is_adapter(folder) and read_adapter(folder).method == "ptuning":
-        raise UserError(
-            f"{folder} is a P-tuning prefix, and the Glm layout has no place for one. "
-            "Tune with train.method full, lora or qlora to export; chat and predict take this one."
-        )
-
-
-def _merged(folder: Path, dtype: torch.dtype, moved_base: Path | None, notice: Notice) -> ChatGLM2ForCausalLM:
-    """The network in `dtype` with its adapter added, never onto quantized weights, which would round it away."""
-    model = load_tuned(folder, dtype=dtype, quantized=False, moved_base=moved_base, notice=notice)
-    if not isinstance(model, PeftModel):
-        return cast(ChatGLM2ForCausalLM, model)
-    notice(f"merging the adapter into its base in {str(dtype).removeprefix('torch.')}")
-    return cast(ChatGLM2ForCausalLM, model.merge_and_unload(safe_merge=True))
-
-
-def _write_model(network: ChatGLM2ForCausalLM, chat_format: ChatFormat, folder: Path) -> None:
-    config = glm_config(network.config)
-    stop_ids = chat_format.stop_ids
-    config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
-    config.dtype = network.dtype
-    with torch.device("meta"):
-        exported = GlmForCausalLM(config)
-    exported.load_state_dict(glm_state_dict(network.state_dict(), network.config), strict=True, assign=True)
-    exported.generation_config = GenerationConfig(
-        bos_token_id=BOS, eos_token_id=config.eos_token_id, pad_token_id=PAD, do_sample=False
-    )
-    exported.save_pretrained(folder)
-
-
-def _write_tokenizer(chat_format: ChatFormat, positions: int, folder: Path) -> None:
-    fast_tokenizer(
-        chat_format.tokenizer, chat_format.template, chat_format.pair_format, max_length=positions
-    ).save_pretrained(folder)
-    file = folder / "tokenizer_config.json"
-    # The name that transformers 4 knows too
-    write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def _texts(tokenizer: SpTokenizer) -> list[str]:
-    """Hard cases, every piece of the vocabulary, and random mixtures of pieces; none spells a special token."""
-    pieces = [tokenizer.decode([token]) for token in range(tokenizer.size)]
-    rng = random.Random(0)
-    mixed = ["".join(rng.choices([*pieces, " ", "\n"], k=rng.randint(2, 40))) for _ in range(_MIXED_TEXTS)]
-    spellings = special_spellings(tokenizer)
-    return [text for text in (*_HARD_TEXTS, *pieces, *mixed) if not any(special in text for special in spellings)]
-
-
-def _mismatch(what: str, text: str, found: object, expected: object) -> str:
-    return (
-        f"the exported tokenizer reads {what} {text!r} as {found}, but tokenizer.model says {expected}. Nothing was "
-        "written. tokenizer.json can't hold a feature of this tokenizer.model; use the model with chat or predict."
-    )
-
-
-@torch.inference_mode()
-def _sample_logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits [T, V] on made-up ids whose positions reach over the model's whole range."""
-    config = model.config
-    ids = torch.arange(_CHECKED_TOKENS)[None] * 977 % config.vocab_size
-    positions = torch.linspace(0, config.max_position_embeddings - 1, _CHECKED_TOKENS).long()[None]
-    # The mask keeps transformers from taking gaps in the positions for borders between documents
-    with wide_products():
-        logits = model(ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
-    return logits[0].float()
-
-
-def _check_logits(folder: Path, expected: torch.Tensor) -> None:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    model, info = loaded
-    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    if wrong:
-        raise UserError(f"the exported weights don't fit GlmForCausalLM ({wrong[0]}); nothing was written.")
-    difference = (_sample_logits(model) - expected).abs().max() / expected.abs().max()
-    tolerance = _TOLERANCE[model.dtype]
-    if not difference <= tolerance:  # also where it isn't a number
-        raise UserError(
-            f"the exported model computes other logits: the largest difference is {difference:.1e} of the largest "
-            f"logit, above {tolerance:.0e}. Nothing was written. Check that the weights are finite, or export with "
-            "--dtype float32."
-        )
+def _refuse_unused(arguments: argparse.Namespace) -> None:
+    if arguments.quantize and arguments.format != "gguf":
+        raise UserError(f"--quantize is of --format gguf; --format {arguments.format} does not round weights.")
+    if arguments.dtype != _AS_STORED and arguments.format.endswith("gguf"):
+        raise UserError(f"--dtype is not of --format {arguments.format}. Choose its precision by --quantize.")

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m glm2core",
-        description="Talk with a model, answer a file of rows, export for other tools, estimate memory, keep a model, "
+        description="Talk with a model, answer a file of rows, serve or export it, estimate memory, keep a model, "
         "show a tokenized row.",
         epilog="MODEL is a folder: models/tuned as the pipeline writes it (full weights or an adapter), or released "
         "weights.",
@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_chat(commands)
     _add_predict(commands)
+    _add_serve(commands)
     _add_export(commands)
+    _add_compare(commands)
     _add_retrieval(commands)
     _add_rope(commands)
     _add_memory(commands)
@@ -106,19 +108,66 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     export = commands.add_parser(
         "export",
-        help="write a model that transformers, vLLM and others load without remote code",
-        description="Write MODEL as transformers' GlmForCausalLM with safetensors, tokenizer.json and chat template; "
-        "an adapter is merged into its full-precision base. The result is checked before it takes its name.",
+        help="write a model in the format of other tools: transformers, vLLM, llama.cpp, Ollama",
+        description="Write MODEL in another tool's format; an adapter is merged into its full-precision base. The "
+        "result is checked before it takes its name.",
     )
     export.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    export.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
+    export.add_argument("out", type=Path, metavar="OUT", help="folder to write, or FILE.gguf, which must not exist")
     _add_base(export)
+    export.add_argument(
+        "--format",
+        choices=["hf", "gguf", "released", "adapter-gguf"],
+        default="hf",
+        help="hf = transformers' GlmForCausalLM, for vLLM and SGLang too (the default); gguf = llama.cpp and Ollama; "
+        "released = the layout of the released weights; adapter-gguf = a LoRA adapter alone for llama.cpp",
+    )
     export.add_argument(
         "--dtype",
         choices=["auto", "float32", "float16", "bfloat16"],
         default="auto",
-        help="of the exported weights; auto = as MODEL (or its base) is stored",
+        help="of the weights in formats hf and released; auto = as MODEL (or its base) is stored",
     )
+    export.add_argument(
+        "--quantize", choices=["f32", "f16", "q8_0", "q4_0"], help="precision of the matrices in format gguf (f16)"
+    )
+
+
+def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="answer OpenAI's chat protocol over HTTP",
+        description="Serve any MODEL, a P-tuning prefix too, at http://HOST:PORT/v1: chat completions, whole or "
+        "streamed, one after the other, with MODEL's own template. It asks nobody who they are.",
+    )
+    serve.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 = any that is free (8000)")
+    serve.add_argument(
+        "--max-context", type=_count, help="most tokens of prompt and answer together (MODEL's positions)"
+    )
+    _add_device(serve)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="whether a server answers as the model does",
+        description="Ask a server of OpenAI's protocol (serve, transformers serve, vLLM, SGLang, llama-server, Ollama) "
+        "and MODEL the same prompts greedily, with contexts beyond 2,048 tokens among them, and say where they part.",
+    )
+    compare.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    compare.add_argument("--url", required=True, help="of the server, up to /v1: http://127.0.0.1:8080/v1")
+    compare.add_argument("--name", help="of the model there (the only one)")
+    compare.add_argument(
+        "--lengths",
+        type=_count,
+        nargs="*",
+        default=[500, 1500, 2500, 6000],
+        help="contexts in tokens; beyond MODEL's range they are left out (500 1500 2500 6000)",
+    )
+    compare.add_argument("--max-new-tokens", type=_count, default=32, help="longest answer (32)")
+    _add_device(compare)
 
 
 def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -211,7 +260,10 @@ def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--base", type=Path, help="where an adapter's base lies now, if it was moved; it must be the same weights"
+        "--base",
+        type=Path,
+        help="where the base lies: an adapter's that was moved (it must be the same weights), or that of a released "
+        "P-tuning prefix alone",
     )
 
 
@@ -220,15 +272,7 @@ def _add_params_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda where there is one"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16"],
-        default="auto",
-        help="of the weights; auto = bfloat16 where the device computes in it",
-    )
+    _add_device(parser)
     parser.add_argument(
         "--max-new-tokens", type=_count, default=max_new_tokens, help=f"longest answer ({max_new_tokens})"
     )
@@ -239,6 +283,26 @@ def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> 
         "--top-p", type=_fraction, default=0.8, help="sample from the likeliest tokens of this share (0.8)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of sampling (0)")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    _add_base(parser)
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda where there is one"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="of the weights; auto = bfloat16 where the device computes in it",
+    )
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, got {text}")
+    return value
 
 
 def _count(text: str) -> int:

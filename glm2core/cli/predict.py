@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     ChatFormat.load(arguments.model)  # a wrong folder is told before anything is hashed
     made_with = {name: getattr(arguments, name) for name in _SETTINGS}
     made_with |= {"model": sha256_folder(arguments.model), "file": sha256_file(path)}
+    if arguments.base is not None:
+        made_with["base"] = str(arguments.base.resolve())
     with _locked(out):
         journal = open_journal(out, made_with, restart=arguments.restart)
         if journal.values:

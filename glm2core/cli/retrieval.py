@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     set_threads(params.threads)
     dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model, arguments.base))
     if arguments.rope_type is None:
-        tuned = load_tuned(arguments.model, dtype=dtype, device=device, moved_base=arguments.base)
+        tuned = load_tuned(arguments.model, dtype=dtype, device=device, base=arguments.base)
         model = cast(PreTrainedModel, tuned)
     else:
         rope = RopeScaling(arguments.rope_type, arguments.rope_factor)

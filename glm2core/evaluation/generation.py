@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from glm2core.conversation import SYSTEM, Message
@@ -82,17 +82,39 @@ class Answerer:
         """
         return self.answer_prompts([np.array(self.prompt_ids(messages)) for messages in conversations], streamer)
 
-    @torch.inference_mode()
     def answer_prompts(self, prompts: Sequence[np.ndarray], streamer: BaseStreamer | None = None) -> list[Reply]:
         """Continue ids [T_i] that end where an answer begins."""
+        return [self.read(ids) for ids in self.continued(prompts, streamer)]
+
+    @torch.inference_mode()
+    def continued(
+        self,
+        prompts: Sequence[np.ndarray],
+        streamer: BaseStreamer | None = None,
+        processors: Sequence[LogitsProcessor] = (),
+    ) -> list[list[int]]:
+        """The ids that follow each prompt, with the one that ended the answer and padding behind it.
+
+        Args:
+            processors: see the logits [B, V] of each step.
+        """
         inputs = left_padded(prompts, PAD, self._model.device)  # [B, T]
         made: Tensor = self._model.generate(
             input_ids=inputs,
             attention_mask=left_mask(prompts, self._model.device),
             generation_config=self._config,
             streamer=streamer,
+            logits_processor=LogitsProcessorList(processors),
         )
-        return [self._read(ids) for ids in made[:, inputs.shape[1] :].tolist()]
+        found: list[list[int]] = made[:, inputs.shape[1] :].tolist()
+        return found
+
+    def read(self, ids: list[int]) -> Reply:
+        """The text of an answer's ids."""
+        # pad = unk = 0 is a token like any other in front of the stop: cut by place, not by value
+        stops = self.chat_format.stop_ids
+        end = next((place for place, token in enumerate(ids) if token in stops), None)
+        return Reply(self.chat_format.tokenizer.decode(ids[:end]), finished=end is not None)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Ids up to where the answer begins.
@@ -115,12 +137,6 @@ class Answerer:
         while len(kept) > start + 1 and len(self.chat_format.prompt_ids(kept)) > self._room:
             kept = [*kept[:start], *kept[start + 2 :]]
         return kept
-
-    def _read(self, ids: list[int]) -> Reply:
-        # pad = unk = 0 is a token like any other in front of the stop: cut by place, not by value
-        stops = self.chat_format.stop_ids
-        end = next((place for place, token in enumerate(ids) if token in stops), None)
-        return Reply(self.chat_format.tokenizer.decode(ids[:end]), finished=end is not None)
 
 
 def _generation_config(chat_format: ChatFormat, sampling: Sampling) -> GenerationConfig:

@@ -171,7 +171,8 @@ def adapter_weights(
     expected = (
         _lora_shapes(adapter.lora, network) if adapter.method == "lora" else _prefix_shape(adapter.prefix, config)
     )
-    require_fit(weights, expected, f"{file}: the weights do not fit {ADAPTER_FILE} and the base")
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    require_fit(shapes, expected, f"{file}: the weights do not fit {ADAPTER_FILE} and the base")
     require_finite(weights, folder)
     return weights
 

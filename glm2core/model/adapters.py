@@ -114,26 +114,24 @@ def load_tuned(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     quantized: bool = True,
-    moved_base: Path | None = None,
+    base: Path | None = None,
     notice: Notice = print,
 ) -> PreTrainedModel | PeftModel:
     """The network in a tuned folder, in eval mode: full weights, or an adapter on its base.
 
     Args:
         folder: `models/tuned`, or any folder that `load_model` reads.
-        moved_base: where an adapter's base lies now; None = where it lay. It must be the same base.
+        base: where the network lies: an adapter's base that was moved (the same weights), or that of a released
+            P-tuning prefix alone; None = as base.json says.
         quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
 
     Raises:
         UserError: the base is missing, or isn't the one the adapter was trained on; tensors that don't fit.
     """
     if not is_adapter(folder):
-        _refuse_moved_base(folder, moved_base)
-        return load_model(folder, dtype=dtype, device=device, notice=notice)
-    adapter, reference = read_adapter(folder), read_reference(folder)
-    base = moved_base or _place(folder, reference)
-    _require_same_base(folder, base, reference)
-    model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
+        return load_model(folder, dtype=dtype, device=device, base=base, notice=notice)
+    adapter, (place, reference) = read_adapter(folder), _checked_base(folder, base)
+    model = load_base(place, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
     weights = adapter_weights(folder, adapter, model, model.config)
     config = _prefix_config(model, adapter.prefix) if adapter.method == "ptuning" else _lora_config(adapter.lora)
     config.inference_mode = True
@@ -144,16 +142,25 @@ def load_tuned(
     return adapted.eval()
 
 
-def base_folder(folder: Path, moved_base: Path | None = None) -> Path | None:
+def base_of(folder: Path, base: Path | None = None) -> tuple[Path, BaseReference] | None:
+    """Where the base of an adapter's folder lies, and how the adapter knows it; None for full weights.
+
+    Args:
+        base: where it lies now, if it was moved.
+
+    Raises:
+        UserError: the base is missing, or isn't the one the adapter was trained on.
+    """
+    return _checked_base(folder, base) if is_adapter(folder) else None
+
+
+def base_folder(folder: Path, base: Path | None = None) -> Path | None:
     """Where the base of an adapter's folder lies; None for full weights.
 
     Raises:
         UserError: it is an adapter without `base.json`.
     """
-    if not is_adapter(folder):
-        _refuse_moved_base(folder, moved_base)
-        return None
-    return moved_base or _place(folder, read_reference(folder))
+    return (base or _place(folder, read_reference(folder))) if is_adapter(folder) else None
 
 
 def is_base_inside(folder: Path) -> bool:
@@ -167,7 +174,7 @@ def is_base_inside(folder: Path) -> bool:
     return is_adapter(folder) and read_adapter(folder).method == "lora" and read_reference(folder).rope is None
 
 
-def network_parameters(folder: Path, moved_base: Path | None = None) -> int:
+def network_parameters(folder: Path, base: Path | None = None) -> int:
     """Numbers in the network that `load_tuned` would load from a folder; an adapter's own, a few, are not counted.
 
     Raises:
@@ -175,11 +182,9 @@ def network_parameters(folder: Path, moved_base: Path | None = None) -> int:
     """
     if is_adapter(folder):
         reference = read_reference(folder)
-        base = moved_base or _place(folder, reference)
-        _require_base(folder, base, reference)
-        folder = base
-    else:
-        _refuse_moved_base(folder, moved_base)
+        place = base or _place(folder, reference)
+        _require_base(folder, place, reference)
+        folder = place
     return parameter_count(read_config(folder, family="chatglm2", notice=lambda sentence: None))
 
 
@@ -208,6 +213,13 @@ def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuning
     )
 
 
+def _checked_base(folder: Path, base: Path | None) -> tuple[Path, BaseReference]:
+    reference = read_reference(folder)
+    place = base or _place(folder, reference)
+    _require_same_base(folder, place, reference)
+    return place, reference
+
+
 def _place(folder: Path, reference: BaseReference) -> Path:
     if reference.path is None:
         return folder / _OWN_BASE
@@ -219,11 +231,6 @@ def _place(folder: Path, reference: BaseReference) -> Path:
             f"{folder / BASE_FILE}: path is no path here ({printable(str(error))[:200]}). Mend it."
         ) from None
     return place
-
-
-def _refuse_moved_base(folder: Path, moved_base: Path | None) -> None:
-    if moved_base is not None:
-        raise UserError(f"--base names the base of an adapter, and {folder} holds full weights. Leave --base out.")
 
 
 def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:

@@ -163,8 +163,8 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
             raise UserError(f"config: {key} is {values[key]!r}, but only {built!r}, the released value, is built here")
     if values.get("quantization_bit"):
         raise UserError(
-            f"config: quantization_bit is {values['quantization_bit']}: these weights are packed integers. "
-            "Take the half-precision checkpoint and set train.quantization_bits instead."
+            f"config: quantization_bit is {values['quantization_bit']}: these weights are packed integers, which "
+            "glm2core.model.loading.load_model unpacks and this way of loading does not."
         )
 
 

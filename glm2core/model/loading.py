@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
 from transformers import GenerationConfig
 
 from glm2core.errors import UserError
@@ -19,8 +18,10 @@ from glm2core.model.misfits import refuse_prefix_alone, require_fit
 from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.presets import preset_config
 from glm2core.model.quantization import quantization_config
+from glm2core.model.released_prefix import network_files
 from glm2core.model.rope import RopeScaling, describe_rope
-from glm2core.model.weight_files import mapped_weights, require_finite, weight_files
+from glm2core.model.tensors import LazyTensor, StoredTensors
+from glm2core.model.weight_files import mapped_weights, require_finite
 from glm2core.params.model_files import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -33,7 +34,6 @@ from glm2core.params.model_files import (
 # Keys of config.json that say nothing about what is computed, or change with who wrote the file.
 _UNRELATED_KEYS = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map")
 _NO_CONFIG = f"holds no {CONFIG_FILE}. Name a folder with a released or tuned model in it."
-_ROTARY_TABLE = "rotary_pos_emb.inv_freq"  # in the released files; rope.py computes it
 
 
 def load_model(
@@ -44,6 +44,7 @@ def load_model(
     family: str = "auto",
     rope: RopeScaling | None = None,
     bits: Literal[4, 8] | None = None,
+    base: Path | None = None,
     notice: Callable[[str], None] = print,
 ) -> ChatGLM2ForCausalLM:
     """Load a released or tuned network, strictly.
@@ -52,11 +53,12 @@ def load_model(
     of the weights in `dtype`.
 
     Args:
-        folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not.
+        folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not, packed to 4 or 8 bits or not.
         dtype: of the weights; with `bits`, of what is not quantized.
         device: where to.
         family: chatglm2, chatglm3 or auto; decides what a released `rope_ratio` means.
         rope: scaling to add; None = as the checkpoint has it.
+        base: of a released P-tuning prefix alone; None = as its base.json says.
         bits: quantize to 4 (nf4) or 8 (LLM.int8) bits while loading.
         notice: is told the family and its evidence, and the RoPE in use.
 
@@ -67,7 +69,7 @@ def load_model(
         UserError: a file that is missing or damaged, or has a value out of its range; a missing, unexpected or
             misshapen tensor, or one with NaN; a scaling on top of one that is there.
     """
-    files = weight_files(folder)
+    files = network_files(folder, base)
     config = read_config(folder, family=family, notice=notice)
     generation = read_model_file(folder / GENERATION_FILE, GenerationFile)
     weights = _network_weights(files, config, folder)  # whatever is wrong is told before the long part starts
@@ -127,10 +129,28 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
     if family == "auto":
         family, evidence = family_of(folder)
         notice(f"{folder}: family {family} ({evidence})")
+    given = config.given()
+    given.pop("quantization_bit", None)  # `packed_bits`; what is built is never packed
     try:
-        return ChatGLM2Config(**{**config.given(), "family": family})
+        return ChatGLM2Config(**{**given, "family": family})
     except UserError as error:
         raise UserError(f"{folder / CONFIG_FILE}: {str(error).removeprefix('config: ')}") from None
+
+
+def packed_bits(folder: Path) -> int:
+    """4 or 8 where a folder holds a released packed form (chatglm2-6b-int4 and kin), else 0.
+
+    Raises:
+        UserError: integers of another width.
+    """
+    config = read_config_file(folder)
+    bits = 0 if config is None else config.quantization_bit or 0
+    if bits not in (0, 4, 8):
+        raise UserError(
+            f"{folder / CONFIG_FILE}: quantization_bit is {bits!r}; weights are released packed in 4 or 8 bits, or "
+            "in half precision (0). Fetch the file again."
+        )
+    return bits
 
 
 def parameter_count(config: ChatGLM2Config) -> int:
@@ -150,18 +170,19 @@ def fingerprint(folder: Path) -> str:
         raise UserError(f"{folder} {_NO_CONFIG}")
     related = {key: value for key, value in values.items() if key not in _UNRELATED_KEYS}
     digest = hashlib.sha256(json.dumps(related, sort_keys=True).encode())
-    for file in weight_files(folder):
+    for file in network_files(folder):
         digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _network_weights(files: list[Path], config: ChatGLM2Config, folder: Path) -> dict[str, Tensor]:
+def _network_weights(files: list[Path], config: ChatGLM2Config, folder: Path) -> dict[str, Any]:
     """The weights in these files, compared with the network that `config` describes, which is not built for it."""
-    weights = {name: tensor for name, tensor in mapped_weights(files).items() if not name.endswith(_ROTARY_TABLE)}
+    weights = mapped_weights(files)
+    stored = StoredTensors(weights, packed_bits(files[0].parent))
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in ChatGLM2ForCausalLM(config).state_dict().items()}
     if config.pre_seq_len:
-        refuse_prefix_alone(expected.keys() - weights.keys(), folder)
-    require_fit(weights, expected, f"{folder}: the weights do not fit its {CONFIG_FILE}")
+        refuse_prefix_alone(expected.keys() - set(stored), folder)
+    require_fit(stored.shapes, expected, f"{folder}: the weights do not fit its {CONFIG_FILE}")
     require_finite(weights, folder)
-    return weights
+    return {name: LazyTensor(stored, name) if stored.is_packed(name) else stored[name] for name in stored}

@@ -3,8 +3,6 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from glm2core.errors import UserError, shown_names
 
 _MOST_LISTED = 8
@@ -12,8 +10,8 @@ _MOST_LISTED = 8
 Misshapen = tuple[str, Sequence[int], Sequence[int]]  # name, shape found, shape expected
 
 
-def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], rule: str) -> None:
-    """Compare tensors by name and shape with what is expected.
+def require_fit(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], rule: str) -> None:
+    """Compare tensors, by name and shape, with what is expected.
 
     Args:
         rule: what a misfit breaks, with its place: the sentence's beginning.
@@ -21,7 +19,6 @@ def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[i
     Raises:
         UserError: the first tensors that are wrong.
     """
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     both = shapes.keys() & expected.keys()
     misshapen = [(n, shapes[n], expected[n]) for n in both if tuple(shapes[n]) != tuple(expected[n])]
     refuse_misfits(expected.keys() - both, shapes.keys() - both, misshapen, rule)
@@ -44,6 +41,6 @@ def refuse_prefix_alone(missing: Collection[str], path: Path | str) -> None:
     """Raises: UserError: the embedding is missing and of the prefix nothing: a P-tuning prefix is all there is."""
     if any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing):
         raise UserError(
-            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Put the "
-            "base's weight files beside it: docs/export.md, 'A released P-tuning result', has the lines for that."
+            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Name "
+            'the base\'s folder by --base, or in a base.json beside it: {"path": "models/chatglm2-6b"}.'
         )

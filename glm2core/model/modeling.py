@@ -279,9 +279,10 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
         network, info = loaded
+        place = pretrained_model_name_or_path or network.config.name_or_path
         if network.config.pre_seq_len:
-            refuse_prefix_alone(info["missing_keys"], pretrained_model_name_or_path)
-        rule = f"{pretrained_model_name_or_path}: the weights do not fit its config.json"
+            refuse_prefix_alone(info["missing_keys"], place)
+        rule = f"{place}: the weights do not fit its config.json"
         refuse_misfits(info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"], rule)
         return loaded if wants_info else network
 

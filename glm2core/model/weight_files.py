@@ -23,6 +23,7 @@ _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bi
 _MOST_INDEX_BYTES = 16 << 20
 _MOST_HEADER_BYTES = 16 << 20  # of names and shapes
 _LONGEST_REASON = 200
+SCALE = "_scale"  # behind the name of a packed weight: its rows' scales
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -115,7 +116,9 @@ def _require_tensors(found: Any, file_bytes: int) -> None:
     for name, tensor in found.items():
         if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
             raise TypeError(f"{str(name)[:80]} is no tensor")
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _FLOATS:
+        packed = tensor.dtype == torch.int8 and name + SCALE in found
+        dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not (dense and (packed or tensor.dtype in _FLOATS)):
             raise TypeError(
                 f"{name[:80]} is of type {tensor.dtype}, {tensor.layout}; weights are dense and of 16-64 bits"
             )

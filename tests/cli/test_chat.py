@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from glm2core.cli.answering import AnswerStream
 from glm2core.cli.chat import Chat
 from glm2core.errors import UserError
 from glm2core.evaluation.generation import Answerer, Sampling
 from glm2core.model.adapters import load_tuned
+from glm2core.serving.stream import AnswerStream
 from glm2core.text.chat_format import ChatFormat
 from tests.cli.conftest import PROJECT
 

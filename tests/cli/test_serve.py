@@ -13,8 +13,8 @@ import openai
 import pytest
 import torch
 
-from glm2core.cli.export import export
 from glm2core.evaluation.generation import Answerer, Sampling
+from glm2core.export.hf import export_hf
 from glm2core.model.adapters import load_tuned
 from glm2core.text.chat_format import ChatFormat
 
@@ -28,7 +28,7 @@ CHAT = [
 @pytest.mark.slow
 def test_the_openai_client_gets_the_answer_that_chat_gives(lora_model, tmp_path):
     folder = tmp_path / "exported"
-    export(lora_model, folder)
+    export_hf(lora_model, folder)
     model = load_tuned(lora_model, dtype=torch.float32, quantized=False)
     expected = Answerer(model, ChatFormat.load(lora_model), Sampling(8)).answer([CHAT])[0].answer
     port = _free_port()

@@ -49,26 +49,37 @@ def test_a_prefix_encoder_is_read(projected: bool, tmp_path: Path) -> None:
     assert (model.transformer.prefix_encoder.trans is not None) == projected
 
 
-def test_a_released_prefix_alone_is_joined_with_its_base_as_documented(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("by", ["base.json", "argument"])
+@pytest.mark.parametrize("layout", ["bin", "safetensors"])
+def test_a_released_prefix_alone_finds_its_base(by: str, layout: str, tmp_path: Path) -> None:
     config = released_config("chatglm2-6b", pre_seq_len=5)
     whole = released_weights(config)
     base = {name: weight for name, weight in whole.items() if "prefix_encoder" not in name}
     alone = {name: weight for name, weight in whole.items() if "prefix_encoder" in name}
-    write_checkpoint(tmp_path / "models/chatglm2-6b", released_config("chatglm2-6b"), base)
-    (tmp_path / "models/chatglm2-6b/tokenizer.model").write_bytes(b"")
-    prefix = tmp_path / "models/ptuned"
+    write_checkpoint(tmp_path / "chatglm2-6b", released_config("chatglm2-6b"), base, layout=layout)
+    prefix = tmp_path / "ptuned"
     write_checkpoint(prefix, config, alone, shards=1)
-    with pytest.raises(UserError, match=r"a P-tuning prefix alone.*docs/export\.md, 'A released P-tuning result'"):
+    with pytest.raises(UserError, match=r"a P-tuning prefix alone.*Name the base's folder by --base"):
         load(prefix)
-    section = (
-        (Path(__file__).parents[2] / "docs/export.md").read_text("utf-8").split("## A released P-tuning result")[1]
-    )
-    monkeypatch.chdir(tmp_path)
-    subprocess.run([sys.executable, "-c", section.split("```python\n")[1].split("```")[0]], check=True)
-    loaded = load(prefix).state_dict()
+    if by == "base.json":
+        (prefix / "base.json").write_text(json.dumps({"path": str(tmp_path / "chatglm2-6b")}))
+        before = fingerprint(prefix)
+    loaded = load(prefix, base=tmp_path / "chatglm2-6b" if by == "argument" else None).state_dict()
     assert all(loaded[name].equal(weight.float()) for name, weight in whole.items() if "inv_freq" not in name)
+    if by == "base.json":
+        base["transformer.output_layer.weight"] += 1
+        write_checkpoint(tmp_path / "chatglm2-6b", released_config("chatglm2-6b"), base, layout=layout)
+        assert fingerprint(prefix) != before
+
+
+def test_a_base_that_has_no_place_is_named(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a", released_config("chatglm2-6b"))
+    write_checkpoint(tmp_path / "b", released_config("chatglm2-6b"))
+    with pytest.raises(UserError, match="A base belongs to an adapter or a P-tuning prefix: leave out --base"):
+        load(tmp_path / "a", base=tmp_path / "b")
+    (tmp_path / "a" / "base.json").write_text('{"folder": "b"}')
+    with pytest.raises(UserError, match=r"base\.json: path is missing"):
+        load(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

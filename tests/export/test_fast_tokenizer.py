@@ -8,8 +8,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm2core.cli.fast_tokenizer import fast_tokenizer, special_spellings
 from glm2core.errors import UserError
+from glm2core.export.fast_tokenizer import fast_tokenizer, special_spellings
 from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 from tests.cli.conftest import SHARED, raw_texts
 

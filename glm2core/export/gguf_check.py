@@ -1,0 +1,211 @@
+"""Whether a GGUF file is the model it was made from: by llama.cpp where it is installed, else by reading it back.
+
+Shapes: `S` places in a prompt, `V` vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from glm2core.console import Notice
+from glm2core.errors import UserError
+from glm2core.evaluation.tasks import GeneratedCases, LengthTooShortError
+from glm2core.export.forward import Asked, log_probabilities
+from glm2core.export.gguf_file import Quantization
+from glm2core.export.gguf_layout import Part, parts
+from glm2core.export.llama_cpp import LlamaCpp, is_there
+from glm2core.export.samples import CHATS, MIXED_TEXTS, sample_texts
+from glm2core.export.source import Source
+from glm2core.model.tensors import LoraUpdates
+from glm2core.text.chat_format import ChatFormat
+
+# Products of a prompt that the check may take, on either side: half a minute to a few minutes of two cores
+_OPERATIONS = 1e12
+_FEWEST_TOKENS = 256
+_ANSWER_TOKENS = 12
+_PLACES = 6
+_LINES_AT_ONCE = 200
+# Largest difference of a log-probability: rounding alone, through all layers
+_TOLERANCE = {"f32": 1e-3, "f16": 5e-2}
+# Mean divergence (nats a token) of rounded weights: a tensor in the wrong place makes it several
+_DIVERGENCE = {"q8_0": 0.1, "q4_0": 1.0}
+# A smaller lead of the likeliest token is a tie that rounding decides
+_MARGIN = {"f32": 1e-3, "f16": 5e-2}
+# Of the norm of a tensor: its own rounding when it is read back
+_ROUNDING = {"F32": 1e-6, "F16": 1e-3, "Q8_0": 2e-2, "Q4_0": 2e-1}
+
+
+class Compared(NamedTuple):
+    """difference: the largest of a log-probability; divergence: the mean of the next token's, in nats."""
+
+    positions: int
+    difference: float
+    divergence: float
+
+
+def check_network(source: Source, file: Path, quantization: Quantization, notice: Notice) -> None:
+    """Compare a written file with its source, and tell by what.
+
+    Raises:
+        UserError: they differ by more than the file's precision explains.
+    """
+    if not is_there():
+        _read_back_network(source, file)
+        notice(
+            "checked by reading it back: every tensor. pip install '.[gguf]' checks it in llama.cpp, where it has one"
+        )
+        return
+    prompt = longest_prompt(source)
+    llama = LlamaCpp(file, context=len(prompt) + _ANSWER_TOKENS + 1)
+    check_ids(llama, source.chat_format)
+    found = compare(source, llama, prompt, quantization)
+    notice(
+        f"checked in llama.cpp: ids of {MIXED_TEXTS:,} mixed texts, all pieces and chats; log-probabilities at "
+        f"positions to {found.positions:,} of {source.config.seq_length:,}, largest difference {found.difference:.1e}, "
+        f"divergence {found.divergence:.1e} nats a token; a greedy answer"
+    )
+
+
+def check_adapter(updates: LoraUpdates, source: Source, file: Path, notice: Notice) -> None:
+    """Read an adapter's file back.
+
+    Raises:
+        UserError: a matrix that is another.
+    """
+    stored = _stored(file)
+    for part in parts(source.config, list(updates)):
+        first, second = updates[part.released]
+        for name, expected in ((f"{part.name}.lora_a", first), (f"{part.name}.lora_b", part.of(second))):
+            _require_close(name, stored, expected)
+    notice(f"checked by reading it back: {len(stored):,} matrices")
+
+
+def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
+    """Compare ids of mixed texts, of every piece and of chats.
+
+    Raises:
+        UserError: the first text with other ids.
+    """
+    tokenizer = chat_format.tokenizer
+    texts = sample_texts(tokenizer)
+    # A line end is a token of its own, so that many lines are one request
+    hunks = ["\n".join(texts[start : start + _LINES_AT_ONCE]) for start in range(0, len(texts), _LINES_AT_ONCE)]
+    for text in hunks:
+        if llama.text_ids(text) != tokenizer.encode(text):
+            for line in text.split("\n"):
+                _require_same("the text", line, llama.text_ids(line), tokenizer.encode(line))
+            raise UserError("llama.cpp joins lines that tokenizer.model keeps apart. Nothing was written.")
+    for chat in CHATS:
+        _require_same("the chat", str(chat), llama.chat_ids(chat), chat_format.prompt_ids(chat))
+
+
+def longest_prompt(source: Source, operations: float = _OPERATIONS) -> list[int]:
+    """A question on lines of records, as long as the range and `operations` allow; other texts where no line fits."""
+    config = source.config
+    room = config.seq_length - _ANSWER_TOKENS - 1
+    length = min(room, max(_FEWEST_TOKENS, _tokens_within(source, operations)))
+    count = source.chat_format.count_tokens
+    try:
+        [case] = GeneratedCases(["lines"], [length], 1, 1, 1, 0).cases(count, notice=lambda sentence: None)
+        ids = source.chat_format.prompt_ids([{"role": "user", "content": case.context + case.questions[0].text}])
+    except LengthTooShortError:
+        ids = source.chat_format.tokenizer.encode(" ".join(sample_texts(source.chat_format.tokenizer)))
+    return ids[:length]
+
+
+def compare(source: Source, llama: LlamaCpp, prompt: list[int], quantization: Quantization) -> Compared:
+    """Log-probabilities of the next token at places over the whole prompt, and a greedy answer to it.
+
+    Raises:
+        UserError: they differ by more than the file's precision explains.
+    """
+    vocabulary = source.config.padded_vocab_size
+    ends = sorted({max(1, round(len(prompt) ** (step / _PLACES))) for step in range(_PLACES)})
+    theirs = [llama.log_probabilities(prompt[:end], vocabulary) for end in ends]
+    answer, steps = llama.greedy(prompt, _ANSWER_TOKENS, vocabulary)
+    places = [end - 1 for end in ends] + list(range(len(prompt) - 1, len(prompt) - 1 + len(answer)))
+    [ours] = log_probabilities(source, [Asked([*prompt, *answer[:-1]], places)])
+    compared = torch.cat([torch.stack(theirs), steps])
+    found = _difference(ours, compared, len(prompt) + len(answer))
+    _judge(found, quantization)
+    if quantization in _MARGIN:
+        _require_greedy(ours[len(ends) :], answer, _MARGIN[quantization])
+    return found
+
+
+def _difference(ours: Tensor, theirs: Tensor, positions: int) -> Compared:
+    """[S, V] each; a token that isn't told has no difference, but there must be few of them."""
+    told = theirs.isfinite()
+    if told.float().mean() < 0.99:
+        raise UserError("llama.cpp tells no log-probability of many tokens. Nothing was written.")
+    difference = (ours - theirs)[told].abs().max()
+    divergence = (ours.exp() * (ours - theirs)).where(told, torch.zeros(())).sum(-1).mean()
+    return Compared(positions, float(difference), float(divergence))
+
+
+def _judge(found: Compared, quantization: Quantization) -> None:
+    if quantization in _TOLERANCE:
+        value, limit, what = found.difference, _TOLERANCE[quantization], "largest difference of a log-probability"
+    else:
+        value, limit, what = found.divergence, _DIVERGENCE[quantization], "mean divergence in nats a token"
+    if not value <= limit:  # also where it isn't a number
+        raise UserError(
+            f"llama.cpp computes other log-probabilities from the {quantization} file: the {what} is {value:.1e}, "
+            f"above {limit:.0e}. Nothing was written. Check that the weights are finite, or take --quantize f32."
+        )
+
+
+def _require_greedy(ours: Tensor, answer: list[int], margin: float) -> None:
+    for place, (row, token) in enumerate(zip(ours, answer, strict=True)):
+        if row.max() - row[token] > margin:
+            raise UserError(
+                f"llama.cpp answers otherwise: token {place} of its greedy answer is {token}, and ours "
+                f"{int(row.argmax())}. Nothing was written."
+            )
+
+
+def _require_same(what: str, text: str, found: list[int], expected: list[int]) -> None:
+    if found != expected:
+        raise UserError(
+            f"llama.cpp reads {what} {text!r} as {found}, but tokenizer.model says {expected}. Nothing was written. "
+            "Use the model with chat, predict or serve."
+        )
+
+
+def _tokens_within(source: Source, operations: float) -> int:
+    """The tokens that a forward of so many operations reads: 2 a weight, and 2 a pair of tokens and channel, twice."""
+    config = source.config
+    weights = 2 * sum(shape.numel() for shape in source.shapes.values())
+    pairs = 2 * config.num_layers * config.num_attention_heads * config.kv_channels
+    return int((-weights + (weights**2 + 4 * pairs * operations) ** 0.5) / (2 * pairs))
+
+
+def _read_back_network(source: Source, file: Path) -> None:
+    stored = _stored(file)
+    for part in parts(source.config, list(source.shapes)):
+        _require_close(part.name, stored, _expected(source, part))
+
+
+def _expected(source: Source, part: Part) -> Tensor:
+    return part.of(source.read(part.released))
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    from gguf import GGUFReader  # an extra
+
+    return {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+
+
+def _require_close(name: str, stored: dict[str, Any], expected: Tensor) -> None:
+    from gguf.quants import dequantize
+
+    tensor = stored.get(name)
+    if tensor is None:
+        raise UserError(f"{name} is missing in the file. Nothing was written. The disk may be failing; run again.")
+    values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)).view_as(expected)
+    wide = expected.float()
+    limit = _ROUNDING[tensor.tensor_type.name] * wide.norm()
+    if not (values - wide).norm() <= limit:
+        raise UserError(f"{name} reads back as another tensor. Nothing was written. Check that the weights are finite.")

@@ -1,0 +1,125 @@
+"""llama.cpp in this process (the package xllamacpp): a GGUF file is asked what it computes.
+
+Completions are asked by calls; ids of texts and chats by the HTTP server that the package opens on the loopback for as
+long as the model is loaded.
+"""
+
+import json
+import urllib.request
+from collections.abc import Iterable, Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glm2core.conversation import Message
+from glm2core.hardware import usable_cores
+
+_CERTAIN = 1e9  # added to a logit
+
+
+def is_there() -> bool:
+    """Whether llama.cpp can be asked on this machine."""
+    return util.find_spec("xllamacpp") is not None
+
+
+class LlamaCpp:
+    """A GGUF file, loaded.
+
+    Args:
+        file: the model's.
+        context: most tokens of prompt and answer together.
+        adapters: LoRA files to put on it.
+        exact: keys and values in fp32, and attention by plain products: as exact as it can.
+    """
+
+    def __init__(self, file: Path, *, context: int, adapters: Iterable[Path] = (), exact: bool = True) -> None:
+        import xllamacpp  # an extra
+
+        params: Any = xllamacpp.CommonParams()
+        params.model.path = str(file)
+        params.n_ctx = context
+        params.n_parallel = 1
+        params.n_predict = 1
+        params.warmup = False
+        params.verbosity = 0
+        params.cpuparams.n_threads = usable_cores()
+        params.n_gpu_layers = 0
+        params.fit_params = False
+        params.no_extra_bufts = True  # weights stay mapped, and are not packed anew into memory
+        if exact:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters]
+        self._server: Any = xllamacpp.Server(params)
+        self._drawn = self.text_ids("a")[-1]
+
+    def log_probabilities(self, ids: Sequence[int], vocabulary: int) -> Tensor:
+        """Of the token after a prompt, [V]; -inf where none was told. What two prompts begin with is read once.
+
+        Args:
+            vocabulary: `V`.
+        """
+        request = {
+            "prompt": list(ids),
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": vocabulary,
+            "n_probs": vocabulary,
+            "cache_prompt": True,
+            # Told of a token only if it is whole text and ends nothing: such a one is drawn, whatever is likely
+            "logit_bias": [[self._drawn, _CERTAIN]],
+        }
+        answer = self._server.handle_completions(request)
+        if "choices" not in answer:
+            raise RuntimeError(f"llama.cpp: {answer}")
+        [step] = answer["choices"][0]["logprobs"]["content"]
+        found = torch.full((vocabulary,), -torch.inf)
+        told = step["top_logprobs"]
+        found[[entry["id"] for entry in told]] = torch.tensor([float(entry["logprob"]) for entry in told])
+        return found
+
+    def answer(self, ids: Sequence[int], tokens: int) -> str:
+        """Text of a greedy answer of at most so many tokens."""
+        request = {"prompt": list(ids), "max_tokens": tokens, "temperature": 0, "cache_prompt": True}
+        return str(self._server.handle_completions(request)["choices"][0]["text"])
+
+    def greedy(self, ids: Sequence[int], tokens: int, vocabulary: int) -> tuple[list[int], Tensor]:
+        """The likeliest continuation of a prompt: its ids, and the log-probabilities [N, V] of each step."""
+        answer: list[int] = []
+        rows = []
+        for _ in range(tokens):
+            rows.append(self.log_probabilities([*ids, *answer], vocabulary))
+            answer.append(int(rows[-1].argmax()))
+        return answer, torch.stack(rows)
+
+    @property
+    def address(self) -> str:
+        """Of its HTTP server on the loopback."""
+        return str(self._server.listening_address)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text in which nothing is special."""
+        ids: list[int] = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": False})[
+            "tokens"
+        ]
+        return ids
+
+    def chat_ids(self, messages: list[Message]) -> list[int]:
+        """Ids of a conversation's prompt, by the chat template in the file."""
+        prompt = self._post("/apply-template", {"messages": messages})["prompt"]
+        ids: list[int] = self._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})[
+            "tokens"
+        ]
+        return ids
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+        with here.open(request, timeout=600) as answer:
+            value: dict[str, Any] = json.load(answer)
+        return value

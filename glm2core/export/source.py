@@ -1,0 +1,127 @@
+"""A model that is to be exported, open for reading tensor by tensor."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glm2core.console import Notice
+from glm2core.errors import UserError
+from glm2core.model.adapter_files import adapter_weights, is_adapter, read_adapter
+from glm2core.model.adapters import base_folder, base_of
+from glm2core.model.config import ChatGLM2Config, apply_rope
+from glm2core.model.loading import packed_bits, read_config
+from glm2core.model.misfits import require_fit
+from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.model.rope import describe_rope
+from glm2core.model.tensors import LoraUpdates, MergedTensors, StoredTensors
+from glm2core.model.weight_files import mapped_weights, weight_files
+from glm2core.params.model_files import read_config_file
+from glm2core.text.chat_format import ChatFormat
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network whose weights are read one at a time.
+
+    Attributes:
+        folder: what was named: full weights or an adapter.
+        base: where the weights lie: `folder` itself, or the adapter's base.
+        config: of the network, with the adapter's scaling of positions.
+        tensors: by released name, an adapter's update added.
+        shapes: that the config asks for, by released name.
+        updates: the adapter's own matrices; None = full weights.
+    """
+
+    folder: Path
+    base: Path
+    config: ChatGLM2Config
+    chat_format: ChatFormat
+    tensors: Mapping[str, Tensor]
+    shapes: Mapping[str, torch.Size]
+    updates: LoraUpdates | None = None
+
+    @classmethod
+    def open(cls, folder: Path, moved_base: Path | None = None, *, notice: Notice = print) -> "Source":
+        """Open what `load_tuned` would load.
+
+        Args:
+            moved_base: where an adapter's base lies now; None = where it lay.
+
+        Raises:
+            UserError: no model there, a P-tuning prefix, or tensors that are missing, misshapen or too many.
+        """
+        chat_format = ChatFormat.load(folder)
+        refuse_prefix(folder)
+        found = base_of(folder, moved_base)
+        base, reference = found or (folder, None)
+        config = read_config(base, family=reference.family if reference else "auto", notice=notice)
+        if config.pre_seq_len:
+            raise UserError(_prefix_sentence(folder))
+        apply_rope(config, reference.rope if reference else None)
+        notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
+        chat_format.require_rows(config.padded_vocab_size, folder)
+        weights = mapped_weights(weight_files(base))
+        tensors = StoredTensors(weights, packed_bits(base))
+        with torch.device("meta"):
+            network = ChatGLM2ForCausalLM(config)
+        shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+        require_fit(tensors.shapes, shapes, f"{base}: the weights do not fit its config.json")
+        if reference is None:
+            return cls(folder, base, config, chat_format, tensors, shapes)
+        adapter = read_adapter(folder)
+        updates = LoraUpdates(adapter.lora, adapter_weights(folder, adapter, network, config))
+        return cls(folder, base, config, chat_format, MergedTensors(tensors, updates), shapes, updates)
+
+    def read(self, name: str) -> Tensor:
+        """A tensor by its released name."""
+        return self.tensors[name]
+
+    def layer(self, index: int) -> Iterator[tuple[str, Tensor]]:
+        """The weights of one block, by their names in it."""
+        prefix = f"transformer.encoder.layers.{index}."
+        for name in self.shapes:
+            if name.startswith(prefix):
+                yield name.removeprefix(prefix), self.read(name)
+
+
+def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
+    """The dtype in which a folder's weights (an adapter's base) are stored; of packed ones that of their scales.
+
+    Raises:
+        UserError: a config.json or weights that can't be read.
+    """
+    folder = base_folder(folder, moved_base) or folder
+    config = read_config_file(folder)
+    named = None if config is None else config.dtype or config.torch_dtype
+    if named in DTYPES:
+        return DTYPES[named]
+    tensors = mapped_weights(weight_files(folder)[:1]).values()
+    return next((tensor.dtype for tensor in tensors if tensor.dtype in DTYPES.values()), torch.float32)
+
+
+def refuse_prefix(folder: Path) -> None:
+    """Before gigabytes are read.
+
+    Raises:
+        UserError: `folder` is a P-tuning prefix.
+    """
+    if is_adapter(folder) and read_adapter(folder).method == "ptuning":
+        raise UserError(_prefix_sentence(folder))
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises: UserError: `out` exists."""
+    if out.exists():
+        raise UserError(f"{out} exists already. Remove it, or name another.")
+
+
+def _prefix_sentence(folder: Path) -> str:
+    return (
+        f"{folder} has a P-tuning prefix, and the layouts of other tools have no place for one. Tune with train.method "
+        "full, lora or qlora to export; chat, predict and serve take this one."
+    )

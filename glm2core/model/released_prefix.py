@@ -1,0 +1,53 @@
+"""A result of the released P-tuning script: a folder with the prefix alone, beside the network that it belongs to.
+
+Its `base.json`, `{"path": "models/chatglm2-6b"}`, or a command's `--base` names the network.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from glm2core.errors import UserError
+from glm2core.files import resolve_path
+from glm2core.model.weight_files import mapped_weights, weight_files
+from glm2core.params.model_files import ModelFile, read_model_file
+
+_FILE = "base.json"
+_PREFIX = "transformer.prefix_encoder."
+
+
+class PrefixBase(ModelFile):
+    """Content of a prefix's base.json.
+
+    Args:
+        path: folder of the network, against the project root.
+    """
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+def network_files(folder: Path, base: Path | None = None) -> list[Path]:
+    """The files that hold a whole network's weights: the folder's, after those of a prefix's base.
+
+    Args:
+        base: of a prefix alone; None = as base.json says, where there is one.
+
+    Raises:
+        UserError: weights are missing, base.json is none, or there is a base and no prefix alone.
+    """
+    own = weight_files(folder)
+    base = base or _stated(folder)
+    if base is None:
+        return own
+    if any(not name.startswith(_PREFIX) for name in mapped_weights(own)):
+        raise UserError(
+            f"{folder} holds a network, and {base} is named as its base. A base belongs to an adapter or a "
+            f"P-tuning prefix: leave out --base, or remove {folder / _FILE}."
+        )
+    return [*weight_files(base), *own]
+
+
+def _stated(folder: Path) -> Path | None:
+    stated = read_model_file(folder / _FILE, PrefixBase)
+    return None if stated is None else resolve_path(stated.path)

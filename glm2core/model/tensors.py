@@ -1,0 +1,150 @@
+"""A checkpoint's tensors one at a time: as they are stored, packed integers unpacked, an adapter's update added.
+
+Files stay mapped, so that memory is that of the tensor that is asked for.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glm2core.model.weight_files import SCALE
+from glm2core.params import LoraParams
+
+_IGNORED = "rotary_pos_emb.inv_freq"  # computed, never read (rope.py says why)
+_LORA_PREFIX = "base_model.model."
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """A network's tensors by name.
+
+    Args:
+        weights: of `mapped_weights`.
+        bits: 4 or 8: the blocks' linears are packed integers with a `weight_scale` (config: quantization_bit);
+            0 = nothing is packed.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], bits: int = 0) -> None:
+        self._weights, self._bits = weights, bits
+
+    def __getitem__(self, name: str) -> Tensor:
+        if not self.is_packed(name):
+            return self._weights[name]
+        return unpacked(self._weights[name], self._weights[name + SCALE], self._bits)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._weights if not name.endswith(_IGNORED) and not self._is_scale(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, unpacked; nothing is read for it."""
+        return {name: self._shape(name) for name in self}
+
+    def is_packed(self, name: str) -> bool:
+        """Whether a tensor is stored as integers."""
+        return bool(self._bits) and name + SCALE in self._weights
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shape = tuple(self._weights[name].shape)
+        return (*shape[:-1], shape[-1] * 8 // self._bits) if self.is_packed(name) else shape
+
+    def _is_scale(self, name: str) -> bool:
+        return name.endswith(SCALE) and self.is_packed(name.removesuffix(SCALE))
+
+
+class LazyTensor:
+    """One tensor of a mapping, read when it is sliced, as transformers reads safetensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        self._tensors, self._name = tensors, name
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self._tensors[self._name][index]
+
+    def get_dtype(self) -> str:
+        """As safetensors names it; what is read is a float, whatever it was unpacked from."""
+        return "F32"
+
+
+class MergedTensors(Mapping[str, Tensor]):
+    """A base's tensors with a LoRA adapter's update added, in the base's dtype, rounded once.
+
+    Args:
+        base: the network's tensors.
+    """
+
+    def __init__(self, base: Mapping[str, Tensor], updates: "LoraUpdates") -> None:
+        self._base, self._updates = base, updates
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._base[name]
+        if name not in self._updates:
+            return tensor
+        first, second = self._updates[name]
+        return torch.addmm(tensor.float(), second, first, alpha=self._updates.scale).to(tensor.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
+class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
+    """A LoRA adapter's two matrices of each weight it changes, by the weight's name: A [r, I] and B [O, r] in fp32.
+
+    Args:
+        lora: of the adapter's config.
+        weights: the adapter's tensors, checked.
+
+    Attributes:
+        rank: `r`.
+        scale: the update is `scale` times B A.
+    """
+
+    def __init__(self, lora: LoraParams, weights: Mapping[str, Tensor]) -> None:
+        self.rank = lora.rank
+        self.scale = lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
+        self._weights = weights
+        halves = (name.removeprefix(_LORA_PREFIX) for name in weights)
+        self._names = sorted(name.replace(".lora_A.", ".") for name in halves if ".lora_A." in name)
+
+    @property
+    def alpha(self) -> float:
+        """For tools that scale by alpha / rank."""
+        return self.scale * self.rank
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+        if name not in self._names:
+            raise KeyError(name)
+        module = _LORA_PREFIX + name.removesuffix(".weight")
+        first, second = (self._weights[f"{module}.lora_{half}.weight"].float() for half in "AB")
+        return first, second
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def unpacked(packed: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """A released packed weight in fp32, which holds it exactly.
+
+    Symmetric integers with a scale a row; of two 4-bit ones in a byte the even column is the upper.
+
+    Args:
+        packed: int8 [O, I * bits / 8].
+        scale: [O]; the largest number of a row by the largest integer.
+
+    Returns:
+        [O, I]
+    """
+    if bits == 4:
+        packed = torch.stack((packed >> 4, (packed << 4) >> 4), dim=-1).flatten(1)  # int8 keeps the sign
+    return packed.float() * scale.float()[:, None]

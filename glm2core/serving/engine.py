@@ -1,0 +1,156 @@
+"""A loaded model that answers one request at a time, whole or in pieces."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from queue import Queue
+from threading import Event, Lock, Thread
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel
+
+from glm2core.conversation import Message
+from glm2core.errors import UserError
+from glm2core.evaluation.generation import Answerer, Sampling
+from glm2core.serving.requests import ChatRequest, RequestError
+from glm2core.serving.stream import AnswerStream
+from glm2core.text.chat_format import ChatFormat
+
+_TOP_P = Sampling.top_p
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token of an answer, its log-probability, and the likeliest alternatives at its place with theirs."""
+
+    token: int
+    logprob: float
+    alternatives: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """finished: the model ended the answer; False = it was cut at the longest length."""
+
+    text: str
+    finished: bool
+    prompt_tokens: int
+    answer_tokens: int
+    choices: list[TokenChoice] = field(default_factory=list)
+
+
+class Engine:
+    """Args:
+    model: in eval mode.
+    max_context: most tokens of prompt and answer together; None = the model's positions.
+    """
+
+    def __init__(self, model: PreTrainedModel, chat_format: ChatFormat, max_context: int | None = None) -> None:
+        self._model: Any = model
+        self.chat_format = chat_format
+        positions: int = self._model.config.seq_length
+        if max_context is not None and max_context > positions:
+            raise UserError(f"--max-context is {max_context:,}, and the model has {positions:,} positions. Lower it.")
+        self.context = max_context or positions
+        self._one_at_a_time = Lock()
+
+    def answer(self, request: ChatRequest) -> Answered:
+        """Answer a request.
+
+        Raises:
+            RequestError: the prompt leaves no room for an answer.
+        """
+        return self._answer(request, self.prompt_ids(request), None)
+
+    def answer_in_pieces(self, request: ChatRequest, ids: list[int]) -> Iterator[str | Answered]:
+        """The answer's text as it grows, and the whole of it last. Who stops iterating stops the model.
+
+        Args:
+            ids: `prompt_ids` of the request.
+        """
+        pieces: Queue[str | Answered | BaseException] = Queue()
+        gone = Event()
+
+        def write(piece: str) -> None:
+            if gone.is_set():
+                raise _GoneError
+            if piece:
+                pieces.put(piece)
+
+        def work() -> None:
+            try:
+                pieces.put(self._answer(request, ids, AnswerStream(self.chat_format, write)))
+            except _GoneError:
+                pass
+            except BaseException as error:  # told where it is waited for
+                pieces.put(error)
+
+        Thread(target=work, daemon=True).start()
+        try:
+            while True:
+                piece = pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+                if isinstance(piece, Answered):
+                    return
+        finally:
+            gone.set()
+
+    def prompt_ids(self, request: ChatRequest) -> list[int]:
+        """Ids of a request's prompt.
+
+        Raises:
+            RequestError: it leaves no room for the answer that is asked for.
+        """
+        messages: list[Message] = request.conversation
+        ids = self.chat_format.prompt_ids(messages)
+        wanted = request.longest_answer or 1
+        if len(ids) + wanted > self.context:
+            raise RequestError(
+                400,
+                f"the messages have {len(ids):,} tokens; with {wanted:,} for the answer that is more than the "
+                f"{self.context:,} of this server's context. Shorten them, or ask for a shorter answer.",
+                "messages",
+                "context_length_exceeded",
+            )
+        return ids
+
+    def _answer(self, request: ChatRequest, ids: list[int], stream: AnswerStream | None) -> Answered:
+        longest = request.longest_answer or self.context - len(ids)
+        sampling = Sampling(longest, request.temperature or 0.0, request.top_p or _TOP_P)
+        answerer = Answerer(self._model, self.chat_format, sampling)
+        recorder = _Recorder(request.top_logprobs or 0) if request.logprobs else None
+        with self._one_at_a_time:
+            torch.manual_seed(request.seed or 0)
+            [made] = answerer.continued([np.array(ids)], stream, [recorder] if recorder else [])
+        reply = answerer.read(made)
+        choices = recorder.choices(made) if recorder else []
+        return Answered(reply.answer, reply.finished, len(ids), len(made), choices)
+
+
+class _GoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class _Recorder(LogitsProcessor):
+    """Keeps the likeliest tokens of each step, and the log-probability of the one that was taken."""
+
+    def __init__(self, alternatives: int) -> None:
+        self._alternatives = alternatives
+        self._rows: list[Tensor] = []  # [V] each
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits [1, V] of a step, which go on as they are."""
+        self._rows.append(scores[0].float().log_softmax(-1).cpu())
+        return scores
+
+    def choices(self, made: list[int]) -> list[TokenChoice]:
+        found = []
+        for token, row in zip(made, self._rows, strict=False):
+            best = row.topk(self._alternatives)
+            pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            found.append(TokenChoice(token, float(row[token]), pairs))
+        return found

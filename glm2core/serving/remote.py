@@ -1,0 +1,119 @@
+"""A server of OpenAI's protocol, asked over HTTP."""
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from glm2core.console import Notice
+from glm2core.conversation import Message
+from glm2core.errors import UserError, printable, shown_names
+
+_SECONDS = 3600  # a long prompt on a CPU takes its time
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class RemoteAnswer:
+    """logprobs: of each token of the answer; None = the server tells none. prompt_tokens: as it counts them."""
+
+    text: str
+    finished: bool
+    prompt_tokens: int | None
+    logprobs: list[float] | None
+
+
+@dataclass
+class Remote:
+    """Attributes:
+    url: up to `/v1`.
+    model: the name that requests give.
+    tells_logprobs: False once it has refused to.
+    """
+
+    url: str
+    model: str
+    tells_logprobs: bool = True
+
+    @classmethod
+    def connect(cls, url: str, name: str | None, notice: Notice) -> "Remote":
+        """Ask which models there are.
+
+        Args:
+            name: of the model; None = the only one.
+
+        Raises:
+            UserError: nobody answers there, no such model, or several and no name.
+        """
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise UserError(f"--url is {url!r}. Give one like http://127.0.0.1:8080/v1")
+        url = url.rstrip("/")
+        try:
+            names = [entry["id"] for entry in _call(f"{url}/models", None)["data"]]
+        except _RefusedError as error:
+            raise UserError(
+                f"{url}/models is answered by {error}. --url is to end where /models follows, as /v1."
+            ) from None
+        except (KeyError, TypeError):
+            raise UserError(f"{url}/models does not list models as OpenAI's protocol does.") from None
+        if name is None and len(names) != 1:
+            raise UserError(f"{url} has {len(names)} models: {shown_names(names)}. Choose one by --name.")
+        if name is not None and name not in names:
+            notice(f"warning: {url} does not list {name!r}; it lists {shown_names(names)}")
+        return cls(url, name or names[0])
+
+    def answer(self, messages: list[Message], max_tokens: int) -> RemoteAnswer:
+        """The greedy answer.
+
+        Raises:
+            UserError: the server is gone, or refuses.
+        """
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+        try:
+            return self._read(_call(f"{self.url}/chat/completions", body | self._wish()))
+        except _RefusedError as error:
+            if not self.tells_logprobs:
+                raise UserError(f"{self.url} refuses a prompt: {error}. {_CONTEXT}") from None
+        self.tells_logprobs = False
+        return self.answer(messages, max_tokens)
+
+    def _wish(self) -> dict[str, Any]:
+        return {"logprobs": True, "top_logprobs": 1} if self.tells_logprobs else {}
+
+    def _read(self, value: dict[str, Any]) -> RemoteAnswer:
+        try:
+            choice = value["choices"][0]
+            text = choice["message"]["content"] or ""
+            content = (choice.get("logprobs") or {}).get("content")
+            logprobs = [float(entry["logprob"]) for entry in content] if content else None
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.url} does not answer as OpenAI's protocol does: {error!r}") from None
+        tokens = (value.get("usage") or {}).get("prompt_tokens")
+        return RemoteAnswer(text, choice.get("finish_reason") == "stop", tokens, logprobs)
+
+
+_CONTEXT = (
+    "If it is about the context's length, start the server with a larger one (llama-server --ctx-size, vllm "
+    "--max-model-len, sglang --context-length), or lower --lengths."
+)
+
+
+class _RefusedError(Exception):
+    """A status of 400 or more, with the server's words."""
+
+
+def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", "Authorization": "Bearer none"})
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            value: dict[str, Any] = json.load(answer)
+            return value
+    except urllib.error.HTTPError as error:
+        words = printable(error.read().decode(errors="replace"))[:_LONGEST_REASON]
+        raise _RefusedError(f"status {error.code}: {words}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"{url} can't be asked: {reason}. Start the server, or mend --url.") from None

@@ -1,0 +1,42 @@
+"""An answer's text as it grows."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from glm2core.text.chat_format import ChatFormat
+
+
+class AnswerStream(BaseStreamer):
+    """Writes an answer as it grows. transformers' TextStreamer loses indents after a line end with SentencePiece.
+
+    Args:
+        write: gets each new piece of text.
+    """
+
+    def __init__(self, chat_format: ChatFormat, write: Callable[[str], object]) -> None:
+        self._format, self._write = chat_format, write
+        self._ids: list[int] | None = None  # None until the prompt has passed
+        self._shown = 0
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt [1, T] first, then token after token [1]."""
+        if self._ids is None:
+            self._ids = []
+            return
+        self._ids += value.flatten().tolist()
+        # Characters of which not all bytes are there yet decode to U+FFFD
+        self._show(self._text().rstrip("\ufffd"))
+
+    def end(self) -> None:
+        self._show(self._text())
+        self._ids, self._shown = None, 0
+
+    def _text(self) -> str:
+        ids = [token for token in self._ids or [] if token not in self._format.stop_ids]
+        return self._format.tokenizer.decode(ids)
+
+    def _show(self, text: str) -> None:
+        self._write(text[self._shown :])
+        self._shown = max(self._shown, len(text))

@@ -1,0 +1,80 @@
+"""`compare`: a server of the model itself, of another one, and none."""
+
+import socket
+
+import pytest
+
+from glm2core.cli.main import main
+from glm2core.export.gguf import export_gguf
+from glm2core.export.llama_cpp import LlamaCpp
+from glm2core.serving.comparison import Result, usual_cause
+from tests.cli.conftest import make_full
+from tests.export.networks import needs_llama_cpp
+from tests.serving.server import served
+
+FEW = ["--lengths", "600", "2500", "--max-new-tokens", "6", "--dtype", "float32"]
+
+
+def test_serve_answers_as_the_model(prefix_model, capsys):
+    with served(prefix_model) as url:
+        assert main(["compare", str(prefix_model), "--url", url, *FEW]) == 0
+    told = capsys.readouterr().out
+    assert "5 of 5" in told
+    assert "lines, 2,500 tokens" in told
+    assert "largest difference" in told
+
+
+def test_another_model_is_told(full_model, tokenizer, tmp_path, capsys):
+    with served(make_full(tmp_path / "other", tokenizer)) as url:
+        assert main(["compare", str(full_model), "--url", url, *FEW[:2], *FEW[3:]]) == 1
+    said = capsys.readouterr()
+    assert "answers differ from" in said.err
+    assert "differ from character" in said.out
+
+
+@needs_llama_cpp
+def test_llama_cpp_serves_what_was_trained(full_model, tmp_path, capsys):
+    export_gguf(full_model, tmp_path / "model.gguf", quantization="f32", notice=lambda sentence: None)
+    llama = LlamaCpp(tmp_path / "model.gguf", context=4096)
+    assert main(["compare", str(full_model), "--url", f"{llama.address}/v1", *FEW]) == 0
+    assert "5 of 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://127.0.0.1:{port}/v1", "can't be asked: "),
+        ("127.0.0.1:8000", "Give one like http://127.0.0.1:8080/v1"),
+        ("file:///etc/passwd", "Give one like http://127.0.0.1:8080/v1"),
+    ],
+)
+def test_a_server_that_is_away_is_a_sentence(url, sentence, full_model, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert main(["compare", str(full_model), "--url", url.format(port=port), *FEW]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_wrong_path_is_a_sentence(full_model, capsys):
+    with served(full_model) as url:
+        assert main(["compare", str(full_model), "--url", url.removesuffix("/v1"), *FEW]) == 1
+    assert "--url is to end where /models follows, as /v1" in capsys.readouterr().err
+
+
+def result(tokens, ours, theirs, *, theirs_tokens=None, goes_on=False, lead=None):
+    return Result("p", tokens, theirs_tokens, ours, theirs, goes_on, lead, None)
+
+
+@pytest.mark.parametrize(
+    ("results", "cause"),
+    [
+        ([result(50, "a", "b", theirs_tokens=51, lead=3.0)], "the chat template"),
+        ([result(50, "a", "ab", goes_on=True), result(60, "a", "a")], "a stop token"),
+        ([result(50, "a", "b", lead=0.01), result(3000, "a", "a")], "precision"),
+        ([result(50, "a", "a"), result(3000, "a", "b", lead=4.0)], "positions: all up to 2,048 tokens are equal"),
+        ([result(50, "a", "b", lead=4.0)], "other weights"),
+    ],
+    ids=["template", "stop", "precision", "positions", "weights"],
+)
+def test_the_usual_cause(results, cause):
+    assert cause in usual_cause(results)
