@@ -20,7 +20,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     folder = base_folder(folder) or folder
     config = read_config_file(folder)
     named = None if config is None else config.dtype or config.torch_dtype
-    if named in DTYPES:
+    if named is not None and named in DTYPES:
         return DTYPES[named]
     tensors = mapped_weights(weight_files(folder)[:1]).values()
     return next((tensor.dtype for tensor in tensors if tensor.dtype in DTYPES.values()), torch.float32)

@@ -131,7 +131,7 @@ def load_tuned(
     base = _place(folder, reference)
     _require_same_base(folder, base, reference)
     model = load_base(base, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
-    weights = adapter_weights(folder, adapter, model, model.config)
+    weights = adapter_weights(folder, adapter, model)
     config = _prefix_config(model, adapter.prefix) if adapter.method == "ptuning" else _lora_config(adapter.lora)
     config.inference_mode = True
     attach_prefix_length(model, config)
