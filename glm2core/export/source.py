@@ -74,7 +74,7 @@ class Source:
         if reference is None:
             return cls(folder, base, config, chat_format, tensors, shapes)
         adapter = read_adapter(folder)
-        updates = LoraUpdates(adapter.lora, adapter_weights(folder, adapter, network, config))
+        updates = LoraUpdates(adapter.lora, adapter_weights(folder, adapter, network))
         return cls(folder, base, config, chat_format, MergedTensors(tensors, updates), shapes, updates)
 
     def read(self, name: str) -> Tensor:
@@ -98,7 +98,7 @@ def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
     folder = base_folder(folder, moved_base) or folder
     config = read_config_file(folder)
     named = None if config is None else config.dtype or config.torch_dtype
-    if named in DTYPES:
+    if named is not None and named in DTYPES:
         return DTYPES[named]
     tensors = mapped_weights(weight_files(folder)[:1]).values()
     return next((tensor.dtype for tensor in tensors if tensor.dtype in DTYPES.values()), torch.float32)

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from glm2core.errors import UserError
-from glm2core.model.config import ChatGLM2Config
 from glm2core.model.misfits import require_fit
 from glm2core.model.rope import RopeScaling
 from glm2core.model.weight_files import mapped_weights, require_finite
@@ -153,9 +153,7 @@ def read_reference(folder: Path) -> BaseReference:
     return found
 
 
-def adapter_weights(
-    folder: Path, adapter: AdapterFile, network: nn.Module, config: ChatGLM2Config
-) -> dict[str, Tensor]:
+def adapter_weights(folder: Path, adapter: AdapterFile, network: PreTrainedModel) -> dict[str, Tensor]:
     """An adapter's tensors, as strictly checked as a network's.
 
     Args:
@@ -169,7 +167,9 @@ def adapter_weights(
         raise UserError(f"{folder} holds an adapter without its weights: no {' or '.join(_WEIGHTS)}. Copy them there.")
     weights = mapped_weights([file])
     expected = (
-        _lora_shapes(adapter.lora, network) if adapter.method == "lora" else _prefix_shape(adapter.prefix, config)
+        _lora_shapes(adapter.lora, network)
+        if adapter.method == "lora"
+        else _prefix_shape(adapter.prefix, network.config)
     )
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     require_fit(shapes, expected, f"{file}: the weights do not fit {ADAPTER_FILE} and the base")
@@ -187,6 +187,6 @@ def _lora_shapes(lora: LoraParams, network: nn.Module) -> Mapping[str, tuple[int
     return shapes
 
 
-def _prefix_shape(prefix: PrefixParams, config: ChatGLM2Config) -> Mapping[str, tuple[int, ...]]:
+def _prefix_shape(prefix: PrefixParams, config: PreTrainedConfig) -> Mapping[str, tuple[int, ...]]:
     width = config.num_layers * 2 * config.multi_query_group_num * config.kv_channels
     return {_PREFIX: (prefix.length, width)}

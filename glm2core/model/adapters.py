@@ -132,7 +132,7 @@ def load_tuned(
         return load_model(folder, dtype=dtype, device=device, base=base, notice=notice)
     adapter, (place, reference) = read_adapter(folder), _checked_base(folder, base)
     model = load_base(place, reference, dtype=dtype, device=device, quantized=quantized, notice=notice)
-    weights = adapter_weights(folder, adapter, model, model.config)
+    weights = adapter_weights(folder, adapter, model)
     config = _prefix_config(model, adapter.prefix) if adapter.method == "ptuning" else _lora_config(adapter.lora)
     config.inference_mode = True
     attach_prefix_length(model, config)

@@ -30,7 +30,10 @@ def refuse_misfits(
     """Raises: UserError: one of these is not empty."""
     wrong = [f"missing {name}" for name in sorted(missing)]
     wrong += [f"unexpected {name}" for name in sorted(unexpected)]
-    wrong += [f"{name} is {list(found)} and should be {list(expected)}" for name, found, expected in sorted(misshapen)]
+    wrong += [
+        f"{name} is {list(found)} and should be {list(expected)}"
+        for name, found, expected in sorted(misshapen, key=lambda entry: entry[0])
+    ]
     if wrong:
         listed = "; ".join(shown_names([sentence]) for sentence in wrong[:_MOST_LISTED])
         more = f"; and {len(wrong) - _MOST_LISTED:,} more" if len(wrong) > _MOST_LISTED else ""

@@ -1,5 +1,6 @@
 """`ChatGLM2Tokenizer`: the tokenizer of `tokenizer.py` under transformers' interface, with the same ids."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         self.sp = SpTokenizer(path.read_bytes(), str(path))
         self.prompt_template = prompt_template or template_of(path.parent)[0]
         self.pair_format = pair_format
-        _require_known(self.prompt_template, pair_format)
+        _require_known("prompt_template", self.prompt_template, STOP_TOKENS)
+        _require_known("pair_format", pair_format, PREFIX_TOKENS)
         kwargs.pop("auto_map", None)  # saved again, it would send AutoTokenizer to the released code
         kwargs |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
         kwargs["extra_special_tokens"] = list(SPECIAL_TOKENS)
@@ -167,13 +169,9 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         return self.sp.piece(index)
 
 
-def _require_known(template: str, pair_format: str) -> None:
-    for name, value, known in (
-        ("prompt_template", template, [*STOP_TOKENS]),
-        ("pair_format", pair_format, [*PREFIX_TOKENS]),
-    ):
-        if value not in known:
-            raise UserError(f"{name} must be one of {', '.join(known)}; got {value!r}. Mend tokenizer_config.json.")
+def _require_known(name: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise UserError(f"{name} must be one of {', '.join(known)}; got {value!r}. Mend tokenizer_config.json.")
 
 
 def _require_turns(messages: list[Message]) -> None:
