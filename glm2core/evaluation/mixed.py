@@ -16,7 +16,7 @@ from glm2core.lines.wordings import EVALUATION
 ONCE = ("passkey", "niah_single_1", "fwe")  # tasks that a context can be asked once
 SHARED = "shared"  # the name of cases that hold several tasks
 _NEW_TOKENS = 160  # answers that repeat four lines have up to 140 by the embedded tokenizer
-_FULL = 0.75  # of a context, at most, that is asked about: more questions take more contexts
+_FULL = 0.75  # of a context, at most, that is asked about: for more questions there are more contexts
 _BY_NUMBER = ("lines", "passkey", "multikey")  # right where the last number of an answer is
 
 
@@ -68,10 +68,15 @@ def _filled(
     """A record of as many of the wanted questions as fit, filled up to `length`: the questions of each task, its text
     and its facts."""
     while True:
-        mixture, ending = _mixture(seed, wanted, asked, depths)
+        mixture, questions = _mixture(seed, wanted, asked, depths)
+        ending = max(questions, key=len)
         base, full = (count_tokens(text + ending) for text in (EVALUATION.header, mixture.text(0)))
         share = (full - base) / max(length - base, 1)
         smaller = _fewer(wanted, left, share) if full > length or share > _FULL else None
+        if smaller is None:
+            ending = max(questions, key=count_tokens)
+            full = count_tokens(mixture.text(0) + ending)
+            smaller = _fewer(wanted, left, share) if full > length else None
         if smaller is None:
             break
         wanted = smaller
@@ -94,17 +99,16 @@ def _fewer(wanted: Mapping[str, int], left: Mapping[str, int], share: float) -> 
     return None
 
 
-def _mixture(name: str, wanted: Mapping[str, int], asked: Counter[str], depths: int) -> tuple[Mixture, str]:
-    """Facts with their places, and the longest question about them."""
+def _mixture(name: str, wanted: Mapping[str, int], asked: Counter[str], depths: int) -> tuple[Mixture, list[str]]:
+    """Facts with their places, and the questions about them."""
     draws = Draws(random.Random(name), "evaluation")
     placed = [
         (fact, places(draws.rng, fact, (asked[task] + number) % depths, depths))
         for task, most in wanted.items()
         for number, fact in enumerate(itertools.islice(_facts(task, draws, asked[task]), most))
     ]
-    own = [EVALUATION.coded_question] if "fwe" in wanted else []
-    ending = max([*own, *(fact.question for fact, _ in placed)], key=len)
-    return Mixture(placed, wanted, draws, EVALUATION), RECORD_OVER + ending
+    questions = [fact.question for fact, _ in placed] + [EVALUATION.coded_question] * ("fwe" in wanted)
+    return Mixture(placed, wanted, draws, EVALUATION), [RECORD_OVER + question for question in questions]
 
 
 def _facts(task: str, draws: Draws, start: int) -> Iterator[Fact]:

@@ -103,7 +103,7 @@ def answer_case(
     outputs: list[list[int]] = []
     for start, stop in _batches(tails):
         if start:
-            context.cache.crop(read)
+            context.cache.crop(read - context.cache.get_seq_length())
         outputs += answer_questions(context, tails[start:stop], limits[start:stop], chat_format.stop_ids)
     return [
         _answer(case, question, len(prompt) + len(tail), chat_format.tokenizer.decode(output))

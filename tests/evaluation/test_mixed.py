@@ -9,6 +9,8 @@ from glm2core.evaluation.mixed import ONCE, SHARED
 from glm2core.evaluation.retrieval import _batches, answer_case
 from glm2core.evaluation.scores import Answer
 from glm2core.evaluation.tasks import GeneratedCases
+from glm2core.lines.records import RECORD_OVER, Line, question_text
+from glm2core.lines.wordings import EVALUATION
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.text.chat_format import ChatFormat
 from glm2core.text.tokenizer import SpTokenizer
@@ -91,9 +93,11 @@ def test_questions_with_one_answer_are_spread_over_the_depths(tokenizer: SpToken
 def test_what_does_not_fit_is_named_and_the_rest_is_asked(tokenizer: SpTokenizer) -> None:
     count = ChatFormat(tokenizer, "chatglm2").count_tokens
     told: list[str] = []
-    cases = list(generated(["niah_multivalue", "lines"], 256, shared=True).cases(count, told.append))
+    line = Line("marvellous", "rearrangement", 12345)
+    length = count(EVALUATION.header + f"{line.text}\n\n" + RECORD_OVER + question_text(line.key))  # of one line
+    cases = list(generated(["niah_multivalue", "lines"], length, shared=True).cases(count, told.append))
     assert {question.task for case in cases for question in case.questions} == {"lines"}
-    assert len(told) == 1 and "256 is too short for task niah_multivalue" in told[0]
+    assert len(told) == 1 and f"{length} is too short for task niah_multivalue" in told[0]
 
 
 def test_lines_alone_are_the_same_questions_shared_or_not(tokenizer: SpTokenizer) -> None:

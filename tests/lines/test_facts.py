@@ -45,8 +45,6 @@ def test_alike_draws_nearly_collide() -> None:
     numbers, alike = ([draws.number() for _ in range(100)] for draws in (plain(), plain(alike=True)))
     starts = [Counter(number[:4] for number in some).most_common(1)[0][1] for some in (numbers, alike)]
     assert starts[0] <= 2 and starts[1] > 4
-    words = Counter(word for _ in range(1) for key in (plain(alike=True),) for word in [key.key().split("-")[0]])
-    assert words
     draws = plain(alike=True)
     adjectives = Counter(draws.line().adjective for _ in range(100))
     assert len(adjectives) <= 24
