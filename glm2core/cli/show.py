@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from glm2core.errors import UserError
 from glm2core.parquet import rows_at
 from glm2core.text.dataset import read_info
 from glm2core.text.pairs import PairBuilder
+from glm2core.text.prompt import PairFormat, TemplateName
 from glm2core.text.shown_rows import STRETCHED, ShownLine, ShownRow, shown_row, whole_rows
 from glm2core.text.tokenizer import SpTokenizer
 
@@ -65,7 +67,7 @@ def _read(file: Path, number: int, folder: Path | None) -> ShownRow:
             f"{file} was made with another tokenizer than the one in {folder or file.parent / 'tokenizer'}: its ids "
             "would mean other words. Name the folder of its own with --tokenizer."
         )
-    builder = PairBuilder(tokenizer, info.template, info.pair_format)
+    builder = PairBuilder(tokenizer, cast(TemplateName, info.template), cast(PairFormat, info.pair_format))
     row = rows_at(file, "tokenize", [number])[0]
     wholes = whole_rows(file.parent.parent / "converted" / file.name, [row], builder)
     return shown_row(str(file), number, row, tokenizer, wholes.get(row["id"]))

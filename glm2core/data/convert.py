@@ -270,5 +270,8 @@ def _generated_analysis(spec: GeneratedAnalysis, held_out: bool) -> Iterator[_Ra
     """Rows with their split: a held-out row has entities that no training row has, so no hash may decide it."""
     for number, row in enumerate(generate_rows(spec, held_out=held_out)):
         split = "train" if row.split == "training" else ("validation", "test")[number % 2]
-        record = Record(number, row.conversation.messages)
-        yield _RawConversation(record, lambda value, row=row: row.conversation, split, row.kind)
+        yield _RawConversation(Record(number, row.conversation), _as_it_is, split, row.kind)
+
+
+def _as_it_is(value: Conversation) -> Conversation:
+    return value

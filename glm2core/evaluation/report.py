@@ -114,7 +114,7 @@ def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
 def _forgetting(rows: pl.DataFrame) -> dict[str, float]:
     """What became of the loss of rows of another kind."""
     losses = {
-        model: float(group["loss"].sum() / group["tokens"].sum())
+        str(model): float(group["loss"].sum()) / float(group["tokens"].sum())
         for (model,), group in rows.filter("general").group_by("model")
     }
     if not losses:

@@ -41,7 +41,7 @@ def described(conversations: Sequence[Conversation], ids: Sequence[str], source:
         {"id": row_id, "source": source, "messages": c.messages, "question_chars": c.question_chars, "kind": None}
         for row_id, c in zip(ids, conversations, strict=True)
     ]
-    schema = {
+    schema: dict[str, pl.DataType | type[pl.DataType]] = {
         "id": pl.String,
         "source": pl.String,
         "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),

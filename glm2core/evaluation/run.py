@@ -212,7 +212,8 @@ def _ask_base(
     network: PreTrainedModel, chat_format: ChatFormat, asked: AskedRows | None, params: EvaluateParams, journal: Journal
 ) -> BaseAnswers:
     """All that the base is asked while it is in memory; no `asked`: its held-out answers are not wanted here."""
-    scored, records = None, []
+    scored: pl.DataFrame | None = None
+    records: list[dict[str, Any]] = []
     if asked is not None:
         scored, records = _answer_as_base(network, chat_format, asked, params, journal)
     answers: list[Answer] = []
