@@ -42,10 +42,11 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = workspace.folder
     (folder / ".venv").mkdir()
     for entry in Path(sys.prefix).iterdir():
-        if entry.name != ".ready":
+        if not entry.name.startswith(".ready"):
             (folder / ".venv" / entry.name).symlink_to(entry)
-    stamp = runpy.run_path(str(folder / "scripts" / "setup.py"))["_wanted"]()
-    (folder / ".venv" / ".ready").write_text(stamp, encoding="utf-8")
+    setup = runpy.run_path(str(folder / "scripts" / "setup.py"))
+    for lock, stamp in setup["STAMPS"].items():
+        stamp.write_text(setup["_wanted"](lock), encoding="utf-8")
 
     weights = folder / "models" / "chatglm2-6b"
     sizes = {"padded_vocab_size": 2048, "num_layers": 4, "hidden_size": 128, "ffn_hidden_size": 344, "kv_channels": 32}
