@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glm2core.console import quiet_libraries
 from glm2core.errors import UserError
+from glm2core.files import require_utf8_name
 from glm2core.process import prepare_process
 
 _INTERRUPTED = 130
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # libraries' words to each other
     try:
+        for place in (value for value in vars(parsed).values() if isinstance(value, Path)):
+            require_utf8_name(place)
         prepare_process()
         import_module(f"glm2core.cli.{parsed.command}").run(parsed)
     except UserError as error:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Auto, Count, Fraction, NonNegative, Section
+from glm2core.errors import shown_names
+from glm2core.params.section import Auto, Count, FilePath, Fraction, Section, Seed, Threads
 
 
 class GeneratedLines(Section):
@@ -23,7 +24,7 @@ class GeneratedLines(Section):
     hard_negatives: Fraction = Field(
         0.0, description="share of conversations whose lines share words and digits, so that keys nearly collide"
     )
-    seed: NonNegative = Field(0, description="seed of the generator; another seed, other records")
+    seed: Seed = Field(0, description="seed of the generator; another seed, other records")
 
 
 class Source(Section):
@@ -32,7 +33,7 @@ class Source(Section):
     format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines"] = Field(
         "auto", description="format of the rows; auto detects it and says what it found; lines are generated"
     )
-    path: str | None = Field(
+    path: FilePath | None = Field(
         None, description="file or glob, against the project's folder; null for generated lines, which need no file"
     )
     columns: dict[str, str] = Field(
@@ -68,7 +69,7 @@ class Source(Section):
     def _columns_rename(self) -> "Source":
         theirs = list(self.columns.values())
         if twice := [name for name in dict.fromkeys(theirs) if theirs.count(name) > 1]:
-            raise ValueError(f"columns gives {twice[0]} to two names; a column has one meaning")
+            raise ValueError(f"columns gives {shown_names(twice[:1])} to two names; a column has one meaning")
         return self
 
 
@@ -85,7 +86,7 @@ class ConvertParams(Section):
     max_rejected_fraction: Fraction = Field(
         0.05, description="more rejected rows than this share stop the stage; below it they are counted and kept"
     )
-    seed: NonNegative = Field(0, description="salt of the split's hash: another seed, other splits")
+    seed: Seed = Field(0, description="salt of the split's hash: another seed, other splits")
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> "ConvertParams":
@@ -119,10 +120,10 @@ class TokenizeChoices(Section):
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
         2000, description="pieces of the tokenizer that is trained when model.base is null"
     )
-    threads: Auto[Count] = Field("auto", description="tokenizer threads; auto = all cores; never changes the result")
+    threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; never changes the result")
 
 
 class TokenizeParams(TokenizeChoices):
     """The same, settled."""
 
-    threads: Count = 1
+    threads: Threads = 1

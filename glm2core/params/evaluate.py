@@ -1,12 +1,12 @@
 """The section of the evaluate stage: `evaluate`."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import AUTO, Auto, Count, NonNegative, Section
+from glm2core.params.section import AUTO, Auto, ContextLength, Count, FilePath, NonNegative, Section, Seed, Threads
 
-Lengths = list[Annotated[int, Field(ge=128)]]
+Lengths = list[ContextLength]
 
 
 class GenerationChoices(Section):
@@ -55,8 +55,8 @@ class RetrievalChoices(Section):
     )
     depths: Count = Field(5, description="rows of the length-by-depth grid")
     max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
-    files: list[str] = Field([], description="LongEval *_lines.jsonl files to answer as they are")
-    seed: NonNegative = Field(1234, description="seed of the generated cases")
+    files: list[FilePath] = Field([], description="LongEval *_lines.jsonl files to answer as they are")
+    seed: Seed = Field(1234, description="seed of the generated cases")
 
     @model_validator(mode="after")
     def _cells_are_equal(self) -> Self:
@@ -83,7 +83,7 @@ class EvaluateChoices(Section):
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
         "else float32",
     )
-    threads: Auto[Count] = Field(
+    threads: Auto[Threads] = Field(
         "auto", description="CPU threads; auto = all cores; another count gives other last bits"
     )
     batch_tokens: Count = Field(4096, description="tokens in a batch of the held-out loss")
@@ -97,6 +97,6 @@ class EvaluateChoices(Section):
 class EvaluateParams(EvaluateChoices):
     """The same, settled."""
 
-    threads: Count = 1
+    threads: Threads = 1
     generation: GenerationParams = GenerationParams()
     retrieval: RetrievalParams = RetrievalParams()

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import AUTO, Auto, Count, Fraction, NonNegative, Positive, Section
+from glm2core.params.launcher import Launcher
+from glm2core.params.section import AUTO, Auto, Count, Epochs, Fraction, Positive, Section, Seed, Steps, Threads
 
 
 class LoraParams(Section):
@@ -43,8 +44,10 @@ class TrainChoices(Section):
     """Tuning."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
-    launcher: str = Field(
-        "python", description="what starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch"
+    launcher: Launcher = Field(
+        "python",
+        description="what starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch; docs/scaling.md "
+        "lists the options",
     )
     method: Literal["full", "lora", "qlora", "ptuning"] = Field(
         "full",
@@ -61,12 +64,12 @@ class TrainChoices(Section):
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
         "else float32",
     )
-    max_steps: Auto[Count | None] = Field(
+    max_steps: Auto[Steps | None] = Field(
         "auto",
         description="optimizer steps; null = as epochs say; auto = the base's advice, else 500, or 100 of a "
         "large network on a CPU",
     )
-    epochs: Auto[Positive | None] = Field(
+    epochs: Auto[Epochs | None] = Field(
         "auto",
         description="passes over the training rows, in place of max_steps; null = as max_steps says; auto = "
         "the base's advice, else 2 of a large network on a GPU",
@@ -100,7 +103,7 @@ class TrainChoices(Section):
         description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks; "
         "auto = adafactor with memory low, else the base's advice, else adamw",
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
+    weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = Field(0.0, description="decoupled weight decay")
     bias_rate: Auto[Positive] = Field(
         "auto",
         description="biases learn so many times as fast as all else: for small networks after a change of "
@@ -147,8 +150,8 @@ class TrainChoices(Section):
     early_stopping: Count | None = Field(
         None, description="stop after so many validations without a better loss; needs eval_steps; null = never"
     )
-    seed: NonNegative = Field(0, description="of initialization, batch order, dropout and position gaps")
-    threads: Auto[Count] = Field(
+    seed: Seed = Field(0, description="of initialization, batch order, dropout and position gaps")
+    threads: Auto[Threads] = Field(
         "auto", description="CPU threads; auto = all cores; another count gives other last bits"
     )
     lora: LoraParams = Field(LoraParams(), description="for lora and qlora")
@@ -221,8 +224,8 @@ class TrainParams(TrainChoices):
     """The same, settled: `auto` is no value here, and null means none."""
 
     quantization_bits: Literal[4, 8] | None = None
-    max_steps: Count | None = 500
-    epochs: Positive | None = None
+    max_steps: Steps | None = 500
+    epochs: Epochs | None = None
     batch_tokens: Count = 2048
     learning_rate: Positive = 1e-5
     schedule: Schedule = "cosine"
@@ -237,7 +240,7 @@ class TrainParams(TrainChoices):
     curriculum: list[CurriculumStage] = Field([])
     generated_rows: Fraction = 1.0
     save_steps: Count = 100
-    threads: Count = 1
+    threads: Threads = 1
 
     @property
     def steps(self) -> int:
