@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from glm2core.errors import UserError
+from glm2core.errors import UserError, printable
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -35,11 +35,25 @@ def resolve_path(path: str | Path) -> Path:
     """Where a path from params lies: in the workspace if it is there, else under the project root.
 
     Untracked files and `../` paths do not exist in DVC's temporary workspaces.
+
+    Raises:
+        UserError: it begins with ~ and a name that no user has.
     """
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} begins with ~ and a name that no user here has. Write the path out.") from None
     if path.is_absolute() or path.exists():
         return path
     return project_root() / path
+
+
+def require_utf8_name(path: Path) -> None:
+    """Raise a UserError for a path whose bytes are no UTF-8: reports, MLflow and DVC could not write it down."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name {printable(str(path))} is not UTF-8. Rename it, as by `mv`.") from None
 
 
 @contextmanager

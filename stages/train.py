@@ -7,6 +7,8 @@ from pathlib import Path
 from glm2core.console import closing_table, quiet_libraries
 from glm2core.files import write_json
 from glm2core.params import Params
+from stages.kept import put_back
+from stages.launch import become_launcher, is_launched
 from stages.runner import run_stage
 
 TOKENIZED = Path("data/tokenized")
@@ -16,7 +18,8 @@ METRICS = Path("metrics/train.json")
 
 
 def train(params: Params) -> None:
-    """Tune the network in params on data/tokenized."""
+    """Tune the network in params on data/tokenized, in this process or in those that `train.launcher` starts."""
+    become_launcher(params.train.launcher, "stages.train")
     # Here, so that wrong params are told before torch is imported.
     quiet_libraries()
     from glm2core.tracking import stage_run
@@ -41,6 +44,8 @@ def train(params: Params) -> None:
 
 
 if __name__ == "__main__":
+    if not is_launched():
+        put_back("train", TUNED)
     # Under torchrun each process tells its own errors.
     number = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
-    sys.exit(run_stage("train" if number is None else f"train, process {number}", train))
+    sys.exit(run_stage("train", train, process=number))

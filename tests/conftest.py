@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _no_leftover_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test must not write to the store of the person, or of the DVC run, that started it."""
     ours = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI")
-    for name in (*ours, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+    for name in (*ours, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GLM2CORE_LAUNCHED"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -11,12 +11,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.workspace import STEPS, Done, Workspace, copy_of, new_workspace
+from tests.workspace import ROOT, STEPS, Done, Workspace, copy_of, folder_bytes, new_workspace
 
 pytestmark = pytest.mark.xdist_group("pipeline")  # the tests share one clone
 
@@ -155,12 +156,48 @@ def test_plain_mlflow_and_dvc_show_the_runs(clone: Workspace, temporary: Done) -
 )
 def test_wrong_params_stop_the_run_at_once(clone: Workspace, temporary: Done, override: str, said: str) -> None:
     before = (clone.folder / "dvc.lock").read_bytes()
+    tuned = folder_bytes(clone.folder / "models" / "tuned")
     done = clone.run("dvc", "exp", "run", "-S", override)
     clone.must("git", "checkout", "-q", "params.yaml")
     assert done.code != 0
     assert said in done.out
     assert "Traceback" not in done.out
     assert (clone.folder / "dvc.lock").read_bytes() == before
+    assert folder_bytes(clone.folder / "models" / "tuned") == tuned
+    if "Running stage 'train'" in done.out:  # its figures, and those of what would follow, would be another run's
+        assert {file.name for file in (clone.folder / "metrics").iterdir()} == {"convert.json", "tokenize.json"}
+
+
+def test_after_a_failed_run_the_committed_params_bring_all_back_from_the_cache(
+    clone: Workspace, temporary: Done
+) -> None:
+    clone.must("git", "checkout", "-q", "params.yaml")
+    done = clone.must("dvc", "repro")
+    assert [stage for stage in STAGES if f"Running stage '{stage}'" in done.out] == []
+    assert {file.stem for file in (clone.folder / "metrics").iterdir()} == set(STAGES)
+
+
+def figures(workspace: Workspace, name: str) -> dict[str, Any]:
+    """The metrics files with figures of a row in DVC's table of experiments."""
+    baseline = json.loads(workspace.must("dvc", "exp", "show", "--json").out)
+    found = [entry for row in baseline for entry in row.get("experiments") or [] if entry["name"] == name]
+    (state,) = [entry["revs"][0] for entry in found]
+    return {path: file["data"] for path, file in state["data"]["metrics"].items() if file.get("data")}
+
+
+def test_one_stage_in_a_fresh_clone_is_recorded_with_its_own_figures_alone(tmp_path: Path) -> None:
+    """dvc.lock names outs that no clone has; no figure of the committed run may stand in the new one's row."""
+    workspace = new_workspace(tmp_path / "fresh")
+    assert (workspace.folder / "dvc.lock").read_bytes() == (ROOT / "dvc.lock").read_bytes()
+    done = workspace.must("dvc", "exp", "run", "convert", "-n", "alone", "-S", "convert.seed=7")
+    assert "Ran experiment" in done.out
+    assert list(figures(workspace, "alone")) == ["metrics/convert.json"]
+
+
+def test_no_figures_are_committed() -> None:
+    """DVC shows what a commit holds as the figures of each experiment that failed on it."""
+    tracked = subprocess.run(["git", "ls-files", "metrics"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert tracked.stdout == ""
 
 
 def test_the_same_inputs_give_the_same_bytes(clone: Workspace, temporary: Done) -> None:
@@ -199,8 +236,11 @@ def test_a_stopped_and_then_killed_training_goes_on_and_is_whole_at_last(
     def checkpoints() -> set[str]:
         return {path.name for path in (workspace.folder / ".checkpoints").glob("*/step-*")}
 
-    def half_done() -> bool:
-        return (workspace.folder / "models" / "tuned").exists()
+    def tuned() -> dict[str, bytes]:
+        return folder_bytes(workspace.folder / "models" / "tuned")
+
+    before = tuned()
+    assert "model.safetensors" in before
 
     # Ctrl-C in a terminal reaches dvc and its stage alike
     old = checkpoints()
@@ -209,7 +249,7 @@ def test_a_stopped_and_then_killed_training_goes_on_and_is_whole_at_last(
     os.killpg(dvc.pid, signal.SIGINT)
     out, _ = dvc.communicate()
     assert dvc.returncode != 0, out  # DVC would commit a stage that ends with 0
-    assert not half_done()
+    assert tuned() == before
     stopped_at = max(checkpoints())
     (row,) = workspace.runs("execution")
     assert workspace.children(row)["train"].info.status == "KILLED"
@@ -221,14 +261,14 @@ def test_a_stopped_and_then_killed_training_goes_on_and_is_whole_at_last(
     out, _ = dvc.communicate()
     assert dvc.returncode != 0, out
     assert f"going on from {stopped_at}" in out
-    assert not half_done()
+    assert tuned() == before
     (row,) = workspace.runs("execution")
     assert workspace.children(row)["train"].info.status == "RUNNING"  # nobody was left to close it
 
     done = workspace.must("dvc", "repro", "train")
     assert f"going on from {stopped_at}" not in done.out
     assert "going on from step-" in done.out
-    assert (workspace.folder / "models" / "tuned" / "model.safetensors").is_file()
+    assert set(tuned()) == set(before) and tuned() != before
     (row,) = workspace.runs("execution")
     (train,) = workspace.runs("stage")
     assert {row.info.status, train.info.status} == {"FINISHED"}
@@ -259,6 +299,7 @@ def test_a_queue_of_two_workers_runs_to_its_end(clone: Workspace, temporary: Don
     workspace.must("git", "add", "-A")
     workspace.must("git", "commit", "-qm", "lock")
     workspace.must("dvc", "exp", "run", "--queue", "-S", "model.rope.type=linear,yarn", "-S", "model.rope.factor=2,4")
+    workspace.must("dvc", "exp", "run", "--queue", "-n", "wrong", "-S", "train.max_steps=many")
     nowhere = subprocess.DEVNULL  # the workers would hold a pipe open for as long as they live
     command = ["dvc", "queue", "start", "-j", "2"]
     subprocess.run(command, cwd=workspace.folder, env=workspace.environment, stdout=nowhere, stderr=nowhere, check=True)
@@ -267,7 +308,8 @@ def test_a_queue_of_two_workers_runs_to_its_end(clone: Workspace, temporary: Don
         assert time.monotonic() < deadline, status
         time.sleep(2)
     workspace.must("dvc", "queue", "stop")
-    assert status.count("Success") == 4, status
+    assert (status.count("Success"), status.count("Failed")) == (4, 1), status
+    assert figures(workspace, "wrong") == {}
 
     rows = workspace.runs("execution")
     assert len(rows) == 4

@@ -126,6 +126,11 @@ class Workspace:
             return [step for (step,) in database.execute(query, (run.info.run_id, name))]
 
 
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
 def environment(cache: Path) -> dict[str, str]:
     names = ("GIT_AUTHOR", "GIT_COMMITTER")
     person = {f"{name}_{what}": value for name in names for what, value in (("NAME", "t"), ("EMAIL", "t@example.org"))}
@@ -142,7 +147,7 @@ def new_workspace(folder: Path) -> Workspace:
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() and not name.startswith("metrics/"):  # figures of a run are nothing that it needs
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     workspace = Workspace(folder, environment(folder.parent / "site-cache"))

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from glm2core.console import quiet_libraries
+from glm2core.files import require_utf8_name
 from glm2core.process import prepare_process
 from glm2core.sentences import sentence_of
 
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # libraries' words to each other
     try:
+        for place in (value for value in vars(parsed).values() if isinstance(value, Path)):
+            require_utf8_name(place)
         prepare_process()
         import_module(f"glm2core.cli.{parsed.command}").run(parsed)
     except Exception as error:
@@ -63,7 +66,6 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "Lines from a pipe are answered one by one.",
     )
     chat.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    _add_base(chat)
     chat.add_argument("--system", help="a system text in front of the first round")
     _add_generation(chat, max_new_tokens=1024)
 
@@ -80,7 +82,6 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict.add_argument(
         "file", type=Path, metavar="FILE", help="rows with questions; answers in them are not looked at"
     )
-    _add_base(predict)
     predict.add_argument(
         "-o", "--output", type=Path, help="JSON lines to write (default: FILE.answers.jsonl beside FILE)"
     )

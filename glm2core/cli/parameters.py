@@ -30,7 +30,9 @@ which may be another value.
 
 One experiment changes a key by `dvc exp run -S section.key=value`; values are YAML, so lists are written
 `-S 'evaluate.retrieval.lengths=[512, 1024]'` (with brackets: a bare `512,1024` makes two experiments, and only with
-`--queue`). A wrong key, type, value or combination stops every stage at once, with a sentence that names it.
+`--queue`). A wrong key, type, value or combination stops every stage at once, with a sentence that names it. A key that
+params.yaml lacks is refused by DVC before, in its own words (`Key 'methd' is not in struct`). With the `+` that it
+suggests (`-S +train.methd=lora`) the sentence names the nearest key; `git checkout params.yaml` takes it out again.
 """
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
@@ -164,13 +166,13 @@ def _bounds(annotation: Any) -> Iterator[Any]:
 def _bound(bound: Any) -> str:
     match bound:
         case annotated_types.Ge(ge):
-            return f"{ge} or more"
+            return f"{ge:,.10g} or more"
         case annotated_types.Gt(gt):
-            return f"above {gt}"
+            return f"above {gt:,.10g}"
         case annotated_types.Le(le):
-            return f"at most {le}"
+            return f"at most {le:,.10g}"
         case annotated_types.Lt(lt):
-            return f"below {lt}"
+            return f"below {lt:,.10g}"
         case annotated_types.MinLen(least):
             return f"at least {least}" if least > 1 else "not empty"
     return ""

@@ -22,7 +22,7 @@ from glm2core.data.json_rows import BrokenFileError, Record, read_array, read_li
 from glm2core.data.shapes import foreign_kind, shape_of
 from glm2core.data.tables import read_csv, read_parquet
 from glm2core.errors import UserError, printable
-from glm2core.files import project_root, refuse_lfs_pointer, resolve_path
+from glm2core.files import project_root, refuse_lfs_pointer, require_utf8_name, resolve_path
 
 _HEAD = 1 << 16
 _PARQUET_MAGIC = b"PAR1"
@@ -131,6 +131,8 @@ def find_files(pattern: str, place: str) -> list[Path]:
     found = _matches(Path.cwd(), pattern) or _matches(project_root(), pattern)
     if not found:
         raise UserError(f"{place}: {pattern} matches no file under {project_root()}. Mend the pattern or add the file.")
+    for file in found:
+        require_utf8_name(file)
     return found
 
 

@@ -1,16 +1,13 @@
 """What a base folder says about its tuning: its size by config.json, and its own advice, tuning.yaml.
 
-tuning.yaml came with the weights, so it is a stranger's file: small, no anchors, and only keys of params.yaml that
+tuning.yaml came with the weights, so it is a stranger's file: small, of plain values, and only keys of params.yaml that
 take `auto`. Nothing else of it is read.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, create_model
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
 
 from glm2core.errors import UserError
 from glm2core.files import resolve_path, sha256_file
@@ -19,8 +16,9 @@ from glm2core.params.evaluate import EvaluateChoices
 from glm2core.params.messages import messages
 from glm2core.params.model import ModelChoices
 from glm2core.params.model_files import ConfigFile, read_config_file
-from glm2core.params.section import Count, Section
+from glm2core.params.section import Section
 from glm2core.params.train import TrainChoices
+from glm2core.params.yaml_text import parse_yaml, read_yaml_file
 
 TUNING_FILE = "tuning.yaml"
 _MOST_BYTES = 16_384
@@ -53,6 +51,9 @@ _Advice: type[BaseModel] = create_model(
 )
 
 
+_Size = Annotated[int, Field(ge=1)]  # of a network that is there: what it has is no choice, and has no bound
+
+
 class Base(Section):
     """What settling needs to know about the base, or about the network from scratch.
 
@@ -65,8 +66,8 @@ class Base(Section):
     """
 
     from_scratch: bool = True
-    parameters: Count | None = None
-    positions: Count = _RELEASED_POSITIONS
+    parameters: _Size | None = None
+    positions: _Size = _RELEASED_POSITIONS
     tuning_sha256: str | None = None
     advice: dict[str, Any] = Field({})
 
@@ -138,20 +139,7 @@ def dotted(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_advice(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{file} is not a file. Remove it, or put the base's tuning.yaml there.")
-    with file.open("rb") as handle:
-        content = handle.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise UserError(f"{file} has more than {_MOST_BYTES:,} bytes, which no advice needs. Shorten or remove it.")
-    try:
-        text = content.decode("utf-8")
-        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise UserError(f"{file} repeats a part of itself by an alias (*name). Write it out, or remove the file.")
-        values = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(getattr(error, "problem", None) or error).splitlines()[0][:200]
-        raise UserError(f"{file} is not valid YAML ({reason}). Mend or remove it.") from None
+    values = parse_yaml(read_yaml_file(file, _MOST_BYTES), file)
     return checked_advice({} if values is None else values, str(file))
 
 

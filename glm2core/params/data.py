@@ -4,7 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import Auto, Count, FactKind, Fraction, NonNegative, Section
+from glm2core.errors import shown_names
+from glm2core.params.section import (
+    Auto,
+    Count,
+    FactKind,
+    FilePath,
+    Fraction,
+    NonNegative,
+    Section,
+    Seed,
+    Share,
+    Threads,
+)
 
 
 class GeneratedLines(Section):
@@ -32,10 +44,7 @@ class GeneratedLines(Section):
     wording: Literal["other", "all"] = Field(
         "other", description="of RULER's kinds: other = never that of evaluation, all = that one, too"
     )
-    seed: NonNegative = Field(0, description="seed of the generator; another seed, other records")
-
-
-Share = Annotated[float, Field(ge=0)]
+    seed: Seed = Field(0, description="seed of the generator; another seed, other records")
 
 
 class AnalysisKinds(Section):
@@ -63,7 +72,7 @@ class GeneratedAnalysis(Section):
     )
     chinese: Fraction = Field(0.5, description="share of the rows in Chinese; the others are English")
     kinds: AnalysisKinds = Field(AnalysisKinds(), description="how often each kind is drawn")
-    seed: NonNegative = Field(0, description="seed of the generator; another seed, other rows")
+    seed: Seed = Field(0, description="seed of the generator; another seed, other rows")
 
 
 class Source(Section):
@@ -72,7 +81,7 @@ class Source(Section):
     format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines", "analysis"] = Field(
         "auto", description="format of the rows; auto detects it and says what it found; lines, analysis are generated"
     )
-    path: str | None = Field(
+    path: FilePath | None = Field(
         None,
         description="file, glob, or folder of parquet parts, against the project's folder; null for generated rows, "
         "which need no file",
@@ -122,7 +131,7 @@ class Source(Section):
     def _columns_rename(self) -> "Source":
         theirs = list(self.columns.values())
         if twice := [name for name in dict.fromkeys(theirs) if theirs.count(name) > 1]:
-            raise ValueError(f"columns gives {twice[0]} to two names; a column has one meaning")
+            raise ValueError(f"columns gives {shown_names(twice[:1])} to two names; a column has one meaning")
         return self
 
 
@@ -139,7 +148,7 @@ class ConvertParams(Section):
     max_rejected_fraction: Fraction = Field(
         0.05, description="more rejected rows than this share stop the stage; below it they are counted and kept"
     )
-    seed: NonNegative = Field(0, description="salt of the split's hash: another seed, other splits")
+    seed: Seed = Field(0, description="salt of the split's hash: another seed, other splits")
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> "ConvertParams":
@@ -173,10 +182,10 @@ class TokenizeChoices(Section):
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
         2000, description="pieces of the tokenizer that is trained when model.base is null"
     )
-    threads: Auto[Count] = Field("auto", description="tokenizer threads; auto = all cores; never changes the result")
+    threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; never changes the result")
 
 
 class TokenizeParams(TokenizeChoices):
     """The same, settled."""
 
-    threads: Count = 1
+    threads: Threads = 1

@@ -1,12 +1,23 @@
 """The section of the evaluate stage: `evaluate`."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import AUTO, Auto, Count, NonNegative, RetrievalTask, Section
+from glm2core.params.section import (
+    AUTO,
+    Auto,
+    ContextLength,
+    Count,
+    FilePath,
+    NonNegative,
+    RetrievalTask,
+    Section,
+    Seed,
+    Threads,
+)
 
-Lengths = list[Annotated[int, Field(ge=128)]]
+Lengths = list[ContextLength]
 
 
 class GenerationChoices(Section):
@@ -66,8 +77,8 @@ class RetrievalChoices(Section):
     )
     depths: Count = Field(5, description="rows of the length-by-depth grid")
     max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
-    files: list[str] = Field([], description="LongEval *_lines.jsonl and RULER .jsonl files to answer as they are")
-    seed: NonNegative = Field(1234, description="seed of the generated cases")
+    files: list[FilePath] = Field([], description="LongEval *_lines.jsonl and RULER .jsonl files to answer as they are")
+    seed: Seed = Field(1234, description="seed of the generated cases")
 
     @model_validator(mode="after")
     def _cells_are_equal(self) -> Self:
@@ -94,7 +105,7 @@ class EvaluateChoices(Section):
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
         "else float32",
     )
-    threads: Auto[Count] = Field(
+    threads: Auto[Threads] = Field(
         "auto", description="CPU threads; auto = all cores; another count gives other last bits"
     )
     batch_tokens: Count = Field(4096, description="tokens in a batch of the held-out loss")
@@ -102,7 +113,7 @@ class EvaluateChoices(Section):
         32768, description="longer contexts are read in chunks of so many tokens: less memory, 2 to 3 times slower"
     )
     generation: GenerationChoices = Field(GenerationChoices(), description="answers to held-out rows")
-    general: str | None = Field(
+    general: FilePath | None = Field(
         None,
         description="file of rows of another kind: its first generation.rows are answered too, and the change of "
         "their loss from the base tells what was forgotten; null = none",
@@ -119,6 +130,6 @@ class EvaluateChoices(Section):
 class EvaluateParams(EvaluateChoices):
     """The same, settled."""
 
-    threads: Count = 1
+    threads: Threads = 1
     generation: GenerationParams = GenerationParams()
     retrieval: RetrievalParams = RetrievalParams()

@@ -4,9 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import YAMLError
 
 from glm2core.errors import UserError
 from glm2core.params.annotations import takes_auto
@@ -14,18 +11,18 @@ from glm2core.params.data import ConvertParams, TokenizeChoices
 from glm2core.params.evaluate import EvaluateChoices
 from glm2core.params.messages import messages
 from glm2core.params.model import ModelChoices
-from glm2core.params.section import AUTO, Section
+from glm2core.params.section import AUTO, Name, Section
 from glm2core.params.train import TrainChoices
+from glm2core.params.yaml_text import parse_yaml, read_yaml_file
 
 PARAMS_FILE = Path("params.yaml")
+_MOST_BYTES = 1 << 20
 
 
 class TrackingParams(Section):
     """MLflow."""
 
-    experiment: str = Field(
-        "glm2core", min_length=1, description="name of the MLflow experiment, and of promoted models"
-    )
+    experiment: Name = Field("glm2core", description="name of the MLflow experiment, and of promoted models")
     log_examples: bool = Field(True, description="false keeps users' texts out of MLflow")
 
 
@@ -55,29 +52,19 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         UserError: a sentence for each key that is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_yaml_file(path, _MOST_BYTES)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}. Run the stages from the project's folder.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
     return parse_params(text, path)
 
 
 def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
     """Check the text of a params file, which `path` names in sentences.
 
-    YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string).
-
     Raises:
         UserError: as `load_params`.
     """
-    try:
-        values = YAML(typ="safe", pure=True).load(text)
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1
-        raise UserError(f"{path}, line {line}: {error.problem.split(' with value')[0]}. Keep one of the two.") from None
-    except YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+    values = parse_yaml(text, path)
     try:
         return Params.model_validate(values)
     except ValidationError as error:

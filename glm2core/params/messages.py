@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from glm2core.errors import printable, shown_names
 from glm2core.params.annotations import is_section, takes_auto, takes_null, without_null
 from glm2core.params.section import AUTO, VALUE, Section
 
@@ -26,17 +27,23 @@ _RULES = {
     "multiple_of": "must be a multiple of {multiple_of:g}",
     "list_type": "must be a list, as in [a, b]",
     "too_short": "must have at least {min_length} entry",
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be above {gt:,.10g}",
+    "greater_than_equal": "must be at least {ge:,.10g}",
+    "less_than": "must be below {lt:,.10g}",
+    "less_than_equal": "must be at most {le:,.10g}",
 }
 _LONGEST_VALUE = 80  # characters of a value that are shown
+_LONGEST_WORD = 200  # characters of a name or a value that are compared with what is known
+_LONGEST_SENTENCE = 600
+_MOST_SENTENCES = 20
 
 
 def messages(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """A sentence for each wrong key of `root`'s values."""
-    return [_sentence(dict(detail), root) for detail in error.errors()]
+    """A sentence for each wrong key of `root`'s values, the first ones where there are many."""
+    wrong = error.errors()
+    sentences = [_cut(_sentence(dict(detail), root), _LONGEST_SENTENCE) for detail in wrong[:_MOST_SENTENCES]]
+    more = len(wrong) - len(sentences)
+    return [*sentences, f"and {more:,} more of this kind"] if more else sentences
 
 
 def _sentence(error: dict[str, Any], root: type[BaseModel]) -> str:
@@ -57,8 +64,9 @@ def _sentence(error: dict[str, Any], root: type[BaseModel]) -> str:
         case "invalid_key":
             return f"{_dotted(location[:-1]) or 'the file'} has a key that is not text: {_shown(value)}"
         case "model_type" | "dict_type" | "dataclass_type" | "model_attributes_type":
-            keys = ", ".join(_keys(location, root))
-            return f"{place} must hold {f'the keys {keys}' if keys else 'keys and values'}; got {_shown(value)}"
+            keys = _keys(location, root)
+            what = f"the keys {', '.join(keys)}" if keys else "names and texts, as in {a: b}"
+            return f"{place} must hold {what}; got {_shown(value)}"
         case kind:
             rule = _RULES[kind].format(**error.get("ctx", {})) if kind in _RULES else error["msg"]
             annotation = _annotation(location, root)
@@ -73,7 +81,7 @@ def _unknown_key(location: Location, value: Any, root: type[BaseModel]) -> str:
     section = _dotted(tuple(parents))
     prefix = f"{section}." if section else ""
     elsewhere = [key for key in _all_keys(root) if key.split(".")[-1] == name]
-    near = difflib.get_close_matches(str(name), siblings, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:_LONGEST_WORD], siblings, n=1, cutoff=0.5)
     nearest = elsewhere or [prefix + key for key in near]
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     where = f"keys of {section}" if section else "sections"
@@ -81,8 +89,12 @@ def _unknown_key(location: Location, value: Any, root: type[BaseModel]) -> str:
 
 
 def _did_you_mean(word: Any, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if _is_short(word) else []
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _is_short(word: Any) -> bool:
+    return isinstance(word, str) and len(word) <= _LONGEST_WORD
 
 
 def _null_is_not_auto(value: Any, location: Location, root: type[BaseModel]) -> str:
@@ -91,7 +103,7 @@ def _null_is_not_auto(value: Any, location: Location, root: type[BaseModel]) -> 
 
 
 def _quoted_number(kind: str, value: Any) -> str:
-    if kind in ("int_type", "float_type") and isinstance(value, str):
+    if kind in ("int_type", "float_type") and _is_short(value):
         try:
             float(value)
         except ValueError:
@@ -102,7 +114,7 @@ def _quoted_number(kind: str, value: Any) -> str:
 
 def _dotted(location: Location) -> str:
     """('convert', 'sources', 0, 'path') -> convert.sources[0].path, as `-S` takes it."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{str(part)[:_LONGEST_VALUE]}" for part in location)
+    parts = (f"[{part}]" if isinstance(part, int) else f".{shown_names([part])}" for part in location)
     return "".join(parts).removeprefix(".")
 
 
@@ -110,8 +122,17 @@ def _shown(value: Any) -> str:
     """A value as YAML writes it, cut when long."""
     if value is None:
         return "null"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits, which Python does not write out
+        return "a number of thousands of digits"
+    return _cut(printable(text), _LONGEST_VALUE)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -134,13 +155,13 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _annotation(location: Location, root: type[BaseModel]) -> Any:
-    """The annotation at a place in the sections: ('convert', 'sources', 0) -> Source."""
+    """The annotation at a place in the sections: ('convert', 'sources', 0) -> Source; None where there is none."""
     current: Any = root
     for part in location:
         current = without_null(current)
         items = typing.get_args(current)  # of a list or dict
         fields = getattr(current, "model_fields", {})
         if not items and part not in fields:  # a value of another kind of type, or a key by its other name
-            return Any
+            return None
         current = items[-1] if items else fields[str(part)].annotation
     return current

@@ -1,13 +1,12 @@
 """The section of the network: `model`."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import AUTO, Auto, Count, Section
+from glm2core.params.section import AUTO, Auto, Count, Factor, FilePath, Section
 
 RopeType = Literal["default", "linear", "ntk", "yarn"]
-Factor = Annotated[float, Field(ge=1)]
 
 
 class RopeChoices(Section):
@@ -67,7 +66,7 @@ Preset = Literal[
 class _Network(Section):
     """The keys of `model` that are never settled."""
 
-    base: str | None = Field(
+    base: FilePath | None = Field(
         None, description="folder of released or tuned weights, against the project's folder; null = from scratch"
     )
     preset: Preset = Field(

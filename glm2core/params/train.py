@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm2core.params.section import AUTO, Auto, Count, Fraction, NonNegative, Positive, Section
+from glm2core.params.launcher import Launcher
+from glm2core.params.section import AUTO, Auto, Count, Epochs, Fraction, Positive, Section, Seed, Steps, Threads
 
 LoraTarget = Literal["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
 
@@ -48,8 +49,10 @@ class TrainChoices(Section):
     """Tuning."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
-    launcher: str = Field(
-        "python", description="what starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch"
+    launcher: Launcher = Field(
+        "python",
+        description="what starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch; docs/scaling.md "
+        "lists the options",
     )
     method: Literal["full", "lora", "qlora", "ptuning"] = Field(
         "full",
@@ -66,12 +69,12 @@ class TrainChoices(Section):
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
         "else float32",
     )
-    max_steps: Auto[Count | None] = Field(
+    max_steps: Auto[Steps | None] = Field(
         "auto",
         description="optimizer steps; null = as epochs say; auto = the base's advice, else 500, or 100 of a "
         "large network on a CPU",
     )
-    epochs: Auto[Positive | None] = Field(
+    epochs: Auto[Epochs | None] = Field(
         "auto",
         description="passes over the training rows, in place of max_steps; null = as max_steps says; auto = "
         "the base's advice, else 2 of a large network on a GPU",
@@ -105,7 +108,7 @@ class TrainChoices(Section):
         description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks; "
         "auto = adafactor with memory low, else the base's advice, else adamw",
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
+    weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = Field(0.0, description="decoupled weight decay")
     bias_rate: Auto[Positive] = Field(
         "auto",
         description="biases learn so many times as fast as all else: for small networks after a change of "
@@ -157,8 +160,8 @@ class TrainChoices(Section):
     early_stopping: Count | None = Field(
         None, description="stop after so many validations without a better loss; needs eval_steps; null = never"
     )
-    seed: NonNegative = Field(0, description="of initialization, batch order, dropout and position gaps")
-    threads: Auto[Count] = Field(
+    seed: Seed = Field(0, description="of initialization, batch order, dropout and position gaps")
+    threads: Auto[Threads] = Field(
         "auto", description="CPU threads; auto = all cores; another count gives other last bits"
     )
     lora: LoraParams = Field(LoraParams(), description="for lora and qlora")
@@ -231,8 +234,8 @@ class TrainParams(TrainChoices):
     """The same, settled: `auto` is no value here, and null means none."""
 
     quantization_bits: Literal[4, 8] | None = None
-    max_steps: Count | None = 500
-    epochs: Positive | None = None
+    max_steps: Steps | None = 500
+    epochs: Epochs | None = None
     batch_tokens: Count = 2048
     learning_rate: Positive = 1e-5
     schedule: Schedule = "cosine"
@@ -242,12 +245,12 @@ class TrainParams(TrainChoices):
     bias_rate: Positive = 1.0
     max_grad_norm: Positive | None = 1.0
     memory: Literal["normal", "low"] = "normal"
-    gradient_checkpointing: bool | Literal["fit"] | NonNegative = False
+    gradient_checkpointing: bool | Literal["fit"] | Count = False
     position_stretch: bool = False
     curriculum: list[CurriculumStage] = Field([])
     generated_rows: Fraction = 1.0
     save_steps: Count = 100
-    threads: Count = 1
+    threads: Threads = 1
 
     @property
     def steps(self) -> int:

@@ -1,5 +1,6 @@
 """The command line itself: help, exit codes, and what it imports."""
 
+import os
 import subprocess
 import sys
 
@@ -62,3 +63,8 @@ def test_memory_prints_both_devices_and_the_disk(capsys, monkeypatch):
 def test_memory_of_a_wrong_params_file(tmp_path, capsys):
     assert main(["memory", "--params", str(tmp_path / "none.yaml")]) == 1
     assert "none.yaml" in capsys.readouterr().err
+
+
+def test_a_place_whose_name_is_not_utf8_is_a_sentence(capsys):
+    assert main(["chat", os.fsdecode(b"models/\xff")]) == 1
+    assert r"the name models/\udcff is not UTF-8" in capsys.readouterr().err

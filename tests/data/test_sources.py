@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -237,3 +238,11 @@ def test_sources_that_are_not_there(tmp_path, monkeypatch, pattern, sentence):
     (tmp_path / "data/pulled.json.dvc").touch()
     with pytest.raises(UserError, match=sentence):
         find_files(pattern, "convert.sources[0]")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_a_file_name_that_is_not_utf8_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(os.fsdecode(b"rows-\xff.json")).write_text('[{"prompt": "a", "response": "b"}]')
+    with pytest.raises(UserError, match=r"rows-\\udcff.json is not UTF-8. Rename it"):
+        find_files("*.json", "convert.sources[0]")

@@ -11,7 +11,9 @@ from glm2core.params.advice import dotted
 
 ROOT = Path(__file__).resolve().parents[2]
 DEEP = "[" * 5_000 + "]" * 5_000
-LAUGHS = "a: &a [x, x]\nb: &b [*a, *a]\ntrain: {curriculum: [*b, *b]}\n"
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)
 
 
 def advise(folder: Path, text: str | bytes) -> Path:
@@ -39,13 +41,14 @@ def advise(folder: Path, text: str | bytes) -> Path:
         ("train: 5", ["train must hold the keys"]),
         ("- a", ["the file must hold the keys model, train, evaluate"]),
         ("train: {1: 2}", ["a key that is not text"]),
-        ("!!python/object/apply:os.system ['touch owned']", ["not valid YAML"]),
-        ("train: !!python/name:os.system {}", ["not valid YAML"]),
+        ("!!python/object/apply:os.system ['touch owned']", ["line 1: has the tag"]),
+        ("train: !!python/name:os.system {}", ["line 1: has the tag"]),
         ("train: [1,", ["not valid YAML"]),
-        ("train: {max_steps: 1}\ntrain: {max_steps: 2}", ["not valid YAML", "duplicate key"]),
+        ("train: {max_steps: 1}\ntrain: {max_steps: 2}", ["line 2: found duplicate key"]),
         ("train: {max_steps: " + "9" * 5_000 + "}", ["not valid YAML"]),
-        (LAUGHS, ["by an alias"]),
-        ("train: {curriculum: " + DEEP + "}", ["not valid YAML"]),
+        (LAUGHS, ["holds more than 10,000 values"]),
+        ("train: {curriculum: [*b]}", ["repeats *b"]),
+        ("train: {curriculum: " + DEEP + "}", ["nested deeper than 20 levels"]),
         ("# " + "x" * 20_000, ["more than 16,384 bytes"]),
         (b"train: \xff", ["not valid YAML"]),
         (b"train: \x00", ["not valid YAML"]),

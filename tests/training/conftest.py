@@ -18,6 +18,7 @@ from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.params import TrainParams
 from glm2core.text.dataset import SCHEMA, TokenizedDataset, TokenizedInfo
 from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
+from tests.workspace import folder_bytes as folder_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {
@@ -107,11 +108,6 @@ def start_stage(folder: Path, processes: int = 1) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def folder_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 @pytest.fixture

@@ -117,6 +117,32 @@ def test_ctrl_c_at_the_launcher_saves_the_step(two: Path, tmp_path: Path) -> Non
     assert curve(folder, "loss") == curve(two, "loss")
 
 
+TORCHRUN = "torchrun --nproc_per_node 2 --rdzv_backend c10d --rdzv_endpoint localhost:0"
+
+
+@pytest.mark.slow
+def test_the_stage_becomes_its_launcher(two: Path, tmp_path: Path) -> None:
+    """`train.launcher` starts two processes, once; the stage's own process is the launcher, with its signals."""
+    folder = project(tmp_path / "launched", launcher=TORCHRUN)
+    process = start_stage(folder)
+    wait_for(folder, "*/step-00000005")
+    assert "torch.distributed.run" in psutil.Process(process.pid).cmdline()
+    assert [worker.environ()["RANK"] for worker in workers(process)] == ["0", "1"]
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "stopped after step" in output
+    assert "going on from step-" in finish(folder, processes=1)
+    weights = "models/tuned/model.safetensors"
+    assert (folder / weights).read_bytes() == (two / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_stage_becomes_accelerate(tmp_path: Path) -> None:
+    folder = project(tmp_path / "accelerated", launcher="accelerate launch --num_processes 1")
+    finish(folder, processes=1)
+    assert (folder / "models/tuned/model.safetensors").is_file()
+
+
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(two: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
@@ -160,7 +186,7 @@ def test_low_memory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_all_with_the_rows(tmp_path: Path) -> None:
-    folder = project(tmp_path / "nan", learning_rate=1e30, max_grad_norm=None, warmup_fraction=0.0)
+    folder = project(tmp_path / "nan", learning_rate=1e6, max_grad_norm=None, warmup_fraction=0.0)
     process = start_stage(folder, 2)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0

@@ -1,0 +1,130 @@
+"""YAML that may be a stranger's: plain values of a bounded size, or one short sentence: what is wrong and where.
+
+YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string). Nothing is built but text, numbers, lists
+and keys with values; a tag, which would ask for more, is refused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    NodeEvent,
+    ScalarEvent,
+)
+
+from glm2core.errors import UserError, printable, shown_names
+
+_DEEPEST = 20
+_MOST_VALUES = 10_000  # texts, numbers, lists and keys, those behind an alias counted each time
+_LONGEST_REASON = 200
+# What ruamel raises on a text that is no YAML, beside its own errors: numbers of thousands of digits, impossible dates,
+# keys that can't be keys.
+_NO_YAML = (YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
+
+
+def read_yaml_file(file: Path, most_bytes: int) -> str:
+    """A YAML file's text.
+
+    Raises:
+        UserError: no file, a larger one, or not UTF-8.
+        OSError: it can't be read.
+    """
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} is not a file. Remove it, or put the YAML file there.")
+    with file.open("rb") as handle:
+        content = handle.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise UserError(f"{file} has more than {most_bytes:,} bytes, which it never needs. Shorten it.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is not valid YAML: {error.reason} at byte {error.start:,}. Save it as UTF-8."
+        ) from None
+
+
+def parse_yaml(text: str, name: object) -> Any:
+    """The values of a YAML text; None where it is empty.
+
+    Args:
+        name: of the file, for the sentences.
+
+    Raises:
+        UserError: it is no YAML, or more than plain values of a bounded size.
+    """
+    try:
+        _Bounds(name).check(text)
+        return YAML(typ="safe", pure=True).load(text)
+    except UserError:
+        raise
+    except DuplicateKeyError as error:
+        problem = printable(error.problem.split(" with value")[0])
+        raise UserError(f"{name}, line {error.problem_mark.line + 1}: {_cut(problem)}. Keep one of the two.") from None
+    except _NO_YAML as error:
+        raise UserError(f"{name} is not valid YAML: {_reason(error)}. Mend that place.") from None
+
+
+class _Bounds:
+    """What a text would become, counted from its events before anything is built of it."""
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+        self.values = 0
+        self.open: list[tuple[str | None, int]] = []  # anchors that are being read, and the count before each
+        self.sizes: dict[str, int] = {}
+
+    def check(self, text: str) -> None:
+        """Raise a UserError at the first place that is too much."""
+        for event in YAML(typ="safe", pure=True).parse(text):
+            line = event.start_mark.line + 1
+            if isinstance(event, AliasEvent):
+                self.values += self._size(event.anchor, line)
+            elif isinstance(event, CollectionEndEvent):
+                anchor, before = self.open.pop()
+                if anchor is not None:
+                    self.sizes[anchor] = self.values - before
+            elif isinstance(event, (ScalarEvent, CollectionStartEvent)):
+                self._add(event, line)
+            elif isinstance(event, DocumentStartEvent) and event.tags:
+                raise self._error(line, "gives tags of its own (%TAG); write plain values")
+            if self.values > _MOST_VALUES:
+                raise self._error(line, f"holds more than {_MOST_VALUES:,} values up to here; remove what is too much")
+
+    def _add(self, event: NodeEvent, line: int) -> None:
+        if getattr(event, "tag", None):
+            tag = shown_names([event.tag])
+            raise self._error(line, f"has the tag {tag}; write the plain value, without a tag")
+        if isinstance(event, CollectionStartEvent):
+            self.open.append((event.anchor, self.values))
+            if len(self.open) > _DEEPEST:
+                raise self._error(line, f"is nested deeper than {_DEEPEST} levels; write it flatter")
+        elif event.anchor is not None:
+            self.sizes[event.anchor] = 1
+        self.values += 1
+
+    def _size(self, anchor: str, line: int) -> int:
+        if anchor not in self.sizes:
+            shown = shown_names([anchor])
+            raise self._error(line, f"repeats *{shown}, which stands nowhere before it as a whole; write it out")
+        return self.sizes[anchor]
+
+    def _error(self, line: int, what: str) -> UserError:
+        return UserError(f"{self.name}, line {line}: {what}.")
+
+
+def _reason(error: Exception) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    place = "" if mark is None else f", line {mark.line + 1}"
+    first = str(problem or error or type(error).__name__).splitlines()
+    return _cut(printable(first[0] if first else type(error).__name__)) + place
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

@@ -1,0 +1,50 @@
+"""A run that fails must not cost what was there: DVC removes a stage's outs before the stage has looked at anything."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from glm2core.files import project_root
+
+
+def put_back(stage: str, out: Path) -> None:
+    """Bring an out that DVC has removed back from its cache, as dvc.lock describes it.
+
+    The stage replaces it as a whole when it has ended well; until then, and after an error, Ctrl-C or a kill, it is
+    there. Nothing happens outside DVC, in DVC's temporary workspaces, and where its cache does not hold the out.
+
+    Args:
+        stage: by its name in dvc.yaml.
+        out: one of its outs.
+    """
+    in_workspace = os.environ.get("DVC_STAGE") == stage and Path.cwd().resolve() == project_root()
+    if not in_workspace or out.exists():
+        return
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with _signals_wait(), Repo() as repo:
+        (entry,) = [found for found in repo.stage.load_one(name=stage).outs if found.def_path == out.as_posix()]
+        try:
+            if entry.hash_info and not entry.changed_cache():
+                entry.checkout()
+                print(f"{out} stays the last run's until this one has ended well", flush=True)
+        except (DvcException, OSError):  # a full disk, say: the run itself is worth more
+            shutil.rmtree(out, ignore_errors=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come after the body, so that nothing half-copied stays."""
+    block = getattr(signal, "pthread_sigmask", None)  # not on Windows
+    if block is None:
+        yield
+        return
+    before = block(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        block(signal.SIG_SETMASK, before)

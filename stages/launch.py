@@ -1,0 +1,59 @@
+"""The train stage becomes its launcher: the same process, so signals and exit codes are its own; no shell."""
+
+import os
+import sys
+from pathlib import Path
+
+from glm2core.errors import UserError, printable
+from glm2core.files import project_root, resolve_path
+from glm2core.params.launcher import CONFIG_FILE, launcher_command
+from glm2core.params.yaml_text import parse_yaml, read_yaml_file
+
+_LAUNCHED = "GLM2CORE_LAUNCHED"
+_RANK = "RANK"  # as every launcher sets it, one that was started by hand too
+_MOST_BYTES = 65_536
+_KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
+_STARTS_OTHERS = ("commands", "command_file", "mpirun_config", "tpu_use_cluster", "tpu_use_sudo")
+
+
+def is_launched() -> bool:
+    """Whether a launcher has started this process already."""
+    return _LAUNCHED in os.environ or _RANK in os.environ
+
+
+def become_launcher(launcher: str, module: str) -> None:
+    """Start `module` as `train.launcher` says: this process is replaced. Plain python, and a launched process, go on.
+
+    Raises:
+        UserError: accelerate's config file is missing, lies outside the project, or would start something else.
+    """
+    program, options = launcher_command(launcher)
+    if not program or is_launched():
+        return
+    if CONFIG_FILE in options:
+        place = options.index(CONFIG_FILE) + 1
+        options[place] = str(_checked_config(options[place]))
+    command = [sys.executable, "-m", program, *options, "-m", module]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, {**os.environ, _LAUNCHED: "1"})
+
+
+def _checked_config(name: str) -> Path:
+    file = resolve_path(name)
+    if not file.is_file():
+        raise UserError(f"train.launcher: {name} is not there. Put accelerate's config file into the project's folder.")
+    if not any(file.resolve().is_relative_to(place) for place in (Path.cwd().resolve(), project_root())):
+        raise UserError(f"train.launcher: {name} leads out of the project. Copy the file into the project's folder.")
+    values = parse_yaml(read_yaml_file(file, _MOST_BYTES), file)
+    values = values if isinstance(values, dict) else {}
+    wanted = {"compute_environment": ("LOCAL_MACHINE",), "distributed_type": _KINDS}
+    wrong = [
+        f"{key}: {values.get(key)}" for key, allowed in wanted.items() if values.get(key, allowed[0]) not in allowed
+    ]
+    wrong += [key for key in _STARTS_OTHERS if values.get(key)]
+    if wrong:
+        raise UserError(
+            f"{file}: {printable(wrong[0][:80])} is not supported; compute_environment must be LOCAL_MACHINE, "
+            f"distributed_type one of {', '.join(_KINDS)}, and {', '.join(_STARTS_OTHERS)} must not be set."
+        )
+    return file.resolve()
