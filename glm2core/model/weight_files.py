@@ -116,9 +116,8 @@ def _require_tensors(found: Any, file_bytes: int) -> None:
         if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
             raise TypeError(f"{str(name)[:80]} is no tensor")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _FLOATS:
-            raise TypeError(
-                f"{name[:80]} is of type {tensor.dtype}, {tensor.layout}; weights are dense and of 16-64 bits"
-            )
+            found_as = f"{tensor.dtype}, {tensor.layout}, {tensor.device}"
+            raise TypeError(f"{name[:80]} is {found_as}, where weights are dense floats")
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > file_bytes:
         raise ValueError("its tensors would take more memory than the file has bytes")
 
