@@ -7,7 +7,7 @@ thousandfold, or a tuple that holds another twice, which holds another twice, an
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _MOST_BYTES = 4 << 20  # of names and shapes; the numbers lie in parts of their own, or behind
 _LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys: then the numbers follow
@@ -36,17 +36,17 @@ def require_harmless(file: Path) -> bool:
 
 
 def _look_through(opened: IO[bytes]) -> None:
-    tuples: set[int] = set()  # numbers of remembered ones
+    tuples: set[Any] = set()  # numbers of remembered ones
     before, remembered, start = "", 0, opened.tell()
     for code, argument, _ in pickletools.genops(opened):
         if opened.tell() - start > _MOST_BYTES:
             raise ValueError("its list of tensors is too long")
         if "PUT" in code.name or code.name == "MEMOIZE":
-            number = remembered if code.name == "MEMOIZE" else int(argument)
+            number = remembered if code.name == "MEMOIZE" else argument
             remembered += 1
             if "TUPLE" in before:
                 tuples.add(number)
             continue
-        if code.name == "DUP" or ("GET" in code.name and int(argument) in tuples):
+        if code.name == "DUP" or ("GET" in code.name and argument in tuples):
             raise ValueError("it repeats a part of itself")
         before = code.name

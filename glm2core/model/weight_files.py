@@ -119,9 +119,8 @@ def _require_tensors(found: Any, file_bytes: int) -> None:
         packed = tensor.dtype == torch.int8 and name + SCALE in found
         dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not (dense and (packed or tensor.dtype in _FLOATS)):
-            raise TypeError(
-                f"{name[:80]} is of type {tensor.dtype}, {tensor.layout}; weights are dense and of 16-64 bits"
-            )
+            found_as = f"{tensor.dtype}, {tensor.layout}, {tensor.device}"
+            raise TypeError(f"{name[:80]} is {found_as}, where weights are dense floats")
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > file_bytes:
         raise ValueError("its tensors would take more memory than the file has bytes")
 

@@ -119,6 +119,7 @@ def test_export_makes_no_call(adapter: Path, hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_training_on_a_base_makes_no_call(method: str, hub: Hub, tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "base")
+    small_tokenizer().save(tmp_path / "base", "chatglm2")
     names_in_config(tmp_path / "base")
     write_project(tmp_path, {"method": method, "max_steps": 2}, {"base": "base"})
     command = [sys.executable, "-m", "stages.train"]
