@@ -3,7 +3,7 @@
 import errno
 import os
 
-from glm2core.errors import UserError, masked, printable
+from glm2core.errors import UserError, masked, printable, shown_names
 
 _MORE_MEMORY = (
     "End other programs, raise the limit that this process runs under (ulimit, the container's), or ask for less: "
@@ -49,5 +49,5 @@ def _of_memory(error: Exception) -> str | None:
 def _of_system(error: Exception) -> str | None:
     if not isinstance(error, OSError) or error.errno not in _FIXES:
         return None
-    place = printable(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else "a file"
+    place = shown_names([os.fsdecode(error.filename)]) if isinstance(error.filename, (str, bytes)) else "a file"
     return f"{place}: {os.strerror(error.errno)}. {_FIXES[error.errno]}"
