@@ -270,11 +270,11 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         wants_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("quantization_config") is not None:
             kwargs["to_be_quantized"] = True  # on its way to __init__
+        place = pretrained_model_name_or_path or kwargs["config"].name_or_path  # tensors alone: where they came from
         kwargs["ignore_mismatched_sizes"] = True  # they are refused below, all of them by name
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        place = pretrained_model_name_or_path or loaded[0].config.name_or_path
         _require_exact(loaded[1], place, has_prefix=bool(loaded[0].config.pre_seq_len))
         return loaded if wants_info else loaded[0]
 

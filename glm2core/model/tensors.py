@@ -74,7 +74,7 @@ class LazyTensor:
 
 
 class MergedTensors(Mapping[str, Tensor]):
-    """A base's tensors with a LoRA adapter's update added, in the base's dtype, rounded once.
+    """A base's tensors with a LoRA adapter's update added; what is changed is in fp32, so that it is rounded once.
 
     Args:
         base: the network's tensors.
@@ -92,7 +92,7 @@ class MergedTensors(Mapping[str, Tensor]):
         if name not in self.updates:
             return tensor
         first, second = self.updates[name]
-        return torch.addmm(tensor.float(), second, first, alpha=self.updates.scale).to(tensor.dtype)
+        return torch.addmm(tensor.float(), second, first, alpha=self.updates.scale)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base)
