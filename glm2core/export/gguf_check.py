@@ -21,8 +21,8 @@ from glm2core.export.source import Source
 from glm2core.model.tensors import LoraUpdates
 from glm2core.text.chat_format import ChatFormat
 
-# Products of a prompt that the check may take, on either side: half a minute to a few minutes of two cores
-_OPERATIONS = 1e12
+# Of a prompt that the check may read, on either side: some ten seconds of two cores for a small network
+_OPERATIONS = 3e11
 _FEWEST_TOKENS = 256
 _ANSWER_TOKENS = 12
 _PLACES = 6

@@ -147,7 +147,7 @@ def _write_weights(source: Source, dtype: torch.dtype, folder: Path) -> None:
     names = [*source.shapes, _FREQUENCIES]
     size = {name: source.shapes[name].numel() * dtype.itemsize for name in source.shapes}
     shards = _shards(names, size | {_FREQUENCIES: frequencies.numel() * dtype.itemsize})
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     with progress_bar(f"weights in {str(dtype).removeprefix('torch.')}", len(names)) as (bar, task):
         for number, shard in enumerate(shards, start=1):
             file = f"model-{number:05}-of-{len(shards):05}.safetensors"

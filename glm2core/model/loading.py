@@ -81,8 +81,9 @@ def load_model(
     if generation is not None and (given := generation.given()):
         options["generation_config"] = GenerationConfig(**given)
     # Values and tensors, not the folder: of its other files transformers sees none
+    config.name_or_path = str(folder)
     network: ChatGLM2ForCausalLM = ChatGLM2ForCausalLM.from_pretrained(None, state_dict=weights, **options)
-    network.config.name_or_path = network.name_or_path = str(folder)
+    network.name_or_path = str(folder)
     return network
 
 

@@ -274,12 +274,12 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         wants_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("quantization_config") is not None:
             kwargs["to_be_quantized"] = True  # on its way to __init__
+        place = pretrained_model_name_or_path or kwargs["config"].name_or_path  # tensors alone: where they came from
         kwargs["ignore_mismatched_sizes"] = True  # they are refused below, all of them by name
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
         network, info = loaded
-        place = pretrained_model_name_or_path or network.config.name_or_path
         if network.config.pre_seq_len:
             refuse_prefix_alone(info["missing_keys"], place)
         rule = f"{place}: the weights do not fit its config.json"

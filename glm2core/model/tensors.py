@@ -72,7 +72,7 @@ class LazyTensor:
 
 
 class MergedTensors(Mapping[str, Tensor]):
-    """A base's tensors with a LoRA adapter's update added, in the base's dtype, rounded once.
+    """A base's tensors with a LoRA adapter's update added; what is changed is in fp32, so that it is rounded once.
 
     Args:
         base: the network's tensors.
@@ -86,7 +86,7 @@ class MergedTensors(Mapping[str, Tensor]):
         if name not in self._updates:
             return tensor
         first, second = self._updates[name]
-        return torch.addmm(tensor.float(), second, first, alpha=self._updates.scale).to(tensor.dtype)
+        return torch.addmm(tensor.float(), second, first, alpha=self._updates.scale)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base)

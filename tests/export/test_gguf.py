@@ -9,6 +9,7 @@ import torch
 from glm2core.errors import UserError
 from glm2core.export.forward import Asked, log_probabilities
 from glm2core.export.gguf import export_adapter, export_gguf
+from glm2core.export.gguf_file import write_network
 from glm2core.export.llama_cpp import LlamaCpp
 from glm2core.export.source import Source
 from glm2core.model.adapters import load_tuned
@@ -66,7 +67,9 @@ def test_each_precision_is_checked_in_llama_cpp(quantization, tokenizer, tmp_pat
 
 
 @needs_llama_cpp
-@pytest.mark.parametrize("rope", [None, RopeScaling("linear", 4.0), RopeScaling("ntk", 4.0), RopeScaling("yarn", 4.0)])
+@pytest.mark.parametrize(
+    "rope", [None, RopeScaling("linear", 4.0, 512), RopeScaling("ntk", 4.0, 512), RopeScaling("yarn", 4.0, 512)]
+)
 def test_heads_wider_than_the_hidden_size_run_as_llama(rope, tokenizer, tmp_path):
     folder = make_full(tmp_path / "model", tokenizer, rope=rope)
     export_gguf(folder, tmp_path / "model.gguf", quantization="f32", notice=silent)
@@ -90,7 +93,7 @@ def test_an_adapter_on_its_base_equals_the_merged_network(shape, lora_model, tok
     if shape == "chatglm":
         base = released_folder(tmp_path / "chatglm2-6b", "chatglm2-6b", tokenizer, seq_length=2048)
         lora_model = make_adapter(tmp_path / "lora", tokenizer, base, "lora")
-    export_gguf(lora_model / "base", tmp_path / "base.gguf", quantization="f32", notice=silent)
+    write_network(Source.open(lora_model / "base", notice=silent), "f32", tmp_path / "base.gguf")
     export_adapter(lora_model, tmp_path / "adapter.gguf", notice=silent)
     source = Source.open(lora_model, notice=silent)
     ids = list(range(300, 400))
@@ -107,8 +110,8 @@ def test_an_adapter_on_its_base_equals_the_merged_network(shape, lora_model, tok
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_member_at_long_positions(member, quantization, limit, tokenizer, tmp_path):
     folder = released_folder(tmp_path / member, member, tokenizer)
-    export_gguf(folder, tmp_path / "model.gguf", quantization=quantization, notice=silent)
     source = Source.open(folder, notice=silent)
+    write_network(source, quantization, tmp_path / "model.gguf")
     places = [place for place in LONG if place < source.config.seq_length]
     assert difference(source, tmp_path / "model.gguf", places) <= limit
 

@@ -5,8 +5,9 @@ import socket
 import pytest
 
 from glm2core.cli.main import main
-from glm2core.export.gguf import export_gguf
+from glm2core.export.gguf_file import write_network
 from glm2core.export.llama_cpp import LlamaCpp
+from glm2core.export.source import Source
 from glm2core.serving.comparison import Result, usual_cause
 from tests.cli.conftest import make_full
 from tests.export.networks import needs_llama_cpp
@@ -34,7 +35,7 @@ def test_another_model_is_told(full_model, tokenizer, tmp_path, capsys):
 
 @needs_llama_cpp
 def test_llama_cpp_serves_what_was_trained(full_model, tmp_path, capsys):
-    export_gguf(full_model, tmp_path / "model.gguf", quantization="f32", notice=lambda sentence: None)
+    write_network(Source.open(full_model, notice=lambda sentence: None), "f32", tmp_path / "model.gguf")
     llama = LlamaCpp(tmp_path / "model.gguf", context=4096)
     assert main(["compare", str(full_model), "--url", f"{llama.address}/v1", *FEW]) == 0
     assert "5 of 5" in capsys.readouterr().out
