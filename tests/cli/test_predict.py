@@ -57,8 +57,8 @@ def test_weights_with_nan_are_told(full_model, rows, tmp_path, capsys):
     weights = load_file(folder / "model.safetensors")
     weights["transformer.output_layer.weight"][7, 7] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    for code in (predict(folder, rows), main(["chat", str(folder), "--dtype", "float32"])):
-        assert code == 1
+    for command in (["predict", str(folder), str(rows)], ["chat", str(folder)]):
+        assert main([*command, "--dtype", "float32"]) == 1
         said = capsys.readouterr().err
         assert f"{folder}: the weights hold NaN or infinity" in said and "transformer.output_layer.weight" in said
 
