@@ -23,7 +23,8 @@ from glm2core.estimate.memory import (
 from glm2core.files import project_root, resolve_path
 from glm2core.hardware import choose_dtype, product_dtype
 from glm2core.model.config import ChatGLM2Config
-from glm2core.model.loading import parameter_count, weight_files
+from glm2core.model.loading import parameter_count
+from glm2core.model.weight_files import weight_files
 from glm2core.params import KINDS, Kind, Params, Settled, TrainParams, load_params, read_base, settle, shown
 from glm2core.text.tokenizer import SPECIAL_TOKENS, SpTokenizer
 

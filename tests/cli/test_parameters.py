@@ -26,8 +26,11 @@ def test_every_key_has_a_row_with_its_default_and_meaning():
     assert by_key.keys() >= flatten(load_params(PROJECT / "params.yaml")).keys()
     assert by_key["train.method"][2] == "`full`, `lora`, `qlora`, `ptuning`"
     assert by_key["train.quantization_bits"][2:4] == ["`auto`, `null`, `4`, `8`", "`auto`"]
-    assert by_key["train.max_steps"][1:4] == ["whole number or auto or null", "1 or more", "`auto`"]
-    assert by_key["evaluate.retrieval.lengths"][1:3] == ["list (whole number) or auto", "each 128 or more"]
+    assert by_key["train.max_steps"][1:4] == ["whole number or auto or null", "1 or more, at most 10,000,000", "`auto`"]
+    assert by_key["evaluate.retrieval.lengths"][1:3] == [
+        "list (whole number) or auto",
+        "each 128 or more, at most 100,000,000",
+    ]
     assert by_key["convert.test_fraction"][1:3] == ["number", "0 or more, at most 1"]
     assert by_key["conversations"][3] == "required"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from glm2core.cli.export import export
 from glm2core.cli.main import main
+from glm2core.export.hf import export_hf
 from tests.model.released_layout import released_config
 
 
@@ -46,7 +46,7 @@ def test_a_tuned_folder_and_its_export(
 ) -> None:
     text = shown(full_model, capsys, monkeypatch)
     assert "linear scaling by 4" in text and text.count("wrong: plain") == 3 and "export first" in text
-    export(full_model, tmp_path / "out")
+    export_hf(full_model, tmp_path / "out")
     capsys.readouterr()
     text = shown(tmp_path / "out", capsys, monkeypatch)
     assert "transformers' Glm layout" in text and "--max-model-len" in text

@@ -26,8 +26,8 @@ from sentencepiece import sentencepiece_model_pb2
 from torch import Tensor
 
 from glm2core.cli.answering import load_answerer
-from glm2core.cli.export import export
 from glm2core.errors import UserError
+from glm2core.export.hf import export_hf
 from glm2core.files import sha256_folder
 from glm2core.model.adapters import adapt, reference_to, save_adapter
 from glm2core.model.config import ChatGLM2Config
@@ -402,7 +402,7 @@ def check(folder: Path, out: Path, *, exported: bool = False) -> str:
         answerer = load_answerer(argparse.Namespace(model=folder, **ARGUMENTS), silent)
         answerer.answer([QUESTION])
         if exported:
-            export(folder, out, notice=silent)
+            export_hf(folder, out, notice=silent)
             shutil.rmtree(out)
     except UserError as error:
         assert len(str(error)) < 4000, f"a sentence of {len(str(error))} characters"
