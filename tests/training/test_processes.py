@@ -186,7 +186,7 @@ def test_low_memory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_all_with_the_rows(tmp_path: Path) -> None:
-    folder = project(tmp_path / "nan", learning_rate=1e6, max_grad_norm=None, warmup_fraction=0.0)
+    folder = project(tmp_path / "nan", learning_rate=1e6, weight_decay=1e6, max_grad_norm=None, warmup_fraction=0.0)
     process = start_stage(folder, 2)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
