@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> None:
     if kept.restore is None:
         print(
             "promote: no commit holds this dvc.lock, so nothing names these weights once dvc.lock changes. Commit it "
-            "(git add dvc.lock params.yaml metrics && git commit), then promote again: the version gets the command."
+            "(git add dvc.lock params.yaml && git commit), then promote again: the version gets the command."
         )

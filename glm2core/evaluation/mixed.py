@@ -94,7 +94,7 @@ def _fewer(wanted: Mapping[str, int], left: Mapping[str, int], share: float) -> 
         limit = max(1, min(largest - 1, int(largest * _FULL / share)))
         return {task: min(number, limit) for task, number in wanted.items()}
     if len(wanted) > 1:
-        least = min(reversed(wanted), key=lambda task: left[task])
+        least = min(reversed(list(wanted)), key=lambda task: left[task])
         return {task: 1 for task in wanted if task != least}
     return None
 

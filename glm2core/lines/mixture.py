@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from glm2core.lines.draws import Draws
@@ -51,7 +51,9 @@ class Mixture:
         sorts = list(dict.fromkeys(map(haystack_sort, kinds)))
         self._coded = [draws.coded() for _ in range(_CODED)] if "coded" in sorts else []
         self._seed = draws.rng.getrandbits(32)
-        self._streams = {sort: haystack(sort, draws, wording, invented=invented) for sort in sorts if sort != "coded"}
+        self._streams: dict[Sort, Iterator[str]] = {
+            sort: haystack(sort, draws, wording, invented=invented) for sort in sorts if sort != "coded"
+        }
         self._taken: dict[Sort, list[str]] = {
             sort: list(itertools.islice(stream, _SAMPLE)) for sort, stream in self._streams.items()
         }

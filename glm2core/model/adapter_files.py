@@ -47,7 +47,7 @@ _OPTIONS = (
     "use_qalora",
     "velora_config",
 )
-_OFF = (None, False, "none", [], {})
+_OFF: tuple[Any, ...] = (None, False, "none", [], {})
 
 
 class BaseReference(ModelFile):

@@ -43,7 +43,12 @@ _OWN_BASE = "base"
 
 
 def reference_to(
-    folder: Path, own: bool, *, bits: Literal[4, 8] | None = None, family: str = "auto", rope: RopeScaling | None = None
+    folder: Path,
+    own: bool,
+    *,
+    bits: Literal[4, 8] | None = None,
+    family: Literal["auto", "chatglm2", "chatglm3"] = "auto",
+    rope: RopeScaling | None = None,
 ) -> BaseReference:
     """Describe the base in `folder`; `own` says that it will be kept beside the adapter."""
     path = None if own else _against_root(folder)

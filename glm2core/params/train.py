@@ -245,7 +245,7 @@ class TrainParams(TrainChoices):
     bias_rate: Positive = 1.0
     max_grad_norm: Positive | None = 1.0
     memory: Literal["normal", "low"] = "normal"
-    gradient_checkpointing: bool | Literal["fit"] | Count = False
+    gradient_checkpointing: bool | Literal["fit"] | Count = False  # type: ignore[assignment]  # a count is never written
     position_stretch: bool = False
     curriculum: list[CurriculumStage] = Field([])
     generated_rows: Fraction = 1.0

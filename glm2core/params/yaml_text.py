@@ -98,9 +98,8 @@ class _Bounds:
                 raise self._error(line, f"holds more than {_MOST_VALUES:,} values up to here; remove what is too much")
 
     def _add(self, event: NodeEvent, line: int) -> None:
-        if getattr(event, "tag", None):
-            tag = shown_names([event.tag])
-            raise self._error(line, f"has the tag {tag}; write the plain value, without a tag")
+        if tag := getattr(event, "tag", None):
+            raise self._error(line, f"has the tag {shown_names([tag])}; write the plain value, without a tag")
         if isinstance(event, CollectionStartEvent):
             self.open.append((event.anchor, self.values))
             if len(self.open) > _DEEPEST:

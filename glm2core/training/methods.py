@@ -162,10 +162,11 @@ def _adapted(
 
 def _recompute(network: PreTrainedModel, blocks: int) -> None:
     """Let so many blocks, the first ones, keep nothing but their input for backward."""
+    layers: Any = network.get_submodule("transformer.encoder.layers")
     options = {"use_reentrant": False}  # reentrant recomputation gives adapters on frozen weights no gradient
     if hasattr(network, "activation_checkpointing_enable"):
         network.activation_checkpointing_enable(options)
     else:  # transformers before 5.2x
         network.gradient_checkpointing_enable(options)
-    for layer in network.transformer.encoder.layers[blocks:]:
+    for layer in layers[blocks:]:
         layer.gradient_checkpointing = False
