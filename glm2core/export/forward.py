@@ -34,7 +34,9 @@ def log_probabilities(source: Source, prompts: Sequence[Asked]) -> list[Tensor]:
     for index in range(config.num_layers):
         with torch.device("meta"):
             block = GLMBlock(config, index)
-        block.load_state_dict(dict(source.layer(index)), assign=True)
+        # A norm's result has its weight's dtype
+        weights = {name: w.float() if w.dim() == 1 else w for name, w in source.layer(index)}
+        block.load_state_dict(weights, assign=True)
         block.eval()
         for number, turns in enumerate(rotations):
             hidden[number] = block(hidden[number], turns, None)

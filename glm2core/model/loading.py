@@ -83,7 +83,7 @@ def load_model(
     # Values and tensors, not the folder: of its other files transformers sees none
     config.name_or_path = str(folder)
     network: ChatGLM2ForCausalLM = ChatGLM2ForCausalLM.from_pretrained(None, state_dict=weights, **options)
-    network.name_or_path = str(folder)
+    network.config.name_or_path = network.name_or_path = str(folder)
     return network
 
 

@@ -24,6 +24,7 @@ _MOST_INDEX_BYTES = 16 << 20
 _MOST_HEADER_BYTES = 16 << 20  # of names and shapes
 _LONGEST_REASON = 200
 SCALE = "_scale"  # behind the name of a packed weight: its rows' scales
+_PACKED = torch.int8
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -56,6 +57,11 @@ def mapped_weights(files: Iterable[Path]) -> dict[str, Tensor]:
         if twice := sorted(weights.keys() & tensors.keys()):
             raise UserError(f"{file} holds tensors that an earlier file holds too: {shown_names(twice[:3])}.")
         weights |= tensors
+    if stray := [name for name, t in weights.items() if t.dtype == _PACKED and name + SCALE not in weights]:
+        raise UserError(
+            f"{shown_names(stray[:3])} hold integers without a scale, where weights are dense floats. Fetch the files "
+            "again."
+        )
     return weights
 
 
@@ -116,9 +122,8 @@ def _require_tensors(found: Any, file_bytes: int) -> None:
     for name, tensor in found.items():
         if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
             raise TypeError(f"{str(name)[:80]} is no tensor")
-        packed = tensor.dtype == torch.int8 and name + SCALE in found
         dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not (dense and (packed or tensor.dtype in _FLOATS)):
+        if not (dense and tensor.dtype in (*_FLOATS, _PACKED)):
             found_as = f"{tensor.dtype}, {tensor.layout}, {tensor.device}"
             raise TypeError(f"{name[:80]} is {found_as}, where weights are dense floats")
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > file_bytes:

@@ -254,7 +254,8 @@ def checked(values: Mapping[str, Any], schema: type[Schema], place: Path) -> Sch
     except ValidationError as error:
         found = messages(error, schema)
         said = "; ".join(_cut(sentence) for sentence in found[:_MOST_SENTENCES])
-        more = f"; and {len(found) - _MOST_SENTENCES:,} more" if len(found) > _MOST_SENTENCES else ""
+        left = error.error_count() - _MOST_SENTENCES
+        more = f"; and {left:,} more" if left > 0 else ""
     raise UserError(f"{place}: {said}{more}. Mend the file, or fetch it again.")
 
 

@@ -194,7 +194,7 @@ def test_an_adapters_tensors_are_checked_as_a_networks(
         ({"alpha_pattern": {"dense": 4}}, "alpha_pattern must not be set"),
         ({"use_dora": True, "bias": "all"}, "bias, use_dora must not be set"),
         ({"modules_to_save": ["embedding"]}, "modules_to_save must not be set"),
-        ({"r": 10**9}, "r must be at most 65536"),
+        ({"r": 10**9}, "r must be at most 65,536"),
         ({"r": 3}, "and should be [3, "),
         ({"lora_dropout": "x"}, "lora_dropout must be a number"),
         ({"peft_type": "XLORA"}, "peft_type must be one of LORA, PREFIX_TUNING"),

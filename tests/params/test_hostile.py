@@ -82,7 +82,7 @@ def refusal(tmp_path: Path, content: str | bytes) -> str:
         ("train.lora.targets", ["dense"] * 3 + [{}] * 3000, "and 2,980 more"),
         ("train.lora", None, "must hold the keys rank"),
     ],
-)  # fmt: skip
+)
 def test_a_value_out_of_bounds_is_named(tmp_path: Path, key: str, value: Any, said: str) -> None:
     values = copy.deepcopy(VALUES)
     *parents, last = key.split(".")
@@ -122,7 +122,7 @@ def test_a_value_out_of_bounds_is_named(tmp_path: Path, key: str, value: Any, sa
         (b"\xff\xfea", "is not valid YAML"),
         ("train: {1: 2}", "has a key that is not text: 1"),
     ],
-)  # fmt: skip
+)
 def test_a_hostile_text_is_a_short_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes, said: str
 ) -> None:
@@ -135,7 +135,7 @@ def test_an_alias_of_a_few_values_is_fine(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(TEXT.replace("seed: 11", "seed: &seed 11").replace("seed: 12", "seed: *seed"), encoding="utf-8")
     sources = load_params(file).convert.sources
-    assert sources[-1].generate is not None and sources[-1].generate.seed == 11
+    assert [source.generate.seed for source in sources if source.generate is not None] == [11, 11]
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def write(file: Path, content: Any) -> Path:
         (ConfigFile, {"num_layers": 10**9}, "num_layers must be at most 512; got 1000000000"),
         (ConfigFile, {"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 512"),
         (ConfigFile, {"hidden_size": 0}, "hidden_size must be at least 1"),
-        (ConfigFile, {"num_attention_heads": 10**6}, "num_attention_heads must be at most 1024"),
+        (ConfigFile, {"num_attention_heads": 10**6}, "num_attention_heads must be at most 1,024"),
         (ConfigFile, {"padded_vocab_size": "x"}, "padded_vocab_size must be a whole number; got 'x'"),
         (ConfigFile, {"seq_length": 1e9}, "seq_length must be a whole number"),
         (ConfigFile, {"seq_length": 10**30}, "seq_length must be"),

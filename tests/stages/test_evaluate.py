@@ -101,6 +101,7 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
         "longeval_2_lines",
         "retrieval_accuracy",
         "effective_context_length",
+        "effective_context_length_ruler",
         "peak_memory_gib",
         "seconds",
         "base_retrieval_lines_600",
