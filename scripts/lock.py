@@ -7,6 +7,7 @@ import sys
 import tomllib
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -18,10 +19,20 @@ _OF_PIP = {"pip", "setuptools", "wheel"}  # venv brings them
 def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     run = _needed(project["dependencies"])
-    dev = _needed(project["optional-dependencies"]["dev"])
+    dev = _needed(_extra(project, "dev"))
     _write(ROOT / "requirements.lock", run)
     _write(ROOT / "requirements-dev.lock", {name: found for name, found in dev.items() if name not in run})
     return 0
+
+
+def _extra(project: dict[str, Any], name: str) -> list[str]:
+    """The requirements of an extra; where it names the project itself, those of the extras it asks for."""
+    found: list[str] = []
+    for text in project["optional-dependencies"][name]:
+        wanted = Requirement(text)
+        own = canonicalize_name(wanted.name) == canonicalize_name(project["name"])
+        found += [one for extra in sorted(wanted.extras) for one in _extra(project, extra)] if own else [text]
+    return found
 
 
 def _needed(requirements: list[str]) -> dict[str, Distribution]:

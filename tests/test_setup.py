@@ -133,7 +133,7 @@ def test_each_lock_has_what_its_part_of_the_project_needs() -> None:
     script = runpy.run_path(str(ROOT / "scripts/lock.py"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     run = set(script["_needed"](project["dependencies"]))
-    dev = set(script["_needed"](project["optional-dependencies"]["dev"]))
+    dev = set(script["_needed"](script["_extra"](project, "dev")))
     locked = [
         {canonicalize_name(line.split("==")[0]) for line in (ROOT / name).read_text().splitlines() if "==" in line}
         for name in ("requirements.lock", "requirements-dev.lock")

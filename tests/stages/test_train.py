@@ -23,6 +23,7 @@ KEYS = {
     "validation_loss",
     "tokens_per_second",
     "mfu",
+    "recomputed_blocks",
     "peak_memory_gib",
     "steps",
     "supervised_tokens",
