@@ -67,7 +67,7 @@ def test_an_adapter_is_its_bases(
         (None, "holds no config.json"),
         ("{", "is not valid JSON"),
         ("[]", "holds no object of keys"),
-        ('{"model_type": "llama"}', "only 'chatglm' is read here"),
+        ('{"model_type": "llama"}', "Only ChatGLM2, ChatGLM3 and CodeGeeX2 are read"),
         ('{"model_type": "glm"}', "lacks what export writes"),
         ('{"model_type": "glm", "rope_parameters": 3, "max_position_embeddings": 9}', "lacks what export writes"),
     ],
