@@ -399,7 +399,7 @@ def check(folder: Path, out: Path, *, exported: bool = False) -> str:
     try:
         read_base(folder)
         sha256_folder(folder)
-        answerer = load_answerer(argparse.Namespace(model=folder, **ARGUMENTS), silent)
+        answerer = load_answerer(argparse.Namespace(base=None, model=folder, **ARGUMENTS), silent)
         answerer.answer([QUESTION])
         if exported:
             export_hf(folder, out, notice=silent)
