@@ -37,7 +37,6 @@ from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.scores import Answer, score
 from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.files import sha256_file, source_fingerprint
-from glm2core.hardware import set_threads
 from glm2core.model.adapters import load_tuned
 from glm2core.model.loading import load_model
 from glm2core.model.rope import RopeScaling, RotaryEmbedding
@@ -142,7 +141,7 @@ def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> 
 def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     """Tune where that is asked for, ask all questions, and keep the answers; what is there already is left."""
     quiet_libraries()
-    set_threads(1)
+    torch.set_num_threads(1)
     params = settled_params()
     if seed is not None and control.of is None:
         _once(_folder(control, seed) / "model", _model_key(control, seed), lambda folder: _tune(control, seed, folder))

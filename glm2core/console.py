@@ -25,6 +25,9 @@ from rich.table import Table
 Notice = Callable[[str], None]
 """Tells a person something in a sentence."""
 
+Report = Callable[[dict[str, float], int], None]
+"""Takes figures of a run at a step of it."""
+
 
 @contextmanager
 def progress_bar(

@@ -98,20 +98,6 @@ def cpu_class() -> str:
     return name if cap is None else f"{name} (capped by GLM2CORE_CPU)"
 
 
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def set_threads(count: int | None) -> int:
-    """Use `count` CPU threads (None = all cores this process may use) and return the number."""
-    if count is None:
-        count = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(count)
-    return count
-
-
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
     if device.type == "cuda":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from glm2core.console import closing_table, print_table, quiet_libraries
 from glm2core.files import atomic_path, write_json
-from glm2core.params import Params, read_base, read_record, settle
+from glm2core.params import Params, read_base, read_tuning_record, settle
 from glm2core.tracking import stage_run
 from stages.runner import run_stage
 
@@ -26,7 +26,7 @@ def evaluate(params: Params) -> None:
 
     started = time.perf_counter()
     device = choose_device(params.evaluate.device, key="evaluate.device")
-    record = read_record(MODEL)
+    record = read_tuning_record(MODEL)
     base = record.base if record else read_base(params.model.base, params.model.preset)
     settled = settle(params, base, "cuda" if device.type == "cuda" else "cpu", record)
     print("\n".join(["settled:", *settled.lines("evaluate")]))

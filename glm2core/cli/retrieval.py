@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
+import torch
 from transformers import PreTrainedModel
 
 from glm2core.errors import UserError
@@ -14,11 +15,11 @@ from glm2core.evaluation.report import RETRIEVAL_PREDICTIONS, report_retrieval
 from glm2core.evaluation.retrieval import ask
 from glm2core.evaluation.run import generated_cases, open_journal
 from glm2core.files import atomic_path, write_json
-from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.hardware import choose_device, choose_dtype
 from glm2core.model.adapters import load_tuned, network_parameters
 from glm2core.model.loading import load_model
 from glm2core.model.rope import RopeScaling
-from glm2core.params import ModelParams, Record, TrainParams, load_params, read_base, read_record, settle
+from glm2core.params import ModelParams, TrainParams, TuningRecord, load_params, read_base, read_tuning_record, settle
 from glm2core.params.section import RetrievalTask
 from glm2core.text.chat_format import ChatFormat
 
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--tasks: {unknown[0]!r} is none of {', '.join(get_args(RetrievalTask))}.")
     choices = load_params(arguments.params)
     device = choose_device(choices.evaluate.device, key="evaluate.device")
-    record = read_record(arguments.model) or _record_of(arguments.model)
+    record = read_tuning_record(arguments.model) or _record_of(arguments.model)
     params = settle(choices, record.base, "cuda" if device.type == "cuda" else "cpu", record).evaluate
     settings = params.retrieval
     given = {
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
             number = write_cases(generated.cases(chat_format.count_tokens), partial, chat_format.count_tokens)
         print(f"{number:,} questions as RULER's files: {arguments.out}")
         return
-    set_threads(params.threads)
+    torch.set_num_threads(params.threads)
     dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model, arguments.base))
     if arguments.rope_type is None:
         tuned = load_tuned(arguments.model, dtype=dtype, device=device, base=arguments.base)
@@ -82,6 +83,6 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"every answer, tables and pictures: {arguments.out}")
 
 
-def _record_of(model: Path) -> Record:
+def _record_of(model: Path) -> TuningRecord:
     """Of weights that were not tuned here: what their folder says."""
-    return Record(model=ModelParams(base=str(model)), train=TrainParams(), base=read_base(model))
+    return TuningRecord(model=ModelParams(base=str(model)), train=TrainParams(), base=read_base(model))

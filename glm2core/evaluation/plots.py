@@ -14,10 +14,10 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 _DPI = 120
 _COLORS = "RdYlGn"
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 
-def plot_accuracy_by_length(rows: Sequence[Row], path: Path) -> None:
+def plot_accuracy_by_length(rows: Sequence[TableRow], path: Path) -> None:
     """A line for each model and task with its 95% intervals, and the chance level.
 
     Args:
@@ -43,7 +43,7 @@ def plot_accuracy_by_length(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_grid(rows: Sequence[Row], path: Path) -> None:
+def plot_grid(rows: Sequence[TableRow], path: Path) -> None:
     """Length by depth as a heat map with the share of right answers in each cell.
 
     Args:
@@ -65,7 +65,7 @@ def plot_grid(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_loss_by_position(rows: Sequence[Row], path: Path) -> None:
+def plot_loss_by_position(rows: Sequence[TableRow], path: Path) -> None:
     """Perplexity of held-out answers by their position in one long sequence, beside the same answers alone.
 
     Args:
@@ -83,7 +83,7 @@ def plot_loss_by_position(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_before_after(rows: Sequence[Row], path: Path) -> None:
+def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
     """Exact match and ROUGE-L of each source, the base's bar above the tuned model's, with 95% intervals.
 
     Args:

@@ -1,7 +1,7 @@
 """The evaluation of one tuned model, part by part, each with its progress bar and its files."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from glm2core.console import Notice, progress_bar
+from glm2core.console import Notice, Report, progress_bar
 from glm2core.errors import UserError
 from glm2core.evaluation.before_after import AskedRows, answer_and_score, memo_of_base, row_losses
 from glm2core.evaluation.case_files import read_cases
@@ -30,7 +30,7 @@ from glm2core.evaluation.rows import read_rows
 from glm2core.evaluation.scores import BASE, TUNED, Answer, score
 from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, sha256_folder, source_fingerprint
-from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.hardware import choose_device, choose_dtype
 from glm2core.journal import Journal
 from glm2core.model.adapters import is_base_inside, load_tuned, network_parameters
 from glm2core.model.loading import fingerprint, load_model
@@ -43,8 +43,6 @@ from glm2core.text.tokenizer import SpTokenizer
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SOURCE = ("text", "lines", "evaluation", "model", "family.py")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
-
-Report = Callable[[dict[str, float], int], None]
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Evaluation:
         tokenizer = SpTokenizer.load(model)
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
         device = choose_device(params.device, key="evaluate.device")
-        set_threads(params.threads)
+        torch.set_num_threads(params.threads)
         dtype = choose_dtype(params.dtype, device, parameters=network_parameters(model))
         chat_format = ChatFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)

@@ -15,7 +15,7 @@ from glm2core.errors import UserError
 from glm2core.export.fast_tokenizer import SPELLED
 from glm2core.export.gguf_layout import Part, architecture, keys, parts, rope_factors
 from glm2core.export.source import Source
-from glm2core.hardware import usable_cores
+from glm2core.process import available_cores
 from glm2core.text.prompt import PREFIX_TOKENS, jinja_template
 from glm2core.text.tokenizer import BOS, EOS, PAD, UNKNOWN
 
@@ -210,7 +210,7 @@ def _encoded(entry: _Entry) -> np.ndarray:
         return np.ascontiguousarray(made)
 
     starts = range(0, len(tensor), step)
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         return np.concatenate(list(pool.map(block, starts)))
 
 

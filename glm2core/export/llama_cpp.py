@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from glm2core.conversation import Message
-from glm2core.hardware import usable_cores
+from glm2core.process import available_cores
 
 _CERTAIN = 1e9  # added to a logit
 
@@ -45,7 +45,7 @@ class LlamaCpp:
         params.n_predict = 1
         params.warmup = False
         params.verbosity = 0
-        params.cpuparams.n_threads = usable_cores()
+        params.cpuparams.n_threads = available_cores()
         params.n_gpu_layers = 0
         params.fit_params = False
         params.no_extra_bufts = True  # weights stay mapped, and are not packed anew into memory

@@ -14,7 +14,7 @@ from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, l
 from glm2core.params.model import ModelParams, RopeChoices, RopeParams
 from glm2core.params.section import AUTO
 from glm2core.params.settle import settle, settle_tokenize
-from glm2core.params.settled import KINDS, SETTLED_FILE, Kind, Record, Settled, read_record, shown
+from glm2core.params.settled import KINDS, SETTLED_FILE, Kind, Settled, TuningRecord, read_tuning_record, shown
 from glm2core.params.train import FIT, CurriculumStage, LoraParams, PrefixParams, TrainParams
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "ModelParams",
     "Params",
     "PrefixParams",
-    "Record",
     "RetrievalParams",
     "RopeChoices",
     "RopeParams",
@@ -45,11 +44,12 @@ __all__ = [
     "TokenizeParams",
     "TrackingParams",
     "TrainParams",
+    "TuningRecord",
     "flatten",
     "load_params",
     "parse_params",
     "read_base",
-    "read_record",
+    "read_tuning_record",
     "settle",
     "settle_tokenize",
     "shown",

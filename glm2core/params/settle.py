@@ -16,7 +16,7 @@ from glm2core.params.data import TokenizeChoices, TokenizeParams
 from glm2core.params.file import PARAMS_FILE, Params
 from glm2core.params.messages import messages
 from glm2core.params.section import AUTO
-from glm2core.params.settled import Kind, Record, Settled, shown, value_of
+from glm2core.params.settled import Kind, Settled, TuningRecord, shown, value_of
 from glm2core.params.train import FIT, TrainParams
 from glm2core.process import available_cores
 
@@ -45,7 +45,7 @@ _LARGEST_BASE_ON_CPU = 1_000_000_000  # parameters: above, its answers would tak
 _ROWS = {"small": 64, "large cpu": 8, "large cuda": 64}
 
 
-def settle(params: Params, base: Base, kind: Kind, record: Record | None = None) -> Settled:
+def settle(params: Params, base: Base, kind: Kind, record: TuningRecord | None = None) -> Settled:
     """Replace every `auto` by a value.
 
     Args:

@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20
 _WIDEST = 34  # characters that a column of the printed table is padded to
 
 
-class Record(Section):
+class TuningRecord(Section):
     """What train leaves in models/tuned/settled.json: what it was trained with, and what evaluate settles by."""
 
     model: ModelParams
@@ -71,11 +71,11 @@ class Settled(Section):
 
     def write_record(self, folder: Path) -> None:
         """Leave in a tuned model's folder what evaluate will ask for."""
-        record = Record(model=self.model, train=self.train, base=self.base)
+        record = TuningRecord(model=self.model, train=self.train, base=self.base)
         write_json(folder / SETTLED_FILE, record.model_dump(mode="json"))
 
 
-def read_record(folder: Path) -> Record | None:
+def read_tuning_record(folder: Path) -> TuningRecord | None:
     """What train left in a tuned model's folder; None where nothing is, as in a folder of released weights.
 
     Raises:
@@ -87,9 +87,9 @@ def read_record(folder: Path) -> Record | None:
     with file.open("rb") as handle:
         content = handle.read(_MOST_BYTES)
     try:
-        record = Record.model_validate_json(content)
+        record = TuningRecord.model_validate_json(content)
     except ValidationError as error:
-        raise UserError("\n".join(f"{file}: {sentence}" for sentence in messages(error, Record))) from None
+        raise UserError("\n".join(f"{file}: {sentence}" for sentence in messages(error, TuningRecord))) from None
     checked_advice(record.base.advice, str(file))
     return record
 

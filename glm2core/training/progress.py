@@ -4,23 +4,24 @@ All of it is part of the checkpoint, so that a resumed run has the curves of an 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Report = Callable[[dict[str, float], int], None]
-Record = dict[str, float]
+from glm2core.console import Report
+
+Point = dict[str, float]
 
 BY_SOURCE = "validation_loss."
-"""In front of a source's name: its own validation loss in a record."""
+"""In front of a source's name: its own validation loss in a point."""
 
 
 class Progress:
-    """Sums losses, tokens and seconds of the steps, and makes a record every `every` steps.
+    """Sums losses, tokens and seconds of the steps, and makes a point every `every` steps.
 
     Args:
-        every: steps between records.
+        every: steps between points.
         operations_per_second: the machine's own matrix rate, of which `mfu` is the share.
-        report: gets each record's metrics with its step.
+        report: gets each point's metrics with its step.
         sources: of the training rows.
     """
 
@@ -29,7 +30,7 @@ class Progress:
     ) -> None:
         self._every, self._rate, self._report = every, operations_per_second, report
         self._mix = {source: [0.0, 0.0] for source in sources}
-        self.records: list[Record] = []
+        self.points: list[Point] = []
         self._sums = _zeros()
         self._totals = _zeros()
         self._clock = time.perf_counter()
@@ -57,7 +58,7 @@ class Progress:
         return supervised
 
     def add_step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
-        """Close an optimizer step; every `every` of them become a record of their mean loss."""
+        """Close an optimizer step; every `every` of them become a point of their mean loss."""
         now = time.perf_counter()
         for sums in (self._sums, self._totals):
             sums["seconds"] += now - self._clock
@@ -68,20 +69,20 @@ class Progress:
             self._close(step, learning_rate=learning_rate, grad_norm=grad_norm, peak_memory=peak_memory)
 
     def add_validation(self, step: int, loss: float, by_source: Mapping[str, float] | None = None) -> None:
-        """Record the validation loss of all rows and of each source's; a step validated again replaces its record."""
-        self.records = [r for r in self.records if not (r["step"] == step and "validation_loss" in r)]
+        """Keep the validation loss of all rows and of each source's; a step validated again replaces its point."""
+        self.points = [p for p in self.points if not (p["step"] == step and "validation_loss" in p)]
         sources = {f"{BY_SOURCE}{source}": value for source, value in (by_source or {}).items()}
-        self._record(step, {"validation_loss": loss, **sources})
+        self._keep(step, {"validation_loss": loss, **sources})
         self.restart_clock()
 
     def curve(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every record that has `name`."""
-        return [(int(r["step"]), r[name]) for r in self.records if name in r]
+        """(step, value) of every point that has `name`."""
+        return [(int(p["step"]), p[name]) for p in self.points if name in p]
 
     @property
-    def latest(self) -> Record:
-        """The newest record of the training loss; empty before the first."""
-        return next((r for r in reversed(self.records) if "loss" in r), {})
+    def latest(self) -> Point:
+        """The newest point of the training loss; empty before the first."""
+        return next((p for p in reversed(self.points) if "loss" in p), {})
 
     @property
     def totals(self) -> dict[str, float]:
@@ -116,15 +117,15 @@ class Progress:
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"records": self.records, "sums": self._sums, "totals": self._totals, "mix": self._mix}
+        return {"points": self.points, "sums": self._sums, "totals": self._totals, "mix": self._mix}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.records, self._sums, self._totals = state["records"], state["sums"], state["totals"]
+        self.points, self._sums, self._totals = state["points"], state["sums"], state["totals"]
         self._mix = state["mix"]
 
     def _close(self, step: int, *, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
         sums, seconds = self._sums, max(self._sums["seconds"], 1e-9)
-        self._record(
+        self._keep(
             step,
             {
                 "loss": sums["loss"] / sums["steps"],
@@ -137,8 +138,8 @@ class Progress:
         )
         self._sums = _zeros()
 
-    def _record(self, step: int, metrics: dict[str, float]) -> None:
-        self.records.append({"step": step, **metrics})
+    def _keep(self, step: int, metrics: dict[str, float]) -> None:
+        self.points.append({"step": step, **metrics})
         self._report(metrics, step)
 
 

@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress as Bar
 from torch.utils.data import DataLoader
 
-from glm2core.console import Notice, progress_bar
+from glm2core.console import Notice, Report, progress_bar
 from glm2core.errors import UserError
 from glm2core.files import atomic_path
 from glm2core.hardware import peak_memory_gib
@@ -39,7 +39,7 @@ from glm2core.training.interrupt import stop_on_signals
 from glm2core.training.loop import Batch, Loop
 from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import Prepared, multiply_adapters_in_half
-from glm2core.training.progress import BY_SOURCE, Progress, Report
+from glm2core.training.progress import BY_SOURCE, Progress
 
 _CURVES = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_gib")
 _VALIDATION = ("step", "validation_loss")
@@ -287,17 +287,17 @@ class Outcome:
 
     def write_curves(self, folder: Path) -> None:
         """curves.csv (a point every logging_steps) and validation.csv, for `dvc plots`; the same by source; mix.csv."""
-        validations = [r for r in self.progress.records if "validation_loss" in r]
+        validations = [p for p in self.progress.points if "validation_loss" in p]
         by_source = [
-            {"step": record["step"], "source": name.removeprefix(BY_SOURCE), "validation_loss": loss}
-            for record in validations
-            for name, loss in record.items()
+            {"step": point["step"], "source": name.removeprefix(BY_SOURCE), "validation_loss": loss}
+            for point in validations
+            for name, loss in point.items()
             if name.startswith(BY_SOURCE)
         ]
         mix = [{"source": source, **counted} for source, counted in self.progress.mix.items()]
         with atomic_path(folder) as partial:
             partial.mkdir()
-            _write_csv(partial / "curves.csv", [r for r in self.progress.records if "loss" in r], _CURVES)
+            _write_csv(partial / "curves.csv", [p for p in self.progress.points if "loss" in p], _CURVES)
             _write_csv(partial / "validation.csv", validations, _VALIDATION)
             _write_csv(partial / "validation_by_source.csv", by_source, _BY_SOURCE)
             _write_csv(partial / "mix.csv", mix, _MIX)

@@ -13,7 +13,7 @@ from glm2core.estimate.fit import available_memory, check_fits, with_recomputati
 from glm2core.estimate.memory import Workload, network_config
 from glm2core.family import template_of
 from glm2core.files import project_root, resolve_path, run_fingerprint, sha256_file, source_fingerprint
-from glm2core.hardware import choose_device, choose_dtype, set_threads
+from glm2core.hardware import choose_device, choose_dtype
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.loading import fingerprint, parameter_count
 from glm2core.params import Params, Settled, TrainParams, read_base, settle
@@ -55,7 +55,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
     base = read_base(params.model.base, params.model.preset)
     settled = settle(params, base, "cuda" if device.type == "cuda" else "cpu")
     notice("\n".join(["settled:", *settled.lines("model", "train")]))
-    threads = set_threads(settled.train.threads)
+    torch.set_num_threads(settled.train.threads)
     training, validation = _load_rows(settled, tokenized)
     train = with_steps(settled.train, training, world_size(), notice) if len(training) else settled.train
     config = network_config(settled.model, len(SpTokenizer.load(tokenized / "tokenizer")))
@@ -70,7 +70,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
         check_fits(workload, train, device=device, folder=project_root())
     with ExitStack() as stack:
         stack.enter_context(joined(device))
-        key = first_decides(lambda: _fingerprint(settled, tokenized, dtype, device, threads))
+        key = first_decides(lambda: _fingerprint(settled, tokenized, dtype, device))
         folder = project_root() / ".checkpoints" / key
         checkpoints = CheckpointFolder(folder, keep=train.keep_checkpoints, notice=notice)
         if is_first():  # it holds the lock for all of them
@@ -151,7 +151,7 @@ def _require_one_process_for_low_memory(params: TrainParams) -> None:
         )
 
 
-def _fingerprint(params: Settled, tokenized: Path, dtype: torch.dtype, device: torch.device, threads: int) -> str:
+def _fingerprint(params: Settled, tokenized: Path, dtype: torch.dtype, device: torch.device) -> str:
     train: dict[str, Any] = params.train.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     base = params.model.base
     return run_fingerprint(
@@ -160,7 +160,7 @@ def _fingerprint(params: Settled, tokenized: Path, dtype: torch.dtype, device: t
             "model": params.model.model_dump(mode="json"),
             "data": {file: sha256_file(tokenized / file) for file in ("train.parquet", "validation.parquet")},
             "base": None if base is None else fingerprint(resolve_path(base)),
-            "machine": [str(dtype), device.type, threads, world_size(), sharding_is_asked_for()],
+            "machine": [str(dtype), device.type, params.train.threads, world_size(), sharding_is_asked_for()],
             "libraries": {name: version(name) for name in _LIBRARIES},
             "source": source_fingerprint(*(_PACKAGE / name for name in _SOURCE)),
         }

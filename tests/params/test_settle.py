@@ -15,7 +15,7 @@ from glm2core.params import (
     flatten,
     load_params,
     read_base,
-    read_record,
+    read_tuning_record,
     settle,
     unsettled,
 )
@@ -288,9 +288,9 @@ def test_metrics_are_numbers_and_texts(tmp_path: Path) -> None:
 def test_evaluate_settles_by_what_train_recorded(tmp_path: Path) -> None:
     advice = "{model: {rope: {type: yarn, factor: 2}}, evaluate: {generation: {rows: 3}, retrieval: {contexts: 9}}}"
     trained = released(tmp_path, "chatglm2-6b", "cuda", advice=advice)
-    assert read_record(tmp_path) is None
+    assert read_tuning_record(tmp_path) is None
     trained.write_record(tmp_path)
-    record = read_record(tmp_path)
+    record = read_tuning_record(tmp_path)
     assert record is not None and (record.model, record.train, record.base) == (
         trained.model,
         trained.train,
@@ -319,4 +319,4 @@ def test_evaluate_settles_by_what_train_recorded(tmp_path: Path) -> None:
 def test_a_record_that_train_did_not_write_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "settled.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"settled\.json"):
-        read_record(tmp_path)
+        read_tuning_record(tmp_path)

@@ -10,7 +10,7 @@ import torch
 
 from glm2core.files import sha256_file
 from glm2core.model.adapters import load_tuned
-from glm2core.params import read_record
+from glm2core.params import read_tuning_record
 from stages.runner import run_stage
 from stages.train import METRICS, REPORTS, TUNED, train
 from tests.stages.data_project import artifacts, run_of
@@ -162,7 +162,7 @@ def test_auto_takes_the_bases_advice_and_says_so(prepared: Path, capsys: pytest.
         "5",
         "linear",
     )
-    record = read_record(TUNED)
+    record = read_tuning_record(TUNED)
     assert record is not None and (record.model.rope.factor, record.train.optimizer) == (4, "muon")
     first = (TUNED / "model.safetensors").read_bytes()
 

@@ -190,7 +190,7 @@ def test_a_run_that_stopped_early_is_not_trained_on(
     run, again = (make_run(tmp_path / "c", rows, held_out, **changes) for _ in range(2))
     outcome, once_more = run.train(), again.train()
     assert once_more.metrics["steps"] == outcome.metrics["steps"] < 40
-    assert once_more.progress.records == outcome.progress.records
+    assert once_more.progress.points == outcome.progress.points
     assert_equal(weights(again), weights(run))
 
 
