@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 Language = Literal["en", "zh"]
-Split = Literal["training", "held out"]
+EntitySplit = Literal["training", "held out"]
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 _HELD_OUT_SHARE = 0.2
-_SIZES: dict[Split, int] = {"training": 3000, "held out": 750}  # words of each kind and language
+_SIZES: dict[EntitySplit, int] = {"training": 3000, "held out": 750}  # words of each kind and language
 _YEARS = range(1950, 2050)
 _AMOUNTS = range(10, 10_000)
 
@@ -42,11 +42,11 @@ _MONTHS = tuple("January February March April May June July August September Oct
 
 
 @dataclass(frozen=True)
-class Pool:
+class EntityPool:
     """What the entities of one split and language are drawn from."""
 
     language: Language
-    split: Split
+    split: EntitySplit
     families: tuple[str, ...]
     givens: tuple[str, ...]
     places: tuple[str, ...]
@@ -83,25 +83,25 @@ class Pool:
 
 
 @functools.cache
-def pool(language: Language, split: Split) -> Pool:
+def pool(language: Language, split: EntitySplit) -> EntityPool:
     """The entities of a split: 3,000 given names and 3,000 places to train with, 750 of each held out."""
     amounts = tuple(amount for amount in _AMOUNTS if split_of(str(amount)) == split)
     if language == "zh":
-        return Pool(language, split, _FAMILIES, _words(split, _zh_given), _words(split, _zh_place), amounts)
+        return EntityPool(language, split, _FAMILIES, _words(split, _zh_given), _words(split, _zh_place), amounts)
     given, family, place = (
         _words(split, functools.partial(_en_word, endings=endings))
         for endings in (_GIVEN_ENDINGS, _FAMILY_ENDINGS, _PLACE_ENDINGS)
     )
-    return Pool(language, split, family, given, place, amounts)
+    return EntityPool(language, split, family, given, place, amounts)
 
 
-def split_of(text: str) -> Split:
+def split_of(text: str) -> EntitySplit:
     """The split that an entity belongs to."""
     first = hashlib.sha256(text.encode()).digest()[0]
     return "held out" if first < _HELD_OUT_SHARE * 256 else "training"
 
 
-def _words(split: Split, build: Callable[[random.Random], str]) -> tuple[str, ...]:
+def _words(split: EntitySplit, build: Callable[[random.Random], str]) -> tuple[str, ...]:
     rng = random.Random(f"analysis {split}")
     found: dict[str, None] = {}
     while len(found) < _SIZES[split]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from glm2core.analysis.entities import LANGUAGES, Language, Pool, Split, pool
-from glm2core.analysis.wording import WORDINGS, Wording
+from glm2core.analysis.entities import LANGUAGES, EntityPool, EntitySplit, Language, pool
+from glm2core.analysis.wording import WORDINGS, LanguageWording
 from glm2core.conversation import ASSISTANT, USER, Conversation
 from glm2core.params import GeneratedAnalysis
 
@@ -30,7 +30,7 @@ _OTHERS_VALUE_SHARE = 0.5  # of the wrong claims: the value is another person's 
 class AnalysisRow:
     """A conversation with what its scores are grouped by."""
 
-    split: Split
+    split: EntitySplit
     kind: Kind
     language: Language
     conversation: Conversation
@@ -56,7 +56,7 @@ def generate_rows(spec: GeneratedAnalysis, *, held_out: bool = True) -> Iterator
         yield _drawn_row(spec, "held out", number)
 
 
-def make_row(rng: random.Random, kind: Kind, language: Language, split: Split) -> AnalysisRow:
+def make_row(rng: random.Random, kind: Kind, language: Language, split: EntitySplit) -> AnalysisRow:
     """One row of a kind."""
     maker = _Maker(rng, WORDINGS[language], pool(language, split))
     make = {
@@ -69,7 +69,7 @@ def make_row(rng: random.Random, kind: Kind, language: Language, split: Split) -
     return AnalysisRow(split, kind, language, make[kind]())
 
 
-def _drawn_row(spec: GeneratedAnalysis, split: Split, number: int) -> AnalysisRow:
+def _drawn_row(spec: GeneratedAnalysis, split: EntitySplit, number: int) -> AnalysisRow:
     rng = random.Random(f"analysis {split} {spec.seed} {number}")
     language = LANGUAGES[rng.random() < spec.chinese]
     shares = [getattr(spec.kinds, kind) for kind in KINDS]
@@ -79,7 +79,7 @@ def _drawn_row(spec: GeneratedAnalysis, split: Split, number: int) -> AnalysisRo
 class _Maker:
     """Builds one row with one wording and one pool."""
 
-    def __init__(self, rng: random.Random, wording: Wording, entities: Pool) -> None:
+    def __init__(self, rng: random.Random, wording: LanguageWording, entities: EntityPool) -> None:
         self._rng, self._wording, self._pool = rng, wording, entities
 
     def extract(self) -> Conversation:

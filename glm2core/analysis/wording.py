@@ -28,7 +28,7 @@ class AttributeWording:
 
 
 @dataclass(frozen=True)
-class Wording:
+class LanguageWording:
     """A language.
 
     judged: asks whether the claim that follows is true.
@@ -52,7 +52,7 @@ class Wording:
     explanation: str
 
 
-_ENGLISH = Wording(
+_ENGLISH = LanguageWording(
     attributes={
         "place": AttributeWording(
             facts=("{name} lives in {value}.", "The home of {name} is in {value}.", "{name} moved to {value}."),
@@ -109,7 +109,7 @@ _ENGLISH = Wording(
     explanation="The text says {value}, the claim says {claimed}.",
 )
 
-_CHINESE = Wording(
+_CHINESE = LanguageWording(
     attributes={
         "place": AttributeWording(
             facts=("{name}住在{value}。", "{name}的家在{value}。", "{name}搬到了{value}。"),
@@ -158,4 +158,4 @@ _CHINESE = Wording(
     explanation="文中是{value}，句中是{claimed}。",
 )
 
-WORDINGS: dict[Language, Wording] = {"en": _ENGLISH, "zh": _CHINESE}
+WORDINGS: dict[Language, LanguageWording] = {"en": _ENGLISH, "zh": _CHINESE}

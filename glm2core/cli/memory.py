@@ -25,7 +25,17 @@ from glm2core.hardware import choose_dtype, product_dtype
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.loading import parameter_count
 from glm2core.model.weight_files import weight_files
-from glm2core.params import KINDS, Kind, Params, Settled, TrainParams, load_params, read_base, settle, shown
+from glm2core.params import (
+    DEVICE_KINDS,
+    DeviceKind,
+    Params,
+    Settled,
+    TrainParams,
+    load_params,
+    read_base,
+    settle,
+    shown,
+)
 from glm2core.text.tokenizer import SPECIAL_TOKENS, SpTokenizer
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries")
@@ -34,7 +44,7 @@ _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries
 def run(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.params)
     base = read_base(params.model.base, params.model.preset)
-    by_device = {device: settle(params, base, device) for device in KINDS}
+    by_device = {device: settle(params, base, device) for device in DEVICE_KINDS}
     workloads = {device: workload_of(params, settled, device) for device, settled in by_device.items()}
     trains = {device: _as_run(settled.train, workloads[device], device) for device, settled in by_device.items()}
     needs = {device: training_memory(workloads[device], train) for device, train in trains.items()}
@@ -85,7 +95,7 @@ def _dtype(params: Params, config: ChatGLM2Config, device: str) -> torch.dtype:
     return choose_dtype(params.train.dtype, torch.device(device), parameters=parameters, notice=lambda sentence: None)
 
 
-def _settled_table(by_device: Mapping[Kind, Settled]) -> Table:
+def _settled_table(by_device: Mapping[DeviceKind, Settled]) -> Table:
     """What each key that takes `auto` is on a CPU and on a GPU, and where that comes from."""
     table = _table("settled")
     for column in ("", "CPU", "GPU", "from"):
@@ -99,7 +109,9 @@ def _settled_table(by_device: Mapping[Kind, Settled]) -> Table:
 
 
 def _training_table(
-    trains: Mapping[Kind, TrainParams], workloads: Mapping[Kind, Workload], needs: Mapping[Kind, TrainingMemory]
+    trains: Mapping[DeviceKind, TrainParams],
+    workloads: Mapping[DeviceKind, Workload],
+    needs: Mapping[DeviceKind, TrainingMemory],
 ) -> Table:
     train = trains["cpu"]  # what the title says is the same on both
     bits = f", {train.quantization_bits} bits" if train.quantization_bits else ""
@@ -121,9 +133,9 @@ def _training_table(
 
 def _print_fit(
     console: Console,
-    trains: Mapping[Kind, TrainParams],
-    workloads: Mapping[Kind, Workload],
-    needs: Mapping[Kind, TrainingMemory],
+    trains: Mapping[DeviceKind, TrainParams],
+    workloads: Mapping[DeviceKind, Workload],
+    needs: Mapping[DeviceKind, TrainingMemory],
 ) -> None:
     console.print("  Gradients and activations are not there in full together, so the parts add up to more.")
     console.print("  Rows of many lengths cost a CPU up to 1.4 GiB more in a long run: kernels for each shape, heap.")

@@ -30,7 +30,7 @@ from glm2core.files import atomic_path, json_line, sha256_file, sha256_folder
 from glm2core.journal import Journal
 from glm2core.text.chat_format import ChatFormat
 
-Line = dict[str, Any]
+OutputLine = dict[str, Any]
 
 # Within so many batches rows are answered by length: little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
@@ -182,7 +182,7 @@ def answer_rows(
 ) -> None:
     """Answer all rows that have no line yet; a row that can't be answered gets a line with its problem."""
 
-    def add(lines: list[Line]) -> None:
+    def add(lines: list[OutputLine]) -> None:
         before = len(journal.values)
         journal.add({line[questions.rows.unit]: line for line in lines})
         progress(len(journal.values) - before)
@@ -212,7 +212,7 @@ class _Prompt(NamedTuple):
     tokens: int
 
 
-def _prompts(answerer: Answerer, questions: Questions, window: list[Record]) -> tuple[list[_Prompt], list[Line]]:
+def _prompts(answerer: Answerer, questions: Questions, window: list[Record]) -> tuple[list[_Prompt], list[OutputLine]]:
     """The rows that can be answered, and lines for those that can't."""
     prompts, problems = [], []
     for record in window:
@@ -224,7 +224,7 @@ def _prompts(answerer: Answerer, questions: Questions, window: list[Record]) -> 
     return prompts, problems
 
 
-def _line(questions: Questions, record: Record, **fields: Any) -> Line:
+def _line(questions: Questions, record: Record, **fields: Any) -> OutputLine:
     return {questions.rows.unit: record.number, "row": record.value, **fields}
 
 

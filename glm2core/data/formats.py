@@ -14,7 +14,7 @@ from typing import Any
 
 from glm2core.conversation import ASSISTANT, SYSTEM, USER, Conversation, Message, RejectionError
 
-Row = Mapping[str, Any]
+RawRow = Mapping[str, Any]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "alpaca": ("instruction", "output", "input", "explain", "history", "system"),
@@ -68,7 +68,9 @@ def to_conversation(
     return conversation
 
 
-def unread_columns(row: Row, row_format: str, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, bool]]:
+def unread_columns(
+    row: RawRow, row_format: str, columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, bool]]:
     """(name in the file, whether the row loses something known by it) of each column that `row_format` does not read.
 
     Known are other layouts' columns and misspelt ones of this row_format, where they are filled. What a turn of a
@@ -100,7 +102,7 @@ def _renamed(row: dict[str, Any], columns: Mapping[str, str] | None) -> dict[str
     return row
 
 
-def _alpaca(row: Row, answer_needed: bool) -> Conversation:
+def _alpaca(row: RawRow, answer_needed: bool) -> Conversation:
     rounds, texts = _history(row.get("history"))
     if texts:
         raise RejectionError("a history entry is a text, not a pair")
@@ -115,7 +117,7 @@ def _alpaca(row: Row, answer_needed: bool) -> Conversation:
     return Conversation(messages, question_chars)
 
 
-def _chatglm(row: Row, answer_needed: bool) -> Conversation:
+def _chatglm(row: RawRow, answer_needed: bool) -> Conversation:
     prompt = _text(row, "prompt")
     rounds, texts = _history(row.get("history"))
     given = [text for text in (_optional_text(row, "input"), *texts) if text.strip()]
@@ -128,7 +130,7 @@ def _chatglm(row: Row, answer_needed: bool) -> Conversation:
     return Conversation(messages, question_chars)
 
 
-def _system(row: Row) -> list[Message]:
+def _system(row: RawRow) -> list[Message]:
     text = _optional_text(row, "system")
     return [_message(SYSTEM, text)] if text.strip() else []
 
@@ -179,15 +181,15 @@ def _pair(entry: Any) -> list[str]:
     return [_clean(text, "history") for text in entry]
 
 
-def _messages(row: Row, answer_needed: bool) -> Conversation:
+def _messages(row: RawRow, answer_needed: bool) -> Conversation:
     return _turns(row, "messages", answer_needed)
 
 
-def _sharegpt(row: Row, answer_needed: bool) -> Conversation:
+def _sharegpt(row: RawRow, answer_needed: bool) -> Conversation:
     return _turns(row, "conversations", answer_needed)
 
 
-def _turns(row: Row, name: str, answer_needed: bool) -> Conversation:
+def _turns(row: RawRow, name: str, answer_needed: bool) -> Conversation:
     entries = row.get(name)
     if isinstance(entries, str):  # a CSV cell
         entries = _list_cell(entries, name)
@@ -234,7 +236,7 @@ def _joined_parts(parts: list[Any]) -> str:
     return "\n".join(_text(part, "text") for part in parts)
 
 
-_READERS: dict[str, Callable[[Row, bool], Conversation]] = {
+_READERS: dict[str, Callable[[RawRow, bool], Conversation]] = {
     "alpaca": _alpaca,
     "chatglm": _chatglm,
     "messages": _messages,
@@ -256,7 +258,7 @@ def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _text(row: Row, name: str) -> str:
+def _text(row: RawRow, name: str) -> str:
     value = row.get(name)
     if value.__class__ is str:
         return _clean(value, name)
@@ -265,7 +267,7 @@ def _text(row: Row, name: str) -> str:
     raise RejectionError(f"{name} is {kind_of(value)}, not a text")
 
 
-def _optional_text(row: Row, name: str) -> str:
+def _optional_text(row: RawRow, name: str) -> str:
     return "" if row.get(name) is None else _text(row, name)
 
 

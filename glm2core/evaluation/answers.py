@@ -10,7 +10,7 @@ import numpy as np
 from glm2core.evaluation.generation import Answerer
 from glm2core.journal import Memo, compute_only
 from glm2core.labels import IGNORED
-from glm2core.text.dataset import Row, TokenizedDataset
+from glm2core.text.dataset import TokenizedDataset, TokenRow
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def spread(available: int, wanted: int) -> list[int]:
     return [index * available // count for index in range(count)]
 
 
-def _last_answer(row_id: str, row: Row) -> _Question:
+def _last_answer(row_id: str, row: TokenRow) -> _Question:
     """Split a row where its last run of supervised tokens starts."""
     input_ids, labels, _ = row
     supervised = np.flatnonzero(labels != IGNORED)

@@ -18,7 +18,7 @@ from glm2core.evaluation.generation import left_mask, left_padded, open_cache
 from glm2core.journal import Memo, compute_only
 from glm2core.labels import IGNORED
 from glm2core.text.batching import length_sorted_batches
-from glm2core.text.dataset import Row, TokenizedDataset
+from glm2core.text.dataset import TokenizedDataset, TokenRow
 from glm2core.text.tokenizer import PAD
 
 _FIRST_BUCKET = 256
@@ -79,7 +79,7 @@ def token_losses(
 
 
 @torch.inference_mode()
-def _batch_losses(model: PreTrainedModel, rows: Sequence[Row]) -> list[list[float]]:
+def _batch_losses(model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[list[float]]:
     inputs = [input_ids for input_ids, _, _ in rows]
     labels = left_padded([row_labels for _, row_labels, _ in rows], IGNORED, model.device)  # [B, T]
     # The label in column t is predicted from column t - 1, and the one in column 0 from nothing.

@@ -9,7 +9,7 @@ from glm2core.evaluation.cases import Case, CountTokens, LengthTooShortError, Qu
 from glm2core.evaluation.plain_text import multikey_fact, passkey_fact
 from glm2core.lines.draws import Draws
 from glm2core.lines.facts import Fact, facts
-from glm2core.lines.mixture import Asked, Mixture, places
+from glm2core.lines.mixture import AskedFact, Mixture, places
 from glm2core.lines.records import RECORD_OVER, colliding, largest_fitting, parse_record
 from glm2core.lines.wordings import EVALUATION
 
@@ -64,7 +64,7 @@ def _filled(
     length: int,
     depths: int,
     count_tokens: CountTokens,
-) -> tuple[dict[str, int], str, list[Asked]] | LengthTooShortError:
+) -> tuple[dict[str, int], str, list[AskedFact]] | LengthTooShortError:
     """A record of as many of the wanted questions as fit, filled up to `length`: the questions of each task, its text
     and its facts."""
     while True:
@@ -117,14 +117,14 @@ def _facts(task: str, draws: Draws, start: int) -> Iterator[Fact]:
     return iter([passkey_fact(draws)]) if task == "passkey" else facts(task, draws, EVALUATION, start)
 
 
-def _case(text: str, answered: list[Asked], length: int, index: int, task: str) -> Case:
+def _case(text: str, answered: list[AskedFact], length: int, index: int, task: str) -> Case:
     lines = parse_record(text)
     collides = dict(zip((line.text for line in lines), colliding(lines), strict=True))
     questions = [_question(entry, collides.get(entry.fact.answer, False)) for entry in answered]
     return Case(task, length, index, text, tuple(questions), 0.0)
 
 
-def _question(entry: Asked, collides: bool) -> Question:
+def _question(entry: AskedFact, collides: bool) -> Question:
     fact = entry.fact
     by_number = fact.kind in _BY_NUMBER
     wanted = len(fact.references)

@@ -15,7 +15,7 @@ _SAMPLE = 16  # lines of a sort that tell how long one is
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedFact:
     """A fact of a record.
 
     Args:
@@ -67,16 +67,16 @@ class Mixture:
         """The record with `count` lines to fill it; ends in an empty line."""
         return self._joined(line for _, _, line in self._lines(count)[0])
 
-    def record(self, count: int) -> tuple[str, list[Asked]]:
+    def record(self, count: int) -> tuple[str, list[AskedFact]]:
         """The text of `count` lines to fill it, and its facts in their order, that of coded words last."""
         lines, coded = self._lines(count)
         place_of = {line: (number + 0.5) / len(lines) for number, (_, _, line) in enumerate(lines)}
         sorts = Counter(sort for _, sort, _ in lines)
         asked = [
-            Asked(fact, place_of[fact.lines[0]] if len(fact.references) == 1 else None, sorts[fact.sort])
+            AskedFact(fact, place_of[fact.lines[0]] if len(fact.references) == 1 else None, sorts[fact.sort])
             for fact, _ in self._asked
         ]
-        asked += [Asked(fact, None, len(self._coded)) for fact in coded]
+        asked += [AskedFact(fact, None, len(self._coded)) for fact in coded]
         return self._joined(line for _, _, line in lines), asked
 
     def _joined(self, lines: Iterable[str]) -> str:

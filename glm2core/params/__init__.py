@@ -14,24 +14,32 @@ from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, l
 from glm2core.params.model import ModelParams, RopeChoices, RopeParams
 from glm2core.params.section import AUTO
 from glm2core.params.settle import settle, settle_tokenize
-from glm2core.params.settled import KINDS, SETTLED_FILE, Kind, Settled, TuningRecord, read_tuning_record, shown
+from glm2core.params.settled import (
+    DEVICE_KINDS,
+    SETTLED_FILE,
+    DeviceKind,
+    Settled,
+    TuningRecord,
+    read_tuning_record,
+    shown,
+)
 from glm2core.params.train import FIT, CurriculumStage, LoraParams, PrefixParams, TrainParams
 
 __all__ = [
     "AUTO",
+    "DEVICE_KINDS",
     "FIT",
-    "KINDS",
     "PARAMS_FILE",
     "SETTLED_FILE",
     "AnalysisKinds",
     "Base",
     "ConvertParams",
     "CurriculumStage",
+    "DeviceKind",
     "EvaluateParams",
     "GeneratedAnalysis",
     "GeneratedLines",
     "GenerationParams",
-    "Kind",
     "LoraParams",
     "ModelParams",
     "Params",

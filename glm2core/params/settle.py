@@ -16,7 +16,7 @@ from glm2core.params.data import TokenizeChoices, TokenizeParams
 from glm2core.params.file import PARAMS_FILE, Params
 from glm2core.params.messages import messages
 from glm2core.params.section import AUTO
-from glm2core.params.settled import Kind, Settled, TuningRecord, shown, value_of
+from glm2core.params.settled import DeviceKind, Settled, TuningRecord, shown, value_of
 from glm2core.params.train import FIT, TrainParams
 from glm2core.process import available_cores
 
@@ -45,7 +45,7 @@ _LARGEST_BASE_ON_CPU = 1_000_000_000  # parameters: above, its answers would tak
 _ROWS = {"small": 64, "large cpu": 8, "large cuda": 64}
 
 
-def settle(params: Params, base: Base, kind: Kind, record: TuningRecord | None = None) -> Settled:
+def settle(params: Params, base: Base, kind: DeviceKind, record: TuningRecord | None = None) -> Settled:
     """Replace every `auto` by a value.
 
     Args:
@@ -133,7 +133,7 @@ def _settle_rope(choices: _Choices, base: Base) -> None:
         )
 
 
-def _settle_train(choices: _Choices, base: Base, kind: Kind) -> None:
+def _settle_train(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     method = choices.written("train.method")
     size = _size(base, kind)
     _settle_memory(choices, base, method)
@@ -181,7 +181,7 @@ def _settle_memory(choices: _Choices, base: Base, method: str) -> None:
     choices.settle("train.max_grad_norm", None if low else 1.0, why, advisable=not low)
 
 
-def _settle_length(choices: _Choices, base: Base, kind: Kind) -> None:
+def _settle_length(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     """Steps or epochs: one of them ends up null, the one that nobody asked for."""
     steps, epochs = choices.written("train.max_steps"), choices.written("train.epochs")
     size = _size(base, kind)
@@ -201,7 +201,7 @@ def _settle_length(choices: _Choices, base: Base, kind: Kind) -> None:
         choices.settle("train.epochs", _EPOCHS, f"{size} network")
 
 
-def _settle_evaluate(choices: _Choices, base: Base, kind: Kind) -> None:
+def _settle_evaluate(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     size = _size(base, kind)
     choices.settle("evaluate.threads", available_cores(), "all cores", advisable=False)
     choices.settle("evaluate.generation.rows", _ROWS[size], f"{size} network")
@@ -217,7 +217,7 @@ def _settle_evaluate(choices: _Choices, base: Base, kind: Kind) -> None:
     choices.settle("evaluate.retrieval.questions", _QUESTIONS)
 
 
-def _asks_base(base: Base, kind: Kind) -> tuple[bool, str]:
+def _asks_base(base: Base, kind: DeviceKind) -> tuple[bool, str]:
     """Whether the base answers the held-out rows too, and why."""
     if base.from_scratch:
         return False, "no base"
@@ -250,7 +250,7 @@ def _usual_rate(method: str, base: Base) -> float:
     return _LEARNING_RATE_FROM_SCRATCH if base.from_scratch and method == "full" else _LEARNING_RATES[method]
 
 
-def _size(base: Base, kind: Kind) -> str:
+def _size(base: Base, kind: DeviceKind) -> str:
     """Which row of the defaults holds: small, large cpu or large cuda."""
     return f"large {kind}" if base.is_large else "small"
 

@@ -16,8 +16,8 @@ from glm2core.params.model import ModelParams
 from glm2core.params.section import Section
 from glm2core.params.train import TrainParams
 
-Kind = Literal["cpu", "cuda"]
-KINDS: tuple[Kind, ...] = ("cpu", "cuda")
+DeviceKind = Literal["cpu", "cuda"]
+DEVICE_KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
 
 SETTLED_FILE = "settled.json"
 _MOST_BYTES = 1 << 20

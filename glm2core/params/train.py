@@ -35,7 +35,7 @@ class PrefixParams(Section):
 # As many blocks are recomputed as memory lacks room for: what auto is settled to, before the rows are counted.
 FIT: Literal["fit"] = "fit"
 Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
-Schedule = Literal["linear", "cosine", "constant", "wsd"]
+ScheduleName = Literal["linear", "cosine", "constant", "wsd"]
 
 
 class CurriculumStage(Section):
@@ -90,7 +90,7 @@ class TrainChoices(Section):
         description="auto = the base's advice, else the method's: full 1e-5 on trained weights and 1e-3 from "
         "scratch, lora 1e-4, qlora 2e-4, ptuning 1e-2",
     )
-    schedule: Auto[Schedule] = Field(
+    schedule: Auto[ScheduleName] = Field(
         "auto",
         description="learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to 0; "
         "auto = the base's advice, else cosine",
@@ -238,7 +238,7 @@ class TrainParams(TrainChoices):
     epochs: Epochs | None = None
     batch_tokens: Count = 2048
     learning_rate: Positive = 1e-5
-    schedule: Schedule = "cosine"
+    schedule: ScheduleName = "cosine"
     decay_fraction: Fraction = 0.6
     warmup_fraction: Fraction = 0.03
     optimizer: Optimizer = "adamw"

@@ -38,7 +38,7 @@ _FACTS = (
 
 _WEIGHT = pa.field("weight", pa.float32())  # how often an epoch takes the row; null = once
 
-Row = tuple[np.ndarray, np.ndarray, np.ndarray]
+TokenRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class TokenizedDataset:
         """Labels that are not ignored, over all rows."""
         return int(np.count_nonzero(self._flat["labels"] != IGNORED))
 
-    def row(self, index: int) -> Row:
+    def row(self, index: int) -> TokenRow:
         """Views of one row: input_ids [T], labels [T], segments (token indices where rounds and lines start)."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glm2core.labels import IGNORED
 from glm2core.text.batching import length_sorted_batches, pad_batch, rows_of_epoch
-from glm2core.text.dataset import Row, TokenizedDataset
+from glm2core.text.dataset import TokenizedDataset, TokenRow
 from glm2core.text.stretch import cream_positions, stretched_positions
 
-Key = tuple[int, int]  # epoch, row
+RowKey = tuple[int, int]  # epoch, row
 _COPY = 1 << 32  # so many epochs on: a row's second copy in an epoch has position gaps of its own
 _UNSUPERVISED = -1  # in an epoch's place: the row without its labels
 Curriculum = Sequence[tuple[float, int]]
@@ -29,7 +29,7 @@ Curriculum = Sequence[tuple[float, int]]
 _LENGTH_MULTIPLE = 16
 
 
-class TokenBudgetBatches(Sampler[list[Key]]):
+class TokenBudgetBatches(Sampler[list[RowKey]]):
     """Endless length-sorted token-budget batches, shuffled anew each epoch, cut off after `total`.
 
     One pass over this sampler is the whole training, so the position to resume from is the number
@@ -66,10 +66,10 @@ class TokenBudgetBatches(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self._total - self._start
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[RowKey]]:
         return islice(self._all(), self._start * self._world + self._rank, None, self._world)
 
-    def _all(self) -> Iterator[list[Key]]:
+    def _all(self) -> Iterator[list[RowKey]]:
         """The batches of all processes: stage by stage of the curriculum, epoch by epoch."""
         everything = self._total * self._world
         done, epochs = 0, count()
@@ -80,7 +80,7 @@ class TokenBudgetBatches(Sampler[list[Key]]):
                 yield from islice(self._endless(rows, epochs), until - done)
                 done = until
 
-    def _endless(self, rows: np.ndarray, epochs: Iterator[int]) -> Iterator[list[Key]]:
+    def _endless(self, rows: np.ndarray, epochs: Iterator[int]) -> Iterator[list[RowKey]]:
         for epoch in epochs:
             taken, copies = rows_of_epoch(self._weights[rows], seed=self._seed, epoch=epoch)
             taken = rows[taken]
@@ -108,7 +108,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._tokenized)
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
+    def __getitem__(self, key: RowKey) -> dict[str, Any]:
         epoch, index = key
         row = self._tokenized.row(index)
         if epoch == _UNSUPERVISED:
@@ -121,7 +121,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """input_ids, labels (and position_ids) [B, T]; rows and lengths [B], which don't go to the model."""
-    rows: list[Row] = [item["row"] for item in items]
+    rows: list[TokenRow] = [item["row"] for item in items]
     padded = pad_batch(rows, pad_id=0)
     more = -padded["input_ids"].shape[1] % _LENGTH_MULTIPLE
     batch = {

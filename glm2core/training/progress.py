@@ -9,7 +9,7 @@ from typing import Any
 
 from glm2core.console import Report
 
-Point = dict[str, float]
+CurvePoint = dict[str, float]
 
 BY_SOURCE = "validation_loss."
 """In front of a source's name: its own validation loss in a point."""
@@ -30,7 +30,7 @@ class Progress:
     ) -> None:
         self._every, self._rate, self._report = every, operations_per_second, report
         self._mix = {source: [0.0, 0.0] for source in sources}
-        self.points: list[Point] = []
+        self.points: list[CurvePoint] = []
         self._sums = _zeros()
         self._totals = _zeros()
         self._clock = time.perf_counter()
@@ -80,7 +80,7 @@ class Progress:
         return [(int(p["step"]), p[name]) for p in self.points if name in p]
 
     @property
-    def latest(self) -> Point:
+    def latest(self) -> CurvePoint:
         """The newest point of the training loss; empty before the first."""
         return next((p for p in reversed(self.points) if "loss" in p), {})
 

@@ -8,8 +8,8 @@ import pytest
 
 from glm2core.errors import UserError
 from glm2core.params import (
-    KINDS,
-    Kind,
+    DEVICE_KINDS,
+    DeviceKind,
     Params,
     Settled,
     flatten,
@@ -65,11 +65,13 @@ DEMO: dict[str, Any] = {
 }
 
 
-def settled(params: Params, kind: Kind = "cpu") -> Settled:
+def settled(params: Params, kind: DeviceKind = "cpu") -> Settled:
     return settle(params, read_base(params.model.base, params.model.preset), kind)
 
 
-def released(tmp_path: Path, name: str, kind: Kind, changes: dict[str, Any] | None = None, advice: str = "") -> Settled:
+def released(
+    tmp_path: Path, name: str, kind: DeviceKind, changes: dict[str, Any] | None = None, advice: str = ""
+) -> Settled:
     """The project's params on a folder with a released config.json, and nothing else changed but `changes`."""
     folder = tmp_path / name
     folder.mkdir()
@@ -79,8 +81,8 @@ def released(tmp_path: Path, name: str, kind: Kind, changes: dict[str, Any] | No
     return settled(load(tmp_path, {"model.base": str(folder), **(changes or {})}), kind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_default_run_is_what_it_was(monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
+def test_the_default_run_is_what_it_was(monkeypatch: pytest.MonkeyPatch, kind: DeviceKind) -> None:
     monkeypatch.chdir(ROOT)
     found = settled(load_params(), kind)
     values = flatten(found)
@@ -92,8 +94,8 @@ def test_the_default_run_is_what_it_was(monkeypatch: pytest.MonkeyPatch, kind: K
     assert {found.origins[key] for key in advised} == {"the base's tuning.yaml"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_recipe_of_the_base_is_what_it_was(monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
+def test_the_recipe_of_the_base_is_what_it_was(monkeypatch: pytest.MonkeyPatch, kind: DeviceKind) -> None:
     monkeypatch.chdir(ROOT)
     values = flatten(settled(load_params(Path("models/base/params.yaml")), kind))
     assert values["model.rope.type"] == "default" and values["model.rope.factor"] == 1
@@ -119,8 +121,10 @@ def test_the_recipe_of_the_base_is_what_it_was(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("name", RELEASED)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_released_weights_need_a_base_and_a_method_only(tmp_path: Path, name: str, method: str, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
+def test_released_weights_need_a_base_and_a_method_only(
+    tmp_path: Path, name: str, method: str, kind: DeviceKind
+) -> None:
     found = released(tmp_path, name, kind, {"train.method": method})
     train, evaluate, gpu, full = found.train, found.evaluate, kind == "cuda", method == "full"
     assert (found.model.rope.type, found.model.rope.factor) == (None, 1)  # a scaled one keeps its scaling
@@ -249,8 +253,8 @@ def test_a_base_with_a_wrong_config_is_told_at_once(tmp_path: Path, config: str)
         read_base(tmp_path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_behind_it_knows_auto(tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
+def test_nothing_behind_it_knows_auto(tmp_path: Path, kind: DeviceKind) -> None:
     found = released(tmp_path, "chatglm3-6b", kind)
     assert unsettled(found) == set()
     assert unsettled(load_params(ROOT / "params.yaml")) <= found.origins.keys() | {"tokenize.threads"}
