@@ -19,14 +19,14 @@ help:
 	@echo "make bench-train  training against other ways, and the 6.24 B network (hours)"
 	@echo "make base       make the embedded base model anew (35 minutes or more)"
 	@echo "make longcontext  the long-context claim with its controls (one to two hours on two cores)"
-	@echo "make setup      only set up .venv, with what running needs"
+	@echo "make setup      only set up .venv, with what running needs; TORCH=cpu or TORCH=cuda chooses torch's build"
 	@echo "make setup-dev  what tests and lint need besides (make test and make lint do it)"
 
 setup:
-	@$(PYTHON) scripts/setup.py
+	@$(PYTHON) scripts/setup.py $(if $(TORCH),--torch $(TORCH))
 
 setup-dev:
-	@$(PYTHON) scripts/setup.py dev
+	@$(PYTHON) scripts/setup.py dev $(if $(TORCH),--torch $(TORCH))
 
 repro: setup
 	@echo "repro: running the pipeline: convert, tokenize, train, evaluate"

@@ -1,12 +1,13 @@
 """Set up .venv: what running needs, from requirements.lock; with `dev`, what tests and lint need besides.
 
-    python scripts/setup.py [dev]
+    python scripts/setup.py [dev] [--torch cpu | cuda]
 
-Standard library only. A finished set-up is known by a stamp for each lock that holds the lock's hash and is written
-last. An interrupted one leaves no stamp and is begun again from nothing, since pip may have been stopped in the middle
-of a package. Of two at once in one folder the second waits.
+Standard library only; `installer.py` beside it installs. A finished set-up is known by a stamp for each lock that has
+the lock's hash and is written last. An interrupted one leaves no stamp and is begun again from nothing, since it may
+have been stopped in the middle of a package. Of two at once in one folder the second waits.
 """
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -16,6 +17,8 @@ import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from installer import BACKENDS, install
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -33,15 +36,19 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    locks = list(STAMPS)[: 2 if "dev" in arguments else 1]
-    if all(map(_is_ready, locks)):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=["dev"], help="what tests and lint need, too")
+    parser.add_argument("--torch", choices=list(BACKENDS), help="torch's build (as the package index has it)")
+    given = parser.parse_args(arguments)
+    locks = list(STAMPS)[: 2 if given.part else 1]
+    if all(_is_ready(lock, given.torch) for lock in locks):
         return 0
     try:
         _refuse_what_is_no_folder()
         with _alone() as guard:
             for lock in locks:
-                if not _is_ready(lock):  # another one may have done it meanwhile
-                    _install(lock, guard)
+                if not _is_ready(lock, given.torch):  # another one may have done it meanwhile
+                    _install(lock, given.torch, guard)
     except (subprocess.CalledProcessError, OSError) as error:
         print(f"set-up: failed ({error}). The message above says why; run the same command again.", file=sys.stderr)
         return 1
@@ -55,9 +62,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _is_ready(lock: Path) -> bool:
+def _is_ready(lock: Path, torch: str | None) -> bool:
     stamp = STAMPS[lock]
-    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _wanted(lock) and _python().exists()
+    if not stamp.is_file() or not _python().exists():
+        return False
+    wanted, _, build = stamp.read_text(encoding="utf-8").rpartition("torch ")
+    return wanted == _wanted(lock) and (torch is None or build.strip() == torch)
 
 
 def _wanted(lock: Path) -> str:
@@ -94,20 +104,14 @@ def _alone() -> Iterator[int | None]:
         yield guard.fileno()
 
 
-def _install(lock: Path, guard: int | None) -> None:
+def _install(lock: Path, torch: str | None, guard: int | None) -> None:
     """Install a lock's packages, and write its stamp."""
-    print(f"set-up: installing the packages of {lock.name} into .venv (some minutes, once)", flush=True)
-    text = lock.read_text(encoding="utf-8")
-    whole = [["--requirement", str(lock)]]
+    print(f"set-up: installing the packages of {lock.name} into .venv (once)", flush=True)
     if lock == next(iter(STAMPS)):
         venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(VENV)
-        # torch first: its build (CPU or CUDA) must be settled before packages that only ask for some torch
-        whole.insert(0, [next(line for line in text.splitlines() if line.startswith("torch=="))])
-    pip = [str(_python()), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    for what in whole:
-        # pip has the lock too: it may live on where this process is killed
-        subprocess.run([*pip, *what], check=True, pass_fds=() if guard is None else (guard,))
-    STAMPS[lock].write_text(_wanted(lock), encoding="utf-8")
+    # The installer has the guard, too: it may live on where this process is killed
+    install(_python(), lock, torch=torch, pass_fds=() if guard is None else (guard,))
+    STAMPS[lock].write_text(f"{_wanted(lock)}torch {torch or 'of the index'}\n", encoding="utf-8")
 
 
 def _python() -> Path:

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def project(tmp_path: Path) -> Path:
     """A folder with the script and locks that no index holds."""
     (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts/setup.py", tmp_path / "scripts/setup.py")
+    for name in ("setup.py", "installer.py"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts" / name)
     (tmp_path / "requirements.lock").write_text("torch==0.0.0\n")
     (tmp_path / "requirements-dev.lock").write_text("pytest==0.0.0\n")
     return tmp_path
@@ -41,8 +42,8 @@ def stamp(project: Path) -> Path:
 def finish(project: Path, lock: str) -> None:
     """Stamp a lock's packages as installed."""
     code = (
-        "import runpy; s = runpy.run_path('scripts/setup.py'); "
-        f"lock = s['ROOT'] / {lock!r}; s['STAMPS'][lock].write_text(s['_wanted'](lock))"
+        "import runpy, sys; sys.path.insert(0, 'scripts'); s = runpy.run_path('scripts/setup.py'); "
+        f"lock = s['ROOT'] / {lock!r}; s['STAMPS'][lock].write_text(s['_wanted'](lock) + 'torch of the index\\n')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=project, check=True)
 

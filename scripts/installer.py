@@ -1,0 +1,140 @@
+"""Install packages into an environment by uv, which takes a fraction of pip's time; by pip where uv can't be had.
+
+uv does not read pip's configuration. What decides which packages come, and from where, is handed over: without it a
+machine whose pip takes torch's CPU build from a folder would fetch gigabytes of CUDA's. Standard library only.
+"""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+UV = "uv==0.13.9"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+BACKENDS = {"cpu": "cpu", "cuda": "auto"}  # what `--torch` means to uv: auto is the build that fits the driver
+
+# pip's settings (https://pip.pypa.io/en/stable/cli/pip_install/) -> uv's options, each taken once for every value
+_OPTIONS = {
+    "index-url": "--default-index",
+    "extra-index-url": "--index",
+    "find-links": "--find-links",
+    "constraint": "--constraints",
+    "trusted-host": "--allow-insecure-host",
+    "no-binary": "--no-binary",
+    "only-binary": "--only-binary",
+}
+_VARIABLES = {
+    "cert": ("SSL_CERT_FILE",),
+    "client-cert": ("SSL_CLIENT_CERT",),
+    "proxy": ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"),
+    "timeout": ("UV_HTTP_TIMEOUT",),
+    "default-timeout": ("UV_HTTP_TIMEOUT",),
+}
+_OWN_SECTION = {":env:": 2, "install": 1}  # a variable beats the section of a command, that beats the general one
+
+
+def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Sequence[int] = ()) -> None:
+    """Install all packages of a lock.
+
+    Args:
+        python: of the environment, which has pip.
+        torch: cpu or cuda: the build of torch; None = as the configured indexes have it.
+        pass_fds: descriptors that installers keep open.
+
+    Raises:
+        subprocess.CalledProcessError: neither uv nor pip could.
+    """
+    settings = pip_settings(python)
+    uv = _find_uv(python, pass_fds)
+    if uv is not None:
+        options, variables = uv_settings(settings)
+        command = [uv, "pip", "install", "--python", str(python), *options]
+        command += ["--torch-backend", BACKENDS[torch]] if torch else []
+        environment = {**os.environ, **variables}
+        if torch is None:
+            _tell_of_gigabytes(command, lock, environment)
+        quiet = [] if sys.stderr.isatty() else ["--quiet"]
+        done = subprocess.run([*command, *quiet, "-r", str(lock)], env=environment, check=False, pass_fds=pass_fds)
+        if done.returncode == 0:
+            return
+        print("set-up: uv could not install them (see above); pip tries", file=sys.stderr, flush=True)
+    _by_pip(python, lock, torch, pass_fds)
+
+
+def pip_settings(python: Path) -> dict[str, str]:
+    """pip's own settings, by their names without a section: of its files and of the environment."""
+    command = [str(python), "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found: dict[str, tuple[int, str]] = {}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        section, _, name = key.partition(".")
+        rank = _OWN_SECTION.get(section, 0)
+        if rank >= found.get(name, (0, ""))[0]:
+            found[name] = (rank, str(ast.literal_eval(value)))
+    return {name: value for name, (_, value) in found.items()}
+
+
+def uv_settings(settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """uv's options and environment variables that say what pip's settings say."""
+    options = ["--index-strategy", "unsafe-best-match"]  # pip, too, takes the best of all indexes
+    for name, option in _OPTIONS.items():
+        options += [part for value in settings.get(name, "").split() for part in (option, value)]
+    if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        options.append("--no-index")
+    variables = {
+        variable: settings[name]
+        for name, names in _VARIABLES.items()
+        if name in settings
+        for variable in names
+        if variable not in os.environ
+    }
+    return options, variables
+
+
+def _find_uv(python: Path, pass_fds: Sequence[int]) -> str | None:
+    """The user's own uv, else one that pip puts into the environment; None where neither is."""
+    own = shutil.which("uv") or shutil.which("uv", path=str(python.parent))
+    if own is not None:
+        return own
+    done = subprocess.run([*_pip(python), UV], capture_output=True, check=False, pass_fds=pass_fds)
+    found = shutil.which("uv", path=str(python.parent))
+    if done.returncode or found is None:
+        print("set-up: uv could not be had from the package index; pip takes some minutes", flush=True)
+        return None
+    return found
+
+
+def _tell_of_gigabytes(command: Sequence[str], lock: Path, environment: Mapping[str, str]) -> None:
+    """Say so where CUDA's libraries would come to a machine without a GPU."""
+    if any((shutil.which("nvidia-smi"), Path("/proc/driver/nvidia").exists(), Path("/dev/kfd").exists())):
+        return
+    tried = subprocess.run(
+        [*command, "--dry-run", *torch_of(lock)], env=environment, capture_output=True, text=True, check=False
+    )
+    if " + nvidia-" in tried.stderr:
+        print(
+            "set-up: no GPU is seen here, and the package index gives torch's CUDA build, gigabytes more. The CPU's: "
+            "Ctrl-C, then make setup TORCH=cpu",
+            flush=True,
+        )
+
+
+def torch_of(lock: Path) -> list[str]:
+    """The line of a lock that pins torch, if it has one."""
+    return [line for line in lock.read_text(encoding="utf-8").splitlines() if line.startswith("torch==")]
+
+
+def _by_pip(python: Path, lock: Path, torch: str | None, pass_fds: Sequence[int]) -> None:
+    index = ["--extra-index-url", CPU_INDEX] if torch == "cpu" else []
+    # torch first: its build must be settled before packages that only ask for some torch
+    for what in ([line] for line in torch_of(lock)):
+        subprocess.run([*_pip(python), *index, *what], check=True, pass_fds=pass_fds)
+    subprocess.run([*_pip(python), "--requirement", str(lock)], check=True, pass_fds=pass_fds)
+
+
+def _pip(python: Path) -> list[str]:
+    return [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
