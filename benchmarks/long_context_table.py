@@ -11,6 +11,15 @@ from matplotlib.figure import Figure
 from glm2core.evaluation.plots import length_name
 from glm2core.evaluation.scores import Answer, score, wilson_interval
 
+_TRAINED_ON = 2048  # tokens
+# Control -> its label, colour, the point that is labelled, where the label stands from there, and which of its ends
+_STORY = {
+    "linear 16, tuned": ("positions / 16, tuned", "tab:blue", -1, (0, 13), "right"),
+    "YaRN 16, tuned": ("YaRN 16, tuned", "tab:orange", -1, (0, -13), "right"),
+    "plain, tuned as long": ("plain,\ntuned as long", "tab:red", 3, (-14, -14), "right"),
+    "base, plain": ("the base, plain positions", "tab:purple", 3, (9, 4), "left"),
+}
+
 
 def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[dict[str, Any]]:
     """A row a control and length (or LongEval file): all seeds together, and the lowest and highest of them.
@@ -73,21 +82,48 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    """The four controls that tell the story, each named beside its line, and the border of what was trained on."""
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for name in dict.fromkeys(row["control"] for row in rows):
-        own = [row for row in rows if row["control"] == name and row["length"]]
-        style = "--" if "not tuned" in name or name.startswith("base") else ":" if "tables" in name else "-"
-        points = [row["accuracy"] for row in own]
-        errors = [[row["accuracy"] - row["low"] for row in own], [row["high"] - row["accuracy"] for row in own]]
-        places = [row["length"] for row in own]
-        axes.errorbar(places, points, yerr=errors, marker="o", markersize=3, capsize=2, linestyle=style, label=name)
-    lengths = sorted({row["length"] for row in rows if row["length"]})
+    shown = [row for row in rows if row["control"] in _STORY and row["length"]]
+    for name, (label, color, at, place, side) in _STORY.items():
+        own = [row for row in shown if row["control"] == name]
+        lengths, right = [row["length"] for row in own], [100 * row["accuracy"] for row in own]
+        axes.fill_between(
+            lengths,
+            [100 * row["low"] for row in own],
+            [100 * row["high"] for row in own],
+            color=color,
+            alpha=0.15,
+            lw=0,
+        )
+        axes.plot(lengths, right, marker="o", markersize=4, color=color)
+        axes.annotate(
+            label,
+            (lengths[at], right[at]),
+            xytext=place,
+            textcoords="offset points",
+            color=color,
+            fontsize=9,
+            ha=side,
+            va="center",
+        )
+    axes.axvline(_TRAINED_ON, color="grey", linewidth=1, linestyle="--")
+    axes.annotate(
+        "trained on texts up to here",
+        (_TRAINED_ON, 3),
+        (-5, 0),
+        textcoords="offset points",
+        color="grey",
+        fontsize=8,
+        ha="right",
+    )
+    ticks = sorted({row["length"] for row in shown})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [length_name(length) for length in lengths])
-    axes.set(xlabel="tokens of the prompt", ylabel="exact match", ylim=(-0.03, 1.05))
-    axes.set_title("Lines retrieval; 95% intervals, seeds together", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    axes.set_xticks(ticks, [length_name(length) for length in ticks])
+    axes.set(xlabel="tokens of the text that is asked about", ylabel="numbers found, %", ylim=(-3, 113))
+    axes.set_yticks(range(0, 101, 20))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
