@@ -31,7 +31,7 @@ setup-dev:
 repro: setup
 	@echo "repro: running the pipeline: convert, tokenize, train, evaluate"
 	@dvc repro
-	@echo "repro: done. Figures: dvc metrics show. Curves: dvc plots show. Runs: mlflow ui. (first: source .venv/bin/activate)"
+	@python -m glm2core figures
 
 promote: setup
 	@python -m glm2core promote

@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_promote(commands)
     _add_parameters(commands)
     _add_show(commands)
+    _add_figures(commands)
     return parser
 
 
@@ -257,6 +258,15 @@ def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     show.add_argument("file", type=Path, metavar="FILE", help="a parquet file of data/tokenized")
     show.add_argument("--row", type=int, required=True, metavar="N", help="its number, from 0")
     show.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="holds tokenizer.model (tokenizer/ beside FILE)")
+
+
+def _add_figures(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands.add_parser(
+        "figures",
+        help="what the last run came to, before and after tuning",
+        description="Print the headline figures of metrics/: what was found in long texts, and how held-out rows were "
+        "answered, by the base and by the tuned model.",
+    )
 
 
 def _add_base(parser: argparse.ArgumentParser) -> None:
