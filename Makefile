@@ -7,10 +7,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: help setup setup-dev repro promote test test-slow lint format bench bench-train base longcontext lock
+.PHONY: help setup setup-dev repro ui promote test test-slow lint format bench bench-train base longcontext lock
 
 help:
 	@echo "make repro      set up and run the pipeline (dvc repro) on the embedded data"
+	@echo "make ui         MLflow's pages of all runs, on a free port"
 	@echo "make promote    keep the tuned model as a version in MLflow's model registry"
 	@echo "make test       set up and run the tests"
 	@echo "make test-slow  the tests that take minutes"
@@ -32,6 +33,9 @@ repro: setup
 	@echo "repro: running the pipeline: convert, tokenize, train, evaluate"
 	@dvc repro
 	@python -m glm2core figures
+
+ui: setup
+	@python -m glm2core ui
 
 promote: setup
 	@python -m glm2core promote

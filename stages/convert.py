@@ -9,7 +9,7 @@ from glm2core.conversation import SPLITS
 from glm2core.errors import shown_names
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params
-from glm2core.tracking import stage_run
+from glm2core.tracking import headlines, stage_run
 from stages.runner import run_stage
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def convert(params: Params) -> None:
         write_convert_tables(report, CONVERTED, REPORTS)
         write_json(METRICS, metrics)
         _say_what_was_found(report)
-        run.headline(metrics)
+        run.headline(metrics, headlines("convert", metrics))
         run.artifact(REPORTS)
         for split in SPLITS:
             run.dataset(CONVERTED / f"{split}.parquet", context=split)

@@ -7,7 +7,7 @@ from pathlib import Path
 from glm2core.console import closing_table, print_table, quiet_libraries
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params, read_base, read_tuning_record, settle
-from glm2core.tracking import stage_run
+from glm2core.tracking import headlines, stage_run
 from stages.runner import run_stage
 
 MODEL = Path("models/tuned")
@@ -20,7 +20,7 @@ METRICS = Path("metrics/evaluate.json")
 def evaluate(params: Params) -> None:
     # torch takes seconds to import; params are checked before
     quiet_libraries()
-    from glm2core.evaluation.report import PREDICTIONS, RETRIEVAL_PREDICTIONS, answers_table
+    from glm2core.evaluation.report import PICTURES, PREDICTIONS, RETRIEVAL_PREDICTIONS, answers_table
     from glm2core.evaluation.run import Evaluation
     from glm2core.hardware import choose_device, peak_memory_gib
 
@@ -43,11 +43,12 @@ def evaluate(params: Params) -> None:
         metrics["seconds"] = time.perf_counter() - started
         write_json(METRICS, metrics | settled.metrics("evaluate"))
         evaluation.journal.remove()
-        run.headline(metrics)
+        run.headline(metrics, headlines("evaluate", metrics))
+        run.result(metrics)
         with_texts = {PREDICTIONS, RETRIEVAL_PREDICTIONS}
         for file in sorted(REPORTS.iterdir()):
             if params.tracking.log_examples or file.name not in with_texts:
-                run.artifact(file)
+                run.artifact(file, on_row=file.name in PICTURES)
     print_table("answers to held-out rows, base -> tuned (95% interval)", *answers_table(REPORTS))
     closing_table(
         "evaluate",
@@ -55,7 +56,7 @@ def evaluate(params: Params) -> None:
         {
             "every answer": REPORTS / PREDICTIONS,
             "retrieval by length and depth": REPORTS,
-            "all runs": "mlflow ui",
+            "all runs": "make ui",
             "curves": "dvc plots show",
         },
     )

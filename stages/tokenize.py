@@ -7,7 +7,7 @@ from glm2core.console import closing_table, progress_bar
 from glm2core.conversation import SPLITS
 from glm2core.files import atomic_path, write_json
 from glm2core.params import Params, settle_tokenize
-from glm2core.tracking import stage_run
+from glm2core.tracking import headlines, stage_run
 from stages.runner import run_stage
 
 CONVERTED = Path("data/converted")
@@ -39,7 +39,7 @@ def tokenize(params: Params) -> None:
         rows = example_rows(CONVERTED, TOKENIZED, tokenizer, builder)
         write_tokenize_tables(report, TOKENIZED, render_examples(report, tokenizer), REPORTS, rows)
         write_json(METRICS, metrics)
-        run.headline(metrics)
+        run.headline(metrics, headlines("tokenize", metrics))
         for split in SPLITS:
             run.dataset(TOKENIZED / f"{split}.parquet", context=split)
         for file in sorted(REPORTS.iterdir()):

@@ -22,7 +22,7 @@ def train(params: Params) -> None:
     become_launcher(params.train.launcher, "stages.train")
     # Here, so that wrong params are told before torch is imported.
     quiet_libraries()
-    from glm2core.tracking import stage_run
+    from glm2core.tracking import headlines, stage_run
     from glm2core.training.session import open_run
 
     with open_run(params, TOKENIZED) as (run, settled), stage_run("train", params) as tracked:
@@ -36,10 +36,10 @@ def train(params: Params) -> None:
         outcome.write_curves(REPORTS)
         write_json(METRICS, outcome.metrics | settled.metrics("model", "train"))
         run.finish()
-        tracked.headline(outcome.metrics)
+        tracked.headline(outcome.metrics, headlines("train", outcome.metrics))
         tracked.artifact(REPORTS)
     closing_table(
-        "train", dict(outcome.metrics), {"the tuned model": TUNED, "curves": "dvc plots show", "all runs": "mlflow ui"}
+        "train", dict(outcome.metrics), {"the tuned model": TUNED, "curves": "dvc plots show", "all runs": "make ui"}
     )
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from glm2core.tracking import headlines
 from tests.workspace import ROOT, STEPS, Done, Workspace, copy_of, folder_bytes, new_workspace
 
 pytestmark = pytest.mark.xdist_group("pipeline")  # the tests share one clone
@@ -66,7 +67,7 @@ def test_all_four_stages_run_and_leave_what_they_promise(clone: Workspace, repro
     ]
     assert [out for out in outs if not (clone.folder / out).exists()] == []
     assert "Traceback" not in reproduced.out
-    assert "mlflow ui" in reproduced.out
+    assert "make ui" in reproduced.out
 
 
 def test_git_sees_nothing_but_the_lock_and_the_metrics(clone: Workspace, reproduced: Done) -> None:
@@ -93,14 +94,19 @@ def test_an_execution_is_one_row_with_four_children(clone: Workspace, reproduced
     for stage, run in children.items():
         metrics = json.loads((clone.folder / "metrics" / f"{stage}.json").read_text(encoding="utf-8"))
         figures = [name for name, value in metrics.items() if isinstance(value, int | float)]  # not what was settled
-        for name in figures:  # the same names and figures in DVC, on the child and on the row
-            assert run.data.metrics[name] == row.data.metrics[f"{stage}/{name}"]
+        for name in figures:  # the same names and figures in DVC and on the child
+            assert run.data.metrics[name] == metrics[name]
+        on_row = {name for name in row.data.metrics if name.startswith(f"{stage}/")}
+        assert on_row == {f"{stage}/{name}" for name in headlines(stage, metrics)} != set()
+        assert all(row.data.metrics[name] == metrics[name.removeprefix(f"{stage}/")] for name in on_row)
         assert run.inputs.dataset_inputs
-    assert set(clone.curve(children["train"], "loss")) == set(range(1, STEPS + 1))
+    for run in (children["train"], row):
+        assert set(clone.curve(run, "loss")) == set(range(1, STEPS + 1))
+    assert "lines, tuned" in row.data.tags["mlflow.note.content"]
     assert set(clone.curve(children["train"], "learning_rate")) == set(range(1, STEPS + 1))
     assert row.data.tags["git_dirty"] == "false"
-    assert (Path(row.info.artifact_uri.removeprefix("file://")) / "params.yaml").is_file()
-    assert (Path(row.info.artifact_uri.removeprefix("file://")) / "dvc.lock").is_file()
+    for name in ("params.yaml", "dvc.lock", "retrieval_by_length.png"):
+        assert (Path(row.info.artifact_uri.removeprefix("file://")) / name).is_file()
 
 
 def test_an_override_is_a_number_and_reruns_only_what_it_concerns(clone: Workspace, experiment: Done) -> None:
@@ -108,7 +114,7 @@ def test_an_override_is_a_number_and_reruns_only_what_it_concerns(clone: Workspa
     assert ran == ["train", "evaluate"]
     row = clone.row("slower")
     assert float(row.data.params["train.learning_rate"]) == 2e-5
-    assert row.info.run_name == "slower"
+    assert row.info.run_name.endswith("learning_rate=2e-05 (slower)")
     assert list(clone.children(row)) == ["train", "evaluate"]
 
 

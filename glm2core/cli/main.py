@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(commands)
     _add_show(commands)
     _add_figures(commands)
+    _add_ui(commands)
     return parser
 
 
@@ -267,6 +268,15 @@ def _add_figures(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Print the headline figures of metrics/: what was found in long texts, and how held-out rows were "
         "answered, by the base and by the tuned model.",
     )
+
+
+def _add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    ui = commands.add_parser(
+        "ui",
+        help="MLflow's pages of all runs",
+        description="Start MLflow's pages for the project's runs on a free port, and print the addresses to open.",
+    )
+    ui.add_argument("--port", type=int, help="a port of your own (the first free one from 5000)")
 
 
 def _add_base(parser: argparse.ArgumentParser) -> None:

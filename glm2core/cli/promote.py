@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
         title,
         dict(kept.figures),
         {
-            "the version, with what it was made from": f"mlflow ui, then /#/models/{kept.name}/versions/{kept.version}",
+            "the version, with what it was made from": f"make ui, then /#/models/{kept.name}/versions/{kept.version}",
             "these weights again, whatever models/tuned holds by then": kept.restore or "not yet possible, see below",
         },
     )

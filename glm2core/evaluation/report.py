@@ -22,6 +22,7 @@ from glm2core.evaluation.scores import (
 from glm2core.evaluation.text_tables import FIGURES, by_source, scores_with_intervals
 from glm2core.report_tables import write_table
 
+PICTURES = ("retrieval_by_length.png", "before_after.png")  # those that show the result
 PREDICTIONS = "predictions.jsonl"
 RETRIEVAL_PREDICTIONS = "retrieval_predictions.jsonl"
 ANSWER_ROWS = "answers.parquet"
@@ -61,7 +62,7 @@ def report_retrieval(
     rows = _written(retrieval_rows([*answers, *base_answers]), folder / RETRIEVAL_ROWS)
     lengths = by_length(rows)
     write_table(lengths, folder / "retrieval_by_length.csv", _DIGITS)
-    plots.plot_accuracy_by_length(lengths.to_dicts(), folder / "retrieval_by_length.png")
+    plots.plot_accuracy_by_length(lengths.to_dicts(), folder / PICTURES[0])
     generated = [answer for answer in answers if answer.length]
     metrics = {_metric_name(row): row["accuracy"] for row in lengths.to_dicts()}
     if generated:
@@ -102,7 +103,7 @@ def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
     write_table(scores, folder / "scores_by_source.csv", _DIGITS)
     compared = by_source(scores)
     write_table(compared, folder / BEFORE_AFTER, _DIGITS)
-    plots.plot_before_after(compared.to_dicts(), folder / "before_after.png")
+    plots.plot_before_after(compared.to_dicts(), folder / PICTURES[1])
     figures: dict[str, dict[str, float]] = {}
     for row in compared.to_dicts():
         before = "" if row["model"] == TUNED else f"{row['model']}_"

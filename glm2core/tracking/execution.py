@@ -13,10 +13,12 @@ import psutil
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from glm2core.params import PARAMS_FILE, Params, flatten, unsettled
+from glm2core.errors import UserError
+from glm2core.params import PARAMS_FILE, Params, flatten, parse_params, unsettled
 
 PIPELINE_FILE = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Execution:
 
     Attributes:
         key: the same for all stages of the execution, and for its continuation after a kill.
-        name: for people; DVC's experiment name where there is one.
+        name: for people: what params differ in from those of the commit, and DVC's experiment name where there is one.
         commit: git commit that the workspace is based on; None outside git.
         dirty: the workspace differs from that commit; outs and params apart, for they are on record.
         experiment: DVC's experiment name; None under `dvc repro`.
@@ -53,7 +55,33 @@ def current_execution(params: Params) -> Execution:
         key = _digest([commit, experiment])
     else:
         key = _digest([flat_params(params), commit, diff])
-    return Execution(key, experiment or f"repro-{key[:7]}", commit, bool(diff), experiment)
+    return Execution(key, _name(changed_params(params, commit), experiment, commit), commit, bool(diff), experiment)
+
+
+def changed_params(params: Params, commit: str | None) -> dict[str, str]:
+    """Dotted key -> value, of the keys that have another value in the commit's params.yaml, or none."""
+    committed = git_output("show", f"{commit}:./{PARAMS_FILE}") if commit else None
+    if committed is None:
+        return {}
+    try:
+        before = _texts(parse_params(committed))
+    except UserError:  # params of another version of this project
+        return {}
+    return {key: text for key, text in _texts(params).items() if before.get(key) != text}
+
+
+def _texts(params: Params) -> dict[str, str]:
+    values = flatten(params)
+    return {key: f"{value:g}" if isinstance(value, float) else param_text(value) for key, value in values.items()}
+
+
+def _name(changes: dict[str, str], experiment: str | None, commit: str | None) -> str:
+    """`method=qlora, rope.type=yarn (salty-tern)`; without changes `params of 1a2b3c4`."""
+    said = ", ".join(f"{key.partition('.')[2]}={text}" for key, text in changes.items())
+    said = said if len(said) <= _LONGEST_NAME else f"{said[:_LONGEST_NAME]}..."
+    if experiment:
+        return f"{said} ({experiment})" if said else experiment
+    return said or (f"params of {commit[:7]}" if commit else "params without a commit")
 
 
 def flat_params(params: Params) -> dict[str, str]:

@@ -12,6 +12,7 @@ from glm2core.errors import UserError, masked
 from glm2core.files import project_root
 from glm2core.params import Params
 from glm2core.tracking.address import is_sqlite, store_uri
+from glm2core.tracking.headlines import headlines
 from glm2core.tracking.lineage import MODEL, Lineage, current_lineage, restore_command, stage_figures
 from glm2core.tracking.store import locked_client, metric_name
 
@@ -20,20 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-_HEADLINES = {
-    "train": ("validation_loss", "tokens_per_second", "peak_memory_gib"),
-    "evaluate": (
-        "test_loss",
-        "exact_match",
-        "rouge_l",
-        "bleu_4",
-        "general_loss_change",
-        "retrieval_accuracy",
-        "effective_context_length",
-    ),
-}
 _ORIGIN = ("git_commit", "git_dirty", "dvc_experiment")  # tags of the run that trained
-_BY_LENGTH = "retrieval_"  # evaluate's retrieval_<task>_<length>
 
 
 @dataclass(frozen=True)
@@ -111,10 +99,9 @@ def _run_of(client: "MlflowClient", experiment: str, stage: str) -> "Run":
 def _headlines() -> dict[str, float]:
     """`<stage>/<name>` -> figure, of those that tell one model from another."""
     chosen: dict[str, float] = {}
-    for stage, names in _HEADLINES.items():
+    for stage in ("train", "evaluate"):
         figures = stage_figures(stage)
-        wanted = [*(name for name in names if name in figures), *(n for n in figures if n.startswith(_BY_LENGTH))]
-        chosen |= {f"{stage}/{name}": figures[name] for name in dict.fromkeys(wanted)}
+        chosen |= {f"{stage}/{name}": figures[name] for name in headlines(stage, figures)}
     return chosen
 
 

@@ -9,7 +9,7 @@ shows it. Tracking never makes a good run fail: what can't be recorded is said o
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from glm2core.errors import masked
 from glm2core.files import project_root
 from glm2core.params import Params
+from glm2core.result_tables import result_note
 from glm2core.tracking.address import is_sqlite, store_uri
 from glm2core.tracking.execution import current_execution
 from glm2core.tracking.store import Point, import_client, open_own_recorder, open_recorder
@@ -35,7 +36,7 @@ class StageRun:
     def __init__(self, writer: Writer | None) -> None:
         self._writer = writer
         self._points: list[Point] = []
-        self._last_step = 0
+        self._last_steps: dict[str, int] = {}  # of each curve
         self._next_write = 0.0
 
     def report(self, metrics: Mapping[str, float], step: int) -> None:
@@ -48,26 +49,35 @@ class StageRun:
             return
         now = int(time.time() * 1000)
         self._points += [(name, value, now, step) for name, value in _numbers(metrics).items()]
-        self._last_step = max(self._last_step, step)
+        self._last_steps |= dict.fromkeys(metrics, step)
         if time.monotonic() >= self._next_write:
             self._write_points()
 
-    def headline(self, metrics: Mapping[str, Any]) -> None:
+    def headline(self, metrics: Mapping[str, Any], on_row: Collection[str] | None = None) -> None:
         """Record final figures, named as in metrics/<stage>.json (nested keys joined by dots).
 
-        The child gets `name`, at its last step so that a curve of that name ends in it; the parent
-        row gets `<stage>/name`. What isn't a number is left out.
+        The child gets `name`, at step 0, or at the end of the curve of that name; the parent row gets
+        `<stage>/name`. What isn't a number is left out.
+
+        Args:
+            on_row: names that the row gets; None = all.
         """
         figures = _numbers(metrics)
-        self._do(lambda recorder: recorder.headline(figures, self._last_step))
+        row = [name for name in figures if on_row is None or name in on_row]
+        steps = {name: self._last_steps.get(name, 0) for name in figures}
+        self._do(lambda recorder: recorder.headline(figures, steps, row))
+
+    def result(self, metrics: Mapping[str, Any]) -> None:
+        """Open MLflow's page of the row with what evaluate found, in two tables."""
+        self._do(lambda recorder: recorder.note(result_note(dict(metrics))))
 
     def settled(self, values: Mapping[str, Any]) -> None:
         """Record what each `auto` in params became, as params of the stage's run and of the row."""
         self._do(lambda recorder: recorder.settled(values))
 
-    def artifact(self, path: Path) -> None:
-        """Keep a copy of a file, or of a folder under its name, with the stage's run."""
-        self._do(lambda recorder: recorder.artifact(path))
+    def artifact(self, path: Path, *, on_row: bool = False) -> None:
+        """Keep a copy of a file, or of a folder under its name, with the stage's run, and if wanted with the row."""
+        self._do(lambda recorder: recorder.artifact(path, on_row=on_row))
 
     def dataset(self, path: Path, context: str) -> None:
         """Name a file as the run's input: digest of its bytes, row count, path; `context` is e.g. training."""

@@ -1,12 +1,13 @@
 """MLflow's side of tracking: the store at the project root, and the two runs that a stage writes to."""
 
 import contextlib
+import getpass
 import json
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from glm2core.tracking.execution import (
     stages_before,
     this_process,
 )
+from glm2core.tracking.moved import artifacts_uri, follow_move
 from glm2core.tracking.system_watch import Point, SystemWatch
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ _LOCK_SECONDS = 60
 _BUSY_SECONDS = 20
 _METRICS_A_WRITE = 1000  # MLflow's limit
 _DIGEST_CHARACTERS = 36  # MLflow's limit
+_CURVES_OF_ROW = ("loss", "validation_loss")  # so that several runs' curves lie over each other
 _A_SYSTEM_METRIC = "system/cpu_utilization_percentage"
 
 
@@ -69,24 +72,29 @@ class Recorder:
         self._book.link_cached(self._stage, self._parent)
 
     def points(self, points: list[Point]) -> None:
-        """Write (name, value, milliseconds, step) to the child's curves."""
+        """Write (name, value, milliseconds, step) to the child's curves; those of the loss to the row, too."""
         self._log_metrics(self._child, points)
+        self._log_metrics(self._parent, [point for point in points if point[0] in _CURVES_OF_ROW])
 
-    def headline(self, figures: Mapping[str, float], step: int) -> None:
+    def headline(self, figures: Mapping[str, float], steps: Mapping[str, int], on_row: Collection[str]) -> None:
         now = _milliseconds()
-        self._log_metrics(self._child, [(name, value, now, step) for name, value in figures.items()])
-        self._log_metrics(self._parent, [(f"{self._stage}/{name}", value, now, 0) for name, value in figures.items()])
+        self._log_metrics(self._child, [(name, value, now, steps[name]) for name, value in figures.items()])
+        self._log_metrics(self._parent, [(f"{self._stage}/{name}", figures[name], now, 0) for name in on_row])
+
+    def note(self, markdown: str) -> None:
+        self._client.set_tag(self._parent, "mlflow.note.content", markdown)
 
     def settled(self, values: Mapping[str, Any]) -> None:
         texts = {key: param_text(value) for key, value in values.items()}
         for run in (self._child, self._parent):
             self._book.add_params(run, texts)
 
-    def artifact(self, path: Path) -> None:
-        if path.is_dir():
-            self._client.log_artifacts(self._child, str(path), artifact_path=path.name)
-        else:
-            self._client.log_artifact(self._child, str(path))
+    def artifact(self, path: Path, *, on_row: bool) -> None:
+        for run in (self._child, self._parent) if on_row else (self._child,):
+            if path.is_dir():
+                self._client.log_artifacts(run, str(path), artifact_path=path.name)
+            else:
+                self._client.log_artifact(run, str(path))
 
     def dataset(self, path: Path, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -166,6 +174,8 @@ def locked_client(root: Path, uri: str) -> "Iterator[MlflowClient]":
     kind = "lock" if is_sqlite(uri) else "server.lock"  # one that hangs must not keep the project's own store
     with FileLock(root / f"mlflow.db.{kind}", timeout=_LOCK_SECONDS):
         _probe(uri)
+        if uri == own_uri(root):
+            follow_move(Path(sqlite_file(uri)), root)
         yield client_class(tracking_uri=uri)
 
 
@@ -263,9 +273,8 @@ def _experiment_id(client: "MlflowClient", name: str, root: Path) -> str:
     found = client.get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    # DVC's temporary workspaces are deleted, so a local store's artifacts need a place under the root.
     local = is_sqlite(client.tracking_uri)
-    return client.create_experiment(name, artifact_location=(root / "mlruns").as_uri() if local else None)
+    return client.create_experiment(name, artifact_location=artifacts_uri(root) if local else None)
 
 
 def _common_tags(execution: Execution) -> dict[str, str]:
@@ -274,6 +283,9 @@ def _common_tags(execution: Execution) -> dict[str, str]:
         tags |= {"git_commit": execution.commit, "mlflow.source.git.commit": execution.commit}
     if execution.experiment:
         tags["dvc_experiment"] = execution.experiment
+    tags["mlflow.source.name"] = "dvc exp run" if execution.experiment else "dvc repro"
+    with contextlib.suppress(OSError, KeyError):  # a user without a name, as in some containers
+        tags["mlflow.user"] = getpass.getuser()
     return tags
 
 

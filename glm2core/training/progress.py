@@ -20,7 +20,8 @@ class Progress:
 
     Args:
         every: steps between points.
-        operations_per_second: the machine's own matrix rate, of which `mfu` is the share.
+        operations_per_second: the machine's own matrix rate, of which `mfu` is the share; where steps turn out faster
+            (it was measured beside other work), the fastest of them counts in its place.
         report: gets each point's metrics with its step.
         sources: of the training rows.
     """
@@ -105,7 +106,7 @@ class Progress:
     @property
     def mfu(self) -> float:
         """Share of the machine's matrix rate over all steps."""
-        return self._totals["operations"] / max(self._totals["seconds"], 1e-9) / self._rate
+        return min(1.0, self._totals["operations"] / max(self._totals["seconds"], 1e-9) / self._rate)
 
     def best_validation(self) -> tuple[int, float] | None:
         """(step, loss) of the lowest validation loss; the earliest where equal."""
@@ -125,6 +126,7 @@ class Progress:
 
     def _close(self, step: int, *, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
         sums, seconds = self._sums, max(self._sums["seconds"], 1e-9)
+        self._rate = max(self._rate, sums["operations"] / seconds)
         self._keep(
             step,
             {

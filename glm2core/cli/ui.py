@@ -1,0 +1,15 @@
+"""`python -m glm2core ui`: MLflow's pages on a free port, with the addresses that show the runs."""
+
+import argparse
+
+from glm2core.params import load_params
+from glm2core.tracking.pages import become_pages
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the addresses, then become MLflow's server.
+
+    Raises:
+        UserError: no free port, or a store that is the user's own server.
+    """
+    become_pages(load_params().tracking.experiment, arguments.port)

@@ -1,0 +1,29 @@
+"""Which of a stage's figures tell one run of the pipeline from another: those of its row, and of a promoted model."""
+
+import re
+from collections.abc import Iterable
+
+_NAMED = {
+    "convert": ("rows_kept",),
+    "tokenize": ("rows_train",),
+    "train": ("validation_loss", "seconds", "tokens_per_second", "peak_memory_gib"),
+    "evaluate": (
+        "test_loss",
+        "exact_match",
+        "rouge_l",
+        "bleu_4",
+        "general_loss_change",
+        "retrieval_accuracy",
+        "effective_context_length",
+    ),
+}
+_BY_LENGTH = re.compile(r"retrieval_(.+)_(\d+)")  # evaluate's, of a task at a length
+
+
+def headlines(stage: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are headlines, in a settled order; of retrieval one task's: `lines`, or the first."""
+    there = list(names)
+    found = [name for name in _NAMED.get(stage, ()) if name in there]
+    lengths = [(match[1], int(match[2]), name) for name in there if (match := _BY_LENGTH.fullmatch(name))]
+    first = "lines" if any(task == "lines" for task, *_ in lengths) else next((task for task, *_ in lengths), None)
+    return found + [name for task, _, name in sorted(lengths) if task == first]

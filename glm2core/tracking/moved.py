@@ -1,0 +1,40 @@
+"""A project that was moved or copied keeps its artifacts: MLflow writes their places down as absolute ones."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+_ARTIFACTS = "mlruns"
+
+
+def artifacts_uri(root: Path) -> str:
+    """Where a project's own store keeps artifacts. DVC's temporary workspaces are deleted, so it is under the root."""
+    return (root / _ARTIFACTS).as_uri()
+
+
+def follow_move(database: Path, root: Path) -> None:
+    """Have the project's store name the places that artifacts have now.
+
+    Args:
+        database: the store's file; nothing is done where it is missing, or is not MLflow's.
+        root: of the project, whose `mlruns` came along.
+
+    Raises:
+        sqlite3.Error: it can't be written.
+    """
+    if not database.is_file():
+        return
+    here = artifacts_uri(root)
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return
+        places = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (place,) in places:
+            if place and place.startswith("file:") and place.endswith(f"/{_ARTIFACTS}") and place != here:
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (here, place)
+                )
+                connection.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
+                    (here, len(place) + 1, len(place) + 1, f"{place}/"),
+                )
