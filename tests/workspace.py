@@ -165,7 +165,7 @@ def copy_of(clone: Workspace, folder: Path) -> Workspace:
 
 @contextlib.contextmanager
 def serving(workspace: Workspace, command: str) -> Iterator[str]:
-    """A command that serves MLflow's pages, started in the project's folder, on a free port; yields its address once it answers."""
+    """A command that serves MLflow's pages, on a free port; yields its address once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
