@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m glm2core",
         description="Talk with a model, answer a file of rows, serve or export it, estimate memory, keep a model, "
-        "show a tokenized row.",
+        "show a tokenized row or the last run's figures, look at the machine.",
         epilog="MODEL is a folder: models/tuned as the pipeline writes it (full weights or an adapter), or released "
         "weights.",
     )
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_figures(commands)
     _add_ui(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -277,6 +278,16 @@ def _add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         description="Start MLflow's pages for the project's runs on a free port, and print the addresses to open.",
     )
     ui.add_argument("--port", type=int, help="a port of your own (the first free one from 5000)")
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="what this machine has, what params.yaml needs of it, and what will go wrong",
+        description="Print the CPU's class and rates, memory, GPUs, disk, packages, git, MLflow and DVC's cache; then "
+        "what `memory` prints; then what is likely to fail, with what to do. Put it into a bug report.",
+    )
+    _add_params_file(doctor)
 
 
 def _add_base(parser: argparse.ArgumentParser) -> None:

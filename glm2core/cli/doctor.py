@@ -1,0 +1,121 @@
+"""`doctor`: what this machine has, what params need of it, and what will go wrong; for a bug report, too."""
+
+import argparse
+import locale
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from glm2core.cli import memory
+from glm2core.errors import UserError, masked
+from glm2core.estimate.fit import available_memory, in_gib
+from glm2core.files import project_root
+from glm2core.hardware import computes_in, cpu_class
+from glm2core.process import available_cores
+from glm2core.tracking.address import is_sqlite, store_uri
+from glm2core.training.measure import product_rate
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "dvc", "mlflow", "polars", "pyarrow")
+_LEAST_DISK = 6 << 30  # bytes: packages and a run of the default
+_CPU = torch.device("cpu")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the machine, then what `memory` prints, then what is likely to fail and what to do about it."""
+    console = Console()
+    console.print(_table("this machine", machine()))
+    problems = list(project_problems())
+    try:
+        memory.run(arguments)
+    except UserError as error:
+        problems.append(f"params: {error}")
+    if not problems:
+        console.print("nothing here is known to fail")
+    for problem in problems:
+        console.print(f"! {problem}", style="bold", markup=False, highlight=False)
+
+
+def machine() -> dict[str, str]:
+    """Name -> what there is of it."""
+    rates = {dtype: product_rate(dtype, _CPU) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
+    bf16 = "" if computes_in(torch.bfloat16, _CPU) else " (emulated: glm2core multiplies in fp32 instead)"
+    whole = psutil.virtual_memory().total
+    return {
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "CPU": f"{cpu_class()}, {available_cores()} cores",
+        "products": f"{rates[torch.float32]:,.0f} GFLOP/s in fp32, {rates[torch.bfloat16]:,.0f} in bf16{bf16}",
+        "memory": f"{in_gib(whole)}, {in_gib(available_memory(_CPU))} of it free for a run",
+        "GPU": "; ".join(_gpus()) or "none that torch sees",
+        "disk": f"{in_gib(shutil.disk_usage(project_root()).free)} free in the project's folder",
+        "MLflow": masked(store_uri(project_root())),
+        "DVC cache": _cache(),
+        "packages": ", ".join(f"{name} {found}" for name in _PACKAGES if (found := _version(name))),
+    }
+
+
+def project_problems() -> Iterator[str]:
+    """What will fail in this project whatever its params, each with what to do."""
+    for key in ("user.name", "user.email"):
+        if not _git("config", key):
+            yield f"git has no {key}, and DVC's experiments are commits: git config --global {key} ..."
+    if _git("rev-parse", "--git-dir") is None:
+        yield "this folder is no git repository, which DVC needs: git init && git add -A && git commit -m start"
+    if shutil.disk_usage(project_root()).free < _LEAST_DISK:
+        yield f"less than {in_gib(_LEAST_DISK)} of disk are free; DVC's cache keeps every result: dvc gc --workspace"
+    if locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
+        yield "the locale is not UTF-8, so texts may not be printed: export LANG=C.UTF-8"
+    if sys.prefix == sys.base_prefix:
+        yield "no .venv is active, so dvc may run another Python: source .venv/bin/activate"
+    uri = store_uri(project_root())
+    database = Path(uri.removeprefix("sqlite:///"))
+    if is_sqlite(uri) and database.exists() and not os.access(database, os.W_OK):
+        yield f"MLflow's store {database} can't be written by this user, so runs will not be recorded"
+
+
+def _gpus() -> Iterator[str]:
+    if not torch.cuda.is_available():
+        return
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        bf16 = "with bf16" if computes_in(torch.bfloat16, torch.device("cuda", index)) else "without bf16"
+        yield f"{found.name}, {in_gib(found.total_memory)}, {bf16}"
+
+
+def _cache() -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
+    place = Path(done.stdout.strip())
+    if done.returncode or not place.is_dir():
+        return "none yet"
+    return in_gib(sum(file.stat().st_size for file in place.rglob("*") if file.is_file()))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _table(title: str, rows: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
