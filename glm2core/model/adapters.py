@@ -36,6 +36,7 @@ from glm2core.model.adapter_files import (
     read_reference,
 )
 from glm2core.model.loading import fingerprint, load_model, parameter_count, read_config
+from glm2core.model.lora import add_in_one_function
 from glm2core.model.rope import RopeScaling
 from glm2core.params import LoraParams, PrefixParams
 
@@ -66,7 +67,9 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
         parameter.requires_grad_(False)
     config = _prefix_config(model, prefix) if method == "ptuning" else _lora_config(lora)
     attach_prefix_length(model, config)
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    add_in_one_function(adapted)
+    return adapted
 
 
 def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
@@ -147,6 +150,7 @@ def load_tuned(
     return adapted.eval()
 
 
+    add_in_one_function(adapted)
 def base_of(folder: Path, base: Path | None = None) -> tuple[Path, BaseReference] | None:
     """Where the base of an adapter's folder lies, and how the adapter knows it; None for full weights.
 
