@@ -73,9 +73,12 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
 
 
 def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
-    """Whether an adapter's fp32 weights are multiplied in bf16: on a GPU, where fp32 products are many times slower."""
+    """Whether peft's layers (a dropout above 0) multiply an adapter's fp32 weights in `dtype`.
+
+    So on a GPU, where fp32 products are many times slower; layers of lora.py multiply as their input comes, anywhere.
+    """
     computes = computes_in(dtype, torch.device(device))
-    return method in ("lora", "qlora") and dtype == torch.bfloat16 and device == "cuda" and computes
+    return method in ("lora", "qlora") and dtype.itemsize == 2 and device == "cuda" and computes
 
 
 def load_base(
@@ -147,10 +150,10 @@ def load_tuned(
     # Values and tensors, not the folder: peft would ask the hub for what is not there
     adapted = PeftModelForCausalLM(model, config)
     set_peft_model_state_dict(adapted, weights)
+    add_in_one_function(adapted)
     return adapted.eval()
 
 
-    add_in_one_function(adapted)
 def base_of(folder: Path, base: Path | None = None) -> tuple[Path, BaseReference] | None:
     """Where the base of an adapter's folder lies, and how the adapter knows it; None for full weights.
 

@@ -64,10 +64,10 @@ class TrainChoices(Section):
         description="of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
         "else null; full and lora take null only",
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
-        "else float32",
+        "float16 on any other GPU, else float32; float16 is for GPUs only",
     )
     max_steps: Auto[Steps | None] = Field(
         "auto",
@@ -257,6 +257,11 @@ class TrainParams(TrainChoices):
         """Optimizer steps; training/selection.py counts those of epochs before anything asks."""
         assert self.max_steps is not None
         return self.max_steps
+
+    @property
+    def steps_in_half(self) -> bool:
+        """Whether weights may be float16: RoundingAdafactor rounds its own to bf16; an adapter's are fp32."""
+        return self.method != "full" or self.optimizer != "adafactor"
 
     def recomputed_blocks(self, layers: int) -> int:
         """Of so many blocks, how many are recomputed, the first ones; estimate/fit.py counts them for `fit`."""
