@@ -43,7 +43,7 @@ class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
         """[..., 2F], gate first, to [..., O]; backward keeps `both` and no output of SwiGLU, which it does again."""
         adapter = self._only_adapter()
         if adapter is None:
-            return self(swiglu(both))
+            return self.forward(swiglu(both))
         return self._with_update(both, adapter, gated=True)
 
     def _only_adapter(self) -> str | None:
