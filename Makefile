@@ -57,7 +57,7 @@ format: setup-dev
 	@ruff format .
 
 bench: setup-dev
-	@for name in products attention data evaluate pipeline; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
+	@for name in products attention lora data evaluate pipeline; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
 
 bench-train: setup-dev
 	@python -m benchmarks.train

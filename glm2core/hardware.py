@@ -14,6 +14,8 @@ from glm2core.console import Notice
 from glm2core.errors import UserError
 from glm2core.process import cpu_cap
 
+DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
+
 _GIB = 2**30
 _STATUS = Path("/proc/self/status")  # Linux
 _LARGE = 1_000_000_000  # parameters above which fp32 weights take more than most machines have
@@ -41,24 +43,49 @@ def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.dev
 
 
 def choose_dtype(
-    name: Literal["auto", "float32", "bfloat16"], device: torch.device, *, parameters: int, notice: Notice = print
+    name: DtypeChoice,
+    device: torch.device,
+    *,
+    parameters: int,
+    key: str = "train.dtype",
+    half_steps: bool = True,
+    notice: Notice = print,
 ) -> torch.dtype:
     """The dtype of the weights that `name` means on `device`; what it means for products is said.
 
     Args:
-        parameters: of the network. `auto` on a device without bfloat16 arithmetic is float32, and for more than
-            1e9 parameters bfloat16, which takes half the memory.
+        parameters: of the network. `auto` on a GPU without bfloat16 arithmetic is float16, on a CPU without it float32,
+            and for more than 1e9 parameters bfloat16, which takes half the memory.
+        key: where the name is written.
+        half_steps: whether what trains the network can take steps in float16.
+
+    Raises:
+        UserError: float16 on a CPU, or where it can't be trained in.
     """
-    kind = "CPU" if device.type == "cpu" else "GPU"
+    kind: Literal["CPU", "GPU"] = "CPU" if device.type == "cpu" else "GPU"
+    if name == "float16":
+        _require_float16(device, key, half_steps=half_steps)
+        notice("weights and products in float16; in training the loss is scaled")
+        return torch.float16
     if name == "float32":
         return torch.float32
     if computes_in(torch.bfloat16, device):
         if name == "auto":
             notice(f"dtype auto: bfloat16, which this {kind} computes in")
         return torch.bfloat16
+    return dtype_without_bfloat16(name, kind, parameters=parameters, half_steps=half_steps, notice=notice)
+
+
+def dtype_without_bfloat16(
+    name: Literal["auto", "bfloat16"], kind: Literal["CPU", "GPU"], *, parameters: int, half_steps: bool, notice: Notice
+) -> torch.dtype:
+    """`choose_dtype` on a device without bfloat16 arithmetic."""
     if name == "bfloat16":
         notice(f"weights stay in bfloat16; this {kind} has no bfloat16 arithmetic, so products are float32")
         return torch.bfloat16
+    if name == "auto" and kind == "GPU" and half_steps:
+        notice("dtype auto: float16, as this GPU has no bfloat16 arithmetic; in training the loss is scaled")
+        return torch.float16
     if parameters > _LARGE:
         notice(
             f"dtype auto: bfloat16 weights, which a network of {parameters / 1e9:.1f} billion parameters needs the "
@@ -67,6 +94,19 @@ def choose_dtype(
         return torch.bfloat16
     notice(f"dtype auto: float32, as this {kind} has no bfloat16 arithmetic")
     return torch.float32
+
+
+def _require_float16(device: torch.device, key: str, *, half_steps: bool) -> None:
+    if device.type == "cpu":
+        raise UserError(
+            f"{key} is float16, which is for GPUs only: CPUs multiply in it slower than in float32. Set it to auto, "
+            "float32 or bfloat16."
+        )
+    if not half_steps:
+        raise UserError(
+            f"{key} is float16, and train.optimizer adafactor rounds all weights to bfloat16. Set train.dtype to "
+            "bfloat16 or float32, or take another optimizer."
+        )
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
@@ -96,6 +136,13 @@ def cpu_class() -> str:
     allowed = list(classes)[{None: 0, "avx512": 2, "avx2": 3}[cap] :]
     name = next((name for name in allowed if found.get(classes[name])), "without AVX2")
     return name if cap is None else f"{name} (capped by GLM2CORE_CPU)"
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on `device`, without waiting for what that is computing: a copy goes from pinned memory."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()  # itself, where it is pinned already
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from glm2core.errors import UserError
-from glm2core.hardware import choose_dtype, computes_in, cpu_class, product_dtype
+from glm2core.hardware import choose_dtype, computes_in, cpu_class, dtype_without_bfloat16, product_dtype, sent
 from glm2core.process import cpu_cap
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,3 +101,31 @@ def test_a_cpu_without_the_arithmetic(
     assert choose_dtype(name, CPU, parameters=int(parameters), notice=told.append) == expected
     assert len(told) == bool(said)
     assert all(words in told[0] for words in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "half_steps", "expected", "said"),
+    [
+        ("auto", True, torch.float16, "dtype auto: float16, as this GPU has no bfloat16 arithmetic; in training the"),
+        ("auto", False, torch.float32, "dtype auto: float32, as this GPU has no bfloat16 arithmetic"),
+        ("bfloat16", True, torch.bfloat16, "weights stay in bfloat16; this GPU has no bfloat16 arithmetic"),
+    ],
+)
+def test_a_gpu_without_bfloat16(name, half_steps: bool, expected: torch.dtype, said: str) -> None:
+    told: list[str] = []
+    found = dtype_without_bfloat16(name, "GPU", parameters=10**6, half_steps=half_steps, notice=told.append)
+    assert found == expected
+    assert len(told) == 1 and told[0].startswith(said)
+
+
+def test_float16_is_for_gpus_and_for_optimizers_that_can() -> None:
+    with pytest.raises(UserError, match=r"evaluate\.dtype is float16, which is for GPUs only"):
+        choose_dtype("float16", CPU, parameters=10**6, key="evaluate.dtype")
+    with pytest.raises(UserError, match=r"train\.dtype is float16, and train\.optimizer adafactor"):
+        choose_dtype("float16", torch.device("cuda"), parameters=10**6, half_steps=False)
+    assert choose_dtype("float16", torch.device("cuda"), parameters=10**6, notice=lambda _: None) == torch.float16
+
+
+def test_a_tensor_for_the_cpu_is_itself() -> None:
+    tensor = torch.ones(3)
+    assert sent(tensor, CPU) is tensor

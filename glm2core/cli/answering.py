@@ -33,7 +33,7 @@ def load_model_and_format(arguments: argparse.Namespace, notice: Notice) -> tupl
     chat_format = ChatFormat.load(arguments.model)
     device = choose_device(arguments.device, key="--device")
     parameters = network_parameters(arguments.model, arguments.base)
-    dtype = choose_dtype(arguments.dtype, device, parameters=parameters, notice=notice)
+    dtype = choose_dtype(arguments.dtype, device, parameters=parameters, key="--dtype", notice=notice)
     model = load_tuned(arguments.model, dtype=dtype, device=device, base=arguments.base, notice=notice)
     chat_format.require_rows(model.config.padded_vocab_size, arguments.model)
     return cast(PreTrainedModel, model), chat_format

@@ -324,9 +324,9 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=["auto", "float32", "bfloat16"],
+        choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="of the weights; auto = bfloat16 where the device computes in it",
+        help="of the weights; auto = bfloat16 where the device computes in it; float16 is for GPUs only",
     )
 
 

@@ -92,6 +92,8 @@ def _dtype(params: Params, config: ChatGLM2Config, device: str) -> torch.dtype:
     if device == "cuda" and params.train.dtype == "auto":
         return torch.bfloat16  # also where this machine has no GPU to ask
     parameters = parameter_count(config)
+    if params.train.dtype == "float16" and device == "cpu":
+        return torch.float32  # there it is refused
     return choose_dtype(params.train.dtype, torch.device(device), parameters=parameters, notice=lambda sentence: None)
 
 

@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{number:,} questions as RULER's files: {arguments.out}")
         return
     torch.set_num_threads(params.threads)
-    dtype = choose_dtype(params.dtype, device, parameters=network_parameters(arguments.model, arguments.base))
+    parameters = network_parameters(arguments.model, arguments.base)
+    dtype = choose_dtype(params.dtype, device, parameters=parameters, key="evaluate.dtype")
     if arguments.rope_type is None:
         tuned = load_tuned(arguments.model, dtype=dtype, device=device, base=arguments.base)
         model = cast(PreTrainedModel, tuned)

@@ -138,8 +138,9 @@ def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
         }
     if params.method in ("full", "lora"):
         wanted["train.method qlora"] = {**_ADAPTER, "method": "qlora", "quantization_bits": 4, **recompute}
-    if workload.dtype == torch.bfloat16:
-        wanted.pop(f"{low} and dtype bfloat16", None)
+    if workload.dtype.itemsize == 2:
+        for half in ("train.dtype bfloat16", f"{low} and dtype bfloat16"):
+            wanted.pop(half, None)
     now = {**params.model_dump(), "dtype": str(workload.dtype).removeprefix("torch.")}
     return {
         words: change for words, change in wanted.items() if any(now[key] != value for key, value in change.items())

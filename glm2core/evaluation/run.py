@@ -96,7 +96,7 @@ class Evaluation:
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
         device = choose_device(params.device, key="evaluate.device")
         torch.set_num_threads(params.threads)
-        dtype = choose_dtype(params.dtype, device, parameters=network_parameters(model))
+        dtype = choose_dtype(params.dtype, device, parameters=network_parameters(model), key="evaluate.dtype")
         chat_format = ChatFormat(
             tokenizer, cast(TemplateName, dataset.info.template), cast(PairFormat, dataset.info.pair_format)
         )

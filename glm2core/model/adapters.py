@@ -36,6 +36,7 @@ from glm2core.model.adapter_files import (
     read_reference,
 )
 from glm2core.model.loading import fingerprint, load_model, parameter_count, read_config
+from glm2core.model.lora import add_in_one_function
 from glm2core.model.rope import RopeScaling
 from glm2core.params import LoraParams, PrefixParams
 
@@ -66,13 +67,18 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
         parameter.requires_grad_(False)
     config = _prefix_config(model, prefix) if method == "ptuning" else _lora_config(lora)
     attach_prefix_length(model, config)
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    add_in_one_function(adapted)
+    return adapted
 
 
 def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
-    """Whether an adapter's fp32 weights are multiplied in bf16: on a GPU, where fp32 products are many times slower."""
+    """Whether peft's layers (a dropout above 0) multiply an adapter's fp32 weights in `dtype`.
+
+    So on a GPU, where fp32 products are many times slower; layers of lora.py multiply as their input comes, anywhere.
+    """
     computes = computes_in(dtype, torch.device(device))
-    return method in ("lora", "qlora") and dtype == torch.bfloat16 and device == "cuda" and computes
+    return method in ("lora", "qlora") and dtype.itemsize == 2 and device == "cuda" and computes
 
 
 def load_base(
@@ -144,6 +150,7 @@ def load_tuned(
     # Values and tensors, not the folder: peft would ask the hub for what is not there
     adapted = PeftModelForCausalLM(model, config)
     set_peft_model_state_dict(adapted, weights)
+    add_in_one_function(adapted)
     return adapted.eval()
 
 

@@ -9,6 +9,7 @@ Shapes: `B` batch, `T` query tokens, `K` keys, `H` query heads, `G` key/value he
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from glm2core.hardware import product_dtype
+from glm2core.model.attention_kernels import chosen_kernel
 
 # Rows of scores that one product makes in `_Blocks`: few enough for a core's cache, enough for fast products.
 _TRAINING_ROWS, _READING_ROWS = 256, 512
@@ -57,7 +59,9 @@ def attention(
         context = F.scaled_dot_product_attention(query, key, value, bias, scale=scaling, enable_gqa=True)
         return context.transpose(1, 2), None
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, grouped_attention)
-    return attend(module, query, key, value, attention_mask, dropout=0.0, scaling=scaling, **kwargs)
+    plain = implementation == "sdpa" and attention_mask is None
+    with chosen_kernel(query.device) if plain else nullcontext():
+        return attend(module, query, key, value, attention_mask, dropout=0.0, scaling=scaling, **kwargs)
 
 
 def grouped_attention(

@@ -12,8 +12,9 @@ class Cost:
 
     Args:
         config: the network's configuration.
-        backward_factor: backward's share relative to forward: 2, or 1 where weights are frozen and only
-            the gradient of the activations is needed; 0 = forward alone.
+        backward_factor: backward's products of a linear for each one of forward: 2, or 1 where weights are frozen and
+            only the gradient of the activations is needed; 0 = forward alone. Attention has no weights: its backward
+            is twice its forward in both cases.
     """
 
     config: Any
@@ -29,4 +30,5 @@ class Cost:
         # Scores and context, over the causal half.
         attention = 2 * attended * c.num_layers * int((lengths * lengths).sum())
         output = 2 * c.padded_vocab_size * c.hidden_size * supervised
-        return float((1 + self.backward_factor) * (linears + attention + output))
+        backward_of_attention = 2 if self.backward_factor else 0
+        return float((1 + self.backward_factor) * (linears + output) + (1 + backward_of_attention) * attention)

@@ -5,6 +5,7 @@ heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP, `S
 asked for where that is not all of them.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from glm2core.hardware import product_dtype
 from glm2core.model.attention import attention
 from glm2core.model.config import ChatGLM2Config
+from glm2core.model.fused import fused
 from glm2core.model.linear import Linear
 from glm2core.model.rope import rotate
 
@@ -52,6 +54,15 @@ class Normalization(torch.autograd.Function):
         return of_hidden, of_weight, None
 
 
+def normalized_by_torch(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`Normalization` by torch's own function: on a GPU one kernel, in fp32 inside, that keeps its input and a scale.
+
+    On a CPU it is several, keeps fp32 copies, and has other last bits.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.rms_norm(hidden, (len(weight),), weight, eps)
+
+
 class RMSNorm(nn.Module):
     """Root mean square norm (Zhang & Sennrich 2019, arXiv:1910.07467), computed in fp32."""
 
@@ -61,6 +72,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if hidden.device.type == "cuda" and hidden.dtype == self.weight.dtype:
+            return normalized_by_torch(hidden, self.weight, self.eps)
         normalized: Tensor = Normalization.apply(hidden, self.weight, self.eps)
         return normalized
 
@@ -134,8 +147,29 @@ def _mask_of(kept: Tensor, mask: Tensor | None, tokens: int, seen: int) -> Tenso
     return torch.arange(seen, device=kept.device) <= last
 
 
+def swiglu(both: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202) of [..., 2F], gate first: [..., F]."""
+    return fused(_swiglu, both.device)(both)
+
+
+def swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
+    """Of `both` [..., 2F], where that of the result is `gradient` [..., F]."""
+    return fused(_swiglu_gradient, both.device)(both, gradient)
+
+
+def _swiglu(both: Tensor) -> Tensor:
+    gate, up = both.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def _swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
+    gate, up = both.chunk(2, dim=-1)
+    of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+    return torch.cat((of_gate, gradient * F.silu(gate)), dim=-1)
+
+
 class SwiGLU(torch.autograd.Function):
-    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202), which keeps its input alone for backward.
+    """`swiglu`, which keeps its input alone for backward.
 
     Autograd would keep silu(gate) too: 0.4 GiB in 28 blocks of chatglm2-6b at 500 tokens.
     """
@@ -144,15 +178,20 @@ class SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, both: Tensor) -> Tensor:
         """[..., 2F], gate first, to [..., F]."""
         ctx.save_for_backward(both)
-        gate, up = both.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return swiglu(both)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gate, up = ctx.saved_tensors[0].chunk(2, dim=-1)
-        of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
-        return torch.cat((of_gate, gradient * F.silu(gate)), dim=-1)
+        return swiglu_gradient(ctx.saved_tensors[0], gradient)
+
+
+class LinearAfterSwiGLU(ABC):
+    """A linear that computes SwiGLU itself, so that its backward need not keep both of its sides."""
+
+    @abstractmethod
+    def of_gates(self, both: Tensor) -> Tensor:
+        """The linear of `swiglu(both)`."""
 
 
 class MLP(nn.Module):
@@ -164,7 +203,11 @@ class MLP(nn.Module):
         self.dense_4h_to_h = Linear(config.ffn_hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.dense_4h_to_h(SwiGLU.apply(self.dense_h_to_4h(hidden)))
+        both = self.dense_h_to_4h(hidden)
+        down: nn.Module = self.dense_4h_to_h  # or an adapter around it
+        if isinstance(down, LinearAfterSwiGLU):
+            return down.of_gates(both)
+        return down(SwiGLU.apply(both))
 
 
 class GLMBlock(GradientCheckpointingLayer):

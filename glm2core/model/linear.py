@@ -42,6 +42,16 @@ def widened_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return result.to(inputs.dtype)
 
 
+def times_weight(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows [M, O] by a frozen weight [O, I]: [M, I], the gradient of what `Linear` takes, by products as its own."""
+    if not _is_widened(rows, weight):
+        return rows @ weight.to(rows.dtype)
+    result = rows.new_zeros(len(rows), weight.shape[1], dtype=torch.float32)
+    for block, wide in _widened_blocks(weight, len(rows)):
+        result.addmm_(rows[:, block].float(), wide)
+    return result.to(rows.dtype)
+
+
 def wide_products() -> TorchFunctionMode:
     """A context in which networks of others, made of plain modules, never multiply in what the device can't."""
     return _WideProducts()

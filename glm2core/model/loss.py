@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from glm2core.errors import UserError
+from glm2core.hardware import sent
 from glm2core.labels import IGNORED
 
 _CHUNK_ELEMENTS = 1 << 25  # fp32 logits alive at once: 128 MiB
@@ -43,7 +44,7 @@ def supervised_loss(
 
     Args:
         hidden: [B, S, C], of these positions.
-        targets: [B, S]; IGNORED = not supervised.
+        targets: [B, S]; IGNORED = not supervised. Best on the CPU: what is supervised is counted where they are.
         output_layer: C -> V.
         num_items_in_batch: divides the sum; None = the number of supervised positions (then the mean).
         by_row: the sum of each row apart.
@@ -54,13 +55,16 @@ def supervised_loss(
     Raises:
         UserError: a label outside the vocabulary.
     """
-    supervised = targets != IGNORED
-    labels = targets[supervised]  # [N]
+    labels = targets[targets != IGNORED]  # [N]
     _check_range(labels, output_layer.out_features)
     divisor = max(len(labels), 1) if num_items_in_batch is None else num_items_in_batch
-    losses = _losses(hidden[supervised], labels, output_layer, "none" if by_row else "sum")
+    places, labels = (
+        sent(of_all, hidden.device) for of_all in ((targets != IGNORED).flatten().nonzero()[:, 0], labels)
+    )
+    chosen = hidden.flatten(0, 1).index_select(0, places)  # [N, C]
+    losses = _losses(chosen, labels, output_layer, "none" if by_row else "sum")
     if by_row:
-        losses = losses.new_zeros(targets.shape).masked_scatter(supervised, losses).sum(1)
+        losses = losses.new_zeros(targets.numel()).index_copy(0, places, losses).view(targets.shape).sum(1)
     return losses / divisor
 
 

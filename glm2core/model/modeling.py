@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from glm2core.errors import UserError
-from glm2core.hardware import product_dtype
+from glm2core.hardware import product_dtype, sent
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.layers import GLMBlock, PrefixEncoder, RMSNorm, SelfAttention, pick
 from glm2core.model.linear import Linear
@@ -207,7 +207,8 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
             position_ids: [B, T]; gaps are allowed. None = counted from the mask.
             past_key_values: keys and values of earlier tokens, extended in place.
-            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1.
+            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1. On the
+                CPU, whatever the device of the network, a GPU need not be waited for.
             num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
             use_cache: None = as the config says, and never with labels.
             logits_to_keep: without labels: compute only the last so many positions (0 = all), or these [N].
@@ -224,7 +225,9 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         if labels is not None:
             if labels.shape != shape:
                 raise UserError(f"labels must be of shape {list(shape)}, as the input; got {list(labels.shape)}")
-            kept, targets = supervised_positions(labels.to(device))
+            # Where the labels are: counting them on a GPU would wait for all that it was given before.
+            positions, targets = supervised_positions(labels)
+            kept = sent(positions, device)
         else:
             kept = _last_positions(logits_to_keep, shape[1], device)
         early = self._last_block_may_skip(kept, shape[1], kwargs)

@@ -10,10 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from glm2core.errors import UserError
+from glm2core.model.fused import fused
 from glm2core.params import RopeParams
 
 BASE = 10000.0
@@ -157,6 +159,7 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, rope: dict[str, Any], rotary_channels: int) -> None:
         super().__init__()
         self._rope, self._channels = rope, rotary_channels
+        self._on: dict[torch.device, Tensor] = {}  # on a GPU once: a copy makes it wait
 
     @cached_property
     def _frequencies(self) -> tuple[list[float], float]:
@@ -166,8 +169,10 @@ class RotaryEmbedding(nn.Module):
     @torch.no_grad()
     def angles(self, position_ids: Tensor) -> Tensor:
         """position_ids [B, T] -> radians [B, T, R / 2], fp32."""
-        frequencies = torch.tensor(self._frequencies[0], dtype=torch.float32, device=position_ids.device)
-        return position_ids[..., None].float() * frequencies
+        device = position_ids.device
+        if device not in self._on:
+            self._on[device] = torch.tensor(self._frequencies[0], dtype=torch.float32, device=device)
+        return position_ids[..., None].float() * self._on[device]
 
     @torch.no_grad()
     def forward(self, position_ids: Tensor) -> Tensor:
@@ -187,8 +192,44 @@ def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
     Returns:
         [B, T, H, D] in the dtype of `heads`.
     """
+    if heads.device.type == "cuda":
+        turned: Tensor = Turn.apply(heads, torch.view_as_real(rotations))
+        return turned
     channels = 2 * rotations.shape[-1]
     turning, passing = heads[..., :channels], heads[..., channels:]
     pairs = torch.view_as_complex(turning.float().unflatten(-1, (-1, 2)))  # [B, T, H, R / 2]
     turned = torch.view_as_real(pairs * rotations).flatten(-2).to(heads.dtype)
     return torch.cat((turned, passing), dim=-1)
+
+
+class Turn(torch.autograd.Function):
+    """`rotate` in real numbers, which a compiler makes one kernel of; its backward turns the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, parts: Tensor) -> Tensor:
+        """[B, T, H, D], by cosines and sines [B or 1, T, 1, R / 2, 2]."""
+        ctx.save_for_backward(parts)
+        return fused(turned, heads.device)(heads, parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (parts,) = ctx.saved_tensors
+        return fused(turned_back, gradient.device)(gradient, parts), None
+
+
+def turned(heads: Tensor, parts: Tensor) -> Tensor:
+    """The pairs of the first R channels, each times cosine + i sine, in fp32."""
+    return _turned(heads, parts[..., 0], parts[..., 1])
+
+
+def turned_back(heads: Tensor, parts: Tensor) -> Tensor:
+    """The transpose of `turned`: times cosine - i sine."""
+    return _turned(heads, parts[..., 0], -parts[..., 1])
+
+
+def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    channels = 2 * cosine.shape[-1]
+    first, second = heads[..., :channels].float().unflatten(-1, (-1, 2)).unbind(-1)  # [B, T, H, R / 2]
+    pairs = torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+    return torch.cat((pairs.flatten(-2).to(heads.dtype), heads[..., channels:]), dim=-1)

@@ -100,10 +100,10 @@ class EvaluateChoices(Section):
     """What is measured on the tuned model."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
-        "else float32",
+        "float16 on any other GPU, else float32; float16 is for GPUs only",
     )
     threads: Auto[Threads] = Field(
         "auto", description="CPU threads; auto = all cores; another count gives other last bits"

@@ -17,7 +17,7 @@ class LoraParams(Section):
     alpha: Count = Field(32, description="scale of the update: alpha / rank")
     rslora: bool = Field(False, description="true: the scale is alpha / sqrt(rank), which lets high ranks learn more")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="share of the input that is dropped before the update matrices"
+        0.0, description="share of the input that is dropped before the update matrices; above 0 a step takes longer"
     )
     targets: list[LoraTarget] = Field(
         ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
@@ -64,10 +64,10 @@ class TrainChoices(Section):
         description="of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
         "else null; full and lora take null only",
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
-        "else float32",
+        "float16 on any other GPU, else float32; float16 is for GPUs only",
     )
     max_steps: Auto[Steps | None] = Field(
         "auto",
@@ -257,6 +257,11 @@ class TrainParams(TrainChoices):
         """Optimizer steps; training/selection.py counts those of epochs before anything asks."""
         assert self.max_steps is not None
         return self.max_steps
+
+    @property
+    def steps_in_half(self) -> bool:
+        """Whether weights may be float16: RoundingAdafactor rounds its own to bf16; an adapter's are fp32."""
+        return self.method != "full" or self.optimizer != "adafactor"
 
     def recomputed_blocks(self, layers: int) -> int:
         """Of so many blocks, how many are recomputed, the first ones; estimate/fit.py counts them for `fit`."""

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from glm2core.errors import UserError
-from glm2core.hardware import peak_memory_gib
+from glm2core.hardware import peak_memory_gib, sent
 from glm2core.labels import IGNORED
 from glm2core.model.cost import Cost
 from glm2core.params import TrainParams
@@ -45,7 +45,8 @@ from glm2core.training.distributed import (
     whole_tensors,
 )
 from glm2core.training.interrupt import StopRequest
-from glm2core.training.optimizer import TrainingOptimizer, make_optimizer
+from glm2core.training.loss_scale import LossScale
+from glm2core.training.optimizer import MasterWeights, TrainingOptimizer, make_optimizer
 from glm2core.training.progress import Progress
 from glm2core.training.random_states import State, random_state, set_random_state
 from glm2core.training.schedule import schedule_of
@@ -53,7 +54,7 @@ from glm2core.training.schedule import schedule_of
 Batch = dict[str, Tensor]  # what batches.collate makes
 
 _WEIGHTS, _OPTIMIZER, _RANDOM, _STATE = "weights.safetensors", "optimizer.pt", "random.pt", "state.json"
-_FOR_THE_NETWORK = ("input_ids", "labels", "position_ids")
+_SENT = ("input_ids", "position_ids")  # to the device
 
 
 class Loop:
@@ -61,7 +62,8 @@ class Loop:
 
     Args:
         model: changed in place; what requires a gradient is trained.
-        half_products: fp32 weights are multiplied in bf16 (autocast).
+        autocast: the dtype that fp32 weights are multiplied in on the way; None = their own.
+        loss_scale: of a network in float16.
         checkpoints: where the run is kept.
         progress: gets every step and validation.
         cost: operations of a batch.
@@ -75,7 +77,8 @@ class Loop:
         params: TrainParams,
         *,
         device: torch.device,
-        half_products: bool,
+        autocast: torch.dtype | None,
+        loss_scale: LossScale | None = None,
         checkpoints: CheckpointFolder,
         progress: Progress,
         cost: Cost,
@@ -86,7 +89,7 @@ class Loop:
         self.checkpoints, self.progress, self.cost, self.row_ids = checkpoints, progress, cost, training.ids
         self._sources, self._validation_sources = training.source_numbers, validation.source_numbers
         self.step, self.validation_seconds = 0, 0.0
-        self._half_products = half_products
+        self._autocast, self._scale = autocast, loss_scale
         self._random_state: State | None = None
         set_seed(params.seed)  # the same dropout, whatever was drawn to make the network
         if rank():  # else all processes would drop out the same channels; the first keeps its one seed
@@ -143,7 +146,7 @@ class Loop:
     def take_step(self, batches: list[Batch]) -> None:
         """One update of the weights from the batches of one accumulation.
 
-        Set the rates, count, forward, check, backward, clip, check, update, record.
+        Set the rates, count, forward, backward, clip, check, update, record.
 
         Raises:
             UserError: a loss or gradient isn't finite; nothing was updated.
@@ -151,23 +154,59 @@ class Loop:
         self.model.train()
         rate = self._set_rates()
         supervised = self._count(batches)
-        loss = torch.zeros((), device=self.device)
+        found = self._forward_and_backward(batches, supervised)
+        while found is None:  # in float16 alone: again, with half the loss scale
+            self.optimizer.zero_grad()
+            found = self._forward_and_backward(batches, supervised)
+        loss, norm = found
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        (loss_of_all,) = summed([loss], self.device)
+        self.progress.add_step(
+            self.step, loss=loss_of_all, learning_rate=rate, grad_norm=norm, peak_memory=peak_memory_gib(self.device)
+        )
+
+    def _forward_and_backward(self, batches: list[Batch], supervised: float) -> tuple[float, float] | None:
+        """Forward, backward, clip, check: the loss and the gradient's norm before it is clipped.
+
+        None where the loss scale was too large; it is smaller now.
+        """
+        scale = 1.0 if self._scale is None else self._scale.value
+        parts: list[Tensor] = []
         for batch, synchronized in self._with_synchronization(batches):
             with synchronized:
                 # The summed loss is divided by the supervised tokens of the whole accumulation, in all processes.
                 part = self._loss(batch, divided_by=supervised)
-                self._check_loss(part, batch)
+                parts.append(part.detach())
+                if self._updates_in_backward:
+                    self._check_losses([float(parts[-1])], batches)
                 # DDP takes the mean of the processes' gradients, and theirs is the sum.
-                self.accelerator.backward(part * self.accelerator.num_processes)
-            loss += part.detach()
-        norm = self._clipped_norm()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        (loss_of_all,) = summed([float(loss)], self.device)
-        self.progress.add_step(
-            self.step, loss=loss_of_all, learning_rate=rate, grad_norm=norm, peak_memory=peak_memory_gib(self.device)
-        )
+                self.accelerator.backward(part * (self.accelerator.num_processes * scale))
+        if self._updates_in_backward:
+            assert isinstance(self.optimizer, RoundingAdafactor)
+            return float(parts[0]), self.optimizer.take_grad_norm()
+        norm = clip_gradients(self.model, self.params.max_grad_norm, scale)
+        loss, found = self._read(parts, norm, batches)
+        if math.isfinite(found):
+            self._unscale(scale)
+            return loss, found
+        if self._scale is None:
+            raise UserError(
+                f"the gradient of step {self.step + 1} is not finite; nothing was updated. "
+                "Lower train.learning_rate, or set train.dtype to float32. The last checkpoint remains."
+            )
+        self._scale.lower(self.step + 1)
+        return None
+
+    def _unscale(self, scale: float) -> None:
+        if self._scale is None:
+            return
+        self._scale.keep()
+        if isinstance(self.optimizer, MasterWeights):
+            self.optimizer.gradient_scale = scale  # divided by it in fp32
+        else:
+            torch._foreach_mul_([p.grad for p in self.network.parameters() if p.grad is not None], 1 / scale)
 
     @torch.no_grad()
     def validate(self, validation: Iterable[Batch]) -> None:
@@ -221,37 +260,39 @@ class Loop:
         yield last, nullcontext()
 
     def _loss(self, batch: Batch, *, divided_by: float, by_row: bool = False) -> Tensor:
-        inputs: dict[str, Any] = {name: batch[name].to(self.device) for name in _FOR_THE_NETWORK if name in batch}
+        inputs: dict[str, Any] = {name: sent(batch[name], self.device) for name in _SENT if name in batch}
+        inputs["labels"] = batch["labels"]  # counted on the CPU
         if by_row:
             inputs["loss_by_row"] = True
         # Around the forward alone: autocast's copies of the weights live as long as it does.
-        with torch.autocast(self.device.type, torch.bfloat16) if self._half_products else nullcontext():
+        with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             loss: Tensor = self.model(**inputs, num_items_in_batch=divided_by).loss
         return loss
 
-    def _check_loss(self, loss: Tensor, batch: Batch) -> None:
-        if not anywhere(not bool(torch.isfinite(loss)), self.device):
+    @property
+    def _updates_in_backward(self) -> bool:
+        """Whether backward checks and steps each tensor as its gradient is there (`memory: low`)."""
+        return isinstance(self.optimizer, RoundingAdafactor) and self.optimizer.in_backward
+
+    def _read(self, parts: list[Tensor], norm: Tensor, batches: list[Batch]) -> tuple[float, float]:
+        """The loss, which is finite, and the norm: the one place of a step that waits for the device."""
+        values = (*parts, sum(parts[1:], parts[0]), norm)
+        *losses, loss, found = torch.stack([value.double() for value in values]).tolist()
+        self._check_losses(losses, batches)
+        return loss, found
+
+    def _check_losses(self, losses: list[float], batches: list[Batch]) -> None:
+        """Of the first batches of a step; the others were not taken yet."""
+        if not anywhere(not all(map(math.isfinite, losses)), self.device):
             return
-        found = gathered((loss.item(), batch["rows"].tolist()))
-        value, rows = next((value, rows) for value, rows in found if not math.isfinite(value))
+        found = gathered([(loss, batch["rows"].tolist()) for loss, batch in zip(losses, batches, strict=False)])
+        value, rows = next((loss, rows) for of_one in found for loss, rows in of_one if not math.isfinite(loss))
         ids = ", ".join(self.row_ids[row] for row in rows)
         raise UserError(
             f"the loss of step {self.step + 1} is {value} on the rows {ids}; nothing was updated. "
             "Look at these rows, lower train.learning_rate, or set train.dtype to float32. "
             "The last checkpoint remains."
         )
-
-    def _clipped_norm(self) -> float:
-        """The gradient's norm, before it is clipped to `max_grad_norm`."""
-        if isinstance(self.optimizer, RoundingAdafactor) and self.optimizer.in_backward:
-            return self.optimizer.take_grad_norm()  # backward has checked and stepped each tensor
-        norm = clip_gradients(self.model, self.params.max_grad_norm)
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the gradient of step {self.step + 1} is not finite; nothing was updated. "
-                "Lower train.learning_rate, or set train.dtype to float32. The last checkpoint remains."
-            )
-        return norm
 
     def _no_longer_improves(self) -> bool:
         """Whether validation has failed to get better for `early_stopping` times."""
@@ -265,6 +306,8 @@ class Loop:
         weights, random_states = whole_tensors(self._trainable()), gathered(random_state())
         optimizer = self._optimizer_state()
         state = {"step": self.step, "progress": self.progress.state_dict()}
+        if self._scale is not None:
+            state["loss_scale"] = self._scale.state_dict()
 
         def write(folder: Path) -> None:
             save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / _WEIGHTS)
@@ -288,6 +331,8 @@ class Loop:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         self.step = state["step"]
         self.progress.load_state_dict(state["progress"])
+        if self._scale is not None:
+            self._scale.load_state_dict(state["loss_scale"])
         self._random_state = torch.load(folder / _RANDOM, map_location="cpu", weights_only=True)[rank()]
 
     def load_weights(self, folder: Path) -> None:
@@ -311,16 +356,20 @@ class Loop:
         return {name: p.detach() for name, p in self.network.named_parameters() if p.requires_grad}
 
 
-def clip_gradients(model: nn.Module, limit: float | None) -> float:
+def clip_gradients(model: nn.Module, limit: float | None, scale: float = 1.0) -> Tensor:
     """Scale gradients, sharded or not, down to a global norm of `limit` (None = not); returns the norm before.
 
-    Gradients that aren't finite stay as they are.
+    Both norms are of gradients that are `scale` times larger than they should be, divided by it.
+
+    Of gradients that aren't finite nothing is left to use: the norm, a scalar on their device, tells.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    if limit is not None and bool(torch.isfinite(norm)):
+    if scale != 1:
+        norm = norm.float() / scale
+    if limit is not None:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return float(norm)
+    return norm
 
 
 def _prepare(

@@ -149,6 +149,7 @@ class MasterWeights:
     ) -> None:
         self._weights = [p for group in groups for p in group["params"]]
         self._masters = [nn.Parameter(p.detach().float().clone()) for p in self._weights]
+        self.gradient_scale = 1.0  # of the gradients that the network holds (float16: loss_scale.py)
         masters = iter(self._masters)
         self.inner = make_inner([{**group, "params": [next(masters) for _ in group["params"]]} for group in groups])
 
@@ -164,6 +165,8 @@ class MasterWeights:
                 master.grad = torch.empty_like(master)
         gradients = [(m.grad, w.grad) for w, m in pairs if m.grad is not None and w.grad is not None]
         torch._foreach_copy_([into for into, _ in gradients], [g for _, g in gradients])
+        if self.gradient_scale != 1:
+            torch._foreach_mul_([into for into, _ in gradients], 1 / self.gradient_scale)
         self.inner.step()
         torch._foreach_copy_([w for w, _ in pairs], [m for _, m in pairs])
 

@@ -37,6 +37,7 @@ from glm2core.training.distributed import (
 from glm2core.training.forecast import Forecast
 from glm2core.training.interrupt import stop_on_signals
 from glm2core.training.loop import Batch, Loop
+from glm2core.training.loss_scale import LossScale
 from glm2core.training.measure import matrix_rate
 from glm2core.training.methods import Prepared, multiply_adapters_in_half
 from glm2core.training.progress import BY_SOURCE, Progress
@@ -162,14 +163,15 @@ class Run:
 
     def _loop(self, progress: Progress) -> Loop:
         params = self.params
-        half_products = multiplies_in_half(params.method, self.dtype, self.device.type)
-        if half_products:
+        in_half = multiplies_in_half(params.method, self.dtype, self.device.type)
+        if in_half:
             multiply_adapters_in_half(self.prepared.model)
         return Loop(
             self.prepared.model,
             params,
             device=self.device,
-            half_products=half_products,
+            autocast=self.dtype if in_half else None,
+            loss_scale=LossScale() if self.dtype == torch.float16 else None,
             checkpoints=self.checkpoints,
             progress=progress,
             cost=self._cost,

@@ -59,7 +59,9 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
     training, validation = _load_rows(settled, tokenized)
     train = with_steps(settled.train, training, world_size(), notice) if len(training) else settled.train
     config = network_config(settled.model, len(SpTokenizer.load(tokenized / "tokenizer")))
-    dtype = choose_dtype(train.dtype, device, parameters=parameter_count(config), notice=notice)
+    dtype = choose_dtype(
+        train.dtype, device, parameters=parameter_count(config), half_steps=train.steps_in_half, notice=notice
+    )
     _require_one_process_for_low_memory(train)
     if sharding_is_asked_for():
         require_shardable(train, dtype)

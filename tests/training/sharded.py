@@ -40,7 +40,7 @@ def train(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[fl
     for _ in range(STEPS):
         loss = loss_of(network)
         loss.backward()
-        losses += [loss.item(), clip_gradients(network, LIMIT)]
+        losses += [loss.item(), float(clip_gradients(network, LIMIT))]
         optimizer.step()
         optimizer.zero_grad()
     return losses

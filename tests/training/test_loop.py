@@ -23,7 +23,7 @@ LOW = {"memory": "low", "optimizer": "adafactor", "max_grad_norm": None}
 
 def make_run(folder: Path, rows: TokenizedDataset, held_out: TokenizedDataset, **changes: object) -> Run:
     params = train_params(**({"dtype": "float32"} | changes))
-    dtype = torch.float32 if params.dtype == "float32" else torch.bfloat16
+    dtype = getattr(torch, params.dtype)
     model = tiny_model(dtype)
     if params.method != "full":
         torch.manual_seed(1)
@@ -156,6 +156,8 @@ def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
         {"gradient_accumulation_steps": 3, "early_stopping": 3},
         {"optimizer": "adafactor", "schedule": "wsd"},
         {"method": "lora"},  # with dropout, so the random state counts
+        {"method": "lora", "lora": {"rank": 4, "dropout": 0.0}, "dtype": "bfloat16"},
+        {"dtype": "float16"},
         LOW,
         {"dtype": "bfloat16", "optimizer": "muon", "curriculum": [{"until": 0.5, "max_tokens": 24}]},
     ],

@@ -75,6 +75,18 @@ def test_two_processes_give_the_curve_of_one(two: Path, tmp_path: Path) -> None:
     assert losses[0][-1] < losses[0][0]
 
 
+def test_two_processes_give_the_curve_of_one_with_lora(tmp_path: Path) -> None:
+    """By its one function, with recomputation; DDP adds its gradients up."""
+    lora = {"method": "lora", "lora": {"rank": 4, "dropout": 0.0}, "gradient_checkpointing": True}
+    one = project(tmp_path / "one", gradient_accumulation_steps=2, **lora)
+    several = project(tmp_path / "several", **lora)
+    finish(one, processes=1)
+    finish(several)
+    for name in ("loss", "grad_norm"):
+        assert curve(several, name) == pytest.approx(curve(one, name), abs=1e-4), name
+    assert curve(several, "loss")[-1] < curve(several, "loss")[0]
+
+
 def test_only_the_first_process_writes_and_tracks(two: Path) -> None:
     tracked = run_of(two, "train")
     assert tracked.data.metrics["steps"] == 20

@@ -1,0 +1,72 @@
+"""Which of torch's attention kernels a GPU takes, by a table that `python -m benchmarks.attention_kernels` makes.
+
+A GPU that no row is about keeps torch's own choice, which is right everywhere and the fastest somewhere.
+"""
+
+import csv
+import re
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+TABLE = Path(__file__).with_name("attention_kernels.csv")
+KERNELS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+Row = dict[str, str]
+
+
+def chosen_kernel(device: torch.device) -> AbstractContextManager[None]:
+    """A context in which causal attention on `device` takes the kernel that was measured to be the fastest."""
+    name = _kernel_of(device) if device.type == "cuda" else None
+    if name is None:
+        return nullcontext()
+    # The others after it: a kernel refuses shapes that it is not made for
+    order = [KERNELS[name], *(kernel for other, kernel in KERNELS.items() if other != name), SDPBackend.MATH]
+    context: AbstractContextManager[None] = sdpa_kernel(order, set_priority=True)
+    return context
+
+
+def read_table(file: Path = TABLE) -> list[Row]:
+    """Rows of capability ("9.0"), torch ("2.11") and kernel, a name of `KERNELS`."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def kernel_in(table: list[Row], capability: tuple[int, int], version: str) -> str | None:
+    """The kernel for a GPU of this compute capability, as measured with the newest torch up to `version`."""
+    name, now = "{}.{}".format(*capability), _numbers(version)
+    rows = [row for row in table if row["capability"] == name and _numbers(row["torch"]) <= now]
+    return max(rows, key=lambda row: _numbers(row["torch"]))["kernel"] if rows else None
+
+
+def with_row(table: list[Row], capability: tuple[int, int], version: str, kernel: str) -> list[Row]:
+    """The table with this measurement in the place of an older one of the same GPU and torch, in order."""
+    row = {"capability": "{}.{}".format(*capability), "torch": "{}.{}".format(*_numbers(version)), "kernel": kernel}
+    others = [other for other in table if (other["capability"], other["torch"]) != (row["capability"], row["torch"])]
+    return sorted([*others, row], key=lambda r: (_numbers(r["capability"]), _numbers(r["torch"])))
+
+
+def write_table(table: list[Row], file: Path = TABLE) -> None:
+    """Write what `read_table` reads."""
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.DictWriter(lines, ["capability", "torch", "kernel"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+@cache
+def _kernel_of(device: torch.device) -> str | None:
+    return kernel_in(read_table(), torch.cuda.get_device_capability(device), torch.__version__)
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    """Major and minor of a version such as 2.11.0+cu130."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    assert found is not None
+    return int(found[1]), int(found[2])

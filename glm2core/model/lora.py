@@ -1,0 +1,128 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) as one function with its backward, in the place of peft's layers.
+
+peft adds an update by six passes over every output, in fp32, and keeps an fp32 copy of every input. Here a product adds
+it in place, in the dtype of the activations, and backward adds its share of the inputs' gradient in the same way.
+Parameters, their names and files stay peft's; whatever is not one plain adapter takes peft's own path: a dropout that
+drops something, several adapters, a variant such as DoRA, merged weights, an adapter that is switched off.
+
+Shapes: `M` rows of the input, `I` input and `O` output channels, `F` channels inside the MLP, `r` the rank.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_bnb_weight, get_bnb_param_type
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from glm2core.model.layers import LinearAfterSwiGLU, swiglu, swiglu_gradient
+from glm2core.model.linear import times_weight
+
+
+def add_in_one_function(model: nn.Module) -> None:
+    """Replace peft's LoRA layers in `model` by layers of the same parameters that compute as this file says."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear):
+            model.set_submodule(name, _taking_over(layer))
+
+
+class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
+    """What is ours in a LoRA layer; beside it stands peft's layer for the kind of linear, as the second base class."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., I] to [..., O], in the dtype that the frozen linear gives."""
+        adapter = self._only_adapter()
+        if adapter is None or args or kwargs:
+            of_peft: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            return of_peft
+        return self._with_update(x, adapter, gated=False)
+
+    def of_gates(self, both: Tensor) -> Tensor:
+        """[..., 2F], gate first, to [..., O]; backward keeps `both` and no output of SwiGLU, which it does again."""
+        adapter = self._only_adapter()
+        if adapter is None:
+            return self.forward(swiglu(both))
+        return self._with_update(both, adapter, gated=True)
+
+    def _only_adapter(self) -> str | None:
+        """The one that is active, where it is plain LoRA and drops nothing."""
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return None
+        (name,) = self.active_adapters
+        if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:
+            return None
+        dropout = self.lora_dropout[name]
+        drops = isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0
+        return None if drops else name
+
+    def _with_update(self, inputs: Tensor, adapter: str, *, gated: bool) -> Tensor:
+        lower, upper = self.lora_A[adapter].weight, self.lora_B[adapter].weight
+        updated: Tensor = _Updated.apply(inputs, lower, upper, self.base_layer, self.scaling[adapter], gated)
+        return updated
+
+
+class _Updated(torch.autograd.Function):
+    """x Wᵀ + s (x Aᵀ) Bᵀ of a frozen W [O, I], with A [r, I] and B [O, r] in fp32 or any other dtype."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, lower: Tensor, upper: Tensor, base: nn.Linear, scale: float, gated: bool
+    ) -> Tensor:
+        """[..., I], or with `gated` [..., 2F], to [..., O]."""
+        activations = swiglu(inputs) if gated else inputs
+        outputs: Tensor = base(activations)
+        dtype = outputs.dtype
+        lowered = activations.flatten(0, -2).to(dtype) @ lower.to(dtype).T  # [M, r]
+        raising = upper.to(dtype).T.contiguous()  # [r, O]: both products of backward are faster on this side
+        outputs.flatten(0, -2).addmm_(lowered, raising, alpha=scale)
+        ctx.save_for_backward(inputs, lower, lowered, raising)
+        ctx.base, ctx.scale, ctx.gated, ctx.upper_dtype = base, scale, gated, upper.dtype
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        inputs, lower, lowered, raising = ctx.saved_tensors
+        of_inputs, of_lower, of_upper = ctx.needs_input_grad[:3]
+        gradients = gradient.flatten(0, -2)  # [M, O]
+        of_lowered = (gradients @ raising.T).mul_(ctx.scale)  # [M, r]
+        for_inputs = for_lower = for_upper = None
+        if of_upper:
+            for_upper = (lowered.T @ gradients).mul_(ctx.scale).T.to(ctx.upper_dtype)
+        if of_lower:
+            activations = swiglu(inputs) if ctx.gated else inputs
+            for_lower = (of_lowered.T @ activations.flatten(0, -2).to(gradients.dtype)).to(lower.dtype)
+        if of_inputs:
+            for_rows = _times_frozen(gradients, ctx.base).addmm_(of_lowered, lower.to(gradients.dtype))  # [M, I]
+            for_activations = for_rows.view(*inputs.shape[:-1], -1).to(inputs.dtype)
+            for_inputs = swiglu_gradient(inputs, for_activations) if ctx.gated else for_activations
+        return for_inputs, for_lower, for_upper, None, None, None
+
+
+def _times_frozen(rows: Tensor, base: nn.Linear) -> Tensor:
+    """[M, O] by the frozen weight [O, I], in the dtype of the rows; quantized weights are what bitsandbytes takes."""
+    weight: Any = base.weight
+    match get_bnb_param_type(weight):
+        case "4bit":
+            return rows @ dequantize_bnb_weight(weight).to(rows.dtype)
+        case "8bit":
+            state: Any = base.state
+            return rows @ weight.data.to(rows.dtype).mul_(state.SCB[:, None] / 127)
+        case _:
+            return times_weight(rows, weight)
+
+
+def _taking_over(layer: LoraLayer) -> nn.Module:
+    """A layer of ours with all that peft's holds, as if it were unpickled."""
+    kind = _one_function_kind(type(layer))
+    ours = kind.__new__(kind)
+    ours.__setstate__(layer.__dict__)
+    return ours
+
+
+@cache
+def _one_function_kind(kind: type[LoraLayer]) -> Any:
+    """Of peft's class for a kind of linear; bitsandbytes, for two of them, need not be imported for the third."""
+    return type(f"OneFunction{kind.__name__}", (OneFunctionLora, kind), {})
