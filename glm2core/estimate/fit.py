@@ -119,9 +119,9 @@ def in_gib(size: float) -> str:
 
 def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
     """Changes to the train section in words, mild ones first; without those that are in force already."""
-    recompute: Change = {} if params.method == "ptuning" else {"gradient_checkpointing": True}
+    recompute: Change = {"gradient_checkpointing": True}
     smaller: Change = {"batch_tokens": min(workload.row_tokens, params.batch_tokens)}
-    both = {**smaller, **recompute} if recompute and smaller["batch_tokens"] < params.batch_tokens else {}
+    both = {**smaller, **recompute} if smaller["batch_tokens"] < params.batch_tokens else {}
     wanted: dict[str, Change] = {
         "train.gradient_checkpointing true": recompute,
         f"train.batch_tokens {smaller['batch_tokens']}": smaller,

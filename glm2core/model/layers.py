@@ -108,9 +108,14 @@ class SelfAttention(nn.Module):
         attention_mask: Tensor | None,
         past_key_values: Cache | None,
         kept: Tensor | None = None,
+        before: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Context [B, T, C], or [B, S, C] of the positions `kept`, [B or 1, S]; keys and values are those of all."""
+        """Context [B, T, C], or [B, S, C] of the positions `kept`, [B or 1, S]; keys and values are those of all.
+
+        Args:
+            before: keys and values [B, G, P, D] in front of the tokens', which no cache is extended by.
+        """
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
         turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
@@ -121,6 +126,8 @@ class SelfAttention(nn.Module):
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # [B, H or G, T, D]
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)  # [B, G, K, D]
+        if before is not None:
+            key, value = (torch.cat(parts, dim=2) for parts in zip(before, (key, value), strict=True))
         if kept is not None:
             attention_mask = _mask_of(kept, attention_mask, tokens, key.shape[2])
         context, weights = attention(

@@ -116,7 +116,13 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         last = len(self.encoder.layers) - 1
         for index, layer in enumerate(self.encoder.layers):
             asked = kept if index == last else None
-            hidden = layer(hidden, rotations, mask, past_key_values=cache, kept=asked, **kwargs)
+            if self.training and layer.gradient_checkpointing and cache is not None:
+                # Computed twice, it must find the cache as it was: a prefix, which it is given as tensors
+                held = cache.layers[index]
+                seen: dict[str, Any] = {"before": (held.keys, held.values)}
+            else:
+                seen = {"past_key_values": cache}
+            hidden = layer(hidden, rotations, mask, kept=asked, **seen, **kwargs)
         hidden = self.encoder.final_layernorm(hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
@@ -133,8 +139,6 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
     def _with_prefix(self, cache: Cache | None, hidden: Tensor) -> Cache:
         """The cache, with the learned prefix in it."""
         assert self.prefix_encoder is not None
-        if self.training and any(layer.gradient_checkpointing for layer in self.encoder.layers):
-            raise UserError("a P-tuning prefix cannot be trained with gradient checkpointing, which drops the cache")
         cache = DynamicCache() if cache is None else cache
         if cache.get_seq_length() == 0:
             for index, (key, value) in enumerate(self.prefix_encoder(hidden.shape[0])):

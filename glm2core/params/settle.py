@@ -153,8 +153,7 @@ def _settle_train(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     )
     for name in ("schedule", "decay_fraction", "warmup_fraction", "bias_rate", "position_stretch", "curriculum"):
         choices.settle(f"train.{name}", getattr(plain, name))
-    recomputes = (False, "method ptuning") if method == "ptuning" else (FIT, "what memory lacks room for")
-    choices.settle("train.gradient_checkpointing", *recomputes, advisable=method != "ptuning")
+    choices.settle("train.gradient_checkpointing", FIT, "what memory lacks room for")
     scales = choices.written("model.rope.type") is not None
     if scales or base.from_scratch:
         choices.settle("train.generated_rows", 1.0, "rope changes positions" if scales else "from scratch")

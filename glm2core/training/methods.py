@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from glm2core.console import Notice
-from glm2core.errors import UserError
 from glm2core.files import atomic_path, resolve_path
 from glm2core.model.adapter_files import BaseReference
 from glm2core.model.adapters import adapt, load_base, reference_to, save_adapter
@@ -139,11 +138,6 @@ def _adapted(
     work_folder: Path,
     notice: Notice,
 ) -> Prepared:
-    if params.method == "ptuning" and params.gradient_checkpointing:
-        raise UserError(
-            "train.gradient_checkpointing does not go with method ptuning: the prefix lives in the cache, "
-            "which recomputation drops. Set it to false."
-        )
     if model_params.base is None:
         base = work_folder / "base"
         if is_first():

@@ -132,7 +132,7 @@ def test_released_weights_need_a_base_and_a_method_only(
     assert train.learning_rate == {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}[method]
     assert (train.optimizer, train.memory) == (("adafactor", "low") if full else ("adamw", "normal"))
     assert train.max_grad_norm == (None if full else 1)
-    assert train.gradient_checkpointing == (False if method == "ptuning" else "fit")
+    assert train.gradient_checkpointing == "fit"
     assert (train.schedule, train.warmup_fraction, train.bias_rate) == ("cosine", 0.03, 1)
     assert (train.position_stretch, train.curriculum, train.generated_rows) == (False, [], 0)
     assert (train.max_steps, train.epochs) == ((None, 2) if gpu else (100, None))

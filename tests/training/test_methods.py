@@ -169,7 +169,7 @@ def test_a_prefix_takes_up_no_position(base: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(given, native(input_ids=ids, position_ids=stretched).logits)
 
 
-@pytest.mark.parametrize(("method", "bits"), [("full", None), ("lora", None), ("qlora", 4)])
+@pytest.mark.parametrize(("method", "bits"), [("full", None), ("lora", None), ("qlora", 4), ("ptuning", None)])
 def test_recomputed_blocks_give_the_same_gradients(method: str, bits: int | None, base: Path, tmp_path: Path) -> None:
     gradients = []
     for recompute, blocks in ((False, 0), (True, LAYERS), (1, 1)):
@@ -185,11 +185,6 @@ def test_recomputed_blocks_give_the_same_gradients(method: str, bits: int | None
         assert gradients[0].keys() == recomputed.keys()
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(recomputed[name], gradient, msg=name)
-
-
-def test_a_prefix_with_recomputation_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gradient_checkpointing does not go with method ptuning"):
-        prepared("ptuning", None, base, tmp_path, gradient_checkpointing=True)
 
 
 def test_a_prefix_on_a_base_with_a_prefix_is_refused() -> None:
