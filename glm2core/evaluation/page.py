@@ -46,7 +46,8 @@ p { margin: 0.4em 0; } .faint { color: var(--faint); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25em 0.7em; border-bottom: 1px solid var(--line); text-align: right; unicode-bidi: isolate;
-  max-width: 40em; overflow-wrap: break-word; }
+  white-space: nowrap; }
+.long { white-space: normal; text-align: left; min-width: 16em; max-width: 40em; overflow-wrap: anywhere; }
 th:first-child { text-align: left; } th { font-weight: 600; }
 .grid td { text-align: center; min-width: 2.2em; padding: 0.35em 0.3em; } .grid th { padding: 0.35em 0.4em; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 0.6em; margin: 1em 0; }
@@ -62,7 +63,7 @@ svg { width: 100%; max-width: 800px; height: auto; } svg text { fill: var(--fain
 .beside div { background: var(--box); padding: 0.5em 0.7em; border-radius: 6px; white-space: pre-wrap;
   overflow-wrap: anywhere; unicode-bidi: isolate; }
 .beside span { display: block; color: var(--faint); font-size: 0.85em; }
-.params td { text-align: left; overflow-wrap: anywhere; min-width: 6em; }
+.params td { text-align: left; }
 @media (max-width: 700px) { .beside { grid-template-columns: 1fr; } body { padding: 0.7em; } }
 </style></head><body>
 <h1>Evaluation of a tuned model</h1>

@@ -7,6 +7,7 @@ from glm2core.text.html_text import cut, escaped
 Points = Sequence[tuple[float, float]]
 
 MOST_CHARACTERS = 400  # of a cell
+_LONG = 45  # characters
 _MOST_POINTS = 300  # of a curve
 _MOST_CURVES = 6
 _WIDTH, _HEIGHT = 640, 240
@@ -23,10 +24,14 @@ def text(value: object) -> str:
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table whose first column names its lines; it scrolls in itself where the screen is narrow."""
     head = "".join(f"<th>{text(name)}</th>" for name in header)
-    body = "".join(
-        f"<tr><th>{text(line[0])}</th>{''.join(f'<td>{text(cell)}</td>' for cell in line[1:])}</tr>\n" for line in lines
-    )
+    body = "".join(f"<tr><th>{text(line[0])}</th>{''.join(map(_cell, line[1:]))}</tr>\n" for line in lines)
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
+
+
+def _cell(value: str) -> str:
+    """Figures stay on one line, an interval's ends together; a text breaks."""
+    kind = ' class="long"' if len(value) > _LONG else ""
+    return f"<td{kind}>{text(value)}</td>"
 
 
 def grid(corner: str, columns: Sequence[str], lines: Sequence[tuple[str, Sequence[float | None]]]) -> str:
