@@ -1,6 +1,7 @@
 """models/tuned -> metrics and reports: held-out loss, answers scored by ROUGE and BLEU, long-context retrieval."""
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from stages.runner import run_stage
 MODEL = Path("models/tuned")
 TEST = Path("data/tokenized/test.parquet")
 CONVERTED = Path("data/converted/test.parquet")
+TRAINING = Path("reports/train")
 REPORTS = Path("reports/evaluate")
 METRICS = Path("metrics/evaluate.json")
 
@@ -20,6 +22,7 @@ METRICS = Path("metrics/evaluate.json")
 def evaluate(params: Params) -> None:
     # torch takes seconds to import; params are checked before
     quiet_libraries()
+    from glm2core.evaluation.page import PAGE, write_page
     from glm2core.evaluation.report import PICTURES, PREDICTIONS, RETRIEVAL_PREDICTIONS, answers_table
     from glm2core.evaluation.run import Evaluation
     from glm2core.hardware import choose_device, peak_memory_gib
@@ -39,21 +42,28 @@ def evaluate(params: Params) -> None:
             metrics = evaluation.loss(partial)
             metrics |= evaluation.answers(partial)
             metrics |= evaluation.retrieval(partial, report=run.report)
+            write_page(partial, TRAINING, metrics, params, partial / PAGE, texts=True)
         metrics["peak_memory_gib"] = peak_memory_gib(evaluation.model.device)
         metrics["seconds"] = time.perf_counter() - started
         write_json(METRICS, metrics | settled.metrics("evaluate"))
         evaluation.journal.remove()
         run.headline(metrics, headlines("evaluate", metrics))
         run.result(metrics)
-        with_texts = {PREDICTIONS, RETRIEVAL_PREDICTIONS}
+        with_texts = {PREDICTIONS, RETRIEVAL_PREDICTIONS, PAGE}
         for file in sorted(REPORTS.iterdir()):
             if params.tracking.log_examples or file.name not in with_texts:
-                run.artifact(file, on_row=file.name in PICTURES)
+                run.artifact(file, on_row=file.name in {*PICTURES, PAGE})
+        if not params.tracking.log_examples:
+            with tempfile.TemporaryDirectory() as folder:
+                page = Path(folder) / PAGE
+                write_page(REPORTS, TRAINING, metrics, params, page, texts=False)
+                run.artifact(page, on_row=True)
     print_table("answers to held-out rows, base -> tuned (95% interval)", *answers_table(REPORTS))
     closing_table(
         "evaluate",
         dict(metrics),
         {
+            "all of it on a page": REPORTS / PAGE,
             "every answer": REPORTS / PREDICTIONS,
             "retrieval by length and depth": REPORTS,
             "all runs": "make ui",

@@ -105,7 +105,7 @@ def test_an_execution_is_one_row_with_four_children(clone: Workspace, reproduced
     assert "lines, tuned" in row.data.tags["mlflow.note.content"]
     assert set(clone.curve(children["train"], "learning_rate")) == set(range(1, STEPS + 1))
     assert row.data.tags["git_dirty"] == "false"
-    for name in ("params.yaml", "dvc.lock", "retrieval_by_length.png"):
+    for name in ("params.yaml", "dvc.lock", "retrieval_by_length.png", "report.html"):
         assert (Path(row.info.artifact_uri.removeprefix("file://")) / name).is_file()
 
 

@@ -24,4 +24,5 @@ def run(arguments: argparse.Namespace) -> None:
     print_table(RETRIEVAL, *retrieval_table(evaluate))
     print_table(ANSWERS, *answers_table(evaluate))
     print(f"trained for {train['steps']:,} steps on {train['tokens']:,} tokens, {train['seconds'] / 60:.1f} min")
+    print("all of it on a page: reports/evaluate/report.html")
     print("pictures: reports/evaluate   rows and answers: reports/evaluate/predictions.jsonl   runs: make ui")

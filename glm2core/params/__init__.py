@@ -10,7 +10,16 @@ run in a second, with the key, the value, what is allowed, and the nearest name.
 from glm2core.params.advice import Base, read_base
 from glm2core.params.data import AnalysisKinds, ConvertParams, GeneratedAnalysis, GeneratedLines, Source, TokenizeParams
 from glm2core.params.evaluate import EvaluateParams, GenerationParams, RetrievalParams
-from glm2core.params.file import PARAMS_FILE, Params, TrackingParams, flatten, load_params, parse_params, unsettled
+from glm2core.params.file import (
+    PARAMS_FILE,
+    Params,
+    TrackingParams,
+    changed,
+    flatten,
+    load_params,
+    parse_params,
+    unsettled,
+)
 from glm2core.params.model import ModelParams, RopeChoices, RopeParams
 from glm2core.params.section import AUTO
 from glm2core.params.settle import settle, settle_tokenize
@@ -53,6 +62,7 @@ __all__ = [
     "TrackingParams",
     "TrainParams",
     "TuningRecord",
+    "changed",
     "flatten",
     "load_params",
     "parse_params",

@@ -83,6 +83,26 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> value and default, of each key whose value is not the default; a key without default counts, too.
+
+    Args:
+        default: of the whole section; None = those of its keys.
+        prefix: in front of the keys.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        known = getattr(default, name, None) if default else None
+        if default is None and not field.is_required():
+            known = field.get_default(call_default_factory=True)
+        if isinstance(value, BaseModel):
+            found |= changed(value, known if isinstance(known, BaseModel) else None, f"{prefix}{name}.")
+        elif value != known or type(value) is not type(known):
+            found[prefix + name] = (value, known)
+    return found
+
+
 def unsettled(section: BaseModel, prefix: str = "") -> set[str]:
     """Dotted keys whose value is `auto`, which `settle` replaces; device and dtype have an auto that torch decides."""
     keys: set[str] = set()

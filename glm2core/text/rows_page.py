@@ -1,10 +1,9 @@
 """rows.html: tokenized rows for a browser, without a script, without network. Every text in it is escaped."""
 
-import html
 from collections.abc import Iterable
 from pathlib import Path
 
-from glm2core.errors import printable
+from glm2core.text.html_text import escaped
 from glm2core.text.shown_rows import STRETCHED, ShownLine, ShownRow, ShownToken
 
 ROWS_PAGE = "rows.html"
@@ -57,9 +56,8 @@ def _block(row: ShownRow) -> str:
     title = (
         f"{row.source}, row {row.number:,} of {row.place}: {row.length:,} tokens, {row.supervised:,} supervised{cuts}"
     )
-    text = "\n".join(printable(line) for line in row.text.split("\n"))
     return (
-        f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(row.id)}</p>\n<pre>{html.escape(text)}</pre>\n"
+        f"<h2>{escaped(title)}</h2>\n<p>{escaped(row.id)}</p>\n<pre>{escaped(row.text)}</pre>\n"
         + "".join(map(_line, row.lines))
         + more
     )
@@ -72,5 +70,5 @@ def _line(line: ShownLine) -> str:
 
 def _token(token: ShownToken) -> str:
     kind = ' class="c"' if token.cut else ' class="s"' if token.label else ""
-    label = f" → {html.escape(token.label)}" if token.label not in ("", "=") else ""
-    return f"<span{kind}>{html.escape(token.text)}<i>{token.id}{label}</i></span>"
+    label = f" → {escaped(token.label)}" if token.label not in ("", "=") else ""
+    return f"<span{kind}>{escaped(token.text)}<i>{token.id}{label}</i></span>"

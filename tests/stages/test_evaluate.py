@@ -169,6 +169,9 @@ def test_stage_writes_all_it_promises_and_the_same_again(inputs: Path) -> None:
     assert {"retrieval_by_length.csv", "before_after.csv", "before_after.png"} <= kept
     assert child.data.metrics["by_source.first.json.base_exact_match"] == 0
     assert not {"predictions.jsonl", "retrieval_predictions.jsonl"} & kept
+    page = Path(client.download_artifacts(child.info.run_id, "report.html")).read_text(encoding="utf-8")
+    assert "Worst answers to held-out rows" in first["report.html"].decode()  # the copy in MLflow has no texts
+    assert "Worst answers to held-out rows" not in page and 'class="beside"' not in page
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_files(inputs: Path) -> None:

@@ -1,0 +1,18 @@
+"""Texts of data and models in a page: shown as they are, never run, never turning the lines around them."""
+
+import html
+
+from glm2core.errors import printable
+
+
+def escaped(text: str) -> str:
+    """A text for HTML, in an element or a quoted attribute.
+
+    Tags and quotes are escaped, and control and bidi characters stand as codes (`\\u202e`); line breaks are kept.
+    """
+    return html.escape("\n".join(printable(line) for line in text.split("\n")))
+
+
+def cut(text: str, most: int) -> str:
+    """The first `most` characters, and how many more there are."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
