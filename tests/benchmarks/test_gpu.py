@@ -83,3 +83,12 @@ def test_every_row_runs(tmp_path: Path) -> None:
     for row in TRAINED.values():
         assert f"| {row.words} |" in text
     assert "Not measured" not in text
+
+
+@pytest.mark.slow
+def test_the_released_layout_goes_through_all_four_stages() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu_pipeline", "--preset", "tiny", "--steps", "3", "--length", "1024"]
+    done = subprocess.run([*command, "--device", "cpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    named = [line.split(" | ")[0] for line in done.stdout.splitlines()[-5:]]
+    assert named == ["| convert", "| tokenize", "| train", "| evaluate", "| all four"]
