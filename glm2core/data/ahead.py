@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from glm2core.data.converted import count_rows
-from glm2core.data.sources import find_files, open_rows, parquet_parts
+from glm2core.data.sources import find_files, open_rows, parquet_parts, rows_in_parquet
 from glm2core.errors import UserError
 from glm2core.params import ConvertParams, Source
 
@@ -32,10 +31,10 @@ def _of_source(source: Source) -> int | None:
 
 def _of_file(path: Path, source: Source) -> int | None:
     if source.encoding is None and path.suffix == ".parquet":
-        return count_rows(path)
+        return rows_in_parquet(path)
     rows = open_rows(path, source.encoding, source.columns)
     if rows.kind == "parquet":
-        return count_rows(path)
+        return rows_in_parquet(path)
     if rows.compression or rows.unit != "line" or not rows.encoding.startswith("utf-8"):
         return None
     with path.open("rb") as file:

@@ -3,22 +3,29 @@
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from glm2core.analysis.rows import generate_rows
 from glm2core.conversation import Conversation, RejectionError, identify, split_of
-from glm2core.data.columns import ColumnUse, file_names
-from glm2core.data.converted import ConvertedWriter, count_rows
+from glm2core.data.columns import ColumnUse
+from glm2core.data.converted import ConvertedWriter
 from glm2core.data.detection import first_row, format_of, missing_sentence
 from glm2core.data.fates import FatesWriter
-from glm2core.data.formats import COLUMN_NAMES, COLUMNS, to_conversation
+from glm2core.data.formats import COLUMN_NAMES, to_conversation
 from glm2core.data.json_rows import Record
 from glm2core.data.shapes import likely_shape
-from glm2core.data.sources import RowFile, find_files, is_tracked, open_rows, parquet_parts, source_name
-from glm2core.data.tables import parquet_columns
+from glm2core.data.sources import (
+    RowFile,
+    find_files,
+    is_tracked,
+    open_rows,
+    parquet_parts,
+    rows_in_parquet,
+    source_name,
+)
 from glm2core.errors import UserError
 from glm2core.files import json_line
 from glm2core.lines.rounds import conversations
@@ -148,7 +155,7 @@ class _Conversion:
         name = source_name(parts[0].parent)
         start = 0
         for path in parts:
-            if rows := count_rows(path):  # an engine writes empty parts, too
+            if rows := rows_in_parquet(path):  # an engine writes empty parts, too
                 left -= self._add_file(path, source, place, left, name, start)
                 start += rows
         if not start:
@@ -165,6 +172,9 @@ class _Conversion:
         """
         rows = open_rows(path, source.encoding, source.columns)
         columns = source.columns
+        unread: list[str] = []
+        if rows.kind == "parquet":
+            rows, unread = _of_needed_columns(rows, columns)
         try:
             row_format = format_of(rows, first_row(rows), source.format, columns, _MAPPING, answer_needed=True)
         except UserError as error:
@@ -176,8 +186,7 @@ class _Conversion:
         known = self.report.columns.get(name) if start else None
         use = known if known and known.row_format == row_format else ColumnUse(row_format, columns)
         self.report.columns[name] = use
-        if rows.kind == "parquet":
-            rows = replace(rows, columns=_needed_columns(rows, use))
+        use.unread |= dict.fromkeys(unread)
 
         def read(value: Any) -> Conversation:
             use.add(value)
@@ -252,13 +261,12 @@ class _Conversion:
         return "The first ones:\n" + "".join(f"  {line}\n" for line in self.report.first_rejected)
 
 
-def _needed_columns(rows: RowFile, use: ColumnUse) -> frozenset[str]:
-    """The columns of a parquet file to read: the format's, and others that a row could lose; the rest is noted."""
-    read = file_names(COLUMNS[use.row_format], use.columns)
-    names = parquet_columns(rows.path)
-    needed = frozenset(name for name in names if name in read or name.strip().lower() in COLUMN_NAMES)
-    use.unread |= dict.fromkeys(name for name in names if name not in needed)
-    return needed
+def _of_needed_columns(rows: RowFile, columns: Mapping[str, str]) -> tuple[RowFile, list[str]]:
+    """A parquet file of which only columns of some format are read, and the names of the others."""
+    names = rows.column_names()
+    mapped = {*columns.values()}
+    needed = frozenset(name for name in names if name in mapped or name.strip().lower() in COLUMN_NAMES)
+    return replace(rows, columns=needed), [name for name in names if name not in needed]
 
 
 def _generated_lines(spec: GeneratedLines) -> Iterator[_RawConversation]:

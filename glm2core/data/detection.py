@@ -22,7 +22,7 @@ def first_row(rows: RowFile) -> dict[str, Any]:
     first: Record | None = None
     for count, record in enumerate(rows):
         if record.problem is None and isinstance(record.value, dict):
-            return record.value
+            return dict.fromkeys(rows.column_names()) | record.value  # a parquet file's other columns have names alone
         first = first or record
         if count == _ROWS_TO_DETECT:
             break

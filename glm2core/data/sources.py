@@ -18,9 +18,10 @@ from typing import TextIO
 
 from glm2core.conversation import undecodable
 from glm2core.data.compression import MAGIC_LENGTH, compression_of, open_binary
+from glm2core.data.csv_rows import read_csv
 from glm2core.data.json_rows import BrokenFileError, Record, read_array, read_lines, read_objects
+from glm2core.data.parquet_rows import count_parquet_rows, parquet_columns, read_parquet
 from glm2core.data.shapes import foreign_kind, shape_of
-from glm2core.data.tables import read_csv, read_parquet
 from glm2core.errors import UserError, printable
 from glm2core.files import project_root, refuse_lfs_pointer, require_utf8_name, resolve_path
 
@@ -57,6 +58,11 @@ class RowFile:
         extras += [f"{'tabs' if self.delimiter == chr(9) else self.delimiter} between"] if self.delimiter != "," else []
         extras += [self.encoding] if self.encoding not in ("utf-8", "utf-8-sig", "binary") else []
         return ", ".join([self.kind, *extras, *([self.compression] if self.compression else [])])
+
+    def column_names(self) -> list[str]:
+        """The names of a parquet file's columns; those of other files stand in their rows."""
+        with _readable(self.path, self.compression):
+            return parquet_columns(self.path) if self.kind == "parquet" else []
 
     def __iter__(self) -> Iterator[Record]:
         with _readable(self.path, self.compression):
@@ -153,6 +159,16 @@ def parquet_parts(pattern: str, place: str) -> list[Path]:
             "into one folder (without partitionBy), or name the files with a glob."
         )
     return parts
+
+
+def rows_in_parquet(path: Path) -> int:
+    """Rows of a parquet source, from its footer.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with _readable(path, None):
+        return count_parquet_rows(path)
 
 
 def source_name(path: Path) -> str:

@@ -43,6 +43,7 @@ class Result:
         goes_on: the server's answer is ours, and then more behind where ours ends.
         lead: of our likeliest token over the next, in nats, where the answers part; None = they don't.
         logprob_difference: the largest of the tokens of equal answers; None = the server does not tell each token's.
+        spaced: the server's answer had one space more in front, as servers leave it that read each token alone.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Result:
     goes_on: bool
     lead: float | None
     logprob_difference: float | None
+    spaced: bool = False
 
     @property
     def equal(self) -> bool:
@@ -62,7 +64,7 @@ class Result:
     def verdict(self) -> str:
         """In words: equal, or where they part."""
         if self.equal:
-            return f"equal: {self.ours[:40]!r}"
+            return f"equal{' but for a space in front' if self.spaced else ''}: {self.ours[:40]!r}"
         place = next(
             (i for i, (a, b) in enumerate(zip(self.ours, self.theirs, strict=False)) if a != b),
             min(len(self.ours), len(self.theirs)),
@@ -146,8 +148,11 @@ def _require_vocabulary(name: str, ours: int, theirs: int | None) -> None:
 def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: RemoteAnswer) -> Result:
     [made] = answerer.continued([np.array(ids)])
     reply = answerer.read(made)
-    common = _common_steps(answerer, made, theirs.text)
-    parts = reply.answer != theirs.text
+    unspaced = theirs.text.removeprefix(" ")
+    common, text = max(  # the first of equals
+        ((_common_steps(answerer, made, text), text) for text in (theirs.text, unspaced)), key=lambda found: found[0]
+    )
+    parts = reply.answer != text
     rows = _log_probabilities(model, [*ids, *made[:-1]], len(made))  # [N, V]
     lead = None
     if parts and common < len(made):
@@ -158,8 +163,9 @@ def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: R
     if theirs.logprobs and not parts and len(made) - len(theirs.logprobs) in (0, int(reply.finished)):
         own = [float(row[token]) for row, token in zip(rows, made, strict=True)]
         difference = max(abs(a - b) for a, b in zip(own, theirs.logprobs, strict=False))
-    goes_on = reply.finished and parts and theirs.text.startswith(reply.answer)
-    return Result(name, len(ids), theirs.prompt_tokens, reply.answer, theirs.text, goes_on, lead, difference)
+    goes_on = reply.finished and parts and text.startswith(reply.answer)
+    spaced = text != theirs.text
+    return Result(name, len(ids), theirs.prompt_tokens, reply.answer, text, goes_on, lead, difference, spaced)
 
 
 def _common_steps(answerer: Answerer, made: list[int], theirs: str) -> int:

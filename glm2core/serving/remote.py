@@ -1,8 +1,8 @@
 """A server of OpenAI's protocol, asked over HTTP."""
 
+import http.client
 import json
 import urllib.error
-import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -42,21 +42,24 @@ class Remote:
         """Ask which models there are.
 
         Args:
-            name: of the model; None = the only one.
+            name: of the model, believed where the server can't list it; None = the only one.
 
         Raises:
-            UserError: nobody answers there, no such model, or several and no name.
+            UserError: nobody answers there, or it does not list one model and there is no name.
         """
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        if not url.lower().startswith(("http://", "https://")):
             raise UserError(f"--url is {url!r}. Give one like http://127.0.0.1:8080/v1")
         url = url.rstrip("/")
         try:
             names = [entry["id"] for entry in _call(f"{url}/models", None)["data"]]
         except _RefusedError as error:
+            if name is not None:  # transformers serve without a cache of downloads can't list its models, say
+                notice(f"warning: {url}/models is answered by {error}")
+                return cls(url, name)
             raise UserError(
                 f"{url}/models is answered by {error}. --url is to end where /models follows, as /v1."
             ) from None
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, IndexError):
             raise UserError(f"{url}/models does not list models as OpenAI's protocol does.") from None
         if name is None and len(names) != 1:
             raise UserError(f"{url} has {len(names)} models: {shown_names(names)}. Choose one by --name.")
@@ -106,14 +109,15 @@ class _RefusedError(Exception):
 
 def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json", "Authorization": "Bearer none"})
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer none"}
     try:
+        request = urllib.request.Request(url, data, headers)
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             value: dict[str, Any] = json.load(answer)
             return value
     except urllib.error.HTTPError as error:
         words = printable(error.read().decode(errors="replace"))[:_LONGEST_REASON]
         raise _RefusedError(f"status {error.code}: {words}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = printable(str(getattr(error, "reason", error)) or type(error).__name__)[:_LONGEST_REASON]
         raise UserError(f"{url} can't be asked: {reason}. Start the server, or mend --url.") from None

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import zlib
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from glm2core.data.sources import open_rows
@@ -100,6 +102,35 @@ def test_a_small_file_takes_little_memory(tmp_path, bomb, packed):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PEAK, str(path), str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
+    assert int(done.stdout) < 1024, done.stderr
+
+
+TEXT = pa.array(["x" * MIB])
+PARQUET_BOMBS = {
+    "one text for all rows": lambda: pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), TEXT),
+    "one text in all lists": lambda: pa.FixedSizeListArray.from_arrays(
+        pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), TEXT), 1000
+    ),
+    "long texts": lambda: pa.array(["x" * 150 * MIB] * 3),
+    "nulls in a list": lambda: pa.ListArray.from_arrays(pa.array([0, 120 * MIB], pa.int32()), pa.nulls(120 * MIB)),
+    "many lists": lambda: pa.array([[[]] * 10 * MIB], pa.list_(pa.list_(pa.int8()))),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", ["output", "other"])
+@pytest.mark.parametrize("bomb", PARQUET_BOMBS)
+def test_a_small_parquet_file_takes_little_memory(tmp_path, bomb, column):
+    values = PARQUET_BOMBS[bomb]()
+    rows = {"instruction": [f"q{i}" for i in range(len(values))], column: values}
+    texts = {"use_dictionary": True, "dictionary_pagesize_limit": 1 << 30} if "one text" in bomb else {}
+    options = texts or {"use_dictionary": False}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", compression="zstd", **options)
+    assert (tmp_path / "a.parquet").stat().st_size <= MIB
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "a.parquet"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
+    print(bomb, column, done.stdout, done.stderr[-200:])
     assert int(done.stdout) < 1024, done.stderr
 
 

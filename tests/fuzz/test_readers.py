@@ -7,10 +7,7 @@ import gzip
 import io
 import json
 import random
-import re
-import signal
 import string
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -25,8 +22,8 @@ from glm2core.data.convert import REJECTED_FILE, convert_sources
 from glm2core.data.converted import read_conversations
 from glm2core.errors import UserError
 from glm2core.params import ConvertParams
+from tests.fuzz.harness import ends_within, peak_mib, refused, run_fuzzer
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = 1500
 SECONDS = 60  # for one file
 MOST_MIB = 1024
@@ -219,9 +216,7 @@ def check(path: Path, out: Path, rng: random.Random) -> str:
     try:
         report = convert_sources(params, out)
     except UserError as error:
-        assert len(str(error)) < 8000, "a sentence of this length"
-        assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", str(error)), f"a control character in {str(error)!r}"
-        return "refused"
+        return refused(error, 8000)
     total = report.total
     assert total.read == total.kept + total.rejected + total.duplicates + total.not_taken
     splits = [list(read_conversations(out / f"{split}.parquet")) for split in ("train", "validation", "test")]
@@ -239,36 +234,23 @@ def refuse_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
 
-def hang(*_: object) -> None:
-    raise TimeoutError(f"no end within {SECONDS} s")
-
-
 def fuzz(seed: int, count: int, folder: Path) -> None:
     """Try `count` files and print what became of them; the first fault's file stays in the folder."""
     maker, tally = Maker(seed), Counter[str]()
-    signal.signal(signal.SIGALRM, hang)
     for number in range(count):
         suffix, content = maker.file()
         path = folder / f"{seed}-{number}{suffix}"
         path.write_bytes(content)
-        signal.alarm(SECONDS)
-        tally[check(path, folder / "out", maker.rng)] += 1
-        signal.alarm(0)
+        with ends_within(SECONDS):
+            tally[check(path, folder / "out", maker.rng)] += 1
         path.unlink()
-    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert peak is not None
-    print(json.dumps({**tally, "peak_mib": int(peak[1]) // 1024}))
+    print(json.dumps({**tally, "peak_mib": peak_mib()}))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nth", range(6))
 def test_mutated_files_are_converted_or_refused(tmp_path: Path, nth: int, request: pytest.FixtureRequest) -> None:
-    seed = request.config.getoption("--seed") * 1000 + nth
-    command = [sys.executable, "-m", "tests.fuzz.test_readers", str(seed), str(FILES), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, f"seed {seed}, {sorted(p.name for p in tmp_path.iterdir())}\n{done.stderr[-3000:]}"
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"seed {seed}: {found}")
+    found = run_fuzzer("test_readers", nth, FILES, tmp_path, request)
     assert found["converted"] > FILES // 5 and found["refused"] > FILES // 20
     assert found["peak_mib"] < MOST_MIB
 

@@ -1,14 +1,20 @@
 """`compare`: a server of the model itself, of another one, and none."""
 
 import socket
+import threading
 
 import pytest
+import torch
 
 from glm2core.cli.main import main
+from glm2core.evaluation.generation import Answerer, Sampling
 from glm2core.export.gguf_file import write_network
 from glm2core.export.llama_cpp import LlamaCpp
 from glm2core.export.source import Source
-from glm2core.serving.comparison import Result, usual_cause
+from glm2core.model.adapters import load_tuned
+from glm2core.serving.comparison import Result, compare, usual_cause
+from glm2core.serving.remote import Remote, RemoteAnswer
+from glm2core.text.chat_format import ChatFormat
 from tests.cli.conftest import make_full
 from tests.export.networks import needs_llama_cpp
 from tests.serving.server import served
@@ -45,6 +51,9 @@ def test_llama_cpp_serves_what_was_trained(full_model, tmp_path, capsys):
     ("url", "sentence"),
     [
         ("http://127.0.0.1:{port}/v1", "can't be asked: "),
+        ("http://127.0.0.1:port/v1", "can't be asked: "),
+        ("http://[::1/v1", "can't be asked: "),
+        ("http://127.0.0.1:99999/v1", "can't be asked: "),
         ("127.0.0.1:8000", "Give one like http://127.0.0.1:8080/v1"),
         ("file:///etc/passwd", "Give one like http://127.0.0.1:8080/v1"),
     ],
@@ -56,10 +65,49 @@ def test_a_server_that_is_away_is_a_sentence(url, sentence, full_model, capsys):
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("said", [b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", b""])
+def test_a_server_of_another_protocol_is_a_sentence(said, full_model, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        assert main(["compare", str(full_model), "--url", url, *FEW]) == 1
+        thread.join()
+    assert "can't be asked: " in capsys.readouterr().err
+
+
+def test_a_space_in_front_is_no_difference(full_model):
+    """llama.cpp leaves the one that SentencePiece puts in front of an answer."""
+    model, chat_format = load_tuned(full_model, dtype=torch.float32, quantized=False), ChatFormat.load(full_model)
+
+    class Spaced(Remote):
+        def answer(self, messages, max_tokens):
+            ours = Answerer(model, chat_format, Sampling(max_tokens)).answer([messages])[0].answer
+            return RemoteAnswer(" " + ours, True, None, None)
+
+    results = list(compare(model, chat_format, Spaced("", "m"), [], 4))
+    assert [result.equal for result in results] == [True] * 3
+    assert all(result.spaced and result.verdict.startswith("equal but for a space in front: ") for result in results)
+
+
 def test_a_wrong_path_is_a_sentence(full_model, capsys):
     with served(full_model) as url:
         assert main(["compare", str(full_model), "--url", url.removesuffix("/v1"), *FEW]) == 1
     assert "--url is to end where /models follows, as /v1" in capsys.readouterr().err
+
+
+def test_a_server_that_lists_no_models_is_asked_by_name(full_model, capsys):
+    with served(full_model) as url:
+        assert main(["compare", str(full_model), "--url", url.removesuffix("/v1"), "--name", "m", *FEW]) == 1
+    said = capsys.readouterr().err
+    assert "warning: " in said and "/models is answered by status 404" in said and "refuses a prompt" in said
 
 
 def result(tokens, ours, theirs, *, theirs_tokens=None, goes_on=False, lead=None):

@@ -1,0 +1,232 @@
+"""Parquet files of others, row by row, by pyarrow: polars ends the whole process on some damaged files.
+
+A small file can hold much: a text that a dictionary holds once and every row names, a page of zeros, a list of 10^9
+nulls in a few bytes. So texts stay in their dictionary until their row is made, columns that unpack out of all measure
+are refused, and rows are made as many at a time as take 64 MiB.
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from glm2core.data.json_rows import LONGEST_ROW, BrokenFileError, Record
+from glm2core.errors import printable, shown_names
+
+_ROWS_AT_ONCE = 1024
+_BYTES_AT_ONCE = 1 << 26  # also of one row: LONGEST_ROW characters of 4 bytes
+_BYTES_OF_A_CELL = 64  # what an object of Python's takes besides its text
+_READ_AHEAD = 1 << 20
+_UNPACKED = 1 << 28  # bytes of one column in one row group that are no matter
+_ELEMENTS = 1 << 24  # of lists, likewise
+_RATIO = 200  # times the packed bytes: no column of texts, and no damage, reaches that
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The names of a parquet file's columns.
+
+    Raises:
+        BrokenFileError: the file is damaged, or has two columns of one name.
+    """
+    with _open(path) as file:
+        return _names(file)
+
+
+def count_parquet_rows(path: Path) -> int:
+    """Rows of a parquet file, from its footer.
+
+    Raises:
+        BrokenFileError: the file is damaged.
+    """
+    with _open(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator[Record]:
+    """Rows of a parquet file as dicts, numbered from 0.
+
+    Args:
+        columns: what is read, where the file has it; the whole row is read again only when it is asked for. None = all.
+
+    Raises:
+        BrokenFileError: what is read is damaged, or unpacks out of all measure.
+    """
+    with _open(path) as file:
+        names = _names(file)
+        chosen = [name for name in names if columns is None or name in columns]
+        whole = None if len(chosen) == len(names) else _WholeRows(path)
+        rows = (row for group in range(file.num_row_groups) for row in _read(path, file, chosen, group))
+        for number, row in enumerate(rows):
+            if row is None:
+                yield Record(number, "", f"longer than {LONGEST_ROW:,} characters")
+            else:
+                yield Record(number, row, whole=partial(whole.row, number, row) if whole else None)
+
+
+class _WholeRows:
+    """Rows with all their columns, asked for in rising order: no part of the file is read twice."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: Iterator[dict[str, Any] | None] = iter(())
+        self._next, self._end = 0, 0  # of the rows in the row group that is being read
+
+    def row(self, number: int, known: dict[str, Any]) -> dict[str, Any]:
+        """Row `number`, or the columns that are `known`: columns that can't be read lose no row."""
+        try:
+            if number >= self._end:
+                self._open_group(number)
+            row = None
+            while self._next <= number:
+                row = next(self._rows)
+                self._next += 1
+        except (BrokenFileError, StopIteration):
+            return known
+        return known if row is None else row
+
+    def _open_group(self, number: int) -> None:
+        with _open(self._path) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = list(accumulate(sizes))
+        group = bisect_right(ends, number)
+        self._rows = _group_rows(self._path, group)
+        self._next, self._end = ends[group] - sizes[group], ends[group]
+
+
+def _group_rows(path: Path, group: int) -> Iterator[dict[str, Any] | None]:
+    with _open(path) as file:
+        yield from _read(path, file, _names(file), group)
+
+
+@contextmanager
+def _open(path: Path, *, keep_dictionaries: bool = True) -> Iterator[pq.ParquetFile]:
+    """A file whose texts stay in their dictionaries, and whose pages are read one after the other."""
+    try:
+        metadata = pq.read_metadata(path)
+        leaves = map(metadata.schema.column, range(metadata.num_columns))
+        texts = [leaf.path for leaf in leaves if _is_text(leaf) and (keep_dictionaries or "." not in leaf.path)]
+        options: dict[str, Any] = {"buffer_size": _READ_AHEAD, "page_checksum_verification": True}
+        with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts, **options) as file:
+            yield file
+    except BrokenFileError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno:  # not the file's fault
+            raise
+        raise BrokenFileError(f"damaged parquet file ({printable(str(error))[:300]}); fetch it again") from error
+
+
+def _is_text(leaf: Any) -> bool:
+    return leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type in ("STRING", "JSON", "NONE")
+
+
+def _names(file: pq.ParquetFile) -> list[str]:
+    names: list[str] = file.schema_arrow.names
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise BrokenFileError(f"the parquet file names {shown_names(twice)} twice")
+    return names
+
+
+def _read(path: Path, file: pq.ParquetFile, names: list[str], group: int) -> Iterator[dict[str, Any] | None]:
+    """Rows of a row group; None for a row over the bound."""
+    if not names:
+        yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
+        return
+    at_once = int(min(max(_BYTES_AT_ONCE / _bytes_of_a_row(file, names, group), 1), _ROWS_AT_ONCE))
+    done = 0
+    try:
+        for batch in file.iter_batches(at_once, row_groups=[group], columns=names):
+            for row in _rows(batch):
+                yield row
+                done += 1
+    except pa.ArrowNotImplementedError:  # a dictionary in a list ends in the midst of a batch
+        with _open(path, keep_dictionaries=False) as plain:
+            batches = plain.iter_batches(at_once, row_groups=[group], columns=names)
+            yield from islice((row for batch in batches for row in _rows(batch)), done, None)
+
+
+def _bytes_of_a_row(file: pq.ParquetFile, names: list[str], number: int) -> float:
+    """What a row of a row group takes as it is decoded, on the average.
+
+    Raises:
+        BrokenFileError: a column unpacks out of all measure.
+    """
+    chosen, group = {*names}, file.metadata.row_group(number)
+    total = 1
+    for column in map(group.column, range(group.num_columns)):
+        name = column.path_in_schema
+        if name not in chosen and name.split(".")[0] not in chosen:
+            continue
+        packed = _RATIO * max(column.total_compressed_size, 0)
+        unpacked, elements = column.total_uncompressed_size, column.num_values - group.num_rows
+        if unpacked > max(_UNPACKED, packed) or elements > max(_ELEMENTS, packed):
+            raise BrokenFileError(
+                f"column {shown_names([name])} unpacks to {unpacked:,} bytes in {column.num_values:,} values "
+                f"from {column.total_compressed_size:,} bytes, which no column of texts does; it is not read"
+            )
+        total += unpacked + 8 * column.num_values
+    return total / max(group.num_rows, 1)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """A batch's rows, as many at a time as the bound allows; None for one that is over it alone."""
+    if sum(map(_size, batch.columns)) <= _BYTES_AT_ONCE:
+        columns = [_values(column) for column in batch.columns]
+        yield from (dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
+    elif len(batch) == 1:
+        yield None
+    else:
+        half = len(batch) // 2
+        yield from _rows(batch.slice(0, half))
+        yield from _rows(batch.slice(half))
+
+
+def _size(values: pa.Array) -> int:
+    """Bytes of a column as Python's values, its texts once for each cell."""
+    kind = values.type
+    objects = _BYTES_OF_A_CELL * len(values)
+    if isinstance(values, pa.ExtensionArray):
+        return _size(values.storage)
+    if isinstance(values, pa.DictionaryArray):
+        held = kind.value_type
+        if not (pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_binary(held)):
+            return objects
+        lengths = pc.take(pc.binary_length(values.dictionary), values.indices)
+        return objects + int(pc.sum(lengths).as_py() or 0)
+    if pa.types.is_map(kind):
+        values, kind = values.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))), None
+        return objects + _size(values.flatten())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return objects + _size(values.flatten())
+    if pa.types.is_struct(kind):
+        return objects + sum(map(_size, values.flatten()))
+    return objects + int(values.nbytes)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column as Python's values; a cell that Python has none for (a far time, broken UTF-8) spoils no other."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):
+        values = [_value(cell) for cell in column]
+    return values
+
+
+def _value(cell: pa.Scalar) -> Any:
+    text = cell.value if isinstance(cell, pa.DictionaryScalar) else cell
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        if isinstance(text, (pa.StringScalar, pa.LargeStringScalar)):
+            return text.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        return f"a {cell.type} that is not UTF-8"
+    except (ValueError, OverflowError):
+        return f"a {cell.type} out of range"
