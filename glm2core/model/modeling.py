@@ -118,7 +118,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
             asked = kept if index == last else None
             if self.training and layer.gradient_checkpointing and cache is not None:
                 # Computed twice, it must find the cache as it was: a prefix, which it is given as tensors
-                held = cache.layers[index]
+                held: Any = cache.layers[index]
                 seen: dict[str, Any] = {"before": (held.keys, held.values)}
             else:
                 seen = {"past_key_values": cache}
