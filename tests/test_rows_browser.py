@@ -34,6 +34,6 @@ def test_hostile_texts_are_shown_as_text(tmp_path: Path) -> None:
     assert title == "Rows as the model sees them"  # a script would have changed it
     assert "<script>document.title='run'</script>\"'&<b>\\u202egnol\\u2066x\\x07\\x1b[31m\\u200f</pre>" in said
     assert counts["script"] == counts["b"] == counts["img"] == 0
-    assert counts["h2"] >= 6 and counts["span"] > 300
+    assert counts["h2"] >= 5 and counts["span"] > 300
     assert requests == 0
     assert supervised.replace(" ", "").startswith(("rgb(205,234,192", "rgba(205,234,192"))
