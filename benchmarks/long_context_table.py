@@ -89,7 +89,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     shown = [row for row in rows if row["control"] in _STORY and row["length"]]
     for name, (label, color, at, place, side) in _STORY.items():
         own = [row for row in shown if row["control"] == name]
+        if not own:
+            continue
         lengths, right = [row["length"] for row in own], [100 * row["accuracy"] for row in own]
+        labelled = min(at, len(own) - 1)  # a run of few lengths has no fourth
         axes.fill_between(
             lengths,
             [100 * row["low"] for row in own],
@@ -101,7 +104,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.plot(lengths, right, marker="o", markersize=4, color=color)
         axes.annotate(
             label,
-            (lengths[at], right[at]),
+            (lengths[labelled], right[labelled]),
             xytext=place,
             textcoords="offset points",
             color=color,

@@ -121,7 +121,8 @@ def test_every_member_at_long_positions(member, quantization, limit, tokenizer, 
 def test_the_embedded_base(tmp_path):
     export_gguf(PROJECT / "models/base", tmp_path / "base.gguf", quantization="f32", notice=silent)
     source = Source.open(PROJECT / "models/base", notice=silent)
-    assert difference(source, tmp_path / "base.gguf", (1, 130, 2_040)) <= 1e-4
+    # 8e-5 with AVX2, 1.5e-4 with AVX-512: sums in another order, and this network's log-probabilities are large
+    assert difference(source, tmp_path / "base.gguf", (1, 130, 2_040)) <= 3e-4
 
 
 def test_without_llama_cpp_the_file_is_read_back(full_model, tmp_path):
