@@ -69,7 +69,7 @@ def test_a_server_that_fails_costs_seconds_and_nothing_is_lost(project: Path, ho
     assert {row.info.status, train.info.status} == {"FINISHED"}
     loss = client(project).get_metric_history(train.info.run_id, "loss")
     assert [point.step for point in loss] == [*range(1, STEPS + 1), STEPS]
-    assert row.data.metrics == {"train/loss": 0.25}
+    assert row.data.metrics == {"train/loss": 0.25, "loss": 1 / STEPS}
     assert train.data.params["train.learning_rate"] == row.data.params["train.learning_rate"] == "0.003"
     assert artifacts(project, train) == {"answers"} and "params.yaml" in artifacts(project, row)
     assert [given.dataset.name for given in train.inputs.dataset_inputs] == ["params.yaml"]
