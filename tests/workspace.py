@@ -181,7 +181,7 @@ def serving(workspace: Workspace, command: str) -> Iterator[str]:
         )
     try:
         deadline = time.monotonic() + 300
-        while not _answers(f"{address}/health"):
+        while not answers(f"{address}/health"):
             assert process.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
             time.sleep(0.5)
         yield address
@@ -190,7 +190,8 @@ def serving(workspace: Workspace, command: str) -> Iterator[str]:
         process.wait()
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a page is there."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)

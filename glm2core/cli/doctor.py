@@ -14,15 +14,16 @@ from pathlib import Path
 import psutil
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from glm2core.cli import memory
+from glm2core.console import closing_table
 from glm2core.errors import UserError, masked
 from glm2core.estimate.fit import available_memory, in_gib
 from glm2core.files import project_root
 from glm2core.hardware import computes_in, cpu_class
 from glm2core.process import available_cores
-from glm2core.tracking.address import is_sqlite, store_uri
+from glm2core.tracking.address import is_sqlite, sqlite_file, store_uri
+from glm2core.tracking.execution import git_output
 from glm2core.training.measure import product_rate
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "dvc", "mlflow", "polars", "pyarrow")
@@ -33,7 +34,7 @@ _CPU = torch.device("cpu")
 def run(arguments: argparse.Namespace) -> None:
     """Print the machine, then what `memory` prints, then what is likely to fail and what to do about it."""
     console = Console()
-    console.print(_table("this machine", machine()))
+    closing_table("this machine", dict(machine()), {})
     problems = list(project_problems())
     try:
         memory.run(arguments)
@@ -66,9 +67,9 @@ def machine() -> dict[str, str]:
 def project_problems() -> Iterator[str]:
     """What will fail in this project whatever its params, each with what to do."""
     for key in ("user.name", "user.email"):
-        if not _git("config", key):
+        if not git_output("config", key):
             yield f"git has no {key}, and DVC's experiments are commits: git config --global {key} ..."
-    if _git("rev-parse", "--git-dir") is None:
+    if git_output("rev-parse", "--git-dir") is None:
         yield "this folder is no git repository, which DVC needs: git init && git add -A && git commit -m start"
     if shutil.disk_usage(project_root()).free < _LEAST_DISK:
         yield f"less than {in_gib(_LEAST_DISK)} of disk are free; DVC's cache keeps every result: dvc gc --workspace"
@@ -77,7 +78,7 @@ def project_problems() -> Iterator[str]:
     if sys.prefix == sys.base_prefix:
         yield "no .venv is active, so dvc may run another Python: source .venv/bin/activate"
     uri = store_uri(project_root())
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = Path(sqlite_file(uri))
     if is_sqlite(uri) and database.exists() and not os.access(database, os.W_OK):
         yield f"MLflow's store {database} can't be written by this user, so runs will not be recorded"
 
@@ -104,18 +105,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip() or None
-
-
-def _table(title: str, rows: dict[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table

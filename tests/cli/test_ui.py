@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from glm2core.cli.main import main
 from glm2core.params import load_params
 from glm2core.tracking import stage_run
-from tests.workspace import ROOT
+from tests.workspace import ROOT, answers
 
 
 def test_the_pages_answer_at_the_printed_address(project: Path) -> None:
@@ -34,20 +33,12 @@ def test_the_pages_answer_at_the_printed_address(project: Path) -> None:
         address = re.search(r"(http://127.0.0.1:\d+/)#/experiments/1/runs\?workflowType=machine_learning", printed)
         assert address is not None, printed
         deadline = time.monotonic() + 120
-        while not _answers(address[1]):
+        while not answers(address[1]):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.5)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.communicate()
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def test_a_server_of_ones_own_has_pages_itself(
