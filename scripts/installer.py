@@ -70,7 +70,9 @@ def pip_settings(python: Path) -> dict[str, str]:
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found: dict[str, tuple[int, str]] = {}
     for line in listed.splitlines():
-        key, _, value = line.partition("=")
+        key, equals, value = line.partition("=")
+        if not equals:  # a word of pip's own
+            continue
         section, _, name = key.partition(".")
         rank = _OWN_SECTION.get(section, 0)
         if rank >= found.get(name, (0, ""))[0]:
