@@ -14,6 +14,7 @@ from glm2core.evaluation.worst import Miss, WorstAnswer, misses, worst_answers
 from glm2core.params import Params, changed
 from glm2core.result_tables import ANSWERS, RETRIEVAL, retrieval_table
 from glm2core.result_tables import answers_table as headline_answers
+from glm2core.text.html_text import write_within
 
 PAGE = "report.html"
 MOST_BYTES = 5_000_000
@@ -80,18 +81,10 @@ def write_page(reports: Path, training: Path, metrics: dict[str, Any], params: P
         metrics: as in metrics/evaluate.json.
         texts: whether prompts and answers are shown.
     """
-    size = len((_HEAD + _END).encode()) + _ROOM_FOR_NOTES
-    left_out = 0
+    room = MOST_BYTES - len((_HEAD + _END).encode()) - _ROOM_FOR_NOTES
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_HEAD)
-        for section in _sections(reports, training, metrics, params, texts):
-            length = len(section.encode())
-            if size + length > MOST_BYTES:
-                left_out += 1
-                continue
-            size += length
-            file.write(section)
-        if left_out:
+        if left_out := write_within(file, _sections(reports, training, metrics, params, texts), room):
             file.write(f"<p>{left_out:,} more sections are left out: the page would be too long.</p>\n")
         file.write(_END)
 

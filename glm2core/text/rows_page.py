@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from glm2core.text.html_text import escaped
+from glm2core.text.html_text import escaped, write_within
 from glm2core.text.shown_rows import STRETCHED, ShownLine, ShownRow, ShownToken
 
 ROWS_PAGE = "rows.html"
@@ -34,18 +34,10 @@ Each line starts with its position; behind the arrow, as an example, the positio
 
 def write_rows_page(rows: Iterable[ShownRow], path: Path) -> None:
     """Write rows up to the most bytes of a page; how many more there are stands at its end."""
-    size, left_out = len(_HEAD.encode()), 0
+    room = MOST_BYTES - 200 - len(_HEAD.encode())
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_HEAD)
-        for row in rows:
-            block = _block(row)
-            length = len(block.encode())
-            if size + length > MOST_BYTES - 200:
-                left_out += 1
-                continue
-            size += length
-            file.write(block)
-        if left_out:
+        if left_out := write_within(file, map(_block, rows), room):
             file.write(f"<h2>{left_out:,} more rows are left out: the page would be too long</h2>\n")
         file.write("</body></html>\n")
 
