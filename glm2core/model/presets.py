@@ -21,6 +21,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seq_length": 2048,
         "family": "chatglm2",
     },
+    # 2.7 M parameters: the shape of models/base, two layers more than an induction head needs.
+    "mini": {
+        "num_layers": 4,
+        "padded_vocab_size": 2560,
+        "hidden_size": 192,
+        "ffn_hidden_size": 384,
+        "kv_channels": 64,
+        "num_attention_heads": 6,
+        "multi_query_group_num": 2,
+        "seq_length": 2048,
+        "family": "chatglm2",
+    },
     # 85.7 M parameters, the shape of the side-by-side measurements.
     "small": {
         "num_layers": 12,

@@ -25,7 +25,7 @@ _MOST_BYTES = 16_384
 _LARGEST = 1_000_000  # steps, tokens or rows: more is no advice
 _MOST_ENTRIES = 100
 _NOT_ADVISED = "threads"  # takes auto too, but it is the machine's
-_SMALL_PRESETS = {"tiny": 1_313_920, "small": 85_660_416}
+_SMALL_PRESETS = {"tiny": 1_313_920, "mini": 2_658_496, "small": 85_660_416}
 # What the released configurations have.
 _RELEASED_POSITIONS = 32_768
 

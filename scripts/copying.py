@@ -1,0 +1,198 @@
+"""Conversations that ask to copy a part of a text, for `make base`: words, names, numbers, single Chinese characters.
+
+    python scripts/copying.py data/raw/copying.jsonl --rows 16000
+
+A text is a list of notes of two parts, all told at once or some in each round. A question names one part and asks for
+the other, which stands in the text word for word. No wording of `glm2core.analysis` and no entity that it holds out is
+among them. The same arguments give the same bytes.
+"""
+
+import argparse
+import json
+import random
+import string
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from glm2core.analysis.entities import split_of  # noqa: E402
+
+Message = dict[str, str]
+Unit = Callable[[random.Random], str]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What stands between the parts of a note, and the questions for its right and its left part."""
+
+    between: str
+    right: str
+    left: str
+
+
+@dataclass(frozen=True)
+class Language:
+    """Of notes: how they are joined, asked about and acknowledged."""
+
+    verbs: tuple[Verb, ...]
+    units: tuple[Unit, ...]
+    joints: tuple[str, ...]
+    whole: str
+    acknowledged: tuple[str, ...]
+
+
+_CHARACTERS = (
+    "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"
+    "赵钱孙李周吴郑王冯陈卫蒋沈韩杨朱秦许何吕施张孔曹严华金魏陶姜谢邹苏潘葛范彭郎鲁韦昌马苗凤花方俞任袁柳唐罗薛雷贺倪汤"
+    "刘黄胡林高梁宋邓曾萧蔡田董余叶杜春夏秋冬风雪雨云山水江河湖海石玉兰竹梅松柏明亮光辉文武英俊美丽芳香永平安康宁静远志强伟建军"
+    "东西南北红蓝白青紫市县镇村港岛桥林田园月日元号第段冰博彩晨聪达丹德飞丰福刚歌广荷慧佳杰京菊君乐冷立玲龙梦敏木清晴泉然荣如少诗书"
+    "树双思太桃天婷通完小晓心欣新星雅阳宜勇珍真古黑虎九绿三桑沙仙银黄住家搬生花付账单哥姐弟妹老师医朋友道谢好"
+)
+_CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
+_MONTHS = ("January February March April May June July August September October November December").split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rows", type=int, default=16_000)
+    parser.add_argument("--seed", type=int, default=5)
+    arguments = parser.parse_args()
+    with arguments.out.open("w", encoding="utf-8") as file:
+        for number in range(arguments.rows):
+            rng = random.Random(f"copying {arguments.seed} {number}")
+            messages = conversation(rng, CHINESE if rng.random() < 0.5 else ENGLISH)
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def conversation(rng: random.Random, language: Language) -> list[Message]:
+    """One to four questions about two to seven notes."""
+    notes = _notes(rng, language, rng.randint(2, 7))
+    asked = [_question(rng, language, note) for note in rng.sample(notes, min(len(notes), rng.randint(1, 4)))]
+    texts = [left + verb.between + right for left, verb, right in notes]
+    if rng.random() < 0.25:  # told one by one
+        rounds = [(text, rng.choice(language.acknowledged)) for text in texts] + asked
+    else:
+        text, (question, answer) = rng.choice(language.joints).join(texts), asked[0]
+        together = f"{question}\n{text}" if rng.random() < 0.4 else f"{text}\n{question}"
+        rounds = [(together, answer), *asked[1:]]
+    return [
+        {"role": role, "content": content}
+        for pair in rounds
+        for role, content in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def _notes(rng: random.Random, language: Language, count: int) -> list[tuple[str, Verb, str]]:
+    """Notes that no question confuses: a left part that comes twice has another verb each time."""
+    verbs = rng.sample(language.verbs, rng.randint(1, 3))
+    notes: list[tuple[str, Verb, str]] = []
+    while len(notes) < count:
+        left, verb = _drawn(rng, language.units), rng.choice(verbs)
+        if notes and rng.random() < 0.3:
+            left = rng.choice(notes)[0]
+        if (left, verb) not in [note[:2] for note in notes]:
+            notes.append((left, verb, _drawn(rng, language.units)))
+    return notes
+
+
+def _question(rng: random.Random, language: Language, note: tuple[str, Verb, str]) -> tuple[str, str]:
+    left, verb, right = note
+    kind = rng.random()
+    if kind < 0.6:
+        return verb.right.format(left=left), right
+    if kind < 0.9:
+        return verb.left.format(right=right), left
+    return language.whole.format(right=right), left + verb.between + right
+
+
+def _drawn(rng: random.Random, units: Sequence[Unit]) -> str:
+    while True:
+        text = rng.choice(units)(rng)
+        if all(split_of(part) == "training" for part in (text, *text.split())):
+            return text
+
+
+def _word(rng: random.Random) -> str:
+    syllables = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.randint(1, 3)))
+    return syllables + rng.choice(("", *_CONSONANTS, *_CONSONANTS))
+
+
+def _name(rng: random.Random) -> str:
+    return _word(rng).capitalize()
+
+
+def _full_name(rng: random.Random) -> str:
+    return f"{_name(rng)} {_name(rng)}"
+
+
+def _number(rng: random.Random) -> str:
+    return "".join(rng.choices(string.digits, k=rng.randint(2, 6)))
+
+
+def _dated(rng: random.Random) -> str:
+    return f"{rng.choice(_MONTHS)} {rng.randint(1, 31)}, {rng.randint(1900, 2050)}"
+
+
+def _measured(rng: random.Random) -> str:
+    return f"{_number(rng)} {_word(rng)}"
+
+
+def _characters(rng: random.Random) -> str:
+    return "".join(rng.choices(_CHARACTERS, k=rng.randint(2, 4)))
+
+
+def _chinese_date(rng: random.Random) -> str:
+    while True:
+        year, month, day = rng.randint(1900, 2050), rng.randint(1, 12), rng.randint(1, 31)
+        if split_of(f"{year}-{month}-{day}") == "training":
+            return f"{year}年{month}月{day}日"
+
+
+def _chinese_amount(rng: random.Random) -> str:
+    return f"{_number(rng)}{rng.choice('元斤个号')}"
+
+
+ENGLISH = Language(
+    verbs=(
+        Verb(" -> ", "What follows {left}?", "What stands before {right}?"),
+        Verb(": ", "{left}?", "Copy the left side of {right}"),
+        Verb(" = ", "What is equal to {left}?", "What is it that equals {right}?"),
+        Verb(" likes ", "What does {left} like?", "What likes {right}?"),
+        Verb(" carries ", "What does {left} carry?", "What carries {right}?"),
+        Verb(" stands near ", "What does {left} stand near?", "What stands near {right}?"),
+        Verb(" was sent to ", "Where was {left} sent?", "What was sent to {right}?"),
+        Verb(" was swapped for ", "For what was {left} swapped?", "What was swapped for {right}?"),
+        Verb(" begins at ", "At what does {left} begin?", "What begins at {right}?"),
+        Verb(" weighs ", "What does {left} weigh?", "What weighs {right}?"),
+    ),
+    units=(_word, _name, _number, _full_name, _full_name, _dated, _measured),
+    joints=("\n", "; ", ". "),
+    whole="Copy the note that ends with {right}",
+    acknowledged=("Yes.", "Go on.", "And then?"),
+)
+CHINESE = Language(
+    verbs=(
+        Verb("：", "{left}？", "抄写{right}左边的字"),
+        Verb("＝", "{left}等于什么？", "什么等于{right}？"),
+        Verb("→", "{left}后面是什么？", "{right}前面是什么？"),
+        Verb("喜欢", "{left}喜欢什么？", "什么喜欢{right}？"),
+        Verb("带着", "{left}带着什么？", "什么带着{right}？"),
+        Verb("放在", "{left}放在哪？", "什么放在{right}？"),
+        Verb("换成", "{left}换成什么？", "什么换成{right}？"),
+        Verb("遇见", "{left}遇见什么？", "什么遇见{right}？"),
+        Verb("重", "{left}有多重？", "什么重{right}？"),
+        Verb("通向", "{left}通向哪？", "什么通向{right}？"),
+    ),
+    units=(_characters, _characters, _characters, _number, _chinese_date, _chinese_amount),
+    joints=("\n", "；", "。"),
+    whole="抄写以{right}结尾的一条",
+    acknowledged=("嗯。", "请继续。", "然后呢？"),
+)
+
+if __name__ == "__main__":
+    main()
