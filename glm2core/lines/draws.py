@@ -70,6 +70,11 @@ class Draws:
         words += (self.rng.choice(self._pool.nouns) for _ in range(self.rng.randint(*_SENTENCE_WORDS)))
         return " ".join(words).capitalize() + "."
 
+    def words(self, fewest: int, most: int) -> str:
+        """Invented words, which may come again."""
+        count = self.rng.randint(fewest, most)
+        return " ".join(self.rng.choice(self._pool.nouns) for _ in range(count))
+
     def _letters(self, alphabet: str, count: int) -> str:
         return "".join(self.rng.choices(alphabet, k=count))
 

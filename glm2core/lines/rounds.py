@@ -9,7 +9,7 @@ from glm2core.lines.draws import Draws
 from glm2core.lines.facts import HOPS, Fact, facts
 from glm2core.lines.mixture import Mixture, places
 from glm2core.lines.records import RECORD_OVER, conversation, generate_conversations
-from glm2core.lines.wordings import EVALUATION, TRAINING
+from glm2core.lines.wordings import EVALUATION, TRAINING, invented_wording
 from glm2core.lines.words import pool
 from glm2core.params import GeneratedLines
 
@@ -18,6 +18,7 @@ _LINE = 25.0  # `_size` of a line of kind lines
 _OF_A_ROUND = 2  # such lines that a question and its answer are as long as
 _OF_THE_RECORD = 0.75  # at most, that facts take
 _SAMPLE = 16
+_INVENTED_WORDINGS = 0.5  # share of the records
 
 Messages = list[dict[str, str]]
 
@@ -46,7 +47,10 @@ def conversations(spec: GeneratedLines) -> Iterator[Messages]:
 def _mixed(rng: random.Random, spec: GeneratedLines, kinds: Sequence[str]) -> Messages:
     draws = Draws(rng, "training", alike=rng.random() < spec.hard_negatives)
     repeated = rng.random() < spec.repeats
-    wording = rng.choice(TRAINING if spec.wording == "other" else (*TRAINING, EVALUATION))
+    if rng.random() < _INVENTED_WORDINGS:
+        wording = invented_wording(draws.words)
+    else:
+        wording = rng.choice(TRAINING if spec.wording == "other" else (*TRAINING, EVALUATION))
     room = rng.choice(spec.lines) * _LINE
     asked = _facts(draws, spec, room, [facts(kind, draws, wording, rng.randrange(len(HOPS))) for kind in kinds])
     if repeated:

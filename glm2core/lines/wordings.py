@@ -4,6 +4,7 @@ RULER's structure (Hsieh et al. 2024, arXiv:2404.06654) in this project's own wo
 sort of line and of question; `{key}`, `{value}` and the rest are filled in.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -162,3 +163,33 @@ TRAINING = (
         noise=_NOISE,
     ),
 )
+
+
+def invented_wording(words: Callable[[int, int], str]) -> Wording:
+    """A wording that says nothing: what tells a line from another is what it holds, as in every wording.
+
+    A network that has learnt from a few wordings only repeats these in place of the line that it is asked for.
+
+    Args:
+        words: between so many and so many invented words, with a space between two.
+    """
+    question = words(1, 4).capitalize()
+    asked = {name: f"{question} {{{name}}}?" for name in ("key", "keys", "value")}
+    number, assigned = f"{words(1, 3)} {{key}} {words(1, 2)} {{value}}.", f"{words(1, 2)} {{name}} {words(1, 2)} "
+    return Wording(
+        header=f"{words(3, 12).capitalize()}.\n\n",
+        hidden=f"{words(1, 3)} {{key}} {words(1, 3)} {{value}}.",
+        hidden_question=asked["key"],
+        number=number,
+        number_question=asked["key"],
+        all_numbers_question=f"{words(1, 2).capitalize()} {asked['key']}",
+        several_question=f"{words(1, 2).capitalize()} {asked['keys']}",
+        token=f"{words(1, 3)} {{key}} {words(1, 2)} {{value}}.",
+        token_question=asked["key"],
+        set_value=assigned + "{value}",
+        set_name=assigned + "{other}",
+        chain_question=f"{words(1, 3).capitalize()} {asked['value']}",
+        coded=f"{words(1, 1)}: {{words}}",
+        coded_question=f"{words(2, 5).capitalize()}?",
+        noise=_NOISE,
+    )
