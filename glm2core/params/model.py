@@ -71,7 +71,8 @@ class _Network(Section):
         None, description="folder of released or tuned weights, against the project's folder; null = from scratch"
     )
     preset: Preset = Field(
-        "tiny", description="shape of a network from scratch: tiny has 1.3 M parameters, mini 2.7 M, small 86 M; unused with a base"
+        "tiny",
+        description="shape of a network from scratch: tiny has 1.3 M parameters, mini 2.7 M, small 86 M; unused with a base",
     )
     family: Literal["auto", "chatglm2", "chatglm3"] = Field(
         "auto",

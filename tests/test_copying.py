@@ -1,0 +1,70 @@
+"""scripts/copying.py: rows for the embedded base, answered from their text, that leave analysis to be learnt later."""
+
+import importlib.util
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from glm2core.analysis.entities import LANGUAGES, pool, split_of
+from glm2core.analysis.wording import WORDINGS
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts/copying.py"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("copying", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+copying = _load()
+
+
+@pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])
+def test_an_answer_stands_in_the_text(language: object) -> None:
+    for seed in range(300):
+        messages = copying.conversation(random.Random(seed), language)
+        assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
+        told = ""
+        for question, answer in zip(messages[::2], messages[1::2], strict=True):
+            told += question["content"] + "\n"
+            assert (
+                answer["content"] in told or answer["content"] in copying.ENGLISH.acknowledged + language.acknowledged
+            )  # type: ignore[attr-defined]
+
+
+def test_the_same_arguments_give_the_same_rows(tmp_path: Path) -> None:
+    files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl", tmp_path / "other.jsonl"]
+    for file, seed in zip(files, ("5", "5", "6"), strict=True):
+        subprocess.run([sys.executable, SCRIPT, file, "--rows", "40", "--seed", seed], check=True)
+    one, two, other = (file.read_bytes() for file in files)
+    assert one == two != other
+    assert len(one.splitlines()) == 40 and all("messages" in json.loads(line) for line in one.splitlines())
+
+
+def test_no_entity_and_no_wording_of_analysis_is_met() -> None:
+    texts = [
+        message["content"]
+        for seed in range(400)
+        for language in (copying.ENGLISH, copying.CHINESE)
+        for message in copying.conversation(random.Random(seed), language)
+    ]
+    everything = "\n".join(texts)
+    held_out = {language: pool(language, "held out") for language in LANGUAGES}
+    assert not any(f" {given} " in f" {everything} " for given in held_out["en"].givens)
+    answers = {text for text in texts if text.isalpha()}
+    assert len(answers) > 100 and all(split_of(text) == "training" for text in answers if len(text) in (2, 3, 4))
+    for wording in WORDINGS.values():
+        for attribute in wording.attributes.values():
+            for template in (*attribute.facts, *attribute.questions, *attribute.owners, *attribute.listed):
+                parts = [part for part in template.replace("}", "{").split("{")[::2] if len(part.strip()) > 4]
+                assert not any(part in everything for part in parts), template
