@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -30,16 +31,14 @@ copying = _load()
 
 
 @pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])
-def test_an_answer_stands_in_the_text(language: object) -> None:
+def test_an_answer_stands_in_the_text(language: Any) -> None:
     for seed in range(300):
         messages = copying.conversation(random.Random(seed), language)
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
         told = ""
         for question, answer in zip(messages[::2], messages[1::2], strict=True):
             told += question["content"] + "\n"
-            assert (
-                answer["content"] in told or answer["content"] in copying.ENGLISH.acknowledged + language.acknowledged
-            )  # type: ignore[attr-defined]
+            assert answer["content"] in told or answer["content"] in language.acknowledged
 
 
 def test_the_same_arguments_give_the_same_rows(tmp_path: Path) -> None:

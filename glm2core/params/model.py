@@ -72,7 +72,8 @@ class _Network(Section):
     )
     preset: Preset = Field(
         "tiny",
-        description="shape of a network from scratch: tiny has 1.3 M parameters, mini 2.7 M, small 86 M; unused with a base",
+        description="shape of a network from scratch: tiny has 1.3 M parameters, mini 2.7 M, small 86 M; unused with "
+        "a base",
     )
     family: Literal["auto", "chatglm2", "chatglm3"] = Field(
         "auto",
