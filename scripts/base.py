@@ -86,6 +86,7 @@ def _card(work: Path) -> str:
         f"| {length:,} | " + " | ".join(f"{row[task]:.0%}" if task in row else "–" for task in tasks) + " |"
         for length, row in sorted(cells.items())
     )
+    made_by = "[params.yaml](params.yaml), then [further.yaml](further.yaml)"
     return f"""# The embedded base model
 
 A ChatGLM2 network of {first["trainable_parameters"]:,} parameters with its tokenizer, made by this project's own
@@ -93,7 +94,7 @@ pipeline from its own data: generated records with LongEval's lines and RULER's 
 files of `data/raw`. It stands in for released weights, so that the pipeline shows on any laptop what it does with
 those. Positions are plain RoPE, below 2,048. Licence: Apache-2.0, as the project.
 
-- made by: `make base`, from commits `{"` and `".join(commits)}`, with [params.yaml](params.yaml), then [further.yaml](further.yaml)
+- made by: `make base`, from commits `{"` and `".join(commits)}`, with {made_by}
 - training: {first["steps"] + further["steps"]:,} steps, {first["tokens"] + further["tokens"]:,} tokens, \
 {(first["seconds"] + further["seconds"]) / 60:.0f} minutes
 

@@ -11,11 +11,17 @@ from glm2core.evaluation.generation import Answerer
 from glm2core.serving.stream import AnswerStream
 
 CLEAR, STOP = "clear", "stop"
+_CONVERSES = 100_000_000  # parameters; smaller networks only find and copy
 
 
 def run(arguments: argparse.Namespace) -> None:
     answerer = load_answerer(arguments, _note)
     _note(f"{arguments.model} is ready. {CLEAR} forgets the rounds so far, {STOP} ends.")
+    if answerer.parameters < _CONVERSES:
+        _note(
+            f"With {answerer.parameters / 1e6:.1f} million parameters it can find and copy what stands in a text, not "
+            f"converse. See it find: python -m glm2core predict {arguments.model} data/examples/needles.jsonl"
+        )
     chat = Chat(answerer, arguments.system)
     for line in _lines():
         match line.strip():
