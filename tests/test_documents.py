@@ -65,3 +65,24 @@ def test_files_and_what_they_are_said_to_hold_are_there(document: Path) -> None:
     for file, name in held:
         sources = [path.read_text(encoding="utf-8") for path in named(file)]
         assert any(re.search(rf"^ *(?:def|class) {name}\b", source, re.MULTILINE) for source in sources), (file, name)
+
+
+def figures(document: Path) -> list[list[str]]:
+    """The numbers in each row of the tables that say what a method takes."""
+    rows = re.findall(r"^\| `(?:full|lora|qlora|ptuning)`.*", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return [sorted(re.findall(r"\d+(?:\.\d+)?", row)) for row in rows]
+
+
+def test_the_chinese_page_on_weights_has_the_commands_and_figures_of_the_english_one() -> None:
+    english, chinese = ROOT / "docs/your-weights.md", ROOT / "docs/your-weights.zh-CN.md"
+    assert len(figures(chinese)) == 8 and figures(chinese) == figures(english)
+    assert experiments(chinese) and set(experiments(chinese)) <= set(experiments(english))
+    said = re.findall(r"^\| ([a-z].*?) \|", chinese.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(said) > 4 and all(f"| {sentence} |" in english.read_text(encoding="utf-8") for sentence in said)
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if ".zh-CN" in path.name], ids=lambda path: path.name)
+def test_no_chinese_paragraph_is_broken_into_lines(document: Path) -> None:
+    """A line's end between two Chinese characters is shown as a space."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert not re.findall(r"[\u4e00-\u9fff，。、；：]\n[\u4e00-\u9fff]", text)
