@@ -1,12 +1,13 @@
-"""Make the embedded base model anew, by the pipeline itself, and put it into models/base.
+"""Make an embedded base model anew, by the pipeline itself, and put it into its folder below models/.
 
-    make base                                   in a temporary folder
+    make base                                   models/base, in a temporary folder
+    python scripts/base.py --name kinds         models/kinds
     python scripts/base.py --work ../base-work  in a folder that stays: the same command goes on after an interruption
 
-Two clones of the committed state run `dvc repro`, each with rows of `scripts/copying.py` among its data: the first
-with models/base/params.yaml as its params, from scratch; the second with models/base/further.yaml, from what the first
-made. The result takes the place of the weights and the tokenizer in models/base, with a card that says how it was made
-and what it scored. It takes an hour and a half or more. Standard library only.
+A clone of the committed state runs `dvc repro` with the base's params.yaml as its params, from scratch. models/kinds
+is trained in two runs, each with rows of `scripts/copying.py` among its data: the second, with further.yaml, tunes what
+the first made. The result takes the place of the weights and the tokenizer in the folder, with a card that says how it
+was made and what it scored. models/base takes 35 minutes, models/kinds 90. Standard library only.
 """
 
 import argparse
@@ -15,51 +16,73 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / "models" / "base"
-PARAMS = ("params.yaml", "further.yaml")
 CARD = "README.md"
 SETTLED = "settled.json"
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of the pipeline.
+
+    Args:
+        params: a file of the base's folder.
+        copying: rows to copy from among the data, and their seed; None = no such rows.
+    """
+
+    params: str
+    copying: tuple[int, int] | None = None
+
+
+BASES = {"base": (Run("params.yaml"),), "kinds": (Run("params.yaml", (16_000, 5)), Run("further.yaml", (8_000, 6)))}
+DATA = {
+    "base": "the generated retrieval conversations and the small files of `data/raw`",
+    "kinds": "generated records with LongEval's lines and RULER's kinds, notes to copy from, and the small files of "
+    "`data/raw`",
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder of the clone; kept, and gone on with when it is there")
+    parser.add_argument("--name", choices=BASES, default="base", help="folder below models/ (base)")
+    parser.add_argument("--work", type=Path, help="folder of the clones; kept, and gone on with when it is there")
     arguments = parser.parse_args()
     if arguments.work is not None:
-        return _make(arguments.work)
+        return _make(arguments.name, arguments.work)
     with tempfile.TemporaryDirectory() as folder:
-        return _make(Path(folder))
+        return _make(arguments.name, Path(folder))
 
 
-def _make(work: Path) -> int:
-    made = None
-    for number, params in enumerate(PARAMS, 1):
-        clone = work / params.removesuffix(".yaml")
+def _make(name: str, work: Path) -> int:
+    into, clones = ROOT / "models" / name, []
+    for run in BASES[name]:
+        clone = work / Path(run.params).stem
         if not (clone / ".git").exists():
-            _prepare(clone, params, number, made)
+            _prepare(clone, into / run.params, run.copying, clones[-1] if clones else None)
         done = subprocess.run(["dvc", "repro"], cwd=clone, check=False)
         if done.returncode:
-            print(f"base: the pipeline in {clone} stopped; models/base is as it was", file=sys.stderr)
+            print(f"base: the pipeline in {clone} stopped; {into} is as it was", file=sys.stderr)
             return done.returncode
-        made = clone / "models" / "tuned"
-    assert made is not None
-    _take(made, BASE)
-    (BASE / CARD).write_text(_card(work), encoding="utf-8")
-    print(f"base: models/base is new; its card is {BASE.relative_to(ROOT) / CARD}")
+        clones.append(clone)
+    _take(clones[-1] / "models" / "tuned", into)
+    (into / CARD).write_text(_card(name, clones), encoding="utf-8")
+    print(f"base: {into.relative_to(ROOT)} is new; its card is {CARD} there")
     return 0
 
 
-def _prepare(clone: Path, params: str, number: int, made: Path | None) -> None:
+def _prepare(clone: Path, params: Path, copying: tuple[int, int] | None, before: Path | None) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    shutil.copy2(BASE / params, clone / "params.yaml")
-    rows = [sys.executable, "scripts/copying.py", "data/raw/copying.jsonl", "--seed", str(number)]
-    subprocess.run(rows, cwd=clone, check=True)
-    if made is not None:
-        _take(made, clone / "models" / "base")
+    shutil.copy2(params, clone / "params.yaml")
+    if copying is not None:
+        rows, seed = map(str, copying)
+        script = [sys.executable, "scripts/copying.py", "data/raw/copying.jsonl", "--rows", rows, "--seed", seed]
+        subprocess.run(script, cwd=clone, check=True)
+    if before is not None:
+        _take(before / "models" / "tuned", clone / "models" / "base")
 
 
 def _take(made: Path, into: Path) -> None:
@@ -68,42 +91,46 @@ def _take(made: Path, into: Path) -> None:
             shutil.copy2(file, into / file.name)
 
 
-def _card(work: Path) -> str:
-    clones = [work / params.removesuffix(".yaml") for params in PARAMS]
+def _card(name: str, clones: list[Path]) -> str:
     commits = [
         subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True).stdout[:12]
         for clone in clones
     ]
-    first, further = (_metrics(clone, "train") for clone in clones)
-    evaluate = _metrics(clones[-1], "evaluate")
+    trained = [_metrics(clone, "train") for clone in clones]
+    steps, tokens, seconds = (sum(run[key] for run in trained) for key in ("steps", "tokens", "seconds"))
+    return f"""# The embedded {"base model" if name == "base" else f"base {name}"}
+
+A ChatGLM2 network of {trained[0]["trainable_parameters"]:,} parameters with its tokenizer, made by this project's own
+pipeline from its own data: {DATA[name]}. It stands
+in for released weights, so that the pipeline shows on any laptop what it does with those. Positions are plain RoPE,
+below 2,048. Licence: Apache-2.0, as the project.
+
+- made by: `python scripts/base.py --name {name}`, with {
+        ", then ".join(
+            f"[{run.params}]({run.params}) from commit `{commit}`"
+            for run, commit in zip(BASES[name], commits, strict=True)
+        )
+    }
+- training: {steps:,} steps, {tokens:,} tokens, {seconds / 60:.0f} minutes
+
+Answers right by plain RoPE, keys and values never trained on; of RULER's kinds the share of the references found:
+
+{_table(_metrics(clones[-1], "evaluate"))}
+"""
+
+
+def _table(evaluate: dict[str, Any]) -> str:
     cells: dict[int, dict[str, float]] = {}
     for name, value in evaluate.items():
-        if name.startswith("retrieval_") and name.rpartition("_")[2].isdigit():
-            task, _, length = name.removeprefix("retrieval_").rpartition("_")
+        task, _, length = name.removeprefix("retrieval_").rpartition("_")
+        if name.startswith("retrieval_") and length.isdigit():
             cells.setdefault(int(length), {})[task] = value
     tasks = sorted({task for row in cells.values() for task in row})
-    table = "\n".join(
+    rows = [
         f"| {length:,} | " + " | ".join(f"{row[task]:.0%}" if task in row else "–" for task in tasks) + " |"
         for length, row in sorted(cells.items())
-    )
-    made_by = "[params.yaml](params.yaml), then [further.yaml](further.yaml)"
-    return f"""# The embedded base model
-
-A ChatGLM2 network of {first["trainable_parameters"]:,} parameters with its tokenizer, made by this project's own
-pipeline from its own data: generated records with LongEval's lines and RULER's kinds, notes to copy from, and the small
-files of `data/raw`. It stands in for released weights, so that the pipeline shows on any laptop what it does with
-those. Positions are plain RoPE, below 2,048. Licence: Apache-2.0, as the project.
-
-- made by: `make base`, from commits `{"` and `".join(commits)}`, with {made_by}
-- training: {first["steps"] + further["steps"]:,} steps, {first["tokens"] + further["tokens"]:,} tokens, \
-{(first["seconds"] + further["seconds"]) / 60:.0f} minutes
-
-Answers right by plain RoPE (RULER's kinds: share of the references found), keys and values never trained on:
-
-| tokens | {" | ".join(tasks)} |
-|---|{"---|" * len(tasks)}
-{table}
-"""
+    ]
+    return "\n".join([f"| tokens | {' | '.join(tasks)} |", f"|---|{'---|' * len(tasks)}", *rows])
 
 
 def _metrics(clone: Path, stage: str) -> dict[str, Any]:
