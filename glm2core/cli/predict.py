@@ -34,6 +34,8 @@ OutputLine = dict[str, Any]
 
 # Within so many batches rows are answered by length: little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
+# Padded prompts need a mask, with which attention over thousands of tokens takes minutes that it takes seconds without.
+_BATCH_TOKENS = 8_192
 _MAPPING = "--column {name}={theirs}"
 # What answers depend on; --batch-size may be lowered when a run is continued.
 _SETTINGS = ("format", "column", "encoding", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
@@ -192,9 +194,8 @@ def answer_rows(
         prompts, problems = _prompts(answerer, questions, window)
         # In order of length, longest first; the whole window is sorted, done or not, so that batches stay the same
         prompts.sort(key=lambda prompt: -prompt.tokens)
-        batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
         add(problems)
-        for batch in batches:
+        for batch in _batches(prompts, batch_size):
             if all(prompt.record.number in journal.values for prompt in batch):
                 continue
             torch.manual_seed(seed + batch[0].record.number)  # sampled answers don't depend on interruptions
@@ -204,6 +205,14 @@ def answer_rows(
                 for prompt, answer in zip(batch, answers, strict=True)
             ]
             add(made)
+
+
+def _batches(prompts: list["_Prompt"], most: int) -> Iterator[list["_Prompt"]]:
+    """Of prompts, the longest first: at most `most` together, and padded no more than `_BATCH_TOKENS` unless alone."""
+    while prompts:
+        count = max(1, min(most, _BATCH_TOKENS // max(1, prompts[0].tokens)))
+        yield prompts[:count]
+        prompts = prompts[count:]
 
 
 class _Prompt(NamedTuple):

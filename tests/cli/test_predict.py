@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from glm2core.cli.answering import load_answerer
 from glm2core.cli.main import _parser, main
-from glm2core.cli.predict import _close, answer_rows, open_journal, read_questions
+from glm2core.cli.predict import _batches, _close, _Prompt, answer_rows, open_journal, read_questions
+from glm2core.data.json_rows import Record
 from tests.cli.conftest import PROJECT
 
 QUICK = ["--max-new-tokens", "4", "--dtype", "float32", "--batch-size", "3"]
@@ -186,3 +187,10 @@ def _kill_after_lines(count, arguments, partial):
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.005)
         process.kill()
+
+
+def test_long_rows_are_answered_alone_and_short_ones_together():
+    tokens = [11_000, 8_192, 5_000, 4_000, 4_000, *[100] * 20]
+    prompts = [_Prompt(Record(number, {}), [], count) for number, count in enumerate(tokens)]
+    found = [[prompt.tokens for prompt in batch] for batch in _batches(prompts, 16)]
+    assert found == [[11_000], [8_192], [5_000], [4_000, 4_000], [100] * 16, [100] * 4]
