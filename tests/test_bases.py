@@ -1,7 +1,6 @@
 """The embedded bases: what their cards say, and the params that they are made with."""
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ from safetensors.torch import load_file
 
 from glm2core.params import load_params, read_base, settle
 from glm2core.text.tokenizer import SpTokenizer
-from tests.workspace import ROOT
+from tests.workspace import ROOT, load_script
 
-BASES = runpy.run_path(str(ROOT / "scripts/base.py"))["BASES"]
+BASES = load_script("base").BASES
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -1,33 +1,20 @@
 """scripts/copying.py: rows for the embedded base, answered from their text, that leave analysis to be learnt later."""
 
-import importlib.util
 import json
 import random
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from glm2core.analysis.entities import LANGUAGES, pool, split_of
 from glm2core.analysis.wording import WORDINGS
+from tests.workspace import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts/copying.py"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("copying", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for their annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-copying = _load()
+copying = load_script("copying")
 
 
 @pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])

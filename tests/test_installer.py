@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.util
 import itertools
 import os
 import shutil
@@ -11,22 +10,12 @@ import sys
 import venv
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.workspace import load_script
 
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("installer", ROOT / "scripts/installer.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-installer = _load()
+installer = load_script("installer")
 
 
 @pytest.fixture

@@ -1,20 +1,14 @@
 """data/examples/needles.jsonl: what its script writes, every answer in its record, no key among those trained on."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 from glm2core.lines.records import parse_record
 from glm2core.lines.words import split_of
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.workspace import load_script
 
 
 def test_the_file_is_what_its_script_writes() -> None:
-    spec = importlib.util.spec_from_file_location("needles", ROOT / "scripts/needles.py")
-    assert spec is not None and spec.loader is not None
-    needles = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(needles)
+    needles = load_script("needles")
     written = [json.loads(line) for line in needles.FILE.read_text(encoding="utf-8").splitlines()]
     assert written == needles.rows()
     assert [len(row["instruction"]) for row in written] == sorted(len(row["instruction"]) for row in written)

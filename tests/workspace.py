@@ -1,6 +1,7 @@
 """A project folder of its own for tests of the real pipeline: this working tree, small settings, the real dvc."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -188,6 +190,16 @@ def serving(workspace: Workspace, command: str) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+
+
+def load_script(name: str) -> ModuleType:
+    """A file of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there for their annotations
+    spec.loader.exec_module(module)
+    return module
 
 
 def answers(url: str) -> bool:

@@ -8,6 +8,7 @@ from glm2core.cli.answering import load_answerer
 from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 from glm2core.errors import UserError
 from glm2core.evaluation.generation import Answerer
+from glm2core.model.adapters import network_parameters
 from glm2core.serving.stream import AnswerStream
 
 CLEAR, STOP = "clear", "stop"
@@ -17,9 +18,10 @@ _CONVERSES = 100_000_000  # parameters; smaller networks only find and copy
 def run(arguments: argparse.Namespace) -> None:
     answerer = load_answerer(arguments, _note)
     _note(f"{arguments.model} is ready. {CLEAR} forgets the rounds so far, {STOP} ends.")
-    if answerer.parameters < _CONVERSES:
+    parameters = network_parameters(arguments.model, arguments.base)
+    if parameters < _CONVERSES:
         _note(
-            f"With {answerer.parameters / 1e6:.1f} million parameters it can find and copy what stands in a text, not "
+            f"With {parameters / 1e6:.1f} million parameters it can find and copy what stands in a text, not "
             f"converse. See it find: python -m glm2core predict {arguments.model} data/examples/needles.jsonl"
         )
     chat = Chat(answerer, arguments.system)

@@ -65,14 +65,12 @@ class Answerer:
 
     Attributes:
         positions: prompt and answer together never go beyond so many tokens.
-        parameters: of the model.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, chat_format: ChatFormat, sampling: Sampling) -> None:
         self._model: Any = model
         self.chat_format = chat_format
         self.positions: int = self._model.config.seq_length
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._room = self.positions - sampling.max_new_tokens
         self._config = _generation_config(chat_format, sampling)
 
