@@ -1,9 +1,9 @@
-# Commands of the project. Each sets up .venv first when it is missing or out of date.
+# Commands of the project. Each first sets up .venv if it is missing or out of date.
 PYTHON ?= python3
-# Stages run as `python`, dvc and pytest of .venv, whether or not it is activated
+# Stages, dvc and pytest run with .venv's Python, whether or not it is activated
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# Tests run side by side: OpenMP threads that wait should soon sleep (stages/runner.py says more)
+# Tests run in parallel: waiting OpenMP threads should soon sleep (glm2core/process.py says more)
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
@@ -12,16 +12,16 @@ export GOMP_SPINCOUNT ?= 1000
 help:
 	@echo "make repro      set up and run the pipeline (dvc repro) on the embedded data"
 	@echo "make ui         MLflow's pages of all runs, on a free port"
-	@echo "make promote    keep the tuned model as a version in MLflow's model registry"
+	@echo "make promote    register the tuned model in MLflow's model registry"
 	@echo "make test       set up and run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements of benchmarks/, each figure a ratio of one run"
 	@echo "make bench-train  training against other ways, and the 6.24 B network (hours)"
-	@echo "make base       make the embedded base model anew (35 minutes or more)"
+	@echo "make base       rebuild the embedded base model (35 minutes or more)"
 	@echo "make longcontext  the long-context claim with its controls (one to two hours on two cores)"
-	@echo "make setup      only set up .venv, with what running needs; TORCH=cpu or TORCH=cuda chooses torch's build"
-	@echo "make setup-dev  what tests and lint need besides (make test and make lint do it)"
+	@echo "make setup      only set up .venv, for running; TORCH=cpu or TORCH=cuda chooses torch's build"
+	@echo "make setup-dev  add what tests and lint need (make test and make lint do it)"
 
 setup:
 	@$(PYTHON) scripts/setup.py $(if $(TORCH),--torch $(TORCH))
@@ -68,6 +68,6 @@ base: setup
 longcontext: setup
 	@python -m benchmarks.long_context $(if $(LONGEVAL),--longeval $(LONGEVAL))
 
-# Writes requirements.lock and requirements-dev.lock anew from what .venv holds
+# Rewrites requirements.lock and requirements-dev.lock from the packages in .venv
 lock: setup-dev
 	@python scripts/lock.py

@@ -1,13 +1,13 @@
-"""Make an embedded base model anew, by the pipeline itself, and put it into its folder below models/.
+"""Rebuild an embedded base model with the pipeline itself, and put it into its folder in models/.
 
     make base                                   models/base, in a temporary folder
     python scripts/base.py --name kinds         models/kinds
-    python scripts/base.py --work ../base-work  in a folder that stays: the same command goes on after an interruption
+    python scripts/base.py --work ../base-work  in a folder that is kept: the same command continues an interrupted run
 
 A clone of the committed state runs `dvc repro` with the base's params.yaml as its params, from scratch. models/kinds
-is trained in two runs, each with rows of `scripts/copying.py` among its data: the second, with further.yaml, tunes what
-the first made. The result takes the place of the weights and the tokenizer in the folder, with a card that says how it
-was made and what it scored. models/base takes 35 minutes, models/kinds 90. Standard library only.
+is trained in two runs, each with rows of `scripts/copying.py` in its data: the second, with further.yaml, tunes the
+result of the first. The result replaces the weights and the tokenizer in the folder, with a card that says how it was
+made and what it scored. models/base takes 35 minutes, models/kinds 90. Standard library only.
 """
 
 import argparse
@@ -30,8 +30,8 @@ class Run:
     """One run of the pipeline.
 
     Args:
-        params: a file of the base's folder.
-        copying: rows to copy from among the data, and their seed; None = no such rows.
+        params: a file in the base's folder.
+        copying: number of copying rows in the data, and their seed; None = none.
     """
 
     params: str
@@ -48,8 +48,8 @@ DATA = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", choices=BASES, default="base", help="folder below models/ (base)")
-    parser.add_argument("--work", type=Path, help="folder of the clones; kept, and gone on with when it is there")
+    parser.add_argument("--name", choices=BASES, default="base", help="folder in models/ (base)")
+    parser.add_argument("--work", type=Path, help="folder of the clones; kept, and continued if it exists")
     arguments = parser.parse_args()
     if arguments.work is not None:
         return _make(arguments.name, arguments.work)
@@ -65,7 +65,7 @@ def _make(name: str, work: Path) -> int:
             _prepare(clone, into / run.params, run.copying, clones[-1] if clones else None)
         done = subprocess.run(["dvc", "repro"], cwd=clone, check=False)
         if done.returncode:
-            print(f"base: the pipeline in {clone} stopped; {into} is as it was", file=sys.stderr)
+            print(f"base: the pipeline in {clone} stopped; {into} is unchanged", file=sys.stderr)
             return done.returncode
         clones.append(clone)
     _take(clones[-1] / "models" / "tuned", into)

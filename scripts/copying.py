@@ -1,10 +1,10 @@
-"""Conversations that ask to copy a part of a text, for `make base`: words, names, numbers, single Chinese characters.
+"""Conversations about copying a part of a text, for `make base`: words, names, numbers, single Chinese characters.
 
     python scripts/copying.py data/raw/copying.jsonl --rows 16000
 
-A text is a list of notes of two parts, all told at once or some in each round. A question names one part and asks for
-the other, which stands in the text word for word. No wording of `glm2core.analysis` and no entity that it holds out is
-among them. The same arguments give the same bytes.
+A text is a list of two-part notes, given all at once or one per round. A question names one part and asks for the
+other, which is in the text word for word. It uses no wording and no held-out entity of `glm2core.analysis`. The same
+arguments give the same bytes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Unit = Callable[[random.Random], str]
 
 @dataclass(frozen=True)
 class Verb:
-    """What stands between the parts of a note, and the questions for its right and its left part."""
+    """The text between the parts of a note, and the questions for its right and its left part."""
 
     between: str
     right: str
@@ -36,7 +36,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Language:
-    """Of notes: how they are joined, asked about and acknowledged."""
+    """How notes are joined, asked about and acknowledged."""
 
     verbs: tuple[Verb, ...]
     units: tuple[Unit, ...]
@@ -74,7 +74,7 @@ def conversation(rng: random.Random, language: Language) -> list[Message]:
     notes = _notes(rng, language, rng.randint(2, 7))
     asked = [_question(rng, language, note) for note in rng.sample(notes, min(len(notes), rng.randint(1, 4)))]
     texts = [left + verb.between + right for left, verb, right in notes]
-    if rng.random() < 0.25:  # told one by one
+    if rng.random() < 0.25:  # one note per round
         rounds = [(text, rng.choice(language.acknowledged)) for text in texts] + asked
     else:
         text, (question, answer) = rng.choice(language.joints).join(texts), asked[0]
@@ -88,7 +88,7 @@ def conversation(rng: random.Random, language: Language) -> list[Message]:
 
 
 def _notes(rng: random.Random, language: Language, count: int) -> list[tuple[str, Verb, str]]:
-    """Notes that no question confuses: a left part that comes twice has another verb each time."""
+    """Unambiguous notes: a left part that appears twice has a different verb each time."""
     verbs = rng.sample(language.verbs, rng.randint(1, 3))
     notes: list[tuple[str, Verb, str]] = []
     while len(notes) < count:

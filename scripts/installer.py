@@ -1,6 +1,6 @@
-"""Install packages into an environment by uv, which takes a fraction of pip's time; by pip where uv can't be had.
+"""Install packages into an environment with uv, which takes a fraction of pip's time; with pip if uv is not available.
 
-uv does not read pip's configuration. What decides which packages come, and from where, is handed over: without it a
+uv does not read pip's configuration. The settings that choose packages and their sources are passed on: otherwise a
 machine whose pip takes torch's CPU build from a folder would fetch gigabytes of CUDA's. Standard library only.
 """
 
@@ -16,7 +16,7 @@ UV = "uv==0.13.9"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 BACKENDS = {"cpu": "cpu", "cuda": "auto"}  # what `--torch` means to uv: auto is the build that fits the driver
 
-# pip's settings (https://pip.pypa.io/en/stable/cli/pip_install/) -> uv's options, each taken once for every value
+# pip's settings (https://pip.pypa.io/en/stable/cli/pip_install/) -> uv's options, one for each value
 _OPTIONS = {
     "index-url": "--default-index",
     "extra-index-url": "--index",
@@ -33,7 +33,7 @@ _VARIABLES = {
     "timeout": ("UV_HTTP_TIMEOUT",),
     "default-timeout": ("UV_HTTP_TIMEOUT",),
 }
-_OWN_SECTION = {":env:": 2, "install": 1}  # a variable beats the section of a command, that beats the general one
+_OWN_SECTION = {":env:": 2, "install": 1}  # variables override a command's section, which overrides the general one
 
 
 def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Sequence[int] = ()) -> None:
@@ -41,11 +41,11 @@ def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Seq
 
     Args:
         python: of the environment, which has pip.
-        torch: cpu or cuda: the build of torch; None = as the configured indexes have it.
+        torch: cpu or cuda: the build of torch; None = the configured indexes' build.
         pass_fds: descriptors that installers keep open.
 
     Raises:
-        subprocess.CalledProcessError: neither uv nor pip could.
+        subprocess.CalledProcessError: both uv and pip failed.
     """
     settings = pip_settings(python)
     uv = _find_uv(python, pass_fds)
@@ -60,18 +60,18 @@ def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Seq
         done = subprocess.run([*command, *quiet, "-r", str(lock)], env=environment, check=False, pass_fds=pass_fds)
         if done.returncode == 0:
             return
-        print("set-up: uv could not install them (see above); pip tries", file=sys.stderr, flush=True)
+        print("set-up: uv could not install them (see above); trying pip", file=sys.stderr, flush=True)
     _by_pip(python, lock, torch, pass_fds)
 
 
 def pip_settings(python: Path) -> dict[str, str]:
-    """pip's own settings, by their names without a section: of its files and of the environment."""
+    """pip's settings from its files and the environment, by name without section."""
     command = [str(python), "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found: dict[str, tuple[int, str]] = {}
     for line in listed.splitlines():
         key, equals, value = line.partition("=")
-        if not equals:  # a word of pip's own
+        if not equals:  # a message of pip
             continue
         section, _, name = key.partition(".")
         rank = _OWN_SECTION.get(section, 0)
@@ -81,8 +81,8 @@ def pip_settings(python: Path) -> dict[str, str]:
 
 
 def uv_settings(settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """uv's options and environment variables that say what pip's settings say."""
-    options = ["--index-strategy", "unsafe-best-match"]  # pip, too, takes the best of all indexes
+    """uv's options and environment variables for pip's settings."""
+    options = ["--index-strategy", "unsafe-best-match"]  # pip also takes the best of all indexes
     for name, option in _OPTIONS.items():
         options += [part for value in settings.get(name, "").split() for part in (option, value)]
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
@@ -98,20 +98,20 @@ def uv_settings(settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]
 
 
 def _find_uv(python: Path, pass_fds: Sequence[int]) -> str | None:
-    """The user's own uv, else one that pip puts into the environment; None where neither is."""
+    """The user's own uv, else one that pip puts into the environment; None if there is neither."""
     own = shutil.which("uv") or shutil.which("uv", path=str(python.parent))
     if own is not None:
         return own
     done = subprocess.run([*_pip(python), UV], capture_output=True, check=False, pass_fds=pass_fds)
     found = shutil.which("uv", path=str(python.parent))
     if done.returncode or found is None:
-        print("set-up: uv could not be had from the package index; pip takes some minutes", flush=True)
+        print("set-up: the package index has no uv; pip takes a few minutes", flush=True)
         return None
     return found
 
 
 def _tell_of_gigabytes(command: Sequence[str], lock: Path, environment: Mapping[str, str]) -> None:
-    """Say so where CUDA's libraries would come to a machine without a GPU."""
+    """Print a hint if CUDA's libraries would be installed on a machine without a GPU."""
     if any((shutil.which("nvidia-smi"), Path("/proc/driver/nvidia").exists(), Path("/dev/kfd").exists())):
         return
     tried = subprocess.run(
@@ -119,8 +119,8 @@ def _tell_of_gigabytes(command: Sequence[str], lock: Path, environment: Mapping[
     )
     if " + nvidia-" in tried.stderr:
         print(
-            "set-up: no GPU is seen here, and the package index gives torch's CUDA build, gigabytes more. The CPU's: "
-            "Ctrl-C, then make setup TORCH=cpu",
+            "set-up: there is no GPU here, and the package index has torch's CUDA build, gigabytes larger. For the CPU "
+            "build: Ctrl-C, then make setup TORCH=cpu",
             flush=True,
         )
 
@@ -132,7 +132,7 @@ def torch_of(lock: Path) -> list[str]:
 
 def _by_pip(python: Path, lock: Path, torch: str | None, pass_fds: Sequence[int]) -> None:
     index = ["--extra-index-url", CPU_INDEX] if torch == "cpu" else []
-    # torch first: its build must be settled before packages that only ask for some torch
+    # torch first: its build must be fixed before packages that need any torch
     for what in ([line] for line in torch_of(lock)):
         subprocess.run([*_pip(python), *index, *what], check=True, pass_fds=pass_fds)
     subprocess.run([*_pip(python), "--requirement", str(lock)], check=True, pass_fds=pass_fds)

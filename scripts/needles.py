@@ -1,4 +1,4 @@
-"""Write data/examples/needles.jsonl: long records, each with a question for one line, for `predict` to answer.
+"""Write data/examples/needles.jsonl: long records, each with a question about one line, for `predict`.
 
     python scripts/needles.py
 
@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from glm2core.lines.records import RECORD_OVER, answer_text, make_record, question_text, record_text  # noqa: E402
 
 FILE = ROOT / "data/examples/needles.jsonl"
-_CHARACTERS = (1_500, 6_000, 12_000, 24_000)  # two or three make a token of the embedded tokenizer
+_CHARACTERS = (1_500, 6_000, 12_000, 24_000)  # two or three per token of the embedded tokenizer
 
 
 def rows() -> list[dict[str, str]]:

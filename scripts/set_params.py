@@ -1,9 +1,9 @@
-"""Change keys of params.yaml as `dvc exp run -S` does, for good, with all comments kept.
+"""Change keys of params.yaml permanently, as `dvc exp run -S` does, and keep all comments.
 
     python scripts/set_params.py train.max_steps=20 'evaluate.retrieval.lengths=[512, 1024]'
 
-Values are YAML. It fails, and writes nothing, where a key is not in the file, has the value already, or takes no such
-value: so a script that shortens a run never runs the long one.
+Values are YAML. It fails and writes nothing if a key is not in the file, already has the value, or does not take it, so
+a script that shortens a run never runs the long one.
 """
 
 import io
@@ -38,7 +38,7 @@ def changed(text: str, changes: list[str]) -> str:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.width = 10_000  # a long line is left as it is
+    yaml.width = 10_000  # long lines stay as they are
     params = yaml.load(text)
     for change in changes:
         key, equals, written = change.partition("=")
@@ -50,7 +50,7 @@ def changed(text: str, changes: list[str]) -> str:
             raise UserError(f"{change}: params.yaml has no such key; write section.key=value")
         value = yaml.load(written)
         if section[name] == value:
-            raise UserError(f"{change}: that is its value already")
+            raise UserError(f"{change}: the key already has this value")
         section[name] = value
     out = io.StringIO()
     yaml.dump(params, out)

@@ -1,10 +1,10 @@
-"""Set up .venv: what running needs, from requirements.lock; with `dev`, what tests and lint need besides.
+"""Set up .venv: what running needs, from requirements.lock; with `dev`, also what tests and lint need.
 
     python scripts/setup.py [dev] [--torch cpu | cuda]
 
-Standard library only; `installer.py` beside it installs. A finished set-up is known by a stamp for each lock that has
-the lock's hash and is written last. An interrupted one leaves no stamp and is begun again from nothing, since it may
-have been stopped in the middle of a package. Of two at once in one folder the second waits.
+Standard library only; `installer.py` beside it installs. A finished set-up has a stamp per lock, with the lock's hash,
+written last. An interrupted one leaves no stamp and starts over from nothing, since it may have stopped in the middle
+of a package. If two run in one folder, the second waits.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from installer import BACKENDS, install
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-GUARD = ROOT / ".venv.lock"  # beside .venv, which is emptied
+GUARD = ROOT / ".venv.lock"  # outside .venv, which is emptied
 OLDEST = (3, 11)
 # Lock -> its stamp; each needs those before it.
 STAMPS = {ROOT / "requirements.lock": VENV / ".ready", ROOT / "requirements-dev.lock": VENV / ".ready-dev"}
@@ -31,14 +31,14 @@ STAMPS = {ROOT / "requirements.lock": VENV / ".ready", ROOT / "requirements-dev.
 def main(arguments: list[str]) -> int:
     if sys.version_info < OLDEST:
         print(
-            f"set-up: Python {OLDEST[0]}.{OLDEST[1]} or newer is needed, this is {sys.version.split()[0]}. "
+            f"set-up: needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}. "
             "Name another one: make setup PYTHON=python3.12",
             file=sys.stderr,
         )
         return 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=["dev"], help="what tests and lint need, too")
-    parser.add_argument("--torch", choices=list(BACKENDS), help="torch's build (as the package index has it)")
+    parser.add_argument("part", nargs="?", choices=["dev"], help="also install what tests and lint need")
+    parser.add_argument("--torch", choices=list(BACKENDS), help="torch's build (default: the package index's)")
     given = parser.parse_args(arguments)
     locks = list(STAMPS)[: 2 if given.part else 1]
     if all(_is_ready(lock, given.torch) for lock in locks):
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         _refuse_what_is_no_folder()
         with _alone() as guard:
             for lock in locks:
-                if not _is_ready(lock, given.torch):  # another one may have done it meanwhile
+                if not _is_ready(lock, given.torch):  # another process may have done it meanwhile
                     _install(lock, given.torch, guard)
     except (subprocess.CalledProcessError, OSError) as error:
         print(f"set-up: failed ({error}). The message above says why; run the same command again.", file=sys.stderr)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nset-up: interrupted; the next call begins again.", file=sys.stderr)
+        print("\nset-up: interrupted; the next call starts over.", file=sys.stderr)
         return 130
     print("set-up: ready", flush=True)
     return 0
@@ -71,7 +71,7 @@ def _is_ready(lock: Path, torch: str | None) -> bool:
 
 
 def _wanted(lock: Path) -> str:
-    """What the stamp of an up-to-date environment says: this lock and those before it, the interpreter, the place."""
+    """The stamp of an up-to-date environment: this lock and those before it, the interpreter, the place."""
     before = list(STAMPS)[: list(STAMPS).index(lock) + 1]
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in before]
     return f"{' '.join(hashes)} python{sysconfig.get_python_version()} {VENV}\n"
@@ -80,8 +80,8 @@ def _wanted(lock: Path) -> str:
 def _refuse_what_is_no_folder() -> None:
     if VENV.is_symlink():
         raise ValueError(
-            f"{VENV} is a link to {VENV.readlink()}, which setting up would empty. Remove the link (rm .venv), or set "
-            "that environment up by its own project."
+            f"{VENV} is a link to {VENV.readlink()}, which the set-up would empty. Remove the link (rm .venv), or set "
+            "that environment up from its own project."
         )
     if VENV.exists() and not VENV.is_dir():
         raise ValueError(f"{VENV} is a file where a folder should be. Move it away.")
@@ -89,7 +89,7 @@ def _refuse_what_is_no_folder() -> None:
 
 @contextmanager
 def _alone() -> Iterator[int | None]:
-    """Hold the folder's lock, which ends with the process that has it; None where the system has none."""
+    """Hold the folder's lock; it ends with the process. None on systems without such locks."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -99,7 +99,7 @@ def _alone() -> Iterator[int | None]:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("set-up: another one is at work in this folder; waiting for it", flush=True)
+            print("set-up: another set-up is running in this folder; waiting for it", flush=True)
             fcntl.flock(guard, fcntl.LOCK_EX)
         yield guard.fileno()
 
@@ -109,7 +109,7 @@ def _install(lock: Path, torch: str | None, guard: int | None) -> None:
     print(f"set-up: installing the packages of {lock.name} into .venv (once)", flush=True)
     if lock == next(iter(STAMPS)):
         venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(VENV)
-    # The installer has the guard, too: it may live on where this process is killed
+    # The installer holds the guard as well: it may outlive this process
     install(_python(), lock, torch=torch, pass_fds=() if guard is None else (guard,))
     STAMPS[lock].write_text(f"{_wanted(lock)}torch {torch or 'of the index'}\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Raw sources -> data/converted/: one conversation a row, split by prompt; rejected rows kept with their reason."""
+"""Raw sources -> data/converted/: one conversation per row, split by prompt; rejected rows kept with their reason."""
 
 import sys
 from pathlib import Path
@@ -20,13 +20,13 @@ CONVERTED = Path("data/converted")
 REPORTS = Path("reports/convert")
 METRICS = Path("metrics/convert.json")
 _WITHOUT = {
-    "validation": "training goes without (convert.validation_fraction and the number of rows decide)",
+    "validation": "training runs without validation (convert.validation_fraction and the number of rows decide)",
     "test": "evaluate gives no test_loss (convert.test_fraction and the number of rows decide)",
 }
 
 
 def convert(params: Params) -> None:
-    # Here, so that wrong params are told before polars is imported.
+    # Imported here, so that wrong params are reported first.
     from glm2core.data.ahead import rows_ahead
     from glm2core.data.convert import REJECTED_FILE, convert_sources
     from glm2core.data.reports import convert_metrics, write_convert_tables
@@ -44,7 +44,7 @@ def convert(params: Params) -> None:
             run.dataset(CONVERTED / f"{split}.parquet", context=split)
         if params.tracking.log_examples and report.total.rejected:
             run.artifact(CONVERTED / REJECTED_FILE)
-    look_next: dict[str, str | Path] = {"rows by what became of them": REPORTS / "fates.csv"}
+    look_next: dict[str, str | Path] = {"kept, rejected and duplicate rows": REPORTS / "fates.csv"}
     if report.total.rejected:
         look_next["rejected rows and why"] = CONVERTED / REJECTED_FILE
     closing_table("convert", dict(metrics), look_next)
@@ -60,7 +60,7 @@ def _say_what_was_found(report: "ConvertReport") -> None:
             print(f"no row is held out for {split}: {_WITHOUT[split]}")
     for source in report.untracked:
         print(
-            f"warning: {source} lies outside data/raw, so DVC does not see when it changes. "
+            f"warning: {source} is outside data/raw, so DVC does not notice changes to it. "
             "Put it under data/raw (git or `dvc add`), or use `dvc repro -f` after a change.",
             file=sys.stderr,
         )
@@ -71,8 +71,8 @@ def _say_columns(source: str, use: "ColumnUse") -> None:
     print(f"  columns read: {shown_names(use.read)}{not_read}")
     for name, rows in use.lost.items():
         print(
-            f"warning: {source}: {rows:,} rows fill {shown_names([name])}, which is not read as {use.row_format}. "
-            "If it belongs to the prompt or the answer, map it with columns, or choose another format.",
+            f"warning: {source}: {rows:,} rows have a value in {shown_names([name])}, which format {use.row_format} "
+            "does not read. If it belongs to the prompt or the answer, map it with columns, or choose another format.",
             file=sys.stderr,
         )
 

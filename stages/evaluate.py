@@ -20,7 +20,7 @@ METRICS = Path("metrics/evaluate.json")
 
 
 def evaluate(params: Params) -> None:
-    # torch takes seconds to import; params are checked before
+    # Imported here: torch takes seconds, and params are checked first
     quiet_libraries()
     from glm2core.evaluation.page import PAGE, write_page
     from glm2core.evaluation.report import PICTURES, PREDICTIONS, RETRIEVAL_PREDICTIONS, answers_table
@@ -63,7 +63,7 @@ def evaluate(params: Params) -> None:
         "evaluate",
         dict(metrics),
         {
-            "all of it on a page": REPORTS / PAGE,
+            "the report on one page": REPORTS / PAGE,
             "every answer": REPORTS / PREDICTIONS,
             "retrieval by length and depth": REPORTS,
             "all runs": "make ui",

@@ -1,4 +1,4 @@
-"""A run that fails must not cost what was there: DVC removes a stage's outs before the stage has looked at anything."""
+"""Keeps the last model if a run fails: DVC removes a stage's outs before the stage starts."""
 
 import os
 import shutil
@@ -11,10 +11,10 @@ from glm2core.files import project_root
 
 
 def put_back(stage: str, out: Path) -> None:
-    """Bring an out that DVC has removed back from its cache, as dvc.lock describes it.
+    """Restore an out that DVC has removed from DVC's cache, as dvc.lock describes it.
 
-    The stage replaces it as a whole when it has ended well; until then, and after an error, Ctrl-C or a kill, it is
-    there. Nothing happens outside DVC, in DVC's temporary workspaces, and where its cache does not hold the out.
+    The stage replaces it as a whole when it succeeds; until then, and after an error, Ctrl-C or a kill, it stays. Does
+    nothing outside DVC, in DVC's temporary workspaces, or if the cache lacks the out.
 
     Args:
         stage: by its name in dvc.yaml.
@@ -31,14 +31,14 @@ def put_back(stage: str, out: Path) -> None:
         try:
             if entry.hash_info and not entry.changed_cache():
                 entry.checkout()
-                print(f"{out} stays the last run's until this one has ended well", flush=True)
-        except (DvcException, OSError):  # a full disk, say: the run itself is worth more
+                print(f"{out} keeps the last run's result until this run succeeds", flush=True)
+        except (DvcException, OSError):  # such as a full disk: running matters more
             shutil.rmtree(out, ignore_errors=True)
 
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come after the body, so that nothing half-copied stays."""
+    """Delay Ctrl-C and SIGTERM until after the body, so that nothing stays half-copied."""
     block = getattr(signal, "pthread_sigmask", None)  # not on Windows
     if block is None:
         yield

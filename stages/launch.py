@@ -1,4 +1,4 @@
-"""The train stage becomes its launcher: the same process, so signals and exit codes are its own; no shell."""
+"""The train stage becomes its launcher: same process, so signals and exit codes are the launcher's; no shell."""
 
 import os
 import sys
@@ -10,22 +10,22 @@ from glm2core.params.launcher import CONFIG_FILE, launcher_command
 from glm2core.params.yaml_text import parse_yaml, read_yaml_file
 
 _LAUNCHED = "GLM2CORE_LAUNCHED"
-_RANK = "RANK"  # as every launcher sets it, one that was started by hand too
+_RANK = "RANK"  # set by every launcher, including one started by hand
 _MOST_BYTES = 65_536
 _KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
 _STARTS_OTHERS = ("commands", "command_file", "mpirun_config", "tpu_use_cluster", "tpu_use_sudo")
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process already."""
+    """Whether a launcher has already started this process."""
     return _LAUNCHED in os.environ or _RANK in os.environ
 
 
 def become_launcher(launcher: str, module: str) -> None:
-    """Start `module` as `train.launcher` says: this process is replaced. Plain python, and a launched process, go on.
+    """Replace this process by `module` under `train.launcher`; does nothing for plain python or a launched process.
 
     Raises:
-        UserError: accelerate's config file is missing, lies outside the project, or would start something else.
+        UserError: accelerate's config file is missing, is outside the project, or would start something else.
     """
     program, options = launcher_command(launcher)
     if not program or is_launched():
@@ -41,9 +41,11 @@ def become_launcher(launcher: str, module: str) -> None:
 def _checked_config(name: str) -> Path:
     file = resolve_path(name)
     if not file.is_file():
-        raise UserError(f"train.launcher: {name} is not there. Put accelerate's config file into the project's folder.")
+        raise UserError(
+            f"train.launcher: {name} does not exist. Put accelerate's config file into the project's folder."
+        )
     if not any(file.resolve().is_relative_to(place) for place in (Path.cwd().resolve(), project_root())):
-        raise UserError(f"train.launcher: {name} leads out of the project. Copy the file into the project's folder.")
+        raise UserError(f"train.launcher: {name} is outside the project. Copy the file into the project's folder.")
     values = parse_yaml(read_yaml_file(file, _MOST_BYTES), file)
     values = values if isinstance(values, dict) else {}
     wanted = {"compute_environment": ("LOCAL_MACHINE",), "distributed_type": _KINDS}

@@ -1,4 +1,4 @@
-"""What every stage has in common: params are checked first, errors are sentences, exit codes tell the truth."""
+"""Runs any stage: params are checked first, errors are sentences, the exit code is 0 only on success."""
 
 import sys
 from collections.abc import Callable
@@ -15,10 +15,10 @@ _ORDER = ("convert", "tokenize", "train", "evaluate")
 
 
 def run_stage(name: str, stage: Callable[[Params], None], process: str | None = None) -> int:
-    """Run one stage and return its exit code: 0 only when its outputs are whole.
+    """Run one stage and return its exit code: 0 only when its outputs are complete.
 
     Args:
-        process: number of this one of several processes, for the sentences.
+        process: number of this process, if there are several; for messages.
     """
     shown = name if process is None else f"{name}, process {process}"
     try:
@@ -32,12 +32,12 @@ def run_stage(name: str, stage: Callable[[Params], None], process: str | None = 
         print(f"\n{shown}: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{shown}: stopped; nothing half-done was kept. Run again to go on.", file=sys.stderr)
+        print(f"\n{shown}: stopped; nothing half-done was kept. Run again to continue.", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
 def _forget_figures(name: str) -> None:
-    """Remove the figures of this stage and of those behind it: if the run stops here, they would be another run's."""
+    """Remove the metrics of this and later stages: if the run stops here, they would be those of another run."""
     for stage in _ORDER[_ORDER.index(name) :]:
         (METRICS / f"{stage}.json").unlink(missing_ok=True)

@@ -18,7 +18,7 @@ EXAMPLES = "examples.md"
 
 
 def tokenize(params: Params) -> None:
-    # Here, so that wrong params are told before polars is imported.
+    # Imported here, so that wrong params are reported first.
     from glm2core.text.encode import converted_rows, encode_converted, render_examples, tokenizer_for
     from glm2core.text.pairs import PairBuilder
     from glm2core.text.reports import ROWS_PAGE, tokenize_metrics, write_tokenize_tables

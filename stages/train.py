@@ -1,4 +1,4 @@
-"""Train: the network is tuned as params say; weights or adapter, curves and metrics come out."""
+"""Train: tunes the network as set in params; writes weights or an adapter, curves and metrics."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ METRICS = Path("metrics/train.json")
 def train(params: Params) -> None:
     """Tune the network in params on data/tokenized, in this process or in those that `train.launcher` starts."""
     become_launcher(params.train.launcher, "stages.train")
-    # Here, so that wrong params are told before torch is imported.
+    # Imported here, so that wrong params are reported first.
     quiet_libraries()
     from glm2core.tracking import headlines, stage_run
     from glm2core.training.session import open_run
@@ -46,6 +46,6 @@ def train(params: Params) -> None:
 if __name__ == "__main__":
     if not is_launched():
         put_back("train", TUNED)
-    # Under torchrun each process tells its own errors.
+    # Under torchrun each process reports its own errors.
     number = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
     sys.exit(run_stage("train", train, process=number))

@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Path:
 def test_each_worker_has_a_card_of_its_own(project: Path, tmp_path: Path) -> None:
     run(project, "dvc", "exp", "run", "--queue", "-q", "-S", "number=1,2,3,4")
     said = run(project, sys.executable, str(SCRIPT), "GPU-a", "GPU-b")
-    assert said.splitlines() == ["cards: a worker on card GPU-a", "cards: a worker on card GPU-b"]
+    assert said.splitlines() == ["cards: started a worker on card GPU-a", "cards: started a worker on card GPU-b"]
     log, end = tmp_path / "log.txt", time.monotonic() + 200
     while (lines := log.read_text().splitlines() if log.exists() else []).count("end GPU-a") + lines.count(
         "end GPU-b"

@@ -102,7 +102,7 @@ def test_damaged_json_is_named(name: str, tmp_path: Path) -> None:
     ("config", "said"),
     [
         ({"model_type": "chatglm", "padded_vocab_size": 151552}, "this is GLM-4"),
-        ({"model_type": "chatglm", "inner_hidden_size": 16384}, "this is ChatGLM-6B, the first one"),
+        ({"model_type": "chatglm", "inner_hidden_size": 16384}, "this is ChatGLM-6B, the first generation"),
         ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
     ],
 )

@@ -76,7 +76,7 @@ def test_the_projects_own_file_is_valid() -> None:
         ),
         ({"train": None}, ["train must hold the keys device", "got null"]),
         ({"learning_rate": 1e-4}, ["learning_rate is not a key", "did you mean 'train.learning_rate'"]),
-        ({"train.rank": 8}, ["train.rank is not a key", "did you mean 'train.lora.rank'", "got it with 8"]),
+        ({"train.rank": 8}, ["train.rank is not a key", "did you mean 'train.lora.rank'", "got 8"]),
         ({"tracking.experiment": ""}, ["tracking.experiment must not be empty"]),
     ],
 )

@@ -154,7 +154,7 @@ def test_plain_mlflow_and_dvc_show_the_runs(clone: Workspace, temporary: Done) -
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("+train.methd=lora", "train.methd is not a key, got it with 'lora' (did you mean 'train.method'?)"),
+        ("+train.methd=lora", "train.methd is not a key; got 'lora' (did you mean 'train.method'?)"),
         ("train.max_steps=many", "train.max_steps must be a whole number or auto or null; got 'many'"),
         ("train.quantization_bits=4", "method full goes with quantization_bits auto or null, got 4"),
         ("train.methd=lora", "Key 'methd' is not in struct"),  # DVC's own refusal
@@ -339,5 +339,5 @@ def test_an_untracked_source_is_found_from_a_temporary_workspace(
     (workspace.folder / "own.json").write_text(json.dumps(rows), encoding="utf-8")
     overrides = ("-S", "convert.sources=[{path: own.json, format: alpaca}]", "-S", "evaluate.retrieval.tasks=[]")
     done = workspace.must("dvc", "exp", "run", "--temp", "-n", "own", *overrides)
-    assert "own.json lies outside data/raw" in done.out
+    assert "own.json is outside data/raw" in done.out
     assert workspace.row("own").data.metrics["convert/rows_read"] == 80

@@ -39,7 +39,7 @@ def test_keys_are_changed_and_comments_stay(folder: Path) -> None:
         ("train.max_stps=20", "no such key"),
         ("train.max_steps", "no such key"),
         ("train.max_steps.more=20", "no such key"),
-        ("train.max_steps=auto", "its value already"),
+        ("train.max_steps=auto", "already has this value"),
         ("train.max_steps=many", "train.max_steps must be a whole number"),
         ("train.quantization_bits=8", "method full goes with quantization_bits"),
     ],

@@ -1,4 +1,4 @@
-"""What `chat`, `predict`, `serve` and `compare` share: the model their arguments name."""
+"""Shared by `chat`, `predict`, `serve` and `compare`: loads the model named by their arguments."""
 
 import argparse
 from typing import cast
@@ -14,10 +14,10 @@ from glm2core.text.chat_format import ChatFormat
 
 
 def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
-    """The model that a command's arguments name, with how it is to answer.
+    """The model named by a command's arguments, with its sampling settings.
 
     Raises:
-        UserError: no such folder, no model in it, or a device that isn't there.
+        UserError: no such folder, no model in it, or a missing device.
     """
     model, chat_format = load_model_and_format(arguments, notice)
     torch.manual_seed(arguments.seed)
@@ -25,7 +25,7 @@ def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
 
 
 def load_model_and_format(arguments: argparse.Namespace, notice: Notice) -> tuple[PreTrainedModel, ChatFormat]:
-    """The model that `model`, `device` and `dtype` of a command's arguments name.
+    """The model named by `model`, `device` and `dtype` of a command's arguments.
 
     Raises:
         UserError: as `load_answerer`.

@@ -1,4 +1,4 @@
-"""`chat`: several rounds with a model; its answers appear as they are made."""
+"""`chat`: several rounds with a model; answers are streamed."""
 
 import argparse
 import sys
@@ -51,12 +51,12 @@ class Chat:
         self.messages = list(self._start)
 
     def ask(self, question: str) -> str:
-        """Answer in view of the rounds before, written to stdout as it grows.
+        """Answer a question with the earlier rounds as context; the answer is streamed to stdout.
 
-        The oldest rounds are forgotten when all of them no longer fit the model's positions.
+        The oldest rounds are forgotten when not all of them fit the model's positions.
 
         Raises:
-            UserError: the question alone does not fit; the rounds before stay.
+            UserError: the question alone does not fit; earlier rounds are kept.
         """
         asked = [*self.messages, {"role": USER, "content": question}]
         fitting = self._answerer.drop_oldest_rounds(asked)
@@ -71,7 +71,7 @@ class Chat:
 def _answer(chat: Chat, question: str) -> None:
     try:
         chat.ask(question)
-    except UserError as error:  # of this question only
+    except UserError as error:  # concerns this question only
         _note(str(error))
     except KeyboardInterrupt:
         _write("\n")
@@ -79,7 +79,7 @@ def _answer(chat: Chat, question: str) -> None:
 
 
 def _lines() -> Iterator[str]:
-    """What the user types; editing and recall of earlier lines where there is a terminal."""
+    """What the user types; with line editing and history in a terminal."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

@@ -1,4 +1,4 @@
-"""`compare`: whether a server answers as the model does."""
+"""`compare`: checks whether a server answers as the model does."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     if told:
         print(f"log-probabilities of answers' tokens: largest difference {max(told):.1e}")
     else:
-        print("the server gives no log-probabilities of the same tokens: answers alone were compared")
+        print("the server returns no log-probabilities of the same tokens: only answers were compared")
     different = [result for result in results if not result.equal]
     if different:
         raise UserError(

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, what params need of it, and what will go wrong; for a bug report, too."""
+"""`doctor`: what this machine has, what params need, and what will go wrong; also for bug reports."""
 
 import argparse
 import locale
@@ -27,12 +27,12 @@ from glm2core.tracking.execution import git_output
 from glm2core.training.measure import product_rate
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "dvc", "mlflow", "polars", "pyarrow")
-_LEAST_DISK = 6 << 30  # bytes: packages and a run of the default
+_LEAST_DISK = 6 << 30  # bytes: packages and one default run
 _CPU = torch.device("cpu")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the machine, then what `memory` prints, then what is likely to fail and what to do about it."""
+    """Print the machine, then the output of `memory`, then what is likely to fail and how to fix it."""
     console = Console()
     closing_table("this machine", dict(machine()), {})
     problems = list(project_problems())
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Name -> what there is of it."""
+    """Property -> value, as printed."""
     rates = {dtype: product_rate(dtype, _CPU) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
     bf16 = "" if computes_in(torch.bfloat16, _CPU) else " (emulated: glm2core multiplies in fp32 instead)"
     whole = psutil.virtual_memory().total
@@ -65,16 +65,16 @@ def machine() -> dict[str, str]:
 
 
 def project_problems() -> Iterator[str]:
-    """What will fail in this project whatever its params, each with what to do."""
+    """Problems that do not depend on params, each with its fix."""
     for key in ("user.name", "user.email"):
         if not git_output("config", key):
-            yield f"git has no {key}, and DVC's experiments are commits: git config --global {key} ..."
+            yield f"git has no {key}, which DVC needs to commit experiments: git config --global {key} ..."
     if git_output("rev-parse", "--git-dir") is None:
-        yield "this folder is no git repository, which DVC needs: git init && git add -A && git commit -m start"
+        yield "this folder is not a git repository, which DVC needs: git init && git add -A && git commit -m start"
     if shutil.disk_usage(project_root()).free < _LEAST_DISK:
-        yield f"less than {in_gib(_LEAST_DISK)} of disk are free; DVC's cache keeps every result: dvc gc --workspace"
+        yield f"less than {in_gib(_LEAST_DISK)} of disk is free; DVC's cache keeps every result: dvc gc --workspace"
     if locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
-        yield "the locale is not UTF-8, so texts may not be printed: export LANG=C.UTF-8"
+        yield "the locale is not UTF-8, so printing text may fail: export LANG=C.UTF-8"
     if sys.prefix == sys.base_prefix:
         yield "no .venv is active, so dvc may run another Python: source .venv/bin/activate"
     uri = store_uri(project_root())

@@ -20,14 +20,14 @@ def run(arguments: argparse.Namespace) -> None:
     match arguments.format:
         case "gguf":
             export_gguf(model, out, quantization=arguments.quantize or "f16", base=arguments.base)
-            print(f"{out}: llama-server -m {out} and `ollama create` take it. See docs/export.md.")
+            print(f"{out}: llama-server -m {out} and `ollama create` load it. See docs/export.md.")
         case "adapter-gguf":
             export_adapter(model, out, base=arguments.base)
             print(f"{out}: llama-server -m BASE.gguf --lora {out}, with BASE.gguf exported from the adapter's base.")
         case "released":
             missing = export_released(model, out, dtype=dtype, base=arguments.base)
-            ready = f"put beside it the files {missing}" if missing else "the base's *.py files lie beside it"
-            print(f"{out}: the released layout, for what runs the original; {ready}. See docs/export.md.")
+            ready = f"add the files {missing}" if missing else "the base's *.py files are beside it"
+            print(f"{out}: the released layout, for programs that run the original; {ready}. See docs/export.md.")
         case _:
             export_hf(model, out, dtype=dtype, base=arguments.base)
             print(
@@ -37,6 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _refuse_unused(arguments: argparse.Namespace) -> None:
     if arguments.quantize and arguments.format != "gguf":
-        raise UserError(f"--quantize is of --format gguf; --format {arguments.format} does not round weights.")
+        raise UserError(f"--quantize belongs to --format gguf; --format {arguments.format} does not round weights.")
     if arguments.dtype != _AS_STORED and arguments.format.endswith("gguf"):
-        raise UserError(f"--dtype is not of --format {arguments.format}. Choose its precision by --quantize.")
+        raise UserError(f"--dtype does not apply to --format {arguments.format}. Choose its precision by --quantize.")

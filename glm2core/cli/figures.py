@@ -1,4 +1,4 @@
-"""`python -m glm2core figures`: what the last run came to, before and after tuning."""
+"""`python -m glm2core figures`: the last run's results, before and after tuning."""
 
 import argparse
 import json
@@ -15,14 +15,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the headline figures of metrics/ and where to look next.
 
     Raises:
-        UserError: no run has left figures.
+        UserError: there are no figures yet.
     """
     missing = [str(file) for file in METRICS if not file.is_file()]
     if missing:
-        raise UserError(f"{missing[0]} is not there: no run has been evaluated here yet. Run: dvc repro")
+        raise UserError(f"{missing[0]} is missing: no run has been evaluated here yet. Run: dvc repro")
     train, evaluate = (json.loads(file.read_text(encoding="utf-8")) for file in METRICS)
     print_table(RETRIEVAL, *retrieval_table(evaluate))
     print_table(ANSWERS, *answers_table(evaluate))
     print(f"trained for {train['steps']:,} steps on {train['tokens']:,} tokens, {train['seconds'] / 60:.1f} min")
-    print("all of it on a page: reports/evaluate/report.html")
+    print("the report on one page: reports/evaluate/report.html")
     print("pictures: reports/evaluate   rows and answers: reports/evaluate/predictions.jsonl   runs: make ui")

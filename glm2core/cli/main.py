@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 an error in a sentence, 2 wrong usage, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
     quiet_libraries()
-    warnings.simplefilter("ignore", FutureWarning)  # libraries' words to each other
+    warnings.simplefilter("ignore", FutureWarning)  # meant for developers of libraries
     try:
         for place in (value for value in vars(parsed).values() if isinstance(value, Path)):
             require_utf8_name(place)
@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m glm2core",
-        description="Talk with a model, answer a file of rows, serve or export it, estimate memory, keep a model, "
-        "show a tokenized row or the last run's figures, look at the machine.",
+        description="Chat with a model, answer a file of rows, serve or export a model, estimate memory, register a "
+        "model, show a tokenized row or the last run's figures, check the machine.",
         epilog="MODEL is a folder: models/tuned as the pipeline writes it (full weights or an adapter), or released "
         "weights.",
     )
@@ -64,31 +64,29 @@ def _parser() -> argparse.ArgumentParser:
 def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     chat = commands.add_parser(
         "chat",
-        help="talk with a model, answers appear as they are made",
-        description="Talk with a model over several rounds. Type `clear` to forget them, `stop` (or Ctrl-D) to leave. "
+        help="chat with a model; answers are streamed",
+        description="Chat with a model over several rounds. Type `clear` to forget them, `stop` (or Ctrl-D) to quit. "
         "Lines from a pipe are answered one by one.",
     )
     chat.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    chat.add_argument("--system", help="a system text in front of the first round")
+    chat.add_argument("--system", help="system message before the first round")
     _add_generation(chat, max_new_tokens=1024)
 
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     predict = commands.add_parser(
         "predict",
-        help="answer the rows of a file into JSON lines",
+        help="answer the rows of a file; write JSON lines",
         description="Answer the rows of a file: Alpaca, chatGLM, messages or ShareGPT; JSON, JSON lines, CSV or "
-        "parquet, plain or packed by gzip, bzip2, xz or zstd. A killed run goes on where it stopped when the same "
-        "command is given again.",
+        "parquet, plain or compressed with gzip, bzip2, xz or zstd. To continue a killed run, give the same command "
+        "again.",
     )
     predict.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
+    predict.add_argument("file", type=Path, metavar="FILE", help="rows with questions; answers in them are ignored")
     predict.add_argument(
-        "file", type=Path, metavar="FILE", help="rows with questions; answers in them are not looked at"
+        "-o", "--output", type=Path, help="JSON lines file to write (default: FILE.answers.jsonl beside FILE)"
     )
-    predict.add_argument(
-        "-o", "--output", type=Path, help="JSON lines to write (default: FILE.answers.jsonl beside FILE)"
-    )
-    predict.add_argument("--restart", action="store_true", help="forget the answers of a killed run")
+    predict.add_argument("--restart", action="store_true", help="discard the answers of a killed run")
     predict.add_argument(
         "--format",
         choices=["auto", "alpaca", "chatglm", "messages", "sharegpt"],
@@ -96,14 +94,14 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="format of the rows (auto)",
     )
     predict.add_argument(
-        "--encoding", choices=["gb18030"], help="of FILE; UTF-8, UTF-16 and UTF-32 are told from its bytes"
+        "--encoding", choices=["gb18030"], help="encoding of FILE; UTF-8, UTF-16 and UTF-32 are detected"
     )
     predict.add_argument(
         "--column",
         action="append",
         default=[],
         metavar="NAME=THEIRS",
-        help="a column's name in this file; may be repeated",
+        help="name of a standard column in this file; may be repeated",
     )
     predict.add_argument("--batch-size", type=_count, default=8, help="rows answered at once (8)")
     _add_generation(predict, max_new_tokens=512)
@@ -114,23 +112,23 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "export",
         help="write a model in the format of other tools: transformers, vLLM, llama.cpp, Ollama",
         description="Write MODEL in another tool's format; an adapter is merged into its full-precision base. The "
-        "result is checked before it takes its name.",
+        "result is checked before it gets its final name.",
     )
     export.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    export.add_argument("out", type=Path, metavar="OUT", help="folder to write, or FILE.gguf, which must not exist")
+    export.add_argument("out", type=Path, metavar="OUT", help="folder or FILE.gguf to write; must not exist")
     _add_base(export)
     export.add_argument(
         "--format",
         choices=["hf", "gguf", "released", "adapter-gguf"],
         default="hf",
-        help="hf = transformers' GlmForCausalLM, for vLLM and SGLang too (the default); gguf = llama.cpp and Ollama; "
-        "released = the layout of the released weights; adapter-gguf = a LoRA adapter alone for llama.cpp",
+        help="hf = transformers' GlmForCausalLM, also for vLLM and SGLang (the default); gguf = llama.cpp and Ollama; "
+        "released = the layout of the released weights; adapter-gguf = a LoRA adapter alone, for llama.cpp",
     )
     export.add_argument(
         "--dtype",
         choices=["auto", "float32", "float16", "bfloat16"],
         default="auto",
-        help="of the weights in formats hf and released; auto = as MODEL (or its base) is stored",
+        help="dtype of the weights in formats hf and released; auto = as stored in MODEL (or its base)",
     )
     export.add_argument(
         "--quantize", choices=["f32", "f16", "q8_0", "q4_0"], help="precision of the matrices in format gguf (f16)"
@@ -140,15 +138,15 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     serve = commands.add_parser(
         "serve",
-        help="answer OpenAI's chat protocol over HTTP",
-        description="Serve any MODEL, a P-tuning prefix too, at http://HOST:PORT/v1: chat completions, whole or "
-        "streamed, one after the other, with MODEL's own template. It asks nobody who they are.",
+        help="serve a model over HTTP by OpenAI's chat protocol",
+        description="Serve any MODEL, including a P-tuning prefix, at http://HOST:PORT/v1: chat completions, whole or "
+        "streamed, one at a time, with MODEL's own template. There is no authentication.",
     )
     serve.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
-    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 = any that is free (8000)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 = any free one (8000)")
     serve.add_argument(
-        "--max-context", type=_count, help="most tokens of prompt and answer together (MODEL's positions)"
+        "--max-context", type=_count, help="maximum tokens of prompt and answer together (MODEL's positions)"
     )
     _add_device(serve)
 
@@ -156,42 +154,46 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     compare = commands.add_parser(
         "compare",
-        help="whether a server answers as the model does",
-        description="Ask a server of OpenAI's protocol (serve, transformers serve, vLLM, SGLang, llama-server, Ollama) "
-        "and MODEL the same prompts greedily, with contexts beyond 2,048 tokens among them, and say where they part.",
+        help="check whether a server answers as the model does",
+        description="Send the same prompts to MODEL and to a server of OpenAI's protocol (serve, transformers serve, "
+        "vLLM, SGLang, llama-server, Ollama), decode greedily, and print where the answers differ. Some contexts are "
+        "longer than 2,048 tokens.",
     )
     compare.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    compare.add_argument("--url", required=True, help="of the server, up to /v1: http://127.0.0.1:8080/v1")
-    compare.add_argument("--name", help="of the model there (the only one)")
+    compare.add_argument("--url", required=True, help="address of the server, up to /v1: http://127.0.0.1:8080/v1")
+    compare.add_argument("--name", help="name of the model on the server (the only one)")
     compare.add_argument(
         "--lengths",
         type=_count,
         nargs="*",
         default=[500, 1500, 2500, 6000],
-        help="contexts in tokens; beyond MODEL's range they are left out (500 1500 2500 6000)",
+        help="context lengths in tokens; those beyond MODEL's range are skipped (500 1500 2500 6000)",
     )
-    compare.add_argument("--max-new-tokens", type=_count, default=32, help="longest answer (32)")
+    compare.add_argument("--max-new-tokens", type=_count, default=32, help="maximum tokens of an answer (32)")
     _add_device(compare)
 
 
 def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     retrieval = commands.add_parser(
         "retrieval",
-        help="how far a model's context reaches: the evaluate stage's retrieval alone, on any folder",
-        description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and LongEval's and "
-        "RULER's own files, greedily and with rotary tables in fp32. Writes every answer, tables and pictures.",
+        help="test how much of its context a model can use: the evaluate stage's retrieval alone, on any folder",
+        description="Ask MODEL the questions set by `evaluate.retrieval` in params.yaml and those of LongEval's and "
+        "RULER's own files, with greedy decoding and rotary tables in fp32. Writes every answer, tables and pictures.",
     )
     retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
+    retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
     _add_base(retrieval)
     retrieval.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
     retrieval.add_argument(
-        "--lengths", type=_count, nargs="*", help="context lengths in tokens, in place of the params file's; none = []"
+        "--lengths",
+        type=_count,
+        nargs="*",
+        help="context lengths in tokens, instead of the params file's; no value = []",
     )
     retrieval.add_argument(
-        "--tasks", nargs="*", metavar="TASK", help="what is asked, in place of the params file's; none = []"
+        "--tasks", nargs="*", metavar="TASK", help="tasks to ask, instead of the params file's; no value = []"
     )
-    retrieval.add_argument("--contexts", type=_count, help="contexts at each length, in place of the params file's")
+    retrieval.add_argument("--contexts", type=_count, help="contexts per length, instead of the params file's")
     retrieval.add_argument(
         "--file",
         type=Path,
@@ -200,10 +202,10 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         help="a LongEval *_lines.jsonl or RULER .jsonl file; may be repeated",
     )
     retrieval.add_argument(
-        "--only-write", action="store_true", help="write the questions as RULER's .jsonl files, and ask nothing"
+        "--only-write", action="store_true", help="write the questions as RULER's .jsonl files without asking them"
     )
     retrieval.add_argument(
-        "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions, untuned"
+        "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions without tuning"
     )
     retrieval.add_argument("--rope-factor", type=float, default=1.0, help="context multiplier of --rope-type (1)")
 
@@ -211,9 +213,9 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     rope = commands.add_parser(
         "rope",
-        help="how a model turns positions, and whether other engines would serve it so",
-        description="Print MODEL's family and RoPE scaling, how many positions stay apart in half precision, and what "
-        "vLLM, SGLang and llama.cpp's converter would make of its config: right, a wrong base, or plain.",
+        help="show a model's RoPE, and whether other engines would apply the same",
+        description="Print MODEL's family and RoPE scaling, how many positions stay distinct in half precision, and "
+        "how vLLM, SGLang and llama.cpp's converter would read its config: right, with a wrong base, or plain.",
     )
     rope.add_argument("model", type=Path, metavar="MODEL", help="folder of weights, of an adapter, or of an export")
 
@@ -221,9 +223,9 @@ def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     memory = commands.add_parser(
         "memory",
-        help="memory and disk that the train stage will need, before it runs",
-        description="Estimate, for the choices in params.yaml, the memory of weights, gradients, optimizer and "
-        "activations on a CPU and on a GPU, of the cache when the model is used, and the disk.",
+        help="estimate the memory and disk that the train stage will need",
+        description="Estimate for the settings in params.yaml: the memory of weights, gradients, optimizer and "
+        "activations on a CPU and on a GPU, the memory of the cache when the model is used, and the disk space.",
     )
     _add_params_file(memory)
 
@@ -231,18 +233,18 @@ def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_promote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     promote = commands.add_parser(
         "promote",
-        help="keep the tuned model as a version in MLflow's model registry",
+        help="register the tuned model in MLflow's model registry",
         description="Register models/tuned in MLflow's model registry with its headline figures and what it was made "
-        "from. The weights are not copied: DVC keeps them, and the version says how to bring them back.",
+        "from. The weights are not copied: DVC keeps them, and the version holds the command that restores them.",
     )
-    promote.add_argument("--name", help="of the registered model (tracking.experiment of params.yaml)")
+    promote.add_argument("--name", help="name of the registered model (tracking.experiment of params.yaml)")
 
 
 def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parameters = commands.add_parser(
         "parameters",
         help="every key of params.yaml: type, allowed values, default, meaning",
-        description="Print every key of params.yaml as Markdown tables, with the values that the file has now.",
+        description="Print every key of params.yaml as Markdown tables, with the file's current values.",
     )
     parameters.add_argument(
         "--comments", action="store_true", help="print params.yaml itself, each key with its meaning as a comment"
@@ -253,39 +255,41 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     show = commands.add_parser(
         "show",
-        help="one tokenized row: every token with its id, what is supervised, what was cut",
+        help="show one tokenized row: every token with its id, what is supervised, what was cut",
         description="Print a row of a file of data/tokenized as the model sees it; reports/tokenize/rows.html has some "
-        "of each source. What was cut is found in data/converted beside it.",
+        "rows of each source. Cut text is read from data/converted beside it.",
     )
     show.add_argument("file", type=Path, metavar="FILE", help="a parquet file of data/tokenized")
-    show.add_argument("--row", type=int, required=True, metavar="N", help="its number, from 0")
-    show.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="holds tokenizer.model (tokenizer/ beside FILE)")
+    show.add_argument("--row", type=int, required=True, metavar="N", help="row number, from 0")
+    show.add_argument(
+        "--tokenizer", type=Path, metavar="FOLDER", help="folder of tokenizer.model (tokenizer/ beside FILE)"
+    )
 
 
 def _add_figures(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     commands.add_parser(
         "figures",
-        help="what the last run came to, before and after tuning",
-        description="Print the headline figures of metrics/: what was found in long texts, and how held-out rows were "
-        "answered, by the base and by the tuned model.",
+        help="show the last run's results, before and after tuning",
+        description="Print the headline figures of metrics/: retrieval in long texts and answers to held-out rows, of "
+        "the base and of the tuned model.",
     )
 
 
 def _add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     ui = commands.add_parser(
         "ui",
-        help="MLflow's pages of all runs",
+        help="show all runs in MLflow's pages",
         description="Start MLflow's pages for the project's runs on a free port, and print the addresses to open.",
     )
-    ui.add_argument("--port", type=int, help="a port of your own (the first free one from 5000)")
+    ui.add_argument("--port", type=int, help="port to listen on (the first free one from 5000)")
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser(
         "doctor",
-        help="what this machine has, what params.yaml needs of it, and what will go wrong",
+        help="show what this machine has, what params.yaml needs, and what will go wrong",
         description="Print the CPU's class and rates, memory, GPUs, disk, packages, git, MLflow and DVC's cache; then "
-        "what `memory` prints; then what is likely to fail, with what to do. Put it into a bug report.",
+        "the output of `memory`; then what is likely to fail, and how to fix it. Include it in bug reports.",
     )
     _add_params_file(doctor)
 
@@ -294,7 +298,7 @@ def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         type=Path,
-        help="where the base lies: an adapter's that was moved (it must be the same weights), or that of a released "
+        help="folder of the base, if an adapter's base was moved (the weights must be the same) or MODEL is a released "
         "P-tuning prefix alone",
     )
 
@@ -306,15 +310,21 @@ def _add_params_file(parser: argparse.ArgumentParser) -> None:
 def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
     _add_device(parser)
     parser.add_argument(
-        "--max-new-tokens", type=_count, default=max_new_tokens, help=f"longest answer ({max_new_tokens})"
+        "--max-new-tokens", type=_count, default=max_new_tokens, help=f"maximum tokens of an answer ({max_new_tokens})"
     )
     parser.add_argument(
-        "--temperature", type=_non_negative, default=0.0, help="0 = always the likeliest token; above, sampled (0)"
+        "--temperature",
+        type=_non_negative,
+        default=0.0,
+        help="0 = always the most likely token; above 0 = sampling (0)",
     )
     parser.add_argument(
-        "--top-p", type=_fraction, default=0.8, help="sample from the likeliest tokens of this share (0.8)"
+        "--top-p",
+        type=_fraction,
+        default=0.8,
+        help="sample from the most likely tokens with this total probability (0.8)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of sampling (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (0)")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -326,7 +336,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="of the weights; auto = bfloat16 where the device computes in it; float16 is for GPUs only",
+        help="dtype of the weights; auto = bfloat16 where the device computes in it; float16 only on GPUs",
     )
 
 

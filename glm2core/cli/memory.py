@@ -1,4 +1,4 @@
-"""`memory`: what the choices in params.yaml will need of memory and disk, before anything runs."""
+"""`memory`: the memory and disk that the settings in params.yaml will need, before anything runs."""
 
 import argparse
 import math
@@ -57,14 +57,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _as_run(params: TrainParams, workload: Workload, device: str) -> TrainParams:
-    """With the blocks counted that the run would recompute; none on a GPU that is not there."""
+    """Params with the number of blocks that the run would recompute; none on a missing GPU."""
     there = device == "cpu" or torch.cuda.is_available()
     free = available_memory(torch.device(device)) if there else math.inf
     return with_recomputation(params, workload, free, notice=lambda sentence: None)
 
 
 def workload_of(params: Params, settled: Settled, device: str) -> Workload:
-    """What the train stage would do on a cpu or cuda device, with rows as long as tokenize lets them be."""
+    """What the train stage would do on a cpu or cuda device, with rows as long as tokenize allows."""
     sources = [s for s in params.convert.sources if s.analysis is None or s.analysis.rows]
     trained = [s for s in sources if s.generate is None or settled.train.generated_rows]
     source = max([params.tokenize.max_source_length, *(s.max_source_length or 0 for s in trained)])
@@ -81,7 +81,7 @@ def workload_of(params: Params, settled: Settled, device: str) -> Workload:
 
 
 def _vocabulary(params: Params) -> int:
-    """Of the tokenizer that is there, else of the one that tokenize will train."""
+    """Size of the existing tokenizer's vocabulary, else of the one that tokenize will train."""
     folder = resolve_path("data/tokenized/tokenizer")
     if (folder / "tokenizer.model").is_file():
         return len(SpTokenizer.load(folder))
@@ -90,15 +90,15 @@ def _vocabulary(params: Params) -> int:
 
 def _dtype(params: Params, config: ChatGLM2Config, device: str) -> torch.dtype:
     if device == "cuda" and params.train.dtype == "auto":
-        return torch.bfloat16  # also where this machine has no GPU to ask
+        return torch.bfloat16  # even if this machine has no GPU
     parameters = parameter_count(config)
     if params.train.dtype == "float16" and device == "cpu":
-        return torch.float32  # there it is refused
+        return torch.float32  # a CPU refuses float16
     return choose_dtype(params.train.dtype, torch.device(device), parameters=parameters, notice=lambda sentence: None)
 
 
 def _settled_table(by_device: Mapping[DeviceKind, Settled]) -> Table:
-    """What each key that takes `auto` is on a CPU and on a GPU, and where that comes from."""
+    """The value of each key that takes `auto`, on a CPU and on a GPU, and its origin."""
     table = _table("settled")
     for column in ("", "CPU", "GPU", "from"):
         table.add_column(column, no_wrap=column in ("", "from"))
@@ -115,9 +115,9 @@ def _training_table(
     workloads: Mapping[DeviceKind, Workload],
     needs: Mapping[DeviceKind, TrainingMemory],
 ) -> Table:
-    train = trains["cpu"]  # what the title says is the same on both
+    train = trains["cpu"]  # the title's values are the same on both
     bits = f", {train.quantization_bits} bits" if train.quantization_bits else ""
-    table = _table(f"train: {train.method}{bits}, {train.optimizer}, memory {train.memory}; GiB at the fullest moment")
+    table = _table(f"train: {train.method}{bits}, {train.optimizer}, memory {train.memory}; GiB at the peak")
     table.add_column("")
     for device in needs:
         dtype, products = (
@@ -139,11 +139,11 @@ def _print_fit(
     workloads: Mapping[DeviceKind, Workload],
     needs: Mapping[DeviceKind, TrainingMemory],
 ) -> None:
-    console.print("  Gradients and activations are not there in full together, so the parts add up to more.")
-    console.print("  Rows of many lengths cost a CPU up to 1.4 GiB more in a long run: kernels for each shape, heap.")
+    console.print("  Gradients and activations do not peak at the same time, so the parts add up to more.")
+    console.print("  On a CPU, rows of many lengths take up to 1.4 GiB more in a long run: kernels per shape, heap.")
     for device, need in needs.items():
         if device == "cuda" and not torch.cuda.is_available():
-            console.print("  GPU: there is none here; compare with the card you mean to use.")
+            console.print("  GPU: none here; compare with the card you plan to use.")
             continue
         free = available_memory(torch.device(device))
         verdict = "fits" if need.total <= free else "does not fit"
@@ -154,7 +154,7 @@ def _print_fit(
 
 def _use_table(params: Settled, workload: Workload) -> Table:
     config, cached = workload.config, product_dtype(torch.bfloat16, torch.device("cpu"))
-    how = "" if cached == torch.bfloat16 else ", its cache in float32 as its products"
+    how = "" if cached == torch.bfloat16 else ", its cache in float32 like its products"
     table = _table(f"using the model in bfloat16{how}; GiB")
     table.add_column("")
     table.add_column("", justify="right")
@@ -173,7 +173,7 @@ def _disk_table(params: Settled, workload: Workload) -> Table:
     table = _table(f"disk; GiB ({in_gib(shutil.disk_usage(project_root()).free)} free here)")
     table.add_column("")
     table.add_column("", justify="right")
-    there = " (there already)" if params.model.base is not None else ""
+    there = " (already there)" if params.model.base is not None else ""
     rows = {f"base{there}": base, "checkpoints": disk.checkpoints, "models/tuned": disk.tuned, "DVC cache": disk.cache}
     for name, size in rows.items():
         table.add_row(name, f"{size / GIB:,.2f}")

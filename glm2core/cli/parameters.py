@@ -25,23 +25,23 @@ _LONGEST = 60  # characters of a default that a table cell shows
 _HEAD = """# Parameters
 
 Every key of [params.yaml](../params.yaml), from the types that check it (`python -m glm2core parameters`). The default
-is the value that params.yaml comes with. Keep every key in the file: one that is left out takes a default of the code,
-which may be another value.
+is the value in the params.yaml that comes with the project. Keep every key in the file: a missing one takes the code's
+default, which may be another value.
 
-One experiment changes a key by `dvc exp run -S section.key=value`; values are YAML, so lists are written
+To change a key for one experiment: `dvc exp run -S section.key=value`. Values are YAML, so lists are written
 `-S 'evaluate.retrieval.lengths=[512, 1024]'` (with brackets: a bare `512,1024` makes two experiments, and only with
-`--queue`). A wrong key, type, value or combination stops every stage at once, with a sentence that names it. A key that
-params.yaml lacks is refused by DVC before, in its own words (`Key 'methd' is not in struct`). With the `+` that it
-suggests (`-S +train.methd=lora`) the sentence names the nearest key; `git checkout params.yaml` takes it out again.
+`--queue`). A wrong key, type, value or combination stops every stage at once, with a sentence that names it. DVC itself
+refuses a key that is not in params.yaml (`Key 'methd' is not in struct`). With the `+` that it suggests
+(`-S +train.methd=lora`) the sentence names the nearest key; `git checkout params.yaml` removes it again.
 """
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the reference with the values of `arguments.params` as defaults, or that file with comments up to date.
+    """Print the reference with the values of `arguments.params` as defaults, or that file with updated comments.
 
     Raises:
-        UserError: a params file that can't be read or is wrong.
+        UserError: the params file can't be read or is wrong.
     """
     load_params(arguments.params)
     print((commented if arguments.comments else reference)(arguments.params), end="")
@@ -54,9 +54,9 @@ def reference(params_file: Path) -> str:
 
 
 def commented(params_file: Path) -> str:
-    """A params file whose keys have their types' descriptions as comments.
+    """A params file with the types' descriptions as comments of its keys.
 
-    A long one stands above its key. Section lines, entries of `sources` and comments at the margin stay as they are.
+    A long comment goes above its key. Section lines, entries of `sources` and comments at the margin are unchanged.
     """
     lines: list[str] = []
     above: list[str] = []  # comment lines that may be an old description
@@ -110,7 +110,7 @@ def _section(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
 
 
 def _entries(section: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Sections that are entries of a list, or that may be null, with their place."""
+    """Sections that are entries of a list or may be null, with their place."""
     for name, field in section.model_fields.items():
         inner = without_null(field.annotation)
         arguments = typing.get_args(inner)
@@ -134,7 +134,7 @@ def _rows(section: type[BaseModel], prefix: str, values: Mapping[str, Any] | Non
 
 
 def _described(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
-    """The type in words, and what is allowed beyond it."""
+    """The name of the type, and the allowed values."""
     words = ([AUTO] if takes_auto(annotation) else []) + (["null"] if takes_null(annotation) else [])
     also = "".join(f" or {word}" for word in words)
     metadata = [*metadata, *_bounds(annotation)]
@@ -153,7 +153,7 @@ def _described(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
 
 
 def _bounds(annotation: Any) -> Iterator[Any]:
-    """What Annotated says of the values themselves, inside `auto` and null too."""
+    """The bounds that Annotated gives to the values, including inside `auto` and null."""
     annotation = without_auto(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *found = typing.get_args(annotation)

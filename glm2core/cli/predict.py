@@ -1,7 +1,7 @@
-"""`predict`: answers to the rows of a file, as JSON lines; a killed run goes on where it stopped.
+"""`predict`: answers the rows of a file as JSON lines; a killed run continues where it stopped.
 
-Until the run is done its lines lie in a journal, `<out>.partial`; then they take the name `<out>`, in the order
-of their numbers.
+Until the run is done, its lines are in a journal, `<out>.partial`; then they are written to `<out>`, in the order of
+their numbers.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from glm2core.text.chat_format import ChatFormat
 
 OutputLine = dict[str, Any]
 
-# Within so many batches rows are answered by length: little padding, whatever the size of the file.
+# Rows are sorted by length within this many batches: little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
-# Padded prompts need a mask, with which attention over thousands of tokens takes minutes that it takes seconds without.
+# Padded prompts need a mask, which makes attention over thousands of tokens take minutes instead of seconds.
 _BATCH_TOKENS = 8_192
 _MAPPING = "--column {name}={theirs}"
-# What answers depend on; --batch-size may be lowered when a run is continued.
+# Settings that answers depend on; --batch-size may be lowered when a run is continued.
 _SETTINGS = ("format", "column", "encoding", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
 
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.output or path.with_name(f"{path.name}.answers.jsonl")
     questions = read_questions(path, arguments.format, _columns(arguments.column), arguments.encoding)
     _say_columns(questions.use)
-    ChatFormat.load(arguments.model)  # a wrong folder is told before anything is hashed
+    ChatFormat.load(arguments.model)  # report a wrong folder before hashing anything
     made_with = {name: getattr(arguments, name) for name in _SETTINGS}
     made_with |= {"model": sha256_folder(arguments.model), "file": sha256_file(path)}
     if arguments.base is not None:
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     with _locked(out):
         journal = open_journal(out, made_with, restart=arguments.restart)
         if journal.values:
-            _note(f"going on: {len(journal.values):,} of {questions.total:,} rows are answered")
+            _note(f"continuing: {len(journal.values):,} of {questions.total:,} rows are answered")
         answerer = load_answerer(arguments, _note)
         with progress_bar("predict", questions.total) as (bar, task):
             bar.update(task, completed=len(journal.values))
@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Hold an output for this process; a lock that a killed one has left is nobody's.
+    """Reserve an output for this process; a lock left by a killed process is ignored.
 
     Raises:
-        UserError: another process answers into it, or its folder can't be written.
+        UserError: another process is writing it, or its folder can't be written to.
     """
     file = out.with_name(f"{out.name}.lock")
     lock = FileLock(file)
@@ -94,24 +94,24 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            file.unlink()  # while it is held: who opens it from now on makes another
+            file.unlink()  # while it is held: whoever opens it from now on creates a new one
         lock.release()
 
 
 def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False) -> Journal:
-    """The lines on their way to `out`, by their numbers.
+    """The lines written so far for `out`, by their numbers.
 
     Args:
         out: the finished file; must not exist.
-        made_with: everything the lines depend on; lines of another making are not continued.
-        restart: forget what a killed run left.
+        made_with: everything the lines depend on; lines made with other values are not continued.
+        restart: discard what a killed run left.
 
     Raises:
-        UserError: `out` exists, or a killed run of another making left lines.
+        UserError: `out` exists, or a killed run with other values left lines.
     """
     partial = out.with_name(f"{out.name}.partial")
     if out.exists():
-        raise UserError(f"{out} exists already. Remove it, or name another file with --output.")
+        raise UserError(f"{out} already exists. Remove it, or name another file with --output.")
     if restart:
         partial.unlink(missing_ok=True)
 
@@ -123,22 +123,22 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
         difference = f"another {' and '.join(names)}" if names else "other settings"
         raise UserError(
             f"{partial} holds answers of a run with {difference}. "
-            "Give the same command to go on with it, --restart to forget it, or another --output."
+            "Give the same command to continue it, --restart to discard it, or another --output."
         )
-    journal.add({})  # a folder that can't be written is told before a model is loaded
+    journal.add({})  # report a folder that can't be written to before loading a model
     return journal
 
 
 def _not_written(file: Path, error: OSError) -> UserError:
     return UserError(
-        f"could not write {file}: {error.strerror or error}. Free space or mend the rights of {file.parent}, and give "
-        "the same command again: it goes on from the last whole line."
+        f"could not write {file}: {error.strerror or error}. Free space or fix the permissions of {file.parent}, and "
+        "give the same command again: it continues after the last complete line."
     )
 
 
 @dataclass(frozen=True)
 class Questions:
-    """A file's rows as conversations that wait for an answer."""
+    """A file's rows as conversations to answer."""
 
     rows: RowFile
     row_format: str
@@ -154,10 +154,10 @@ class Questions:
 
 
 def read_questions(path: Path, row_format: str, columns: dict[str, str], encoding: str | None = None) -> Questions:
-    """Find out how a file is laid out.
+    """Detect the format of a file and count its rows.
 
     Raises:
-        UserError: no rows, or columns that don't tell the format.
+        UserError: no rows, or columns that don't reveal the format.
     """
     rows = open_rows(path, encoding, columns)
     first = first_row(rows)
@@ -182,7 +182,7 @@ def answer_rows(
     seed: int,
     progress: Callable[[int], object],
 ) -> None:
-    """Answer all rows that have no line yet; a row that can't be answered gets a line with its problem."""
+    """Answer all rows without a line; a row that can't be answered gets a line with its problem."""
 
     def add(lines: list[OutputLine]) -> None:
         before = len(journal.values)
@@ -192,7 +192,7 @@ def answer_rows(
     records = iter(questions.rows)
     while window := list(islice(records, _WINDOW_BATCHES * batch_size)):
         prompts, problems = _prompts(answerer, questions, window)
-        # In order of length, longest first; the whole window is sorted, done or not, so that batches stay the same
+        # Longest first; the whole window is sorted, done or not, so that batches stay the same
         prompts.sort(key=lambda prompt: -prompt.tokens)
         add(problems)
         for batch in _batches(prompts, batch_size):
@@ -208,7 +208,7 @@ def answer_rows(
 
 
 def _batches(prompts: list["_Prompt"], most: int) -> Iterator[list["_Prompt"]]:
-    """Of prompts, the longest first: at most `most` together, and padded no more than `_BATCH_TOKENS` unless alone."""
+    """Batches of prompts, longest first: at most `most` rows and, unless alone, `_BATCH_TOKENS` padded tokens."""
     while prompts:
         count = max(1, min(most, _BATCH_TOKENS // max(1, prompts[0].tokens)))
         yield prompts[:count]
@@ -251,7 +251,7 @@ def _close(journal: Journal, out: Path) -> None:
                 problem = problem or line.get("problem")
         if not answered:
             journal.remove()
-            raise UserError(f"no row could be answered; the first one: {problem}. {out} was not written.")
+            raise UserError(f"no row could be answered; the problem of the first: {problem}. {out} was not written.")
     rows: dict[str, object] = {"answered": answered, "cut at --max-new-tokens": cut}
     rows["not answered"] = len(journal.values) - answered
     journal.remove()
@@ -264,7 +264,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
             raise UserError(f"--column takes NAME=THEIRS, such as prompt=question; got {pair!r}")
     columns = dict(pair.split("=", 1) for pair in pairs)
     if len(set(columns.values())) < len(columns):
-        raise UserError("--column gives one column of the file to two names; a column has one meaning.")
+        raise UserError("--column maps two names to one column of the file; a column has one meaning.")
     return columns
 
 
@@ -274,7 +274,9 @@ def _say_columns(use: ColumnUse) -> None:
     unread = [name for name in (*use.read, *use.unread) if name not in read]
     _note(f"columns read: {shown_names(read)}; not read: {shown_names(unread)}")
     for name, rows in use.lost.items():
-        _note(f"warning: {rows:,} rows fill {shown_names([name])}, which is not read as {use.row_format}")
+        _note(
+            f"warning: {rows:,} rows have a value in {shown_names([name])}, which format {use.row_format} does not read"
+        )
 
 
 def _note(sentence: str) -> None:

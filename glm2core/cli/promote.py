@@ -1,4 +1,4 @@
-"""`python -m glm2core promote`: keep the tuned model as a version in MLflow's model registry."""
+"""`python -m glm2core promote`: registers the tuned model in MLflow's model registry."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from glm2core.tracking.registry import promote
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Register models/tuned under `arguments.name` (the experiment's name where there is none).
+    """Register models/tuned under `arguments.name` (default: the experiment's name).
 
     Raises:
         UserError: no tuned model, a stale workspace, or no run that made it.
@@ -22,11 +22,11 @@ def run(arguments: argparse.Namespace) -> None:
         dict(kept.figures),
         {
             "the version, with what it was made from": f"make ui, then /#/models/{kept.name}/versions/{kept.version}",
-            "these weights again, whatever models/tuned holds by then": kept.restore or "not yet possible, see below",
+            "to restore these weights later": kept.restore or "not yet possible, see below",
         },
     )
     if kept.restore is None:
         print(
-            "promote: no commit holds this dvc.lock, so nothing names these weights once dvc.lock changes. Commit it "
-            "(git add dvc.lock params.yaml && git commit), then promote again: the version gets the command."
+            "promote: no commit holds this dvc.lock, so these weights can't be found once dvc.lock changes. Commit it "
+            "(git add dvc.lock params.yaml && git commit), then promote again to add the command to the version."
         )

@@ -1,4 +1,4 @@
-"""`python -m glm2core retrieval`: how far a model's context reaches, without training anything."""
+"""`python -m glm2core retrieval`: tests how much of its context a model can use, without training."""
 
 import argparse
 import json
@@ -27,16 +27,16 @@ METRICS = "metrics.json"
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Ask `arguments.model` what `evaluate.retrieval` in the params file asks, and write what evaluate writes.
+    """Ask `arguments.model` the questions of `evaluate.retrieval` in the params file; write the same files as evaluate.
 
     Raises:
-        UserError: OUT exists, an unknown task, no model in the folder, a rope that can't be added, or a file of cases
-            that is neither LongEval's nor RULER's.
+        UserError: OUT exists, an unknown task, no model in the folder, a scaling that can't be added, or a file of
+            cases that is neither LongEval's nor RULER's.
     """
     if arguments.out.exists():
-        raise UserError(f"{arguments.out} exists already. Name another folder, or remove it.")
+        raise UserError(f"{arguments.out} already exists. Name another folder, or remove it.")
     if unknown := [task for task in arguments.tasks or () if task not in get_args(RetrievalTask)]:
-        raise UserError(f"--tasks: {unknown[0]!r} is none of {', '.join(get_args(RetrievalTask))}.")
+        raise UserError(f"--tasks takes {', '.join(get_args(RetrievalTask))}; got {unknown[0]!r}.")
     choices = load_params(arguments.params)
     device = choose_device(choices.evaluate.device, key="evaluate.device")
     record = read_tuning_record(arguments.model) or _record_of(arguments.model)
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.only_write:
         with atomic_path(arguments.out) as partial:
             number = write_cases(generated.cases(chat_format.count_tokens), partial, chat_format.count_tokens)
-        print(f"{number:,} questions as RULER's files: {arguments.out}")
+        print(f"{number:,} questions written as RULER's files: {arguments.out}")
         return
     torch.set_num_threads(params.threads)
     parameters = network_parameters(arguments.model, arguments.base)
@@ -85,5 +85,5 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _record_of(model: Path) -> TuningRecord:
-    """Of weights that were not tuned here: what their folder says."""
+    """For weights that were not tuned here: what their folder says."""
     return TuningRecord(model=ModelParams(base=str(model)), train=TrainParams(), base=read_base(model))

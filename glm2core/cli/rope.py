@@ -1,4 +1,4 @@
-"""`rope`: how a folder's network turns positions, what half precision leaves of them, and how others would serve it."""
+"""`rope`: the RoPE of a folder's network, its precision in half precision, and how other engines would read it."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print what `arguments.model`'s config says about positions.
 
     Raises:
-        UserError: no config.json there, or one that is neither of the family nor an export of it.
+        UserError: no config.json there, or one that is neither the family's nor an export.
     """
     folder = base_folder(arguments.model) or arguments.model
     values = _values(folder)
@@ -58,18 +58,18 @@ def _exported(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any], int
 def _values(folder: Path) -> dict[str, Any]:
     file = folder / _CONFIG
     if not file.is_file():
-        raise UserError(f"{folder} holds no {_CONFIG}. Name a folder with a released, tuned or exported model in it.")
+        raise UserError(f"{folder} has no {_CONFIG}. Name the folder of a released, tuned or exported model.")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{file} holds no object of keys. Fetch it again.")
+        raise UserError(f"{file} must hold a JSON object. Fetch it again.")
     return values
 
 
 def _angles_table(rope: dict[str, Any], channels: int, positions: int) -> Table:
-    table = _table("positions that stay apart (angles of the fastest pair), and an angle's largest error in radians")
+    table = _table("positions that stay distinct (angles of the fastest pair), and the largest angle error in radians")
     for column in ("positions", "float32 (here)", *(str(dtype).removeprefix("torch.") for dtype in HALF_DTYPES)):
         table.add_column(column, justify="right")
     for length in _lengths(positions):
@@ -80,7 +80,7 @@ def _angles_table(rope: dict[str, Any], channels: int, positions: int) -> Table:
 
 
 def _engines_table(values: dict[str, Any], rope: dict[str, Any], positions: int) -> Table:
-    table = _table("what others would make of this config (as read in their sources, not run)")
+    table = _table("how other engines would read this config (from their sources, not run)")
     for column in ("", "reads", "so positions are", ""):
         table.add_column(column)
     for entry in served(values, rope, positions):

@@ -1,4 +1,4 @@
-"""`serve`: a model behind OpenAI's chat protocol."""
+"""`serve`: serves a model by OpenAI's chat protocol."""
 
 import argparse
 import ipaddress
@@ -19,13 +19,13 @@ def run(arguments: argparse.Namespace) -> None:
     from glm2core.serving.app import make_app
     from glm2core.serving.engine import Engine
 
-    with _listener(arguments.host, arguments.port) as listener:  # a busy port is told before a model is loaded
+    with _listener(arguments.host, arguments.port) as listener:  # report a busy port before loading a model
         model, chat_format = load_model_and_format(arguments, _note)
         engine = Engine(model, chat_format, arguments.max_context)
         name = str(arguments.model)
         address = f"http://{_shown(arguments.host)}:{listener.getsockname()[1]}"
         if not _is_loopback(arguments.host):
-            _note(f"warning: {address} is open to other machines and asks nobody who they are. Put a proxy before it.")
+            _note(f"warning: {address} is open to other machines without authentication. Put a proxy in front of it.")
         _note(f"{address}/v1 answers as the model {name!r}, to {engine.context:,} tokens. Ctrl-C ends.")
         server = uvicorn.Server(
             uvicorn.Config(make_app(engine, name), log_level="warning", timeout_graceful_shutdown=5)
@@ -39,8 +39,8 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(
-            f"can't listen on {host} port {port}: {error.strerror or error}. Name another --port (0 = any that is "
-            "free) or --host."
+            f"can't listen on {host} port {port}: {error.strerror or error}. Name another --port (0 = any free one) "
+            "or --host."
         ) from None
 
 

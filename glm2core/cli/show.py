@@ -1,4 +1,4 @@
-"""`python -m glm2core show`: one tokenized row, token by token, with what is supervised and what was cut."""
+"""`python -m glm2core show`: one tokenized row, token by token, with supervision and cuts marked."""
 
 import argparse
 from pathlib import Path
@@ -20,19 +20,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Print row `arguments.row` of a tokenized file.
 
     Raises:
-        UserError: no tokenized file, a row beyond its end, or a tokenizer that did not make it.
+        UserError: no tokenized file, a row beyond its end, or another tokenizer than the file's.
     """
     print(rendered(_read(arguments.file, arguments.row, arguments.tokenizer)))
 
 
 def rendered(row: ShownRow) -> str:
-    """A row as text: `piece:id` each, supervised ones in « », cut ones in [- -]; a line starts with its position."""
+    """A row as text: `piece:id` each, supervised tokens in « », cut ones in [- -]; a line starts with its position."""
     cuts = f"; cut: {', '.join(row.cuts)}" if row.cuts else ""
     head = [
         f"row {row.number:,} of {row.place}: {row.length:,} tokens, {row.supervised:,} supervised{cuts}",
         f"id {row.id}, source {row.source}",
-        "piece:id each; « » supervised (=> with another label), [- -] cut; a line starts with its position, and with "
-        f"that of the row spread over {STRETCHED:,}, as an example",
+        "piece:id each; « » supervised (=> with another label), [- -] cut; a line starts with its position, then as an "
+        f"example its position when the row is spread over {STRETCHED:,}",
         "",
     ]
     more = [f"{row.left_out:,} more tokens are left out"] if row.left_out else []
@@ -53,19 +53,21 @@ def _line(line: ShownLine) -> str:
 
 def _read(file: Path, number: int, folder: Path | None) -> ShownRow:
     if not file.is_file():
-        raise UserError(f"{file} is no file. Name a parquet file of data/tokenized; `dvc repro tokenize` makes them.")
+        raise UserError(
+            f"{file} is not a file. Name a parquet file of data/tokenized; `dvc repro tokenize` makes them."
+        )
     try:
         with pq.ParquetFile(file) as opened:
             info, rows = read_info(opened, file), opened.metadata.num_rows
     except pa.ArrowException:
-        raise UserError(f"{file} is no parquet file, so it has no labels. Name a file of data/tokenized.") from None
+        raise UserError(f"{file} is not a parquet file, so it has no labels. Name a file of data/tokenized.") from None
     if not 0 <= number < rows:
         raise UserError(f"--row {number:,} is beyond the end of {file}: it has {rows:,} rows, counted from 0.")
     tokenizer = SpTokenizer.load(folder or file.parent / "tokenizer")
     if tokenizer.sha256 != info.tokenizer_sha256:
         raise UserError(
-            f"{file} was made with another tokenizer than the one in {folder or file.parent / 'tokenizer'}: its ids "
-            "would mean other words. Name the folder of its own with --tokenizer."
+            f"{file} was made with another tokenizer than the one in {folder or file.parent / 'tokenizer'}, so its ids "
+            "would mean other words. Name the folder of its tokenizer with --tokenizer."
         )
     builder = PairBuilder(tokenizer, cast(TemplateName, info.template), cast(PairFormat, info.pair_format))
     row = rows_at(file, "tokenize", [number])[0]

@@ -1,4 +1,4 @@
-"""`python -m glm2core ui`: MLflow's pages on a free port, with the addresses that show the runs."""
+"""`python -m glm2core ui`: starts MLflow's pages on a free port and prints their addresses."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""How many rows convert has in front of it, as far as that is told without reading them: for the time left."""
+"""Estimates how many rows convert will read, without reading them: for the time left."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _CHUNK = 1 << 22
 
 
 def rows_ahead(params: ConvertParams) -> int | None:
-    """Rows of all sources; lines of a text file are taken for rows. None where that would take reading a source."""
+    """Rows of all sources; each line of a text file counts as a row. None if a source would have to be read."""
     counts = [_of_source(source) for source in params.sources]
     return sum(count for count in counts if count is not None) if None not in counts else None
 
@@ -25,7 +25,7 @@ def _of_source(source: Source) -> int | None:
         files = parquet_parts(pattern, "") or find_files(pattern, "")
         counts = [_of_file(file, source) for file in files]
     except (UserError, OSError, ValueError):
-        return None  # told by convert, with its place
+        return None  # convert reports it, with its place
     return sum(count for count in counts if count is not None) if None not in counts else None
 
 

@@ -1,4 +1,4 @@
-"""The columns of a raw file: which are read, which are not, and what one that is missing is likely called."""
+"""The columns of a raw file: which are read, which are not, and the likely name of a missing one."""
 
 import difflib
 from collections import Counter
@@ -19,10 +19,10 @@ _OTHER_NAMES = (
 
 @dataclass
 class ColumnUse:
-    """What a file's rows have under which names.
+    """Which columns a file's rows have.
 
-    read, unread: names in the file, in the order of their first row.
-    lost: for each name that is known and yet not read, the rows that fill it.
+    read, unread: names in the file, in order of first appearance.
+    lost: for each known name that is not read, the number of rows with a value in it.
     """
 
     row_format: str
@@ -50,19 +50,19 @@ class ColumnUse:
         self.rows_losing += losing
 
     def missing(self) -> list[str]:
-        """Columns that every row needs and no row has."""
+        """Required columns that no row has."""
         needed = (QUESTION[self.row_format], ANSWER.get(self.row_format))
         standard = [name for name in needed if name is not None]
         return [name for name in file_names(standard, self.columns) if self.rows and name not in self.read]
 
 
 def file_names(standard: Iterable[str], columns: Mapping[str, str]) -> list[str]:
-    """What standard columns are called in a file."""
+    """The names of standard columns in a file."""
     return [columns.get(name, name) for name in standard]
 
 
 def nearest(missing: Iterable[str], there: Iterable[str]) -> dict[str, str]:
-    """For missing columns the names in the file that likely mean them."""
+    """Missing column -> the name in the file that likely means it."""
     left = [str(name) for name in there][:_MOST_NAMES]
     found = {}
     for name in missing:

@@ -1,4 +1,4 @@
-"""Compressed files as streams, told by their first bytes whatever their name: gzip, bzip2, xz, zstandard."""
+"""Compressed files as streams, detected by their first bytes, not their names: gzip, bzip2, xz, zstandard."""
 
 import bz2
 import gzip
@@ -25,9 +25,9 @@ def compression_of(head: bytes) -> str | None:
 
 
 def open_binary(path: Path, compression: str | None) -> BinaryIO:
-    """The file's bytes, unpacked as they are read, in little memory.
+    """The file's bytes, decompressed as they are read, in little memory.
 
-    Reading raises EOFError, OSError, zlib.error or lzma.LZMAError where the file is damaged.
+    Reading a damaged file raises EOFError, OSError, zlib.error or lzma.LZMAError.
     """
     match compression:
         case "gzip":
@@ -43,7 +43,7 @@ def open_binary(path: Path, compression: str | None) -> BinaryIO:
 
 
 class _XzStream(io.RawIOBase):
-    """An xz file under a bound of memory, which the standard library's own reader does not take."""
+    """An xz file read under a memory limit, which the standard library's reader lacks."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")

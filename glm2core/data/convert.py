@@ -1,4 +1,4 @@
-"""Raw sources -> one parquet of conversations a split; every row is kept, rejected, a duplicate, or over the limit."""
+"""Raw sources -> one parquet of conversations per split; each row is kept, rejected, a duplicate, or over the limit."""
 
 import reprlib
 import sys
@@ -33,14 +33,14 @@ from glm2core.params import ConvertParams, GeneratedAnalysis, GeneratedLines, So
 
 REJECTED_FILE = "rejected.jsonl"
 ANALYSIS = "analysis"
-"""What generated text analysis is called as a source."""
+"""The source name of generated text analysis."""
 _REASONS_SHOWN = 5
 _MAPPING = "columns: {{{name}: {theirs}}}"
 
 
 @dataclass
 class Tally:
-    """What became of the rows of a file, or of all of them."""
+    """Counts what happened to the rows of one file, or of all files."""
 
     read: int = 0
     kept: int = 0
@@ -60,7 +60,7 @@ class Tally:
 
 @dataclass
 class ConvertReport:
-    """Rows by source and by split, and the first rejected rows in words; fates.parquet has a line for each row."""
+    """Row counts by source and by split, and the reasons of the first rejected rows; fates.parquet lists every row."""
 
     total: Tally = field(default_factory=Tally)
     by_source: dict[str, Tally] = field(default_factory=dict)
@@ -72,14 +72,14 @@ class ConvertReport:
 
     @property
     def rows_losing(self) -> int:
-        """Rows that fill a column which is known, and which their format does not read."""
+        """Rows with a value in a known column that their format does not read."""
         return sum(use.rows_losing for use in self.columns.values())
 
 
 class _RawConversation(NamedTuple):
-    """A row on its way: what was read, and how to turn it into a conversation.
+    """A raw row, and how to turn it into a conversation.
 
-    split, kind: of a generated row that knows them.
+    split, kind: of generated rows that have them.
     """
 
     record: Record
@@ -97,7 +97,7 @@ def convert_sources(
         progress: called with the number of rows read since the last call.
 
     Raises:
-        UserError: a source can't be read, too many rows were rejected, or none is left to train on.
+        UserError: a source can't be read, too many rows were rejected, or no row is left to train on.
     """
     run = _Conversion(params, out, progress)
     with run.writer, run.fates, run.rejected_file:
@@ -141,7 +141,7 @@ class _Conversion:
         if report.total.rejected > self.params.max_rejected_fraction * taken:
             raise UserError(
                 f"{report.total.rejected:,} of {taken:,} rows were rejected, over convert.max_rejected_fraction "
-                f"({self.params.max_rejected_fraction:g}). {self._why()}Mend the rows or raise the fraction."
+                f"({self.params.max_rejected_fraction:g}). {self._why()}Fix the rows or raise the fraction."
             )
         if not report.by_split["train"]:
             raise UserError(
@@ -151,15 +151,15 @@ class _Conversion:
             )
 
     def _add_parts(self, parts: list[Path], source: Source, place: str, left: int) -> None:
-        """A folder as one source, whose rows are counted through all its parts."""
+        """A folder as one source; its rows are numbered across all parts."""
         name = source_name(parts[0].parent)
         start = 0
         for path in parts:
-            if rows := rows_in_parquet(path):  # an engine writes empty parts, too
+            if rows := rows_in_parquet(path):  # engines also write empty parts
                 left -= self._add_file(path, source, place, left, name, start)
                 start += rows
         if not start:
-            raise UserError(f"{place}: {parts[0].parent} holds no row in its {len(parts):,} parts. Mend or remove it.")
+            raise UserError(f"{place}: {parts[0].parent} holds no row in its {len(parts):,} parts. Fix or remove it.")
 
     def _add_file(
         self, path: Path, source: Source, place: str, left: int, name: str | None = None, start: int = 0
@@ -167,7 +167,7 @@ class _Conversion:
         """Keep at most `left` rows; returns how many were kept.
 
         Args:
-            name: of the source, where the file is a part of it.
+            name: of the source, if the file is one of its parts.
             start: rows of the source before this file.
         """
         rows = open_rows(path, source.encoding, source.columns)
@@ -251,18 +251,18 @@ class _Conversion:
         try:
             line = json_line(entry)
         except RecursionError:
-            # Read just below the parser's limit, which the writer meets first: its place tells where all of it is
+            # Nesting just below the parser's limit is above the writer's; the row's number tells where all of it is
             line = json_line({**entry, "row": reprlib.repr(row)})
         self.rejected_file.write(line)
 
     def _why(self) -> str:
         if not self.report.first_rejected:
             return ""
-        return "The first ones:\n" + "".join(f"  {line}\n" for line in self.report.first_rejected)
+        return "The first rejected rows:\n" + "".join(f"  {line}\n" for line in self.report.first_rejected)
 
 
 def _of_needed_columns(rows: RowFile, columns: Mapping[str, str]) -> tuple[RowFile, list[str]]:
-    """A parquet file of which only columns of some format are read, and the names of the others."""
+    """A parquet file reduced to columns of a known format, and the names of the others."""
     names = rows.column_names()
     mapped = {*columns.values()}
     needed = frozenset(name for name in names if name in mapped or name.strip().lower() in COLUMN_NAMES)
@@ -275,7 +275,7 @@ def _generated_lines(spec: GeneratedLines) -> Iterator[_RawConversation]:
 
 
 def _generated_analysis(spec: GeneratedAnalysis, held_out: bool) -> Iterator[_RawConversation]:
-    """Rows with their split: a held-out row has entities that no training row has, so no hash may decide it."""
+    """Rows with their split: held-out rows have entities that no training row has, so a hash may not decide it."""
     for number, row in enumerate(generate_rows(spec, held_out=held_out)):
         split = "train" if row.split == "training" else ("validation", "test")[number % 2]
         yield _RawConversation(Record(number, row.conversation), _as_it_is, split, row.kind)

@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
         pa.field("max_target_length", pa.int32()),
         pa.field("loss_on", pa.string()),
         pa.field("weight", pa.float32()),
-        pa.field("kind", pa.string()),  # of generated rows, which know it
+        pa.field("kind", pa.string()),  # of generated rows
     ]
 )
 _ROW_GROUP_ROWS = 8192
@@ -33,7 +33,7 @@ _ROW_GROUP_CHARS = 1 << 23  # also bounds what a reader holds at once
 
 
 class ConvertedWriter:
-    """Collects rows and writes them split by split, a row group at a time."""
+    """Collects rows and writes them by split, one row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._files = ExitStack()
@@ -156,7 +156,7 @@ def read_converted(path: Path) -> Iterator[ConvertedBatch]:
     """Read a converted file row group by row group: at most 8,192 rows at once.
 
     Raises:
-        UserError: the file is missing, damaged, or not one of the convert stage's.
+        UserError: the file is missing, damaged, or not from the convert stage.
     """
     if not path.exists():
         raise UserError(f"{path} is missing. Run the convert stage first: dvc repro convert.")

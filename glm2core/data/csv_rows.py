@@ -18,11 +18,11 @@ _SKIPPED_AT_ONCE = 1 << 20
 def read_csv(text: TextIO, delimiter: str = ",") -> Iterator[Record]:
     """Rows of a CSV file with a header, as dicts of strings, numbered by the line they end on.
 
-    White space around the header's names is left out.
+    White space around the header's names is stripped.
     """
     lines = _Remembered(text)
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
-    # The module's limit of 128 KiB a field is the only way to tell the reader of longer texts
+    # Only this module-wide setting lifts the reader's limit of 128 KiB per field
     csv.field_size_limit(sys.maxsize)
     try:
         header = _header(next(reader), lines.text, delimiter)
@@ -49,7 +49,7 @@ def read_csv(text: TextIO, delimiter: str = ",") -> Iterator[Record]:
 
 def _header(names: list[str], text: str, delimiter: str) -> list[str]:
     names = [name.strip() for name in names]
-    if any(name.startswith('"') for name in names):  # a space stands in front of the quote
+    if any(name.startswith('"') for name in names):  # a space in front of the quote
         names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))]
     if len(names) > _MOST_COLUMNS:
         raise BrokenFileError(f"line 1: the CSV header has {len(names):,} columns; at most {_MOST_COLUMNS:,} are read")
@@ -69,7 +69,7 @@ class _Remembered:
     """Lines of a text, remembered since the last `forget`: the raw text of a row that can't be parsed.
 
     Raises:
-        _TooLongError: the row is over the bound; what follows it is the next line.
+        _TooLongError: the row exceeds the bound; reading continues with the next line.
     """
 
     def __init__(self, text: TextIO) -> None:
@@ -101,7 +101,7 @@ class _Remembered:
         return self._since.getvalue().rstrip("\r\n")
 
     def _skip(self, line: str) -> None:
-        """Go to the row's end: that of a line with no quote open."""
+        """Skip to the row's end: the end of a line with no open quote."""
         quotes = self._since.getvalue().count('"')
         while line and (quotes % 2 or not line.endswith(("\n", "\r"))):
             line = self._file.readline(_SKIPPED_AT_ONCE)

@@ -1,4 +1,4 @@
-"""Which format a file's rows have: told from the first row that can be read, or a sentence why it can't be told."""
+"""Detects the format of a file's rows from the first readable row, or says why it can't."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -17,21 +17,23 @@ def first_row(rows: RowFile) -> dict[str, Any]:
     """The first row that is an object, within the file's first thousand.
 
     Raises:
-        UserError: there is none; why the first row is none, where it stands, and what the file looks like.
+        UserError: there is none; with the place and problem of the first row, and what the file looks like.
     """
     first: Record | None = None
     for count, record in enumerate(rows):
         if record.problem is None and isinstance(record.value, dict):
-            return dict.fromkeys(rows.column_names()) | record.value  # a parquet file's other columns have names alone
+            return (
+                dict.fromkeys(rows.column_names()) | record.value
+            )  # other columns of a parquet file: only their names
         first = first or record
         if count == _ROWS_TO_DETECT:
             break
     if first is None:
-        raise UserError(f"{rows.path} has no rows ({rows.description}). Mend or remove it.")
+        raise UserError(f"{rows.path} has no rows ({rows.description}). Fix or remove it.")
     reason = first.problem or f"the row is {kind_of(first.value)}, not an object"
     likely = likely_shape(first.value) if isinstance(first.value, str) else ""
     raise UserError(
-        f"{rows.path} holds no row that can be read ({rows.description}). "
+        f"{rows.path} has no readable row ({rows.description}). "
         f"The first one, {rows.unit} {first.number}: {reason}.{likely}"
     )
 
@@ -39,29 +41,29 @@ def first_row(rows: RowFile) -> dict[str, Any]:
 def format_of(
     rows: RowFile, row: dict[str, Any], wanted: str, columns: Mapping[str, str], mapping: str, *, answer_needed: bool
 ) -> str:
-    """The row_format that was asked for, or that a row has.
+    """The requested row format, or the detected one.
 
     Args:
-        row: the file's first one.
-        wanted: a row_format, or auto.
+        row: the file's first row.
+        wanted: a row format, or auto.
         columns: standard column name -> its name in the file.
-        mapping: how a name is mapped where the file was named, with `{name}` and `{theirs}`.
+        mapping: how the user writes a mapping of a name, with `{name}` and `{theirs}`.
 
     Raises:
-        UserError: no row_format, or not the one that was asked for; or `columns` that it does not have.
+        UserError: no known format, not the requested one, or `columns` that it does not have.
     """
     detected = detect(row, columns)
     row_format = detected if wanted == "auto" else wanted
     if row_format is None:
         raise UserError(
-            f"the format of {rows.path} can't be told from its columns ({shown_names(row)}). It takes instruction and "
+            f"can't detect the format of {rows.path} from its columns ({shown_names(row)}). It needs instruction and "
             "output (alpaca), prompt and response (chatglm), messages, or conversations (sharegpt)."
             f"{_mapping_hint(['instruction', 'output'], row, mapping)}"
         )
     if unknown := [name for name in columns if name not in COLUMNS[row_format]]:
         raise UserError(
-            f"{shown_names(unknown)} is no column of {row_format}; it has {', '.join(COLUMNS[row_format])}. "
-            f"A name is mapped as in {mapping.format(name=COLUMNS[row_format][0], theirs='theirs')}."
+            f"{shown_names(unknown)} is not a column of {row_format}; it has {', '.join(COLUMNS[row_format])}. "
+            f"Map a name as in {mapping.format(name=COLUMNS[row_format][0], theirs='theirs')}."
         )
     standard = [QUESTION[row_format], ANSWER.get(row_format) if answer_needed else None]
     needed = file_names([name for name in standard if name is not None], columns)
@@ -73,7 +75,7 @@ def format_of(
 
 
 def missing_sentence(rows: RowFile, row_format: str, missing: list[str], names: Collection[str], mapping: str) -> str:
-    """One sentence for a file whose rows all lack a column."""
+    """The error for a file whose rows all lack a column."""
     return (
         f"{rows.path} as {row_format} needs {' and '.join(missing)}; its columns are: {shown_names(names)}."
         f"{_mapping_hint(missing, names, mapping)}"
@@ -83,7 +85,7 @@ def missing_sentence(rows: RowFile, row_format: str, missing: list[str], names: 
 def _mapping_hint(missing: list[str], names: Collection[str], mapping: str) -> str:
     near = nearest(missing, names)
     if not near:
-        return f" Mend the format, or map the names, as in {mapping.format(name=missing[0], theirs='theirs')}."
+        return f" Fix the format, or map the names, as in {mapping.format(name=missing[0], theirs='theirs')}."
     return (
         " Did you mean " + " and ".join(mapping.format(name=n, theirs=shown_names([t])) for n, t in near.items()) + "?"
     )

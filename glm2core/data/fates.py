@@ -1,4 +1,4 @@
-"""What became of every raw row, as a parquet that the reports are queries over."""
+"""What happened to each raw row, as a parquet file; the reports are queries over it."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +23,7 @@ _ROW_GROUP_ROWS = 1 << 16
 
 
 class FatesWriter:
-    """Collects a line a raw row and writes them a row group at a time."""
+    """Collects one line per raw row and writes them one row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._closing = ExitStack()

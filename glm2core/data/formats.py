@@ -1,7 +1,6 @@
-"""The formats of raw rows, each turned into a conversation or rejected with a reason.
+"""The formats of raw rows; each row becomes a conversation or is rejected with a reason.
 
-alpaca: `instruction`, `input`, `output`, and where there are any `explain`, `history` (pairs of past
-rounds) and `system`.
+alpaca: `instruction`, `input`, `output`, and optionally `explain`, `history` (pairs of past rounds) and `system`.
 chatglm: `prompt`, `input`, `response`, `system`, `history` (pairs of past rounds; or texts that the
 prompt asks about; or empty, null or absent).
 messages: `messages`, a list of `{"role", "content"}`, and `system`.
@@ -25,7 +24,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages", "sharegpt": "conversations"}
 ANSWER = {"alpaca": "output", "chatglm": "response"}
 UNUSABLE = ("tools", "functions", "images", "audios", "videos")
-"""Columns that are part of a prompt and that no row_format can use: a row that fills one is rejected."""
+"""Columns that are part of a prompt but that no format supports: a row with a value in one is rejected."""
 
 _ROLES = {"system": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT}
 _TURN_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value", "role", "content")}
@@ -33,7 +32,7 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a tex
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
-    """The row_format whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
+    """The format whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
     if not isinstance(row, dict):
         return None
     row = _renamed(row, columns)
@@ -50,8 +49,8 @@ def to_conversation(
 
     Args:
         row_format: alpaca, chatglm, messages or sharegpt.
-        columns: standard column name -> its name in this file, which has no other meaning then.
-        answer_needed: False for rows that wait for an answer: one that is there is left out.
+        columns: standard column name -> its name in this file; a mapped column has no other meaning.
+        answer_needed: False for rows to be answered: an existing answer is dropped.
 
     Raises:
         RejectionError: why the row can't be used.
@@ -71,10 +70,10 @@ def to_conversation(
 def unread_columns(
     row: RawRow, row_format: str, columns: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, bool]]:
-    """(name in the file, whether the row loses something known by it) of each column that `row_format` does not read.
+    """(name in the file, whether known content is lost) of each column that `row_format` does not read.
 
-    Known are other layouts' columns and misspelt ones of this row_format, where they are filled. What a turn of a
-    conversation holds beside its text is called as in `messages[].name`.
+    Known are columns of other formats and misspelt ones of this format, if they have a value. Further keys of a turn of
+    a conversation are named as in `messages[].name`.
     """
     taken = set((columns or {}).values())
     read, known = COLUMNS[row_format], COLUMN_NAMES
@@ -92,7 +91,7 @@ def unread_columns(
 
 
 def _renamed(row: dict[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:
-    """The row under its standard names: a column that was given to one of them is there no more under its own."""
+    """The row under its standard names; a mapped column no longer appears under its own name."""
     if columns:
         taken = {*columns, *columns.values()}
         named = {name: row[theirs] for name, theirs in columns.items() if theirs in row}
@@ -145,7 +144,7 @@ def _question(query: str) -> Message:
 
 
 def _history(history: Any) -> tuple[list[list[str]], list[str]]:
-    """Past rounds as [query, answer] pairs, or the texts that the prompt asks about; one of them is empty."""
+    """Past rounds as [query, answer] pairs, or the texts that the prompt asks about; one of the two is empty."""
     if isinstance(history, str):
         history = _list_cell(history, "history")
     if history is None:
@@ -228,7 +227,7 @@ def _checked_message(entry: Any) -> Message:
 
 
 def _joined_parts(parts: list[Any]) -> str:
-    """Content in parts that are all text, a line break between them."""
+    """Content in parts that are all text, joined by line breaks."""
     if not all(isinstance(part, dict) for part in parts):
         raise RejectionError("content is a list, not a text")
     if any(part.get("type") != "text" for part in parts):
@@ -246,7 +245,7 @@ COLUMN_NAMES = frozenset(name for columns in COLUMNS.values() for name in column
 
 
 def _with_text(question: str, text: str) -> tuple[str, int | None]:
-    """The query: the text follows its question after a newline; a blank one of them is left out."""
+    """The query: question, newline, text; a blank one of the two is left out."""
     if not text.strip():
         return question, None
     if not question.strip():
@@ -283,12 +282,12 @@ def _not_blank(text: str, name: str) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is called in a sentence."""
+    """The name of a value's type in a sentence."""
     return "null" if value is None else _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def _is_blank(value: Any) -> bool:
-    """Null, or an empty text or list, also as a CSV cell or a float column writes them."""
+    """Null, or an empty text or list, including their forms in a CSV cell or a float column."""
     if isinstance(value, str):
         return value.strip() in ("", "[]")
     return value is None or value != value or value in ([], {})

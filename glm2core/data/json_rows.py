@@ -1,8 +1,8 @@
 """Streaming JSON: the elements of an array or the lines of a file, one at a time, with their places.
 
 `json.load` needs the whole file in memory and stops at the first fault; here a faulty element is
-handed out as a problem and reading goes on behind it. One bound holds for the rows of every text
-file, so that no small file, packed or not, takes much memory.
+yielded as a problem and reading continues after it. The rows of every text file have the same
+bound, so that no small file, compressed or not, takes much memory.
 """
 
 import json
@@ -10,22 +10,22 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
-LONGEST_ROW = 1 << 24  # characters; beyond it a missing bracket or quote is likelier than a row
+LONGEST_ROW = 1 << 24  # characters; beyond it a missing bracket or quote is more likely than a row
 _MOST_PARTS = 1 << 18  # lists and objects of one row: an empty one takes 30 times its characters in memory
-_KEPT = 1000  # characters of a row over a bound that are kept with its reason
+_KEPT = 1000  # characters kept of a row that exceeds a bound
 _CHUNK = 1 << 20
 _SPACES = " \t\n\r"
 _SPACE = re.compile(f"[{_SPACES}]*")
-# Possessive: a string that does not end yet fails at once, without going back through megabytes
+# Possessive: a string that does not end yet fails at once, without backtracking through megabytes
 _STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 _MARK = re.compile(r'["\[\]{},]')
 _REST_OF_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class Record(NamedTuple):
-    """One raw row: its parsed value, or, when `problem` says why it can't be parsed, its text.
+    """One raw row: its parsed value or, when `problem` says why it can't be parsed, its text.
 
-    whole: gives the row with all its columns, where `value` has some of them only.
+    whole: returns the row with all its columns, if `value` has only some of them.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 
 class BrokenFileError(ValueError):
-    """The file can't be read on from here; the message names the place."""
+    """The rest of the file can't be read; the message names the place."""
 
 
 class _DuplicateKeyError(ValueError):
@@ -43,12 +43,12 @@ class _DuplicateKeyError(ValueError):
 
 
 def too_long(number: int, start: str) -> Record:
-    """A row over `LONGEST_ROW`, of which only the start is kept."""
+    """A row over `LONGEST_ROW`; only its start is kept."""
     return Record(number, start[:_KEPT], f"longer than {LONGEST_ROW:,} characters; only its start is kept")
 
 
 def read_lines(text: TextIO) -> Iterator[Record]:
-    """A JSON value a line, numbered from 1; empty lines are skipped."""
+    """One JSON value per line, numbered from 1; empty lines are skipped."""
     decoder = json_decoder()
     number = 0
     while line := text.readline(LONGEST_ROW + 1):
@@ -65,7 +65,7 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
     """The elements of one JSON array, numbered from 0.
 
     Args:
-        key: of the array in the one object that the file is; None = the file is the array.
+        key: of the array, if the file is one object; None = the file is the array.
 
     Raises:
         BrokenFileError: the array does not end, or rows follow it.
@@ -73,7 +73,7 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
     window = _Window(text)
     if key is not None:
         window.enter(key)
-    window.peek()  # the bracket that told the kind
+    window.peek()  # the opening bracket
     window.advance()
     index = 0
     while window.peek() != "]":
@@ -83,29 +83,29 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
         if mark == ",":
             window.advance()
         elif mark != "]":
-            found = f"{mark!r} stands" if mark else "the file ends"
-            raise BrokenFileError(f"{window.place(index)}: {found} where ',' or ']' is due")
+            found = repr(mark) if mark else "the end of the file"
+            raise BrokenFileError(f"{window.place(index)}: expected ',' or ']', found {found}")
     window.advance()
     if key is not None:
         _leave(window, key, index)
     if extra := window.peek():
-        raise BrokenFileError(f"{window.place(index)}: {extra!r} follows the end of the array; a file is one array")
+        raise BrokenFileError(f"{window.place(index)}: {extra!r} follows the end of the array; a file holds one array")
 
 
 def read_objects(text: TextIO) -> Iterator[Record]:
-    """Objects one after another, each over any number of lines, numbered from 0."""
+    """Consecutive objects, each on any number of lines, numbered from 0."""
     window = _Window(text)
     index = 0
     while mark := window.peek():
         if mark != "{":
-            hint = "; for an array put [ in front and ] behind" if mark == "," else ""
-            raise BrokenFileError(f"{window.place(index)}: {mark!r} stands where the next object is due{hint}")
+            hint = "; to make an array, add [ at the start and ] at the end" if mark == "," else ""
+            raise BrokenFileError(f"{window.place(index)}: expected the next object, found {mark!r}{hint}")
         yield window.element(index)
         index += 1
 
 
 def _leave(window: "_Window", key: str, index: int) -> None:
-    """Read to the end of the object that holds the array: only single values may follow."""
+    """Read to the end of the object around the array: only single values may follow."""
     while window.peek() == ",":
         window.advance()
         window.peek()
@@ -115,8 +115,8 @@ def _leave(window: "_Window", key: str, index: int) -> None:
             window.peek()
             if isinstance(window.element(index).value, (list, dict)):
                 raise BrokenFileError(
-                    f"{window.place(index)}: beside the array {key!r} the object holds {str(name)[:80]!r}; "
-                    "which of them are the rows is not clear. Write a file a list of rows"
+                    f"{window.place(index)}: besides the array {key!r} the object holds {str(name)[:80]!r}, so it is "
+                    "unclear which of them are the rows. Write one file per list of rows"
                 )
     if window.peek() != "}":
         raise BrokenFileError(f"{window.place(index)}: the object around the array {key!r} does not end")
@@ -149,7 +149,7 @@ class _Window:
             self._fill()
 
     def advance(self) -> None:
-        """Step over the character that `peek` gave."""
+        """Step over the character returned by `peek`."""
         self._position += 1
 
     def enter(self, key: str) -> None:
@@ -192,12 +192,12 @@ class _Window:
             self._fill()
 
     def _parts(self, start: int) -> int:
-        """Lists and objects of the element at `start`, as far as it was read."""
+        """Lists and objects in the part of the element at `start` that was read."""
         end = _element_end(self._buffer, start)
         return self._buffer.count("{", start, end) + self._buffer.count("[", start, end)
 
     def _skip(self, index: int, problem: str | None) -> Record:
-        """Go to the element's end, whatever its length, without holding it."""
+        """Skip to the element's end without holding it in memory."""
         record = Record(index, self._buffer[self._position : self._position + _KEPT], problem)
         depth, in_string = 0, False
         while True:
@@ -228,7 +228,7 @@ class _Window:
         return f"index {index} (line {line})"
 
     def _fill(self) -> None:
-        """Drop what was read; reading twice as much each time, up to the bound, keeps a long row linear."""
+        """Drop what was read and read more; doubling the amount, up to the bound, keeps long rows linear in time."""
         self._lines_before += self._buffer.count("\n", 0, self._position)
         self._buffer = rest = self._buffer[self._position :]
         more = self._text.read(max(_CHUNK, min(len(rest), LONGEST_ROW + 1 - len(rest))))
@@ -241,7 +241,7 @@ def json_decoder() -> json.JSONDecoder:
 
 
 def _constant(name: str) -> float | None:
-    """Python's and pandas' additions to JSON: NaN stands for an empty cell."""
+    """Python's and pandas' additions to JSON: NaN is an empty cell."""
     return None if name == "NaN" else float(name)
 
 
@@ -274,7 +274,7 @@ def _problem(error: Exception) -> str:
 
 
 def _element_end(buffer: str, start: int) -> int:
-    """Where the element at `start` ends by its brackets alone; the buffer's end if it goes on behind it."""
+    """Where the element at `start` ends, judged only by brackets; the buffer's end if the element is longer."""
     depth = 0
     for match in _STRUCTURE.finditer(buffer, start):
         mark = match.group()

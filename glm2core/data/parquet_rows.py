@@ -1,8 +1,8 @@
-"""Parquet files of others, row by row, by pyarrow: polars ends the whole process on some damaged files.
+"""Users' parquet files, row by row, with pyarrow: polars ends the whole process on some damaged files.
 
-A small file can hold much: a text that a dictionary holds once and every row names, a page of zeros, a list of 10^9
-nulls in a few bytes. So texts stay in their dictionary until their row is made, columns that unpack out of all measure
-are refused, and rows are made as many at a time as take 64 MiB.
+A small file can hold a lot: a text stored once in a dictionary and used by every row, a page of zeros, a list of 10^9
+nulls in a few bytes. So texts stay in their dictionary until their row is built, columns with an extreme compression
+ratio are refused, and rows are built in batches of 64 MiB.
 """
 
 from bisect import bisect_right
@@ -23,10 +23,10 @@ from glm2core.errors import printable, shown_names
 
 _ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 1 << 26  # also of one row: LONGEST_ROW characters of 4 bytes
-_BYTES_OF_A_CELL = 64  # what an object of Python's takes besides its text
+_BYTES_OF_A_CELL = 64  # of a Python object, without its text
 _READ_AHEAD = 1 << 20
-_UNPACKED = 1 << 28  # bytes of one column in one row group that are no matter
-_ELEMENTS = 1 << 24  # of lists, likewise
+_UNPACKED = 1 << 28  # bytes of one column in one row group that are always allowed
+_ELEMENTS = 1 << 24  # of lists, always allowed as well
 _RATIO = 200  # times the packed bytes: no column of texts, and no damage, reaches that
 
 
@@ -54,10 +54,10 @@ def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator
     """Rows of a parquet file as dicts, numbered from 0.
 
     Args:
-        columns: what is read, where the file has it; the whole row is read again only when it is asked for. None = all.
+        columns: the ones to read, if the file has them; the whole row is read only on request. None = all.
 
     Raises:
-        BrokenFileError: what is read is damaged, or unpacks out of all measure.
+        BrokenFileError: a column that is read is damaged, or has an extreme compression ratio.
     """
     with _open(path) as file:
         names = _names(file)
@@ -72,15 +72,15 @@ def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator
 
 
 class _WholeRows:
-    """Rows with all their columns, asked for in rising order: no part of the file is read twice."""
+    """Rows with all their columns, requested in rising order: no part of the file is read twice."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: Iterator[dict[str, Any] | None] = iter(())
-        self._next, self._end = 0, 0  # of the rows in the row group that is being read
+        self._next, self._end = 0, 0  # row numbers in the current row group
 
     def row(self, number: int, known: dict[str, Any]) -> dict[str, Any]:
-        """Row `number`, or the columns that are `known`: columns that can't be read lose no row."""
+        """Row `number`, or only its `known` columns: unreadable columns lose no row."""
         try:
             if number >= self._end:
                 self._open_group(number)
@@ -108,7 +108,7 @@ def _group_rows(path: Path, group: int) -> Iterator[dict[str, Any] | None]:
 
 @contextmanager
 def _open(path: Path, *, keep_dictionaries: bool = True) -> Iterator[pq.ParquetFile]:
-    """A file whose texts stay in their dictionaries, and whose pages are read one after the other."""
+    """Open a file so that texts stay in their dictionaries and pages are read one at a time."""
     try:
         metadata = pq.read_metadata(path)
         leaves = map(metadata.schema.column, range(metadata.num_columns))
@@ -147,17 +147,17 @@ def _read(path: Path, file: pq.ParquetFile, names: list[str], group: int) -> Ite
             for row in _rows(batch):
                 yield row
                 done += 1
-    except pa.ArrowNotImplementedError:  # a dictionary in a list ends in the midst of a batch
+    except pa.ArrowNotImplementedError:  # a dictionary in a list ends in the middle of a batch
         with _open(path, keep_dictionaries=False) as plain:
             batches = plain.iter_batches(at_once, row_groups=[group], columns=names)
             yield from islice((row for batch in batches for row in _rows(batch)), done, None)
 
 
 def _bytes_of_a_row(file: pq.ParquetFile, names: list[str], number: int) -> float:
-    """What a row of a row group takes as it is decoded, on the average.
+    """Average bytes of a decoded row of a row group.
 
     Raises:
-        BrokenFileError: a column unpacks out of all measure.
+        BrokenFileError: a column has an extreme compression ratio.
     """
     chosen, group = {*names}, file.metadata.row_group(number)
     total = 1
@@ -170,14 +170,14 @@ def _bytes_of_a_row(file: pq.ParquetFile, names: list[str], number: int) -> floa
         if unpacked > max(_UNPACKED, packed) or elements > max(_ELEMENTS, packed):
             raise BrokenFileError(
                 f"column {shown_names([name])} unpacks to {unpacked:,} bytes in {column.num_values:,} values "
-                f"from {column.total_compressed_size:,} bytes, which no column of texts does; it is not read"
+                f"from {column.total_compressed_size:,} bytes, as no column of texts does; it is not read"
             )
         total += unpacked + 8 * column.num_values
     return total / max(group.num_rows, 1)
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """A batch's rows, as many at a time as the bound allows; None for one that is over it alone."""
+    """A batch's rows, as many at a time as the bound allows; None for a row that exceeds it alone."""
     if sum(map(_size, batch.columns)) <= _BYTES_AT_ONCE:
         columns = [_values(column) for column in batch.columns]
         yield from (dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
@@ -190,7 +190,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
 
 
 def _size(values: pa.Array) -> int:
-    """Bytes of a column as Python's values, its texts once for each cell."""
+    """Bytes of a column as Python values, counting texts once per cell."""
     kind = values.type
     objects = _BYTES_OF_A_CELL * len(values)
     if isinstance(values, pa.ExtensionArray):
@@ -212,7 +212,7 @@ def _size(values: pa.Array) -> int:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column as Python's values; a cell that Python has none for (a far time, broken UTF-8) spoils no other."""
+    """A column as Python values; a cell without a Python value (a far date, broken UTF-8) does not affect others."""
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError):

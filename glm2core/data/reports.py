@@ -1,4 +1,4 @@
-"""What convert reports: flat metrics, and tables that are queries over what it has written."""
+"""The reports of convert: flat metrics, and tables that are queries over its output."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from glm2core.report_tables import write_table
 def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
     """Figures of the convert stage; `rows_read` is the sum of the four that follow it.
 
-    `rows_losing_columns` counts rows that fill a column which is known, and which their format does not read.
+    `rows_losing_columns` counts rows with a value in a known column that their format does not read.
     """
     total = report.total
     return {
@@ -29,7 +29,7 @@ def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
 
 
 def write_convert_tables(report: ConvertReport, converted: Path, folder: Path) -> None:
-    """sources.csv: a line a source; fates.csv: rows by what became of them, rejected ones by reason."""
+    """sources.csv: one line per source; fates.csv: row counts by fate, of rejected rows by reason."""
     rows = pl.scan_parquet(converted / FATES_FILE, glob=False)
     with atomic_path(folder) as partial:
         partial.mkdir()

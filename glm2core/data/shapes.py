@@ -1,4 +1,4 @@
-"""How the rows of a text are laid out, told from its start; and for a text that is none of these, what it likely is."""
+"""Detects how the rows of a text are laid out, from its start; for other files, says what they likely are."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ _MAGIC = {
     b"PK\x03\x04": "a zip file (a spreadsheet, perhaps). Unpack it with unzip, or save it as CSV",
     b"7z\xbc\xaf\x27\x1c": "a 7z file. Unpack it",
     b"Rar!\x1a\x07": "a rar file. Unpack it",
-    b"%PDF-": "a PDF file. Take its text out",
+    b"%PDF-": "a PDF file. Extract its text",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file. Save it as CSV",
     b"SQLite format 3\0": "an SQLite database. Export a table as CSV",
     b"ARROW1\0\0": "an Arrow (Feather) file. Write it as parquet",
@@ -31,7 +31,7 @@ class Shape(NamedTuple):
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """What a file is, by its first bytes, that must not be read as text; with the way out."""
+    """The kind of a file that must not be read as text, by its first bytes, with the fix."""
     if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
         return "a tar archive. Unpack it"
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
@@ -41,9 +41,9 @@ def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None =
     """How a text is laid out, or None.
 
     Args:
-        start: of the text, without white space in front.
-        suffixes: of the file's name, in lower case; they decide where the text leaves it in doubt.
-        columns: standard column name -> its name in the file; these names are known, too.
+        start: of the text, without leading white space.
+        suffixes: of the file's name, in lower case; they decide where the text is ambiguous.
+        columns: standard column name -> its name in the file; these names count as known.
     """
     if start[0] == "[":
         return Shape("JSON array")
@@ -58,19 +58,19 @@ def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None =
 
 
 def likely_shape(text: str) -> str:
-    """What a row that is not valid JSON looks like, as the end of a sentence; empty where nothing is likely."""
+    """What a row that is not valid JSON looks like, as a sentence to append; empty if nothing is likely."""
     text = text.strip()
     if text.startswith("<"):
         return " It looks like a web page; fetch the file itself."
     if re.match(r"[\[{]+\s*'", text) or re.search(r"[:,\[]\s*(None|True|False)\s*[,}\]]", text):
         return " It looks like Python's notation; write the rows with json.dumps."
     if text.endswith((",", "},]")):
-        return " It ends in a comma; put [ in front of the first row and ] behind the last, or remove the commas."
+        return " It ends in a comma; add [ before the first row and ] after the last, or remove the commas."
     return ""
 
 
 def _objects_shape(start: str, columns: Mapping[str, str] | None) -> Shape:
-    """A text that starts with `{`: one object a line unless its first object says otherwise."""
+    """A text that starts with `{`: one object per line unless its first object says otherwise."""
     line, _, rest = start.partition("\n")
     one_line = _is_json(line)
     rest = rest.lstrip()
@@ -82,7 +82,7 @@ def _objects_shape(start: str, columns: Mapping[str, str] | None) -> Shape:
     try:
         _, end = json_decoder().raw_decode(start)
     except (ValueError, RecursionError):
-        # Faulty, or longer than what is known of it
+        # Faulty, or longer than the known start
         broken_off = re.fullmatch(r'(\{\s*(?:"[^"]*")?)(?:\s*:\s*[\[{]?\s*)?', line)
         return Shape("JSON objects" if broken_off and not rest.startswith(broken_off[1].strip()) else "JSON lines")
     behind = start[end:].lstrip(" \t\r")
@@ -112,7 +112,7 @@ def _array_key(start: str, known: set[str]) -> str | None:
 
 
 def _delimiter(start: str, columns: Mapping[str, str] | None) -> tuple[str, bool]:
-    """What parts the names of a CSV header, and whether a format's columns are among them."""
+    """The delimiter of a CSV header, and whether a format's columns are among its names."""
     line = start.splitlines()[0]
     found = []
     for delimiter in _DELIMITERS:

@@ -1,7 +1,7 @@
 """Raw files, row by row: JSON arrays, lines and objects, CSV and parquet, plain or compressed, never loaded whole.
 
-A row that can't be parsed is handed out as a problem with its place and raw text, so that the
-caller can keep it; only a file that can't be read on is an error.
+A row that can't be parsed is yielded as a problem with its place and raw text, so that the
+caller can keep it; only a file whose rest can't be read is an error.
 """
 
 import glob
@@ -34,10 +34,10 @@ class RowFile:
     """A raw file whose kind is known.
 
     compression: gzip, bzip2, xz, zstd, or None.
-    key: of the array in the one object that a file is.
+    key: of the array, if the file is one object.
     delimiter: of a CSV file.
-    unit: what its rows are counted in: `line` (from 1) or `index` (from 0).
-    columns: the only ones that are read of a parquet file; None = all.
+    unit: of row numbers: `line` (from 1) or `index` (from 0).
+    columns: the only ones to read from a parquet file; None = all.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class RowFile:
         return ", ".join([self.kind, *extras, *([self.compression] if self.compression else [])])
 
     def column_names(self) -> list[str]:
-        """The names of a parquet file's columns; those of other files stand in their rows."""
+        """The names of a parquet file's columns; other files have them in their rows."""
         with _readable(self.path, self.compression):
             return parquet_columns(self.path) if self.kind == "parquet" else []
 
@@ -85,7 +85,7 @@ class RowFile:
 
     @contextmanager
     def _open_text(self) -> Iterator[TextIO]:
-        # What can't be decoded becomes a lone surrogate, so that its row alone is rejected, with its place
+        # An undecodable byte becomes a lone surrogate, so that only its row is rejected, with its place
         errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
         newline = "" if self.kind == "CSV" else None
         with open_binary(self.path, self.compression) as binary:
@@ -93,10 +93,10 @@ class RowFile:
 
 
 def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str] | None = None) -> RowFile:
-    """Tell a file's kind, encoding and compression from its bytes, and its kind in doubt from its name.
+    """Detect a file's kind, encoding and compression from its bytes; its name decides an ambiguous kind.
 
     Args:
-        encoding: of a text file; None = the one of UTF-8, UTF-16 and UTF-32 that its bytes tell.
+        encoding: of a text file; None = UTF-8, UTF-16 or UTF-32, detected.
         columns: standard column name -> its name in this file.
 
     Raises:
@@ -109,7 +109,7 @@ def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str
         head = binary.read(_HEAD)
     if head.startswith(_PARQUET_MAGIC):
         if compression:
-            raise UserError(f"{path} is a parquet file in {compression}, which can't be streamed: unpack it first.")
+            raise UserError(f"{path} is a parquet file in {compression}, which can't be streamed: decompress it first.")
         return RowFile(path, "parquet", "binary", None)
     refuse_lfs_pointer(path, head)
     if foreign := foreign_kind(head):
@@ -118,7 +118,7 @@ def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str
     start = head.decode(encoding, errors="surrogateescape" if encoding == "utf-8" else "replace").lstrip()
     if not start:
         rest = " for its first 65,536 bytes" if len(head) == _HEAD else ""
-        raise UserError(f"{path} is empty{rest}. Remove it from convert.sources, or put rows into it.")
+        raise UserError(f"{path} is empty{rest}. Remove it from convert.sources, or add rows to it.")
     shape = shape_of(start, {suffix.lower() for suffix in path.suffixes}, columns)
     if shape is None:
         raise UserError(_no_kind(path, start))
@@ -126,27 +126,27 @@ def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str
 
 
 def find_files(pattern: str, place: str) -> list[Path]:
-    """The files that a path or glob in params names, sorted; DVC's own `.dvc` files are left out.
+    """The files of a path or glob in params, sorted; DVC's own `.dvc` files are left out.
 
     Args:
-        pattern: taken from the workspace, else from the project root.
+        pattern: looked up in the workspace, else in the project root.
         place: the params key, for the error.
     """
     if not glob.has_magic(pattern) or resolve_path(pattern).exists():  # a name may hold brackets
         return [_existing(resolve_path(pattern), place)]
     found = _matches(Path.cwd(), pattern) or _matches(project_root(), pattern)
     if not found:
-        raise UserError(f"{place}: {pattern} matches no file under {project_root()}. Mend the pattern or add the file.")
+        raise UserError(f"{place}: {pattern} matches no file under {project_root()}. Fix the pattern or add the file.")
     for file in found:
         require_utf8_name(file)
     return found
 
 
 def parquet_parts(pattern: str, place: str) -> list[Path]:
-    """The parts of a folder as a distributed engine writes it, sorted by name; none where it is no such folder.
+    """The parts of a folder written by a distributed engine, sorted by name; none for other paths.
 
     Raises:
-        UserError: a folder with parts in folders of their own, whose names hold columns.
+        UserError: the folder has parts in subfolders, whose names hold columns.
     """
     folder = resolve_path(pattern)
     if not folder.is_dir():
@@ -155,8 +155,8 @@ def parquet_parts(pattern: str, place: str) -> list[Path]:
     nested = next((path for path in sorted(folder.rglob("*.parquet")) if path.parent != folder), None)
     if nested is not None:
         raise UserError(
-            f"{place}: {folder} holds {nested.relative_to(folder)}, a part in a folder of its own. Write all parts "
-            "into one folder (without partitionBy), or name the files with a glob."
+            f"{place}: {folder} holds {nested.relative_to(folder)}, a part in a subfolder. Write all parts into one "
+            "folder (without partitionBy), or name the files with a glob."
         )
     return parts
 
@@ -172,7 +172,7 @@ def rows_in_parquet(path: Path) -> int:
 
 
 def source_name(path: Path) -> str:
-    """What a source is called in the data: relative to the project, so the same in every workspace."""
+    """The name of a source in the data: relative to the project, so the same in every workspace."""
     inside = _in_project(path)
     if inside is not None:
         return inside.as_posix()
@@ -182,14 +182,14 @@ def source_name(path: Path) -> str:
 
 
 def is_tracked(path: Path) -> bool:
-    """Whether a source lies in data/raw, whose content DVC watches."""
+    """Whether a source is in data/raw, whose content DVC tracks."""
     inside = _in_project(path)
     return inside is not None and inside.is_relative_to("data/raw")
 
 
 def _in_project(path: Path) -> Path | None:
     """A path relative to the workspace or the project root; None outside both."""
-    # As it is named first: DVC may keep a file of data/raw as a link into its cache
+    # The path as named comes first: DVC may keep a file of data/raw as a link into its cache
     for place in (Path(os.path.normpath(path.absolute())), path.resolve()):
         for root in (Path.cwd().resolve(), project_root()):
             if place.is_relative_to(root):
@@ -199,10 +199,10 @@ def _in_project(path: Path) -> Path | None:
 
 def _no_kind(path: Path, start: str) -> str:
     hint = " A CSV file must be named .csv, or its header name a format's columns."
-    cuts = (3, 4) if len(start) > _HEAD // 4 else (0,)  # the end of a part of a file may be half a character
+    cuts = (3, 4) if len(start) > _HEAD // 4 else (0,)  # the head of a file may end in half a character
     if wrong := [found for cut in cuts if (found := undecodable(start[: len(start) - cut]))]:
         hint = f" It holds {max(wrong, key=len)}."  # the longer one names an encoding
-    return f"{path} starts with {start[:20]!r}: not JSON, CSV or parquet that is known.{hint}"
+    return f"{path} starts with {start[:20]!r}: not a known form of JSON, CSV or parquet.{hint}"
 
 
 def _matches(root: Path, pattern: str) -> list[Path]:
@@ -218,7 +218,7 @@ def _existing(path: Path, place: str) -> Path:
         )
     if not path.exists():
         pulled = Path(f"{path}.dvc").exists()
-        fix = "Run `dvc pull` to fetch it." if pulled else "Mend the path, or put the file there."
+        fix = "Run `dvc pull` to fetch it." if pulled else "Fix the path, or put the file there."
         raise UserError(f"{place}: {path} does not exist. {fix}")
     if not path.is_file():
         raise UserError(f"{place}: {path} is a pipe or a device, which can't be read twice. Write its rows to a file.")
@@ -227,7 +227,7 @@ def _existing(path: Path, place: str) -> Path:
 
 @contextmanager
 def _readable(path: Path, compression: str | None) -> Iterator[None]:
-    """Turn what a damaged file raises into a sentence."""
+    """Turn the errors of a damaged file into a sentence."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError) as error:
@@ -245,5 +245,5 @@ def _readable(path: Path, compression: str | None) -> Iterator[None]:
 
 def _damaged(path: Path, compression: str | None, error: Exception) -> str:
     if "emory" in str(error):
-        return f"{path} asks for too much memory to be unpacked ({error}). Pack it again with the usual settings."
+        return f"{path} needs too much memory to decompress ({error}). Compress it again with the usual settings."
     return f"{path} is a damaged or cut-off {compression} file ({printable(str(error))}). Fetch it again."

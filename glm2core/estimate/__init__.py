@@ -1,1 +1,1 @@
-"""What a training run will need of memory and disk, and whether it fits."""
+"""Estimates the memory and disk of a training run, and whether it fits."""

@@ -1,4 +1,4 @@
-"""Whether a training run fits this machine, and what would where it doesn't."""
+"""Whether a training run fits this machine, and which changes would make it fit."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from glm2core.params import FIT, TrainParams
 
 Change = dict[str, Any]
 
-# Of what is free, for what the estimate does not know.
+# Share of the free memory that is reserved for what the estimate misses.
 _MARGIN = 0.1
 _PARTS = ("weights", "gradients", "optimizer", "activations")
 _LOW: Change = {
@@ -40,36 +40,36 @@ def check_fits(workload: Workload, params: TrainParams, *, device: torch.device,
         folder: where checkpoints and the result are written.
 
     Raises:
-        UserError: too little memory or disk, with what is needed, what is there, and what would fit.
+        UserError: too little memory or disk; says what is needed, what is free, and what would fit.
     """
     need, free = training_memory(workload, params), available_memory(device)
     if need.total > free:
         parts = ", ".join(f"{name} {getattr(need, name) / GIB:.2f}" for name in _PARTS)
         raise UserError(
-            f"this run needs about {in_gib(need.total)} of memory ({parts}), and {in_gib(free)} are free on {device}. "
+            f"this run needs about {in_gib(need.total)} of memory ({parts}), and {in_gib(free)} is free on {device}. "
             f"What would fit: {fitting_changes(workload, params, free)}"
         )
     disk, room = training_disk(workload, params), shutil.disk_usage(folder).free
     if disk.total > room:
         raise UserError(
             f"this run writes about {in_gib(disk.total)} (checkpoints {in_gib(disk.checkpoints)}, "
-            f"models/tuned and DVC's copy of it {in_gib(disk.tuned)} each), and {in_gib(room)} are free at {folder}. "
+            f"models/tuned and DVC's copy of it {in_gib(disk.tuned)} each), and {in_gib(room)} is free at {folder}. "
             "Free space, or lower train.keep_checkpoints."
         )
 
 
 def fitting_changes(workload: Workload, params: TrainParams, free: float) -> str:
-    """The changes to params that would make a run fit into `free` bytes, the mildest first, with their needs."""
+    """The changes to params that would make a run fit into `free` bytes, mildest first, with the bytes they need."""
     needs = {words: _need(workload, params, change) for words, change in _changes(workload, params).items()}
     fitting = [f"{words} ({in_gib(need)})" for words, need in needs.items() if need <= free]
     if fitting:
         return "; ".join(fitting) + "."
     words = min(needs, key=needs.__getitem__)
-    return f"none of the usual changes; the least, {words}, needs {in_gib(needs[words])}."
+    return f"none of the usual changes; the smallest, {words}, needs {in_gib(needs[words])}."
 
 
 def with_recomputation(params: TrainParams, workload: Workload, free: float, notice: Notice = print) -> TrainParams:
-    """Where params recompute what memory lacks room for, with the count of blocks; the first ones are recomputed.
+    """Params with `fit` replaced by the number of blocks to recompute, counted from the first block.
 
     Args:
         free: bytes; a tenth of them stays free.
@@ -85,21 +85,21 @@ def with_recomputation(params: TrainParams, workload: Workload, free: float, not
     def fits(blocks: int) -> bool:
         return training_memory(workload, with_blocks(blocks)).total <= room
 
-    if workload.sharded or fits(0):  # accelerate's config file decides what is recomputed where weights are sharded
+    if workload.sharded or fits(0):  # with sharded weights, accelerate's config file decides what is recomputed
         return with_blocks(0)
     blocks = bisect_left(range(layers), True, lo=1, key=fits)
     need = in_gib(training_memory(workload, with_blocks(0)).total)
     notice(
         f"train.gradient_checkpointing {FIT}: {blocks} of {layers} blocks are recomputed in backward; keeping all "
-        f"needs {need}, and {in_gib(free)} are free"
+        f"needs {need}, and {in_gib(free)} is free"
     )
     return with_blocks(blocks)
 
 
 def available_memory(device: torch.device) -> float:
-    """Bytes that this process may come to hold: free ones and its own; a container's and the shell's limits count.
+    """Bytes that this process may use: free memory and its own, within the limits of the container and the shell.
 
-    Of several processes on one machine (torchrun) each has its share.
+    Several processes on one machine (torchrun) share the memory equally.
     """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
@@ -113,12 +113,12 @@ def available_memory(device: torch.device) -> float:
 
 
 def in_gib(size: float) -> str:
-    """Bytes in words."""
+    """Bytes as text, in GiB or MiB."""
     return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):,.0f} MiB"
 
 
 def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
-    """Changes to the train section in words, mild ones first; without those that are in force already."""
+    """Changes to the train section by description, mild ones first; without those already in force."""
     recompute: Change = {"gradient_checkpointing": True}
     smaller: Change = {"batch_tokens": min(workload.row_tokens, params.batch_tokens)}
     both = {**smaller, **recompute} if smaller["batch_tokens"] < params.batch_tokens else {}

@@ -1,4 +1,4 @@
-"""Limits on memory below what the machine has: a container's (cgroups of both versions), and a shell's (ulimit)."""
+"""Memory limits below the machine's memory: of a container (cgroups, both versions) and of a shell (ulimit)."""
 
 import resource
 from collections.abc import Iterator
@@ -8,25 +8,25 @@ import psutil
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
-# Of a version: the files of the limit and of what is used, and in the latter the line that leaves page cache out.
+# Per version: the file of the limit, the file of the usage, and in the latter the line without page cache.
 _V2 = ("memory.max", "memory.stat", "anon")
 _V1 = ("memory.limit_in_bytes", "memory.stat", "total_rss")
-_NO_LIMIT = 1 << 60  # version 1 has a number near 2^63 where there is none
+_NO_LIMIT = 1 << 60  # version 1 shows a number near 2^63 for no limit
 
 
 def left_to_container(groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> float | None:
-    """Bytes that the tightest limit on this process's control groups leaves; None = no limit.
+    """Bytes left by the tightest limit on this process's control groups; None = no limit.
 
     Args:
         groups: where control groups are mounted.
-        own: names those of this process, a line each: `number:controllers:path`.
+        own: lists this process's groups, one per line: `number:controllers:path`.
     """
     left = [found for group, names in _levels(groups, own) if (found := _left(group, *names)) is not None]
     return min(left, default=None)
 
 
 def left_to_process() -> float | None:
-    """Bytes that `ulimit -v` (address space) and `ulimit -d` (data) leave this process; None = no limit."""
+    """Bytes left to this process by `ulimit -v` (address space) and `ulimit -d` (data); None = no limit."""
     used = psutil.Process().memory_info()
     limits = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", used.rss)}
     left = [
@@ -38,7 +38,7 @@ def left_to_process() -> float | None:
 
 
 def _levels(groups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The groups of this process and all above them; in a container its own group may be mounted as the top."""
+    """This process's groups and all their parents; in a container its own group may be mounted as the top."""
     lines = own.read_text().splitlines() if own.is_file() else []
     paths = {"": Path(), "memory": Path()}
     for line in lines:

@@ -1,8 +1,8 @@
-"""What a training run will need of memory and disk, known before it starts.
+"""Estimates the memory and disk of a training run before it starts.
 
-Weights, gradients and optimizer are counted. What a block keeps for its backward is taken from the
-network itself, run on torch's meta device, where tensors have shapes and no content, so that the
-figure stays right when the network changes. `B` rows, `T` tokens, `V` vocabulary.
+Weights, gradients and optimizer are counted. The bytes that a block keeps for backward are measured
+on the network itself, on torch's meta device (shapes without content), so that the figure stays
+right when the network changes. `B` rows, `T` tokens, `V` vocabulary.
 """
 
 import copy
@@ -30,30 +30,30 @@ GIB = 1 << 30
 
 # Resident before anything is loaded: interpreter and libraries (measured), or the CUDA context.
 _LIBRARIES = {"cpu": 0.65 * GIB, "cuda": 0.5 * GIB}
-# fp32 copies of a block in RoundingAdafactor, its random numbers, and what the allocator keeps of them. Measured.
+# fp32 copies of a block in RoundingAdafactor, its random numbers, and the allocator's remains of them. Measured.
 _ADAFACTOR_SCRATCH = 0.05 * GIB
-# What the allocator keeps of freed pieces, as a share of the activations: glibc's heap (measured), torch's CUDA cache.
+# Activations times this, for freed pieces that the allocator keeps: glibc's heap (measured), torch's CUDA cache.
 _ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
 _LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
-# Bytes a weight of a quantized linear with its scales, and of AdamW's two moments of one parameter.
+# Bytes per weight of a quantized linear layer with its scales, and per parameter of AdamW's two moments.
 _QUANTIZED = {4: 0.52, 8: 1.0}
 _MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.1, "muon": 8.0}
-_MUON_MOMENT = 4.0  # the one of a block's matrix
+_MUON_MOMENT = 4.0  # the single moment of a block's matrix
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained, and on what.
+    """The network and rows that are trained, and the device.
 
     Args:
         config: of the network, without a prefix.
         dtype: of the weights.
         device: cpu or cuda.
-        row_tokens: of the longest row, which goes alone when it is over `train.batch_tokens`.
+        row_tokens: of the longest row, which is a batch of its own if it exceeds `train.batch_tokens`.
         supervised: share of the tokens that are supervised.
         from_files: the weights are loaded, not made from scratch.
-        processes: that train together.
-        sharded: each keeps 1/processes of weights, gradients and optimizer (FSDP).
+        processes: number of processes that train together.
+        sharded: each process keeps 1/processes of weights, gradients and optimizer (FSDP).
     """
 
     config: ChatGLM2Config
@@ -73,21 +73,21 @@ class Workload:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes at the fullest moment of a training step.
+    """Bytes at the peak of a training step.
 
     Args:
         weights: of the network, adapter included.
         gradients: all of them (memory normal), or the largest one (low).
-        optimizer: its state, and the fp32 copies that it works on.
+        optimizer: its state and fp32 copies.
         activations: what forward keeps for backward in all blocks, and the gradients inside one.
         loss: logits and their gradient, on supervised positions.
         libraries: before anything is loaded.
-        making: a network from scratch, which is there in full precision before an adapter's base is quantized.
-        loading: while weights are read from files: twice the weights, half of that mapped files,
-            which the system takes back when it needs the room. 0 = from scratch.
-        mapped: weight files that stay mapped behind quantized weights; taken back in the same way.
+        making: full-precision weights while a network is created from scratch, before an adapter's base is quantized.
+        loading: while weights are read from files: twice the weights; half of that is mapped files,
+            which the system can reclaim. 0 = from scratch.
+        mapped: weight files that stay mapped behind quantized weights; the system can reclaim them as well.
         accumulates: gradients stay while the next batch runs forward.
-        output_gradient: of the output layer, which is there first; 0 where it is frozen.
+        output_gradient: of the output layer, computed first; 0 if it is frozen.
     """
 
     weights: float
@@ -104,10 +104,10 @@ class TrainingMemory:
 
     @property
     def total(self) -> float:
-        """What must fit: all that is alive at the fullest moment.
+        """What must fit: everything alive at the peak.
 
-        Backward frees activations while it makes gradients, so the two are never there in full together
-        unless gradients accumulate.
+        Backward frees activations while it computes gradients, so the two never peak together unless
+        gradients accumulate.
         """
         start_of_backward = self.activations + self.loss + self.output_gradient
         if self.accumulates:
@@ -117,7 +117,7 @@ class TrainingMemory:
 
     @property
     def resident(self) -> float:
-        """Peak of resident memory, as the system shows it: mapped files count."""
+        """Peak resident memory as the system shows it, including mapped files."""
         return max(self.total + self.mapped, self.libraries + self.loading)
 
 
@@ -127,7 +127,7 @@ class TrainingDisk:
 
     Args:
         base: weights kept for an adapter on a network from scratch; 0 otherwise.
-        checkpoints: all that are kept at once, the one being written included.
+        checkpoints: all that exist at once, including the one being written.
         tuned: the result in models/tuned.
         cache: DVC's copy of the result (none where the file system can link).
     """
@@ -165,7 +165,7 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
     tokens = max(params.batch_tokens, workload.row_tokens)
     output = _network(model).transformer.output_layer.weight
     shards = workload.processes if workload.sharded else 1
-    copies = 2 if workload.processes > shards else 1  # DDP adds gradients up in buckets, which are a copy of them
+    copies = 2 if workload.processes > shards else 1  # DDP reduces gradients in buckets, which are copies
     return TrainingMemory(
         weights=weights / shards,
         gradients=max(gradients) if params.memory == "low" else copies * sum(gradients) / shards,
@@ -184,7 +184,7 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
 
 
 def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
-    """Estimate what a run writes: checkpoints hold trainable weights and the optimizer's state."""
+    """Estimate the bytes a run writes: checkpoints hold trainable weights and the optimizer's state."""
     model = _on_meta(workload, params)
     trainable = [p for p in model.parameters() if p.requires_grad]
     state = sum(4.0 * _factored(p) for p in trainable)
@@ -198,17 +198,17 @@ def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
 
 
 def trained_parameter_count(workload: Workload, params: TrainParams) -> int:
-    """Numbers in the network, an adapter's included."""
+    """Parameters of the network, including an adapter's."""
     return sum(p.numel() for p in _on_meta(workload, params).parameters())
 
 
 def cache_bytes(config: ChatGLM2Config, tokens: int, dtype: torch.dtype) -> int:
-    """Keys and values of so many tokens in all layers, when the model is used."""
+    """Bytes of the keys and values of `tokens` tokens in all layers, when the model is used."""
     return 2 * config.num_layers * config.multi_query_group_num * config.kv_channels * tokens * dtype.itemsize
 
 
 def _on_meta(workload: Workload, params: TrainParams, layers: int | None = None) -> nn.Module:
-    """The network as the method tunes it, without content; with `layers` blocks, or as many as it has."""
+    """The network as the method tunes it, without content; with `layers` blocks, or with all."""
     config = copy.deepcopy(workload.config)
     config.num_layers = layers or config.num_layers
     if params.method == "ptuning":  # the network's own prefix: peft's needs content
@@ -229,7 +229,7 @@ def _network(model: Any) -> Any:
 
 
 def _quantized(model: nn.Module, params: TrainParams) -> list[nn.Parameter]:
-    """The frozen matrices of the blocks, where they are quantized."""
+    """The frozen matrices of the blocks, if they are quantized."""
     if params.quantization_bits is None:
         return []
     named = model.named_parameters()
@@ -258,7 +258,7 @@ def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:
 
 
 def _unpacked_bytes(trainable: list[nn.Parameter], params: TrainParams, device: str) -> float:
-    """What a step of bitsandbytes takes on the CPU besides, as far as it was measured: fp32 copies of one parameter."""
+    """Further bytes of a bitsandbytes step on the CPU, as measured: fp32 copies of one parameter."""
     largest = max((p.numel() for p in trainable), default=0)
     return 16.0 * largest if params.optimizer == "adamw_8bit" and device == "cpu" else 0.0
 
@@ -279,7 +279,7 @@ def _factored(parameter: nn.Parameter) -> int:
 
 
 def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
-    """What forward keeps (of a block that is recomputed: its input), and one block's own with its gradients."""
+    """Bytes that forward keeps (of a recomputed block: its input), and one block's activations with their gradients."""
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
     recomputed = params.recomputed_blocks(layers)
@@ -291,12 +291,12 @@ def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> in
     """Bytes that forward keeps for backward in a network of `layers` blocks."""
     model = _on_meta(workload, params, layers)
     if multiplies_in_half(params.method, workload.dtype, workload.device):
-        model = model.to(workload.dtype)  # autocast's copies have no content here; products and inputs are of this size
+        model = model.to(workload.dtype)  # autocast's copies have no content here; products and inputs have this size
     network = _network(model)
     ids = torch.zeros(rows, workload.row_tokens, dtype=torch.long, device="meta")
 
     def forward() -> None:
-        # In the products' dtype, which the meta device could not know
+        # In the products' dtype, which the meta device can't know
         hidden = network.get_input_embeddings()(ids).to(workload.product_dtype)
         network.transformer(inputs_embeds=hidden, use_cache=False)
 
@@ -304,15 +304,15 @@ def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> in
 
 
 def _widened_bytes(workload: Workload, model: nn.Module, params: TrainParams) -> float:
-    """fp32 copies of weights during one product, where the device has no arithmetic for theirs."""
+    """fp32 copies of weights during one product, if the device has no arithmetic for their dtype."""
     if workload.product_dtype == workload.dtype:
         return 0.0
-    # bitsandbytes unpacks a whole matrix into its first dtype, then widens it.
+    # bitsandbytes dequantizes a whole matrix to its original dtype, then widens it.
     return max(4.0 * WIDENED_ELEMENTS, *(6.0 * p.numel() for p in _quantized(model, params)), 0.0)
 
 
 def _loss_bytes(workload: Workload, supervised: int) -> float:
-    """Log-probabilities and their gradient in fp32, and the gradient in the products' dtype, for a chunk at a time."""
+    """Log-probabilities and their gradient in fp32, and the gradient in the products' dtype, for one chunk."""
     vocabulary, width = workload.config.padded_vocab_size, workload.product_dtype.itemsize
     chunk = min(supervised, max(1, _LOSS_CHUNK // vocabulary))
     return float(chunk * vocabulary * (8 + (width if width < 4 else 0)))

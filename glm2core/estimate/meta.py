@@ -1,4 +1,4 @@
-"""What forward keeps for backward, taken from the network itself on the meta device: shapes without content."""
+"""Bytes that forward keeps for backward, measured on the network itself on the meta device: shapes without content."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that `forward` keeps for backward besides the model's parameters; of a model on the meta device, too."""
+    """Bytes that `forward` keeps for backward besides the model's parameters; works on the meta device as well."""
     kept: dict[int, int] = {}
-    storages = []  # kept alive, so that an address stands for one storage
+    storages = []  # kept alive, so that each address is one storage
     own = {_address(p) for p in model.parameters()}
 
     def remember(tensor: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def _address(tensor: Tensor) -> int:
 
 
 class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch takes attention apart, scores and all; real devices run a fused kernel."""
+    """On the meta device torch decomposes attention and keeps the scores; real devices run a fused kernel."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None

@@ -1,10 +1,10 @@
 """params.yaml -> frozen typed sections. The only reader of that file; imports no torch.
 
-A section as it is written is called Choices, for some keys may be `auto`. `settle` makes the Params of it, which all
-code behind it takes.
+A section as written is called Choices, because some keys may be `auto`. `settle` turns it into Params, which all other
+code takes.
 
-Every stage calls `load_params` first, so that a wrong key, type, value or combination stops the
-run in a second, with the key, the value, what is allowed, and the nearest name.
+Every stage calls `load_params` first, so a wrong key, type, value or combination stops the run within a second, with
+the key, the value, what is allowed, and the nearest name.
 """
 
 from glm2core.params.advice import Base, read_base

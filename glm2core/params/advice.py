@@ -1,7 +1,7 @@
-"""What a base folder says about its tuning: its size by config.json, and its own advice, tuning.yaml.
+"""What a base folder says about its tuning: its size from config.json, and its own advice, tuning.yaml.
 
-tuning.yaml came with the weights, so it is a stranger's file: small, of plain values, and only keys of params.yaml that
-take `auto`. Nothing else of it is read.
+tuning.yaml comes with the weights, so it is untrusted: it must be small and hold plain values of keys of params.yaml
+that take `auto`. Nothing else is read from it.
 """
 
 from pathlib import Path
@@ -22,16 +22,16 @@ from glm2core.params.yaml_text import parse_yaml, read_yaml_file
 
 TUNING_FILE = "tuning.yaml"
 _MOST_BYTES = 16_384
-_LARGEST = 1_000_000  # steps, tokens or rows: more is no advice
+_LARGEST = 1_000_000  # steps, tokens or rows; advice never needs more
 _MOST_ENTRIES = 100
-_NOT_ADVISED = "threads"  # takes auto too, but it is the machine's
+_NOT_ADVISED = "threads"  # takes auto as well, but depends on the machine
 _SMALL_PRESETS = {"tiny": 1_313_920, "mini": 2_658_496, "small": 85_660_416}
-# What the released configurations have.
+# As in the released configurations.
 _RELEASED_POSITIONS = 32_768
 
 
 def _advisable(choices: type[BaseModel]) -> type[BaseModel] | None:
-    """The section of tuning.yaml that goes with a section of params.yaml; None where no key takes `auto`."""
+    """The section of tuning.yaml for a section of params.yaml; None if no key takes `auto`."""
     fields: dict[str, Any] = {}
     for name, field in choices.model_fields.items():
         if is_section(field.annotation):
@@ -51,16 +51,16 @@ _Advice: type[BaseModel] = create_model(
 )
 
 
-_Size = Annotated[int, Field(ge=1)]  # of a network that is there: what it has is no choice, and has no bound
+_Size = Annotated[int, Field(ge=1)]  # of an existing network: a fact, not a choice, so it has no upper bound
 
 
 class Base(Section):
-    """What settling needs to know about the base, or about the network from scratch.
+    """Facts that settling needs about the base, or about the network from scratch.
 
     Attributes:
         from_scratch: there is no base.
         parameters: numbers in the network; None = there is no config.json.
-        positions: that it was made for (its seq_length).
+        positions: it was made for (its seq_length).
         tuning_sha256: of its tuning.yaml; None = it has none.
         advice: sections of tuning.yaml, checked.
     """
@@ -73,21 +73,21 @@ class Base(Section):
 
     @property
     def is_large(self) -> bool:
-        """Whether it is to be treated as released weights; an unknown size is."""
+        """Whether to treat it as released weights; an unknown size counts as large."""
         return self.parameters is None or self.parameters > SMALL_NETWORK
 
 
-# What helps a small network find its way after a change of RoPE would ruin a larger one in a few steps.
+# Settings that help a small network to adjust to a change of RoPE would ruin a larger one in a few steps.
 SMALL_NETWORK = 200_000_000
 
 
 def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
     """The facts about `model.base`, or about the preset of a network from scratch.
 
-    A config.json that is missing is left to the reader of weights, which names it.
+    A missing config.json is reported later, when the weights are read.
 
     Raises:
-        UserError: a config.json that is wrong or another network's; a tuning.yaml that is not one, with each wrong key.
+        UserError: a config.json that is wrong or another network's; a wrong tuning.yaml, with each wrong key.
     """
     if folder is None:
         parameters = _SMALL_PRESETS.get(preset)
@@ -106,10 +106,10 @@ def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
 
 
 def checked_advice(values: Any, name: str) -> dict[str, Any]:
-    """The sections of advice, with the keys that it gives.
+    """The sections of advice, with only the keys that it gives.
 
     Args:
-        name: of the file, for the sentences.
+        name: of the file, for error messages.
 
     Raises:
         UserError: a key that takes no advice, or a value that the key doesn't take.
@@ -122,7 +122,7 @@ def checked_advice(values: Any, name: str) -> dict[str, Any]:
     for key, value in dotted(sections).items():
         if _is_too_much(value):
             raise UserError(
-                f"{name}: {key} is more than advice may say (numbers to {_LARGEST:,}, {_MOST_ENTRIES} entries). "
+                f"{name}: {key} is more than advice may hold (numbers to {_LARGEST:,}, {_MOST_ENTRIES} entries). "
                 "Lower it there, or remove it and set the key in params.yaml."
             )
     return sections
@@ -144,7 +144,7 @@ def _read_advice(file: Path) -> dict[str, Any]:
 
 
 def _count(config: ConfigFile) -> int:
-    """Numbers in the network: blocks, embedding and output layer; biases and norms are left out."""
+    """Parameters of the network: blocks, embedding and output layer; without biases and norms."""
     heads = 2 * config.num_attention_heads + 2 * config.multi_query_group_num
     block = config.hidden_size * (config.kv_channels * heads + 3 * config.ffn_hidden_size)
     return config.num_layers * block + 2 * config.padded_vocab_size * config.hidden_size

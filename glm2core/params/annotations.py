@@ -1,4 +1,4 @@
-"""What a key's annotation says: whether it takes `auto` or null, and what else it takes."""
+"""Reads a key's annotation: whether it takes `auto` or null, and what else."""
 
 import types
 import typing
@@ -25,7 +25,7 @@ def takes_null(annotation: Any) -> bool:
 
 
 def without_auto(annotation: Any) -> Any:
-    """Auto[X] -> X, with the bounds of X; another annotation as it is."""
+    """Auto[X] -> X, with the bounds of X; other annotations unchanged."""
     if takes_auto(annotation):
         return next(branch for branch in _branches(annotation) if not _is_auto(branch))
     return annotation
@@ -41,7 +41,7 @@ def without_null(annotation: Any) -> Any:
 
 
 def _branches(annotation: Any) -> tuple[Any, ...]:
-    """Of a union; none where it is not one."""
+    """The branches of a union; empty for other annotations."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _branches(typing.get_args(annotation)[0])
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)

@@ -25,8 +25,8 @@ class GeneratedLines(Section):
     conversations: Count = Field(description="how many conversations to generate")
     lines: list[Count] = Field(
         min_length=1,
-        description="lines in a record, about 22 tokens each by the embedded tokenizer; a conversation takes one of "
-        "these counts",
+        description="lines in a record, about 22 tokens each with the embedded tokenizer; each conversation gets one "
+        "of these counts",
     )
     questions: Count = Field(description="questions (rounds) asked about one record")
     repeats: Fraction = Field(
@@ -38,13 +38,13 @@ class GeneratedLines(Section):
     kinds: list[FactKind] = Field(
         ["lines"],
         min_length=1,
-        description="what records hold: one or several of these, drawn anew for each; lines, and RULER's kinds, of "
-        "whose longer facts there are fewer",
+        description="contents of the records: one or several kinds, drawn anew for each record; lines, and RULER's "
+        "kinds, whose facts are longer and therefore fewer",
     )
     wording: Literal["other", "all"] = Field(
-        "other", description="of RULER's kinds: other = never that of evaluation, all = that one, too"
+        "other", description="of RULER's kinds: other = never the wording of evaluation, all = that wording as well"
     )
-    seed: Seed = Field(0, description="seed of the generator; another seed, other records")
+    seed: Seed = Field(0, description="seed of the generator; another seed gives other records")
 
 
 class AnalysisKinds(Section):
@@ -54,60 +54,58 @@ class AnalysisKinds(Section):
     texts: Share = Field(2.0, description="several texts, one task over all of them")
     tasks: Share = Field(2.0, description="several questions about one text, in one conversation")
     judgement: Share = Field(2.0, description="whether a claim is true, with EXPLAIN and CONCLUSION")
-    dialogue: Share = Field(1.0, description="a user asks for what they told rounds ago")
+    dialogue: Share = Field(1.0, description="a user asks about something they said rounds ago")
 
     @model_validator(mode="after")
     def _some(self) -> "AnalysisKinds":
         if not any(self.model_dump().values()):
-            raise ValueError("all kinds are 0, so nothing can be drawn; give at least one a share")
+            raise ValueError("all kinds are 0, so nothing can be drawn; give at least one kind a share")
         return self
 
 
 class GeneratedAnalysis(Section):
     """Short rows of text analysis whose answers stand in the text, in English and Chinese."""
 
-    rows: NonNegative = Field(description="how many rows to generate to train on; 0 = no such source")
+    rows: NonNegative = Field(description="how many rows to generate for training; 0 = this source is off")
     held_out_rows: NonNegative = Field(
-        120, description="rows about entities that no training row has, half to validate and half to test"
+        120, description="rows about entities that no training row has, half for validation and half for test"
     )
     chinese: Fraction = Field(0.5, description="share of the rows in Chinese; the others are English")
     kinds: AnalysisKinds = Field(AnalysisKinds(), description="how often each kind is drawn")
-    seed: Seed = Field(0, description="seed of the generator; another seed, other rows")
+    seed: Seed = Field(0, description="seed of the generator; another seed gives other rows")
 
 
 class Source(Section):
     """A file, a glob, a folder of parquet parts, or generated conversations."""
 
     format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines", "analysis"] = Field(
-        "auto", description="format of the rows; auto detects it and says what it found; lines, analysis are generated"
+        "auto", description="format of the rows; auto detects it and prints it; lines and analysis are generated"
     )
     path: FilePath | None = Field(
         None,
-        description="file, glob, or folder of parquet parts, against the project's folder; null for generated rows, "
-        "which need no file",
+        description="file, glob, or folder of parquet parts, relative to the project's folder; null for generated rows",
     )
     columns: dict[str, str] = Field(
         {},
         description="standard column name -> its name in this file, as in {prompt: question, response: answer}; "
-        "a column of the file that is mapped is read under that name alone",
+        "a mapped column is read only under its standard name",
     )
     encoding: Literal["gb18030"] | None = Field(
-        None, description="of a text file; null = UTF-8, UTF-16 or UTF-32, as its bytes tell; gb18030 holds GBK, too"
+        None, description="encoding of a text file; null = UTF-8, UTF-16 or UTF-32, detected; gb18030 includes GBK"
     )
-    limit: Count | None = Field(None, description="take at most so many rows, the first ones; null = all")
+    limit: Count | None = Field(None, description="take only the first N rows; null = all")
     max_source_length: Count | None = Field(
-        None, description="overrides tokenize.max_source_length for this source; null = as there"
+        None, description="overrides tokenize.max_source_length for this source; null = no override"
     )
     max_target_length: Count | None = Field(
-        None, description="overrides tokenize.max_target_length for this source; null = as there"
+        None, description="overrides tokenize.max_target_length for this source; null = no override"
     )
     loss_on: Literal["last", "every"] | None = Field(
-        None, description="overrides tokenize.loss_on for this source; null = as there"
+        None, description="overrides tokenize.loss_on for this source; null = no override"
     )
-    held_out: bool = Field(True, description="false: every row is trained on, none is kept to validate or test")
+    held_out: bool = Field(True, description="false: all rows are trained on, none is held out")
     weight: Annotated[float, Field(ge=0.01, le=100)] = Field(
-        1.0,
-        description="how often train takes a row in an epoch: 2 = twice, 0.5 = in half of them, drawn by train.seed",
+        1.0, description="how often an epoch has each row: 2 = twice, 0.5 = in half of the epochs, drawn by train.seed"
     )
     generate: GeneratedLines | None = Field(None, description="with format lines: what to generate; else null")
     analysis: GeneratedAnalysis | None = Field(None, description="with format analysis: what to generate; else null")
@@ -131,7 +129,7 @@ class Source(Section):
     def _columns_rename(self) -> "Source":
         theirs = list(self.columns.values())
         if twice := [name for name in dict.fromkeys(theirs) if theirs.count(name) > 1]:
-            raise ValueError(f"columns gives {shown_names(twice[:1])} to two names; a column has one meaning")
+            raise ValueError(f"columns maps two names to {shown_names(twice[:1])}; a column has one meaning")
         return self
 
 
@@ -146,9 +144,9 @@ class ConvertParams(Section):
         0.05, description="share of prompts held out for the evaluate stage; with validation_fraction below 1"
     )
     max_rejected_fraction: Fraction = Field(
-        0.05, description="more rejected rows than this share stop the stage; below it they are counted and kept"
+        0.05, description="a larger share of rejected rows stops the stage; up to it they are counted and kept"
     )
-    seed: Seed = Field(0, description="salt of the split's hash: another seed, other splits")
+    seed: Seed = Field(0, description="salt of the split's hash: another seed gives other splits")
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> "ConvertParams":
@@ -165,24 +163,24 @@ class TokenizeChoices(Section):
         "glm2", description="order of a pair; glm2: [gMASK] sop A B </s>, as released; llama: <s> A B </s>"
     )
     template: Literal["auto", "chatglm2", "chatglm3"] = Field(
-        "auto", description="prompt wording; auto = chatglm3 where the base is one, else chatglm2's [Round n]"
+        "auto", description="prompt wording; auto = chatglm3 for a ChatGLM3 base, else chatglm2's [Round n]"
     )
     loss_on: Literal["last", "every"] = Field(
         "last", description="which answers of a conversation are supervised: the last one, or every one"
     )
     truncation: Literal["rounds", "left", "right", "drop"] = Field(
         "rounds",
-        description="what is done with a prompt over max_source_length: rounds drops the oldest rounds and then the "
-        "middle of the text, never the question; left and right cut tokens of that side; drop leaves the row out",
+        description="how to shorten a prompt over max_source_length: rounds drops the oldest rounds, then the middle "
+        "of the text, never the question; left and right cut tokens on that side; drop drops the row",
     )
     max_source_length: Count = Field(
-        300, description="most tokens of [gMASK] sop and prompt; memory and time grow with it"
+        300, description="maximum tokens of [gMASK] sop and prompt; memory and time grow with it"
     )
-    max_target_length: Count = Field(200, description="most tokens of an answer and its </s>; longer answers are cut")
+    max_target_length: Count = Field(200, description="maximum tokens of an answer and its </s>; longer ones are cut")
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
-        2000, description="pieces of the tokenizer that is trained when model.base is null"
+        2000, description="pieces of the tokenizer trained when model.base is null"
     )
-    threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; never changes the result")
+    threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; the result is the same")
 
 
 class TokenizeParams(TokenizeChoices):

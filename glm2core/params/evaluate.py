@@ -26,15 +26,15 @@ class GenerationChoices(Section):
     rows: Auto[NonNegative] = Field(
         "auto",
         description="held-out rows answered for ROUGE and BLEU; 0 = none; auto = the base's advice, else 64, "
-        "or 8 of a large network on a CPU",
+        "or 8 for a large network on a CPU",
     )
     base: Auto[bool] = Field(
         "auto",
-        description="whether model.base, untuned, answers the same rows; auto = the base's advice, else true, but "
+        description="whether the untuned model.base answers the same rows; auto = the base's advice, else true, but "
         "false above 1 billion parameters on a CPU",
     )
     batch_size: Count = Field(16, description="rows answered at once")
-    max_new_tokens: Count = Field(128, description="longest answer, in tokens")
+    max_new_tokens: Count = Field(128, description="maximum tokens of an answer")
 
 
 class GenerationParams(GenerationChoices):
@@ -49,34 +49,34 @@ class RetrievalChoices(Section):
 
     tasks: list[RetrievalTask] = Field(
         ["lines"],
-        description="what is asked: lines of a record, RULER's kinds in words of this project's own, one passkey, "
-        "several keys in plain text; [] = nothing",
+        description="what to ask: lines of a record, RULER's kinds in this project's own words, one passkey, several "
+        "keys in plain text; [] = nothing",
     )
     shared: bool = Field(
         False, description="true: all tasks are asked on the same contexts, each read once; false: each on its own"
     )
     lengths: Auto[Lengths] = Field(
         "auto",
-        description="context lengths in tokens; time grows with the square; auto = the base's advice, else to "
-        "8,192, of a large network to its positions on a GPU and to 1,024 on a CPU",
+        description="context lengths in tokens; time grows with the square; auto = the base's advice, else up to "
+        "8,192; for a large network up to its positions on a GPU, up to 1,024 on a CPU",
     )
     base_lengths: Auto[Lengths] = Field(
         "auto",
-        description="lengths at which model.base, untuned, is asked the same cases; [] = not asked; auto = the "
-        "base's advice, else those of lengths that it has positions for, on a CPU 512 of a large network",
+        description="lengths at which the untuned model.base is asked the same cases; [] = not asked; auto = the "
+        "base's advice, else those of lengths within its positions, for a large network on a CPU 512",
     )
     contexts: Auto[Count] = Field(
         "auto",
-        description="contexts at each length and task; auto = the base's advice, else 2, of a large network 4 "
-        "on a GPU and 1 on a CPU",
+        description="contexts per length and task; auto = the base's advice, else 2; for a large network 4 on a GPU, "
+        "1 on a CPU",
     )
     questions: Auto[Count] = Field(
         "auto",
-        description="questions on each context, spread over its depth; a multiple of depths; auto = the base's "
-        "advice, else 25",
+        description="questions per context, spread over its depth; a multiple of depths; auto = the base's advice, "
+        "else 25",
     )
     depths: Count = Field(5, description="rows of the length-by-depth grid")
-    max_new_tokens: Count = Field(64, description="longest answer to a question, in tokens")
+    max_new_tokens: Count = Field(64, description="maximum tokens of an answer")
     files: list[FilePath] = Field([], description="LongEval *_lines.jsonl and RULER .jsonl files to answer as they are")
     seed: Seed = Field(1234, description="seed of the generated cases")
 
@@ -97,33 +97,33 @@ class RetrievalParams(RetrievalChoices):
 
 
 class EvaluateChoices(Section):
-    """What is measured on the tuned model."""
+    """Measurements on the tuned model."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
-        "float16 on any other GPU, else float32; float16 is for GPUs only",
+        description="dtype of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
+        "float16 on any other GPU, else float32; float16 only on GPUs",
     )
     threads: Auto[Threads] = Field(
-        "auto", description="CPU threads; auto = all cores; another count gives other last bits"
+        "auto", description="CPU threads; auto = all cores; another count changes the last bits of results"
     )
     batch_tokens: Count = Field(4096, description="tokens in a batch of the held-out loss")
     prefill_chunk: Count = Field(
-        32768, description="longer contexts are read in chunks of so many tokens: less memory, 2 to 3 times slower"
+        32768, description="longer contexts are read in chunks of N tokens: less memory, 2 to 3 times slower"
     )
     generation: GenerationChoices = Field(GenerationChoices(), description="answers to held-out rows")
     general: FilePath | None = Field(
         None,
-        description="file of rows of another kind: its first generation.rows are answered too, and the change of "
-        "their loss from the base tells what was forgotten; null = none",
+        description="file of rows of another kind: its first generation.rows rows are answered as well, and the change "
+        "of their loss from the base shows what was forgotten; null = none",
     )
     retrieval: RetrievalChoices = Field(RetrievalChoices(), description="long-context retrieval")
 
     @model_validator(mode="after")
     def _general_rows_are_answered(self) -> Self:
         if self.general is not None and self.generation.rows == 0:
-            raise ValueError("general needs generation.rows above 0, as many of its rows are answered")
+            raise ValueError("general needs generation.rows above 0: that many of its rows are answered")
         return self
 
 

@@ -27,7 +27,7 @@ class TrackingParams(Section):
 
 
 class Params(Section):
-    """All of params.yaml as it is written, `auto` included: one section per stage, the model's, and tracking's."""
+    """All of params.yaml as written, including `auto`: one section per stage, plus model and tracking."""
 
     convert: ConvertParams
     tokenize: TokenizeChoices
@@ -49,7 +49,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check a params file.
 
     Raises:
-        UserError: a sentence for each key that is wrong.
+        UserError: a sentence for each wrong key.
     """
     try:
         text = read_yaml_file(path, _MOST_BYTES)
@@ -59,7 +59,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
-    """Check the text of a params file, which `path` names in sentences.
+    """Check the text of a params file; `path` is its name in error messages.
 
     Raises:
         UserError: as `load_params`.
@@ -84,10 +84,10 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> value and default, of each key whose value is not the default; a key without default counts, too.
+    """Dotted key -> value and default, of each key whose value is not the default; includes keys without a default.
 
     Args:
-        default: of the whole section; None = those of its keys.
+        default: of the whole section; None = the defaults of its keys.
         prefix: in front of the keys.
     """
     found: dict[str, tuple[Any, Any]] = {}
@@ -104,7 +104,7 @@ def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = 
 
 
 def unsettled(section: BaseModel, prefix: str = "") -> set[str]:
-    """Dotted keys whose value is `auto`, which `settle` replaces; device and dtype have an auto that torch decides."""
+    """Dotted keys whose `auto` is replaced by `settle`; torch decides the `auto` of device and dtype."""
     keys: set[str] = set()
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)

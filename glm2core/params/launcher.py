@@ -1,4 +1,4 @@
-"""`train.launcher`: which program starts the train stage, with which options. Nothing of it reaches a shell."""
+"""`train.launcher`: which program starts the train stage, with which options. None of it reaches a shell."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ _BACKEND = re.compile(r"c10d|static")
 _ENDPOINT = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _CONFIG = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]*\.ya?ml")
 
-# Program -> the module that is run for it, and its options with what their values look like
+# Program -> the module to run for it, and its options with the form of their values
 _PROGRAMS: dict[str, tuple[str, dict[str, tuple[re.Pattern[str], str]]]] = {
     "python": ("", {}),
     "torchrun": (
@@ -36,7 +36,7 @@ _PROGRAMS: dict[str, tuple[str, dict[str, tuple[re.Pattern[str], str]]]] = {
         "accelerate.commands.launch",
         {
             "--num_processes": (_NUMBER, "a number from 1 to 9999"),
-            CONFIG_FILE: (_CONFIG, "a .yaml file inside the project, by its path against the project's folder"),
+            CONFIG_FILE: (_CONFIG, "a .yaml file inside the project, as a path relative to the project's folder"),
         },
     ),
 }
@@ -46,7 +46,7 @@ def launcher_command(launcher: str) -> tuple[str, list[str]]:
     """The module that starts the stage, and its options with their values, in turn; ("", []) for plain python.
 
     Raises:
-        ValueError: another program, a word that is no option of it, or a value that is not plain.
+        ValueError: another program, an unknown option, or a value of another form.
     """
     if not launcher.isprintable():
         raise ValueError("holds a control character or a line break; write one line")
@@ -62,14 +62,14 @@ def launcher_command(launcher: str) -> tuple[str, list[str]]:
 
 
 def _checked(program: str, words: list[str], allowed: dict[str, tuple[re.Pattern[str], str]]) -> Iterator[str]:
-    """The words, `--option=value` as two; each option at most once."""
+    """The words, with `--option=value` split in two; each option at most once."""
     rest = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     seen: set[str] = set()
     while rest:
         option, rest = rest[0], rest[1:]
         if option not in allowed:
-            known = ", ".join(allowed) or "nothing"
-            raise ValueError(f"has {printable(option)!r}; behind {program} may stand {known}, each with one value")
+            known = f"{', '.join(allowed)}, each with one value" if allowed else "no options"
+            raise ValueError(f"has {printable(option)!r}; {program} takes {known}")
         if option in seen:
             raise ValueError(f"has {option} twice; keep one of the two")
         seen.add(option)

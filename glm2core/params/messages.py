@@ -39,7 +39,7 @@ _MOST_SENTENCES = 20
 
 
 def messages(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """A sentence for each wrong key of `root`'s values, the first ones where there are many."""
+    """A sentence for each wrong key of `root`'s values; if there are many, only for the first ones."""
     wrong = error.errors()
     sentences = [_cut(_sentence(dict(detail), root), _LONGEST_SENTENCE) for detail in wrong[:_MOST_SENTENCES]]
     more = len(wrong) - len(sentences)
@@ -85,7 +85,7 @@ def _unknown_key(location: Location, value: Any, root: type[BaseModel]) -> str:
     nearest = elsewhere or [prefix + key for key in near]
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     where = f"keys of {section}" if section else "sections"
-    return f"{_dotted(location)} is not a key, got it with {_shown(value)}{hint}; {where}: {', '.join(siblings)}"
+    return f"{_dotted(location)} is not a key; got {_shown(value)}{hint}; {where}: {', '.join(siblings)}"
 
 
 def _did_you_mean(word: Any, known: list[str]) -> str:
@@ -98,7 +98,7 @@ def _is_short(word: Any) -> bool:
 
 
 def _null_is_not_auto(value: Any, location: Location, root: type[BaseModel]) -> str:
-    """Params files of earlier versions have null where a key is to be decided for the user."""
+    """Params files of earlier versions have null where `auto` is meant now."""
     return " (null means none: write auto)" if value is None and takes_auto(_annotation(location, root)) else ""
 
 
@@ -155,7 +155,7 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _annotation(location: Location, root: type[BaseModel]) -> Any:
-    """The annotation at a place in the sections: ('convert', 'sources', 0) -> Source; None where there is none."""
+    """The annotation at a location in the sections: ('convert', 'sources', 0) -> Source; None if there is none."""
     current: Any = root
     for part in location:
         current = without_null(current)

@@ -15,11 +15,11 @@ class RopeChoices(Section):
     type: Auto[RopeType] = Field(
         "auto",
         description="auto = the base's advice, else as the checkpoint has it; default = plain; linear divides every "
-        "position by factor; ntk enlarges the rotary base; yarn scales slow pairs only. A checkpoint that is scaled "
-        "already takes auto only",
+        "position by factor; ntk enlarges the rotary base; yarn scales only slow pairs. A checkpoint that is already "
+        "scaled takes only auto",
     )
     factor: Auto[Factor] = Field(
-        "auto", description="context multiplier; auto = the base's advice; must be 1 where type scales nothing"
+        "auto", description="context multiplier; auto = the base's advice; must be 1 if type scales nothing"
     )
     unit: Count = Field(2048, description="positions of the unscaled range that factor multiplies")
 
@@ -68,7 +68,7 @@ class _Network(Section):
     """The keys of `model` that are never settled."""
 
     base: FilePath | None = Field(
-        None, description="folder of released or tuned weights, against the project's folder; null = from scratch"
+        None, description="folder of released or tuned weights, relative to the project's folder; null = from scratch"
     )
     preset: Preset = Field(
         "tiny",
@@ -78,7 +78,7 @@ class _Network(Section):
     family: Literal["auto", "chatglm2", "chatglm3"] = Field(
         "auto",
         description="what a checkpoint's rope_ratio means: chatglm2 divides positions by it, chatglm3 multiplies the "
-        "rotary base with it; auto decides from the folder and prints its evidence",
+        "rotary base by it; auto decides from the folder and prints its evidence",
     )
     initialization: Literal["default", "retrieval"] = Field(
         "default", description="from scratch only: retrieval helps small networks to learn retrieval"

@@ -1,8 +1,8 @@
-"""The JSON files of a model's folder. They came with somebody's weights, so each is read by a strict schema.
+"""The JSON files of a model's folder. They come with third-party weights, so a strict schema reads each.
 
-A schema names what is read of its file, with type and bounds. All other keys are dropped: what a file says about code
-to run, kernels, quantization or attention (`auto_map`, `attn_implementation`, `quantization_config`) never reaches
-transformers or peft. What is wrong is one sentence.
+A schema names the keys that are read, with types and bounds. All other keys are dropped: settings for code to run,
+kernels, quantization or attention (`auto_map`, `attn_implementation`, `quantization_config`) never reach transformers
+or peft. An error is one sentence.
 """
 
 import json
@@ -63,12 +63,12 @@ def _plain_name(name: str) -> str:
 
 
 Tokens = Annotated[Any, AfterValidator(_tokens)]
-# Looked at to guess the family, and printed as the evidence; nothing is loaded from there.
+# Used to guess the family and printed as evidence; nothing is loaded from there.
 Evidence = Annotated[str | None, BeforeValidator(lambda value: None if value is None else _cut(str(value)))]
 
 
 class ModelFile(BaseModel):
-    """What is read of one file; unknown keys are dropped, NaN and infinity are no numbers."""
+    """The keys that are read from one file; unknown keys are dropped, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -127,7 +127,7 @@ class ConfigFile(ModelFile):
     family: Literal["auto", "chatglm2", "chatglm3"] = "auto"
     rope_ratio: Scale | None = None
     rope_parameters: RopeFile | None = None
-    rope_scaling: None = None  # another place for a scaling, which the released code doesn't read
+    rope_scaling: None = None  # another key for scaling, which the released code doesn't read
     pre_seq_len: Annotated[int, Field(ge=0, le=1 << 16)] | None = None
     prefix_projection: bool = False
     bos_token_id: Tokens | None = 1
@@ -137,7 +137,7 @@ class ConfigFile(ModelFile):
     torch_dtype: DtypeName | None = None
     name_or_path: Evidence = Field(None, validation_alias="_name_or_path", serialization_alias="_name_or_path")
     auto_map: Evidence = None
-    # Switches of which one value is built; ChatGLM2Config says which.
+    # Switches with one supported value; ChatGLM2Config says which.
     quantization_bit: Annotated[int, Field(ge=0, le=64)] | None = None
     rmsnorm: bool = True
     post_layer_norm: bool = True
@@ -177,7 +177,7 @@ class TokenizerFile(ModelFile):
 
 
 class GenerationFile(ModelFile):
-    """generation_config.json: what transformers' generate() does where the caller doesn't say."""
+    """generation_config.json: defaults of transformers' generate()."""
 
     bos_token_id: Tokens | None = None
     eos_token_id: Tokens | None = None
@@ -230,14 +230,14 @@ def read_config_file(folder: Path) -> ConfigFile | None:
 
 
 def checked_config(values: Mapping[str, Any], place: Path) -> ConfigFile:
-    """The values of a config.json that lies at `place`.
+    """The checked values of the config.json at `place`.
 
     Raises:
-        UserError: another network's, or a wrong value.
+        UserError: it is another network's, or a value is wrong.
     """
     if (other := _other_network(values)) is not None:
         raise UserError(
-            f"{place}: {other}. Only ChatGLM2, ChatGLM3 and CodeGeeX2 are read here (model_type 'chatglm'). "
+            f"{place}: {other}. Only ChatGLM2, ChatGLM3 and CodeGeeX2 are supported (model_type 'chatglm'). "
             "Name a folder with one of these."
         )
     return checked(values, ConfigFile, place)
@@ -256,7 +256,7 @@ def checked(values: Mapping[str, Any], schema: type[Schema], place: Path) -> Sch
         said = "; ".join(_cut(sentence) for sentence in found[:_MOST_SENTENCES])
         left = error.error_count() - _MOST_SENTENCES
         more = f"; and {left:,} more" if left > 0 else ""
-    raise UserError(f"{place}: {said}{more}. Mend the file, or fetch it again.")
+    raise UserError(f"{place}: {said}{more}. Fix the file, or fetch it again.")
 
 
 def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | None:
@@ -268,12 +268,12 @@ def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | Non
     if not file.exists() and not file.is_symlink():
         return None
     if not file.is_file():
-        raise UserError(f"{file} is not a file. Put the one there that the weights came with.")
+        raise UserError(f"{file} is not a file. Replace it by the file that came with the weights.")
     try:
         with file.open("rb") as opened:
             content = opened.read(most_bytes + 1)
     except OSError as error:
-        raise UserError(f"{file} can't be read: {error.strerror}. Mend its rights.") from None
+        raise UserError(f"{file} can't be read: {error.strerror}. Fix its permissions.") from None
     if len(content) > most_bytes:
         raise UserError(f"{file} has more than {most_bytes:,} bytes, which no such file needs. Fetch it again.")
     refuse_lfs_pointer(file, content)
@@ -289,14 +289,14 @@ def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | Non
 
 
 def _other_network(values: Mapping[str, Any]) -> str | None:
-    """What a config.json describes, where that is no network of this family."""
+    """Which other network a config.json describes; None for this family."""
     kind = values.get("model_type", "chatglm")
     if kind != "chatglm":
         return f"model_type is {_cut(repr(kind))}{_KNOWN.get(kind, '') if isinstance(kind, str) else ''}"
     if "vision_config" in values or "image_size" in values:
-        return "this is a network that looks at images too, such as GLM-4V or VisualGLM"
+        return "this network also reads images, as GLM-4V and VisualGLM do"
     if {"inner_hidden_size", "position_encoding_2d", "max_sequence_length"} & set(values):
-        return "this is ChatGLM-6B, the first one, with another network and vocabulary"
+        return "this is ChatGLM-6B, the first generation, with another network and vocabulary"
     if values.get("padded_vocab_size", values.get("vocab_size")) == _GLM4_ROWS:
         return "this is GLM-4 or CodeGeeX4, whose tokenizer is of another kind"
     return None

@@ -1,11 +1,11 @@
-"""What all sections of params.yaml are made of: a strict base class, types that recur with their bounds, and `auto`."""
+"""Building blocks of params.yaml's sections: a strict base class, shared types with their bounds, and `auto`."""
 
 import unicodedata
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-# More is a slip of the pen, or no product of two fits 64 bits, or no library counts so far
+# Anything above is a typo, overflows 64 bits in a product of two, or is more than libraries can count
 _MOST = 1_000_000_000
 _MOST_SEEDS = 2**32 - 1
 _MOST_STEPS = 10_000_000
@@ -33,27 +33,27 @@ Factor = Annotated[float, Field(ge=1, le=_HIGHEST)]
 
 def _in_one_line(text: str) -> str:
     if any(unicodedata.category(character) in _NO_TEXT for character in text):
-        raise ValueError("holds a control character or a line break; write plain text in one line")
+        raise ValueError("holds a control character or a line break; write plain text on one line")
     return text
 
 
 def _as_path(text: str) -> str:
     if any(len(part.encode()) > _LONGEST_PART for part in text.split("/")):
-        raise ValueError(f"holds a name of more than {_LONGEST_PART} bytes, which no file has")
+        raise ValueError(f"holds a name of more than {_LONGEST_PART} bytes, which no file can have")
     return text
 
 
 Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_in_one_line)]
 FilePath = Annotated[str, Field(max_length=_LONGEST_TEXT), AfterValidator(_in_one_line), AfterValidator(_as_path)]
 
-# What a generated record holds, to train on and to evaluate by: LongEval's lines, and RULER's kinds by their names.
+# Contents of a generated record, for training and for evaluation: LongEval's lines, and RULER's kinds by name.
 FactKind = Literal[
     "lines", "niah_single_1", "niah_multikey_2", "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "fwe"
 ]
-RetrievalTask = Literal[FactKind, "passkey", "multikey"]  # and what this project asks besides
+RetrievalTask = Literal[FactKind, "passkey", "multikey"]  # and this project's own tasks
 
 AUTO: Literal["auto"] = "auto"
-# Names the branch of a value in pydantic's places of errors; no key can be called so.
+# Names a value's branch in pydantic's error locations; no key can have this name.
 VALUE = "<value>"
 
 
@@ -62,7 +62,7 @@ def _branch(value: Any) -> str:
 
 
 T = TypeVar("T")
-# A key that also takes `auto`. Told apart before either is checked, so that a wrong value is one error and not two.
+# A key that also takes `auto`. The branch is chosen before validation, so a wrong value gives one error, not two.
 Auto = Annotated[Annotated[Literal["auto"], Tag(AUTO)] | Annotated[T, Tag(VALUE)], Discriminator(_branch)]
 
 

@@ -1,8 +1,8 @@
-"""What `auto` means: the one place that knows. Behind it every key has a value.
+"""Replaces `auto`: the only place that does. Afterwards every key has a value.
 
 A value is taken from params.yaml, else from the base's tuning.yaml, else from the defaults here, which depend on the
 method, on whether the network is large (released weights) or small, and on whether it runs on a CPU or a GPU. Nothing
-is measured: the same files and the same kind of device settle the same.
+is measured: the same files and the same kind of device give the same values.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ _ADVISED = f"the base's {TUNING_FILE}"
 _KEPT = "as the checkpoint has it"
 _DEFAULT = "default"
 
-# For weights that were trained before; what their authors and peft's examples use.
+# For trained weights, as their authors and peft's examples use.
 _LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
-# From scratch: of the scale at which small transformers learn fastest without diverging.
+# From scratch: about the rate at which small transformers learn fastest without diverging.
 _LEARNING_RATE_FROM_SCRATCH = 1e-3
-# A rate so many times the method's is for small networks.
+# Rates more than this many times the method's are only for small networks.
 _HIGH_RATE = 10
 
-# On a CPU a step of 500 tokens through 6 billion parameters takes one to some minutes: a run should end the same day.
+# On a CPU a step of 500 tokens through 6 billion parameters takes minutes; a run should end the same day.
 _STEPS = {"small": 500, "large cpu": 100}
 _EPOCHS = 2.0
 _BATCH_TOKENS = {"small": 2048, "large cpu": 512, "large cuda": 1024}
@@ -41,7 +41,7 @@ _LONGEST = {"small": 8192, "large cpu": 1024, "large cuda": 32768}
 _LONGEST_OF_BASE = {"small": 8192, "large cpu": 512, "large cuda": 8192}
 _CONTEXTS = {"small": 2, "large cpu": 1, "large cuda": 4}
 _QUESTIONS = 25
-_LARGEST_BASE_ON_CPU = 1_000_000_000  # parameters: above, its answers would take as long as the tuned model's hours
+_LARGEST_BASE_ON_CPU = 1_000_000_000  # parameters; a larger base would take hours, as the tuned model does
 _ROWS = {"small": 64, "large cpu": 8, "large cuda": 64}
 
 
@@ -49,12 +49,12 @@ def settle(params: Params, base: Base, kind: DeviceKind, record: TuningRecord | 
     """Replace every `auto` by a value.
 
     Args:
-        base: of the network in params, by `read_base`.
+        base: facts about the network in params, from `read_base`.
         kind: of the device that the stage runs on.
-        record: of the tuned model that is evaluated; its model and train sections are taken as they are.
+        record: of the tuned model to evaluate; its model and train sections are taken unchanged.
 
     Raises:
-        UserError: values that don't go together, with what to set instead.
+        UserError: incompatible values, with what to set instead.
     """
     if record is not None:
         base = record.base
@@ -71,13 +71,13 @@ def settle(params: Params, base: Base, kind: DeviceKind, record: TuningRecord | 
 
 
 def settle_tokenize(choices: TokenizeChoices) -> TokenizeParams:
-    """The section of the tokenize stage, which depends on nothing but the machine."""
+    """The section of the tokenize stage; it depends only on the machine."""
     threads = available_cores() if choices.threads == AUTO else choices.threads
     return TokenizeParams.model_validate({**choices.model_dump(), "threads": threads})
 
 
 class _Choices:
-    """The params as they are written, on their way to having a value for every key."""
+    """The params as written; `settle` gives each key its value."""
 
     def __init__(self, params: Params, advice: dict[str, Any]) -> None:
         sections = ("tokenize", "model", "train", "evaluate")
@@ -95,7 +95,7 @@ class _Choices:
         """The value of a key: as written, else as advised, else `default`.
 
         Args:
-            advisable: False where only the default fits what is settled already.
+            advisable: False if only the default fits the values settled before.
         """
         value, origin = self.written(key), str(PARAMS_FILE)
         if value == AUTO and advisable and key in self._advice:
@@ -128,7 +128,7 @@ def _settle_rope(choices: _Choices, base: Base) -> None:
     factor = choices.settle("model.rope.factor", None)
     if factor is None:
         raise UserError(
-            f"model.rope.type is {kind}, and the base advises no factor. Set model.rope.factor: 4 makes four times "
+            f"model.rope.type is {kind}, and the base advises no factor. Set model.rope.factor: 4 gives four times "
             "model.rope.unit positions."
         )
 
@@ -153,7 +153,7 @@ def _settle_train(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     )
     for name in ("schedule", "decay_fraction", "warmup_fraction", "bias_rate", "position_stretch", "curriculum"):
         choices.settle(f"train.{name}", getattr(plain, name))
-    choices.settle("train.gradient_checkpointing", FIT, "what memory lacks room for")
+    choices.settle("train.gradient_checkpointing", FIT, "as many blocks as memory requires")
     scales = choices.written("model.rope.type") is not None
     if scales or base.from_scratch:
         choices.settle("train.generated_rows", 1.0, "rope changes positions" if scales else "from scratch")
@@ -164,7 +164,7 @@ def _settle_train(choices: _Choices, base: Base, kind: DeviceKind) -> None:
 
 
 def _settle_memory(choices: _Choices, base: Base, method: str) -> None:
-    """Memory, and what goes only with one kind of it."""
+    """Memory, and the keys that depend on it."""
     can_be_low = (
         method == "full"
         and choices.written("train.optimizer") in (AUTO, "adafactor")
@@ -181,7 +181,7 @@ def _settle_memory(choices: _Choices, base: Base, method: str) -> None:
 
 
 def _settle_length(choices: _Choices, base: Base, kind: DeviceKind) -> None:
-    """Steps or epochs: one of them ends up null, the one that nobody asked for."""
+    """Steps or epochs: the one not asked for becomes null."""
     steps, epochs = choices.written("train.max_steps"), choices.written("train.epochs")
     size = _size(base, kind)
     if steps not in (AUTO, None) or epochs is None:
@@ -194,9 +194,9 @@ def _settle_length(choices: _Choices, base: Base, kind: DeviceKind) -> None:
         by_steps = size in _STEPS
     if by_steps:
         choices.settle("train.max_steps", _STEPS.get(size, _STEPS["small"]), f"{size} network")
-        choices.settle("train.epochs", None, "train.max_steps says it", advisable=False)
+        choices.settle("train.epochs", None, "set by train.max_steps", advisable=False)
     else:
-        choices.settle("train.max_steps", None, "train.epochs says it", advisable=False)
+        choices.settle("train.max_steps", None, "set by train.epochs", advisable=False)
         choices.settle("train.epochs", _EPOCHS, f"{size} network")
 
 
@@ -217,7 +217,7 @@ def _settle_evaluate(choices: _Choices, base: Base, kind: DeviceKind) -> None:
 
 
 def _asks_base(base: Base, kind: DeviceKind) -> tuple[bool, str]:
-    """Whether the base answers the held-out rows too, and why."""
+    """Whether the base answers the held-out rows as well, and why."""
     if base.from_scratch:
         return False, "no base"
     if kind == "cpu" and (base.parameters is None or base.parameters > _LARGEST_BASE_ON_CPU):
@@ -240,7 +240,7 @@ def _require_settings_for_size(settled: Settled) -> None:
     found = ", ".join(f"{name} {shown(getattr(train, name))} ({settled.origins[f'train.{name}']})" for name in usual)
     size = "" if base.parameters is None else f", and this one has {base.parameters / 1e9:.1f} billion parameters"
     raise UserError(
-        f"train: {found}: that is for small networks such as models/base{size}. Run it with "
+        f"train: {found}: that is for small networks such as models/base{size}. Run with "
         + " ".join(f"-S train.{name}={value}" for name, value in usual.items())
     )
 
@@ -250,7 +250,7 @@ def _usual_rate(method: str, base: Base) -> float:
 
 
 def _size(base: Base, kind: DeviceKind) -> str:
-    """Which row of the defaults holds: small, large cpu or large cuda."""
+    """Which row of the defaults applies: small, large cpu or large cuda."""
     return f"large {kind}" if base.is_large else "small"
 
 

@@ -1,4 +1,4 @@
-"""Params with a value for every key, where each value comes from, and what a tuned model's folder keeps of them."""
+"""Params with a value for every key, the origin of each value, and the record in a tuned model's folder."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ _WIDEST = 34  # characters that a column of the printed table is padded to
 
 
 class TuningRecord(Section):
-    """What train leaves in models/tuned/settled.json: what it was trained with, and what evaluate settles by."""
+    """The file models/tuned/settled.json, written by train: its settings, from which evaluate settles its own."""
 
     model: ModelParams
     train: TrainParams
@@ -37,7 +37,7 @@ class Settled(Section):
 
     Attributes:
         origins: dotted key -> where its value comes from, for each key that takes `auto`.
-        base: what was known about the base.
+        base: the known facts about the base.
     """
 
     tokenize: TokenizeParams
@@ -54,13 +54,13 @@ class Settled(Section):
         return {key: value_of(dumped, key) for key in settled if key.partition(".")[0] in sections}
 
     def lines(self, *sections: str) -> list[str]:
-        """The keys of these sections in words: `train.optimizer  muon  the base's tuning.yaml`."""
+        """The keys of these sections as lines: `train.optimizer  muon  the base's tuning.yaml`."""
         rows = [(key, shown(value), self.origins[key]) for key, value in self.values(*sections).items()]
         wide = [min(_WIDEST, max((len(row[column]) for row in rows), default=0)) for column in (0, 1)]
         return [f"  {key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows]
 
     def metrics(self, *sections: str) -> dict[str, Any]:
-        """For metrics/<stage>.json: numbers as numbers, all else as text, and the digest of the base's advice."""
+        """For metrics/<stage>.json: numbers as numbers, other values as text, and the digest of the base's advice."""
         values = self.values(*sections)
         found: dict[str, Any] = {
             "settled": {key: value if type(value) in (int, float) else shown(value) for key, value in values.items()}
@@ -70,13 +70,13 @@ class Settled(Section):
         return found
 
     def write_record(self, folder: Path) -> None:
-        """Leave in a tuned model's folder what evaluate will ask for."""
+        """Write the record that evaluate reads into a tuned model's folder."""
         record = TuningRecord(model=self.model, train=self.train, base=self.base)
         write_json(folder / SETTLED_FILE, record.model_dump(mode="json"))
 
 
 def read_tuning_record(folder: Path) -> TuningRecord | None:
-    """What train left in a tuned model's folder; None where nothing is, as in a folder of released weights.
+    """The record in a tuned model's folder; None if there is none, as in a folder of released weights.
 
     Raises:
         UserError: a file that train did not write.
@@ -106,7 +106,7 @@ def shown(value: Any) -> str:
 
 
 def value_of(values: Any, key: str) -> Any:
-    """What stands under a dotted key."""
+    """The value of a dotted key."""
     for name in key.split("."):
         values = values[name]
     return values

@@ -17,12 +17,12 @@ class LoraParams(Section):
     alpha: Count = Field(32, description="scale of the update: alpha / rank")
     rslora: bool = Field(False, description="true: the scale is alpha / sqrt(rank), which lets high ranks learn more")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of the input that is dropped before the update matrices; above 0 a step takes longer"
+        0.0, description="share of the input that is dropped before the update matrices; above 0 steps take longer"
     )
     targets: list[LoraTarget] = Field(
         ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
         min_length=1,
-        description="linears of each block that are adapted",
+        description="linear layers of each block that get update matrices",
     )
 
 
@@ -32,17 +32,17 @@ class PrefixParams(Section):
     length: Count = Field(128, description="virtual tokens in front of every layer's keys and values")
 
 
-# As many blocks are recomputed as memory lacks room for: what auto is settled to, before the rows are counted.
+# What auto is settled to before the rows are counted: recompute only as many blocks as needed to fit memory.
 FIT: Literal["fit"] = "fit"
 Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["linear", "cosine", "constant", "wsd"]
 
 
 class CurriculumStage(Section):
-    """A part of the steps that takes short rows only."""
+    """A part of the steps with short rows only."""
 
     until: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the steps at which this stage ends")
-    max_tokens: Count = Field(description="only rows of at most so many tokens until then")
+    max_tokens: Count = Field(description="maximum tokens of a row in this stage")
 
 
 class TrainChoices(Section):
@@ -51,8 +51,8 @@ class TrainChoices(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
     launcher: Launcher = Field(
         "python",
-        description="what starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch; docs/scaling.md "
-        "lists the options",
+        description="program that starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch; "
+        "docs/scaling.md lists the options",
     )
     method: Literal["full", "lora", "qlora", "ptuning"] = Field(
         "full",
@@ -61,30 +61,30 @@ class TrainChoices(Section):
     )
     quantization_bits: Auto[Literal[4, 8] | None] = Field(
         "auto",
-        description="of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
-        "else null; full and lora take null only",
+        description="bits of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
+        "else null; full and lora take only null",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
-        "float16 on any other GPU, else float32; float16 is for GPUs only",
+        description="dtype of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
+        "float16 on any other GPU, else float32; float16 only on GPUs",
     )
     max_steps: Auto[Steps | None] = Field(
         "auto",
-        description="optimizer steps; null = as epochs say; auto = the base's advice, else 500, or 100 of a "
+        description="optimizer steps; null = set by epochs; auto = the base's advice, else 500, or 100 for a "
         "large network on a CPU",
     )
     epochs: Auto[Epochs | None] = Field(
         "auto",
-        description="passes over the training rows, in place of max_steps; null = as max_steps says; auto = "
-        "the base's advice, else 2 of a large network on a GPU",
+        description="passes over the training rows, instead of max_steps; null = set by max_steps; auto = "
+        "the base's advice, else 2 for a large network on a GPU",
     )
     batch_tokens: Auto[Count] = Field(
         "auto",
-        description="tokens in a batch, padding included; a longer row goes alone; memory grows with it; auto "
-        "= the base's advice, else 2048, of a large network 1024 on a GPU and 512 on a CPU",
+        description="tokens in a batch, padding included; a longer row is a batch of its own; memory grows with it; "
+        "auto = the base's advice, else 2048; for a large network 1024 on a GPU, 512 on a CPU",
     )
-    gradient_accumulation_steps: Count = Field(1, description="batches in one optimizer step")
+    gradient_accumulation_steps: Count = Field(1, description="batches per optimizer step")
     learning_rate: Auto[Positive] = Field(
         "auto",
         description="auto = the base's advice, else the method's: full 1e-5 on trained weights and 1e-3 from "
@@ -111,23 +111,23 @@ class TrainChoices(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = Field(0.0, description="decoupled weight decay")
     bias_rate: Auto[Positive] = Field(
         "auto",
-        description="biases learn so many times as fast as all else: for small networks after a change of "
-        "RoPE; auto = the base's advice, else 1",
+        description="learning-rate multiplier for biases, for small networks after a change of RoPE; auto = the base's "
+        "advice, else 1",
     )
     max_grad_norm: Auto[Positive | None] = Field(
         "auto",
-        description="gradients are clipped to this norm; null = not clipped; auto = null with memory low, else "
+        description="gradients are clipped to this norm; null = no clipping; auto = null with memory low, else "
         "the base's advice, else 1",
     )
     memory: Auto[Literal["normal", "low"]] = Field(
         "auto",
-        description="low: weights are updated inside backward, one gradient alive at a time; slower, and for "
-        "method full with optimizer adafactor only; auto = low for all weights of a large network, else normal",
+        description="low updates weights during backward and holds one gradient at a time: slower, and only for "
+        "method full with optimizer adafactor; auto = low for all weights of a large network, else normal",
     )
     gradient_checkpointing: Auto[bool] = Field(
         "auto",
         description="recompute the blocks in backward: less memory, about a third slower; auto = the base's "
-        "advice, else only as many blocks as memory lacks room for",
+        "advice, else only as many blocks as needed to fit memory",
     )
     position_stretch: Auto[bool] = Field(
         "auto",
@@ -136,40 +136,40 @@ class TrainChoices(Section):
     )
     position_gaps: Literal["pose", "cream"] = Field(
         "pose",
-        description="how position_stretch draws its gaps: pose = anywhere; cream = head and tail of a row at the ends "
-        "of the range, its middle between",
+        description="where position_stretch puts its gaps: pose = anywhere; cream = head and tail of a row at the ends "
+        "of the range, its middle in between",
     )
     curriculum: Auto[list[CurriculumStage]] = Field(
         "auto",
-        description="short rows first; after the last stage, all rows; [] = all at once; auto = the base's "
-        "advice, else []",
+        description="short rows first; after the last stage, all rows; [] = all rows from the start; auto = the "
+        "base's advice, else []",
     )
     generated_rows: Auto[Fraction] = Field(
         "auto",
-        description="share of the generated rows (format lines) that are trained on; auto = all where "
-        "model.rope changes positions or the network is from scratch, else none",
+        description="share of the generated rows (format lines) to train on; auto = all if model.rope changes "
+        "positions or the network is from scratch, else none",
     )
-    logging_steps: Count = Field(10, description="steps between points of the curves")
+    logging_steps: Count = Field(10, description="steps between points of the training curves")
     eval_steps: Count | None = Field(None, description="steps between validations; null = only first and last")
     save_steps: Auto[Count] = Field(
         "auto",
-        description="steps between checkpoints; each costs a write of weights and optimizer; auto = the base's "
-        "advice, else 100, or 20 of a large network on a CPU",
+        description="steps between checkpoints; each writes weights and optimizer; auto = the base's advice, else 100, "
+        "or 20 for a large network on a CPU",
     )
-    keep_checkpoints: Count = Field(2, description="newest checkpoints kept on the disk")
+    keep_checkpoints: Count = Field(2, description="how many of the newest checkpoints to keep")
     early_stopping: Count | None = Field(
-        None, description="stop after so many validations without a better loss; needs eval_steps; null = never"
+        None, description="stop after N validations without a better loss; needs eval_steps; null = never"
     )
-    seed: Seed = Field(0, description="of initialization, batch order, dropout and position gaps")
+    seed: Seed = Field(0, description="seed of initialization, batch order, dropout and position gaps")
     threads: Auto[Threads] = Field(
-        "auto", description="CPU threads; auto = all cores; another count gives other last bits"
+        "auto", description="CPU threads; auto = all cores; another count changes the last bits of results"
     )
     lora: LoraParams = Field(LoraParams(), description="for lora and qlora")
     prefix: PrefixParams = Field(PrefixParams(), description="for ptuning")
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        """What is written agrees; `auto` agrees with everything, for it is settled to what fits."""
+        """Written values agree; `auto` agrees with everything because it is settled to fit."""
         self._require_bits_for_method()
         self._require_steps_or_epochs()
         if self.memory == "low":
@@ -180,7 +180,7 @@ class TrainChoices(Section):
                 raise ValueError(f"curriculum: each stage must end later than the one before it; until is {ends}")
         self._require_room_for_decay()
         if self.early_stopping is not None and self.eval_steps is None:
-            raise ValueError("early_stopping counts validations: set eval_steps too")
+            raise ValueError("early_stopping counts validations: set eval_steps as well")
         return self
 
     def _require_room_for_decay(self) -> None:
@@ -188,8 +188,8 @@ class TrainChoices(Section):
             return
         if self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
-                f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} are "
-                "together more than all steps; lower one"
+                f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} add "
+                "up to more than 1; lower one"
             )
 
     def _require_bits_for_method(self) -> None:
@@ -212,7 +212,7 @@ class TrainChoices(Section):
                 "to null or auto"
             )
         if self.max_steps is None and self.epochs is None:
-            raise ValueError("max_steps and epochs are both null, so training has no end: set one of them, or to auto")
+            raise ValueError("max_steps and epochs are both null, so training has no end: set one of them, or use auto")
 
     def _require_what_low_memory_needs(self) -> None:
         wrong = {
@@ -231,7 +231,7 @@ class TrainChoices(Section):
 
 
 class TrainParams(TrainChoices):
-    """The same, settled: `auto` is no value here, and null means none."""
+    """The same, settled: no `auto`, and null means none."""
 
     quantization_bits: Literal[4, 8] | None = None
     max_steps: Steps | None = 500
@@ -254,7 +254,7 @@ class TrainParams(TrainChoices):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps; training/selection.py counts those of epochs before anything asks."""
+        """Optimizer steps; training/selection.py sets them from epochs before this is read."""
         assert self.max_steps is not None
         return self.max_steps
 
@@ -264,7 +264,7 @@ class TrainParams(TrainChoices):
         return self.method != "full" or self.optimizer != "adafactor"
 
     def recomputed_blocks(self, layers: int) -> int:
-        """Of so many blocks, how many are recomputed, the first ones; estimate/fit.py counts them for `fit`."""
+        """How many of the first blocks are recomputed; estimate/fit.py counts them for `fit`."""
         assert self.gradient_checkpointing != FIT
         if isinstance(self.gradient_checkpointing, bool):
             return layers if self.gradient_checkpointing else 0

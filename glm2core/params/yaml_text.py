@@ -1,7 +1,7 @@
-"""YAML that may be a stranger's: plain values of a bounded size, or one short sentence: what is wrong and where.
+"""Reads untrusted YAML: plain values of bounded size; an error is one short sentence with what is wrong and where.
 
-YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string). Nothing is built but text, numbers, lists
-and keys with values; a tag, which would ask for more, is refused.
+YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string). Only text, numbers, lists and keys with
+values are built; tags, which ask for more, are refused.
 """
 
 from pathlib import Path
@@ -22,9 +22,9 @@ from ruamel.yaml.events import (
 from glm2core.errors import UserError, printable, shown_names
 
 _DEEPEST = 20
-_MOST_VALUES = 10_000  # texts, numbers, lists and keys, those behind an alias counted each time
+_MOST_VALUES = 10_000  # texts, numbers, lists and keys; those of an alias count each time
 _LONGEST_REASON = 200
-# What ruamel raises on a text that is no YAML, beside its own errors: numbers of thousands of digits, impossible dates,
+# What ruamel raises on invalid YAML, besides its own errors: for numbers of thousands of digits, impossible dates, and
 # keys that can't be keys.
 _NO_YAML = (YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
 
@@ -51,13 +51,13 @@ def read_yaml_file(file: Path, most_bytes: int) -> str:
 
 
 def parse_yaml(text: str, name: object) -> Any:
-    """The values of a YAML text; None where it is empty.
+    """The values of a YAML text; None if it is empty.
 
     Args:
-        name: of the file, for the sentences.
+        name: of the file, for error messages.
 
     Raises:
-        UserError: it is no YAML, or more than plain values of a bounded size.
+        UserError: it is not YAML, or not plain values of bounded size.
     """
     try:
         _Bounds(name).check(text)
@@ -68,11 +68,11 @@ def parse_yaml(text: str, name: object) -> Any:
         problem = printable(error.problem.split(" with value")[0])
         raise UserError(f"{name}, line {error.problem_mark.line + 1}: {_cut(problem)}. Keep one of the two.") from None
     except _NO_YAML as error:
-        raise UserError(f"{name} is not valid YAML: {_reason(error)}. Mend that place.") from None
+        raise UserError(f"{name} is not valid YAML: {_reason(error)}. Fix that place.") from None
 
 
 class _Bounds:
-    """What a text would become, counted from its events before anything is built of it."""
+    """Counts the values in a text from its events, before any are built."""
 
     def __init__(self, name: object) -> None:
         self.name = name
@@ -81,7 +81,7 @@ class _Bounds:
         self.sizes: dict[str, int] = {}
 
     def check(self, text: str) -> None:
-        """Raise a UserError at the first place that is too much."""
+        """Raise a UserError at the first place that exceeds a bound."""
         for event in YAML(typ="safe", pure=True).parse(text):
             line = event.start_mark.line + 1
             if isinstance(event, AliasEvent):
@@ -93,9 +93,9 @@ class _Bounds:
             elif isinstance(event, (ScalarEvent, CollectionStartEvent)):
                 self._add(event, line)
             elif isinstance(event, DocumentStartEvent) and event.tags:
-                raise self._error(line, "gives tags of its own (%TAG); write plain values")
+                raise self._error(line, "defines its own tags (%TAG); write plain values")
             if self.values > _MOST_VALUES:
-                raise self._error(line, f"holds more than {_MOST_VALUES:,} values up to here; remove what is too much")
+                raise self._error(line, f"holds more than {_MOST_VALUES:,} values up to here; remove some")
 
     def _add(self, event: NodeEvent, line: int) -> None:
         if tag := getattr(event, "tag", None):
@@ -111,7 +111,7 @@ class _Bounds:
     def _size(self, anchor: str, line: int) -> int:
         if anchor not in self.sizes:
             shown = shown_names([anchor])
-            raise self._error(line, f"repeats *{shown}, which stands nowhere before it as a whole; write it out")
+            raise self._error(line, f"repeats *{shown}, which is not complete anywhere before it; write it out")
         return self.sizes[anchor]
 
     def _error(self, line: int, what: str) -> UserError:

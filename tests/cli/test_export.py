@@ -8,13 +8,13 @@ from glm2core.cli.main import main
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--quantize", "q8_0"], "--quantize is of --format gguf; --format hf does not round weights"),
-        (["--format", "released", "--quantize", "f16"], "--quantize is of --format gguf"),
+        (["--quantize", "q8_0"], "--quantize belongs to --format gguf; --format hf does not round weights"),
+        (["--format", "released", "--quantize", "f16"], "--quantize belongs to --format gguf"),
         (
             ["--format", "gguf", "--dtype", "float16"],
-            "--dtype is not of --format gguf. Choose its precision by --quantize",
+            "--dtype does not apply to --format gguf. Choose its precision by --quantize",
         ),
-        (["--format", "adapter-gguf", "--dtype", "float32"], "--dtype is not of --format adapter-gguf"),
+        (["--format", "adapter-gguf", "--dtype", "float32"], "--dtype does not apply to --format adapter-gguf"),
     ],
 )
 def test_an_option_of_another_format_is_refused(options, sentence, full_model, tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on(full_model, rows, tmp_path, capsys):
     assert "a run with another temperature" in capsys.readouterr().err
     assert not out.exists()
     assert predict(full_model, rows, "-o", str(out), *settings) == 0
-    assert "going on: " in capsys.readouterr().err
+    assert "continuing: " in capsys.readouterr().err
     assert not partial.exists()
     assert predict(full_model, rows, "-o", str(whole), *settings) == 0
     assert out.read_bytes() == whole.read_bytes()
@@ -87,7 +87,7 @@ def test_finished_answers_are_not_overwritten_and_restart_forgets(full_model, ro
     assert predict(full_model, rows, "-o", str(out), "--restart") == 0
     assert "old" not in out.read_text("utf-8")
     assert predict(full_model, rows, "-o", str(out), "--restart") == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_two_at_once_on_one_output(full_model, rows, tmp_path, capsys):
@@ -160,7 +160,7 @@ def test_a_prompt_beyond_the_models_positions_is_a_problem_of_its_row(full_model
         (None, "does not exist"),
         ("", "is empty"),
         ("[]", "has no rows"),
-        ('[{"question": "a"}]', "can't be told from its columns"),
+        ('[{"question": "a"}]', "can't detect the format of"),
         ('[{"prompt": ""}]', "no row could be answered"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_scaling_on_a_scaled_model_is_refused(
 
 def test_what_is_there_is_not_overwritten(full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert retrieval(full_model, tmp_path) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_other_tasks_are_asked_and_rulers_files_with_them(full_model: Path, tmp_path: Path) -> None:
@@ -76,11 +76,11 @@ def test_questions_are_written_and_nothing_is_asked(
 ) -> None:
     out = tmp_path / "out"
     assert retrieval(full_model, out, "--tasks", "fwe", "--lengths", "900", "--only-write") == 0
-    assert "1 questions as RULER's files" in capsys.readouterr().out
+    assert "1 questions written as RULER's files" in capsys.readouterr().out
     (row,) = (out / "900" / "fwe" / "validation.jsonl").read_text("utf-8").splitlines()
     assert len(json.loads(row)["outputs"]) == 3
 
 
 def test_an_unknown_task_is_told(full_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert retrieval(full_model, tmp_path / "out", "--tasks", "line") == 1
-    assert "--tasks: 'line' is none of lines, niah_single_1" in capsys.readouterr().err
+    assert "--tasks takes lines, niah_single_1" in capsys.readouterr().err

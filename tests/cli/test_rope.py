@@ -64,10 +64,10 @@ def test_an_adapter_is_its_bases(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "holds no config.json"),
+        (None, "has no config.json"),
         ("{", "is not valid JSON"),
-        ("[]", "holds no object of keys"),
-        ('{"model_type": "llama"}', "Only ChatGLM2, ChatGLM3 and CodeGeeX2 are read"),
+        ("[]", "must hold a JSON object"),
+        ('{"model_type": "llama"}', "Only ChatGLM2, ChatGLM3 and CodeGeeX2 are supported"),
         ('{"model_type": "glm"}', "lacks what export writes"),
         ('{"model_type": "glm", "rope_parameters": 3, "max_position_embeddings": 9}', "lacks what export writes"),
     ],

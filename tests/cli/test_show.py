@@ -38,8 +38,8 @@ def test_a_row_with_its_labels_and_what_was_cut(project: Path, capsys: pytest.Ca
         ("tokenized/train.parquet", "999", "--row 999 is beyond the end of"),
         ("tokenized/train.parquet", "-1", "--row -1 is beyond the end of"),
         ("converted/train.parquet", "0", "was not written by this version's tokenize stage"),
-        ("a.json", "0", "is no parquet file, so it has no labels"),
-        ("none.parquet", "0", "is no file"),
+        ("a.json", "0", "is not a parquet file, so it has no labels"),
+        ("none.parquet", "0", "is not a file"),
     ],
 )
 def test_no_such_row_is_a_sentence(

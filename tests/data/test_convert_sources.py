@@ -132,10 +132,14 @@ def test_formats_are_detected_and_said(tmp_path):
     ("settings", "rows", "sentence"),
     [
         ({"format": "alpaca"}, [{"prompt": "p", "response": "r"}], "as alpaca needs instruction and output; .*chatglm"),
-        ({}, [{"question": "p", "answer": "r"}], r"can't be told from its columns \(question, answer\)"),
-        ({"format": "chatglm", "columns": {"promt": "q"}}, [{"q": "p", "response": "r"}], "promt is no column of"),
+        (
+            {},
+            [{"question": "p", "answer": "r"}],
+            r"can't detect the format of .* from its columns \(question, answer\)",
+        ),
+        ({"format": "chatglm", "columns": {"promt": "q"}}, [{"q": "p", "response": "r"}], "promt is not a column of"),
         ({}, [], "is empty"),
-        ({}, [{}], r"can't be told from its columns \(none\)"),
+        ({}, [{}], r"can't detect the format of .* from its columns \(none\)"),
         ({}, [5, "x"], "line 1: the row is a number, not an object"),
     ],
 )

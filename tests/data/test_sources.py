@@ -126,8 +126,8 @@ def test_a_truncated_last_line_is_one_faulty_row(tmp_path):
     ("content", "place"),
     [
         (b'[{"a": 1},\n{"a": 2},\n{"a": "cut he', r"index 2 \(line 3\): the element has no end"),
-        (b'[{"a": 1},\n{"a": 2}', r"index 2 \(line 2\): the file ends where"),
-        (b'[{"a": 1}\n{"a": 2}]', r"index 1 \(line 2\): '\{' stands where"),
+        (b'[{"a": 1},\n{"a": 2}', r"index 2 \(line 2\): expected ',' or ']', found the end of the file"),
+        (b'[{"a": 1}\n{"a": 2}]', r"index 1 \(line 2\): expected ',' or ']', found '\{'"),
         (b'[{"a": 1}]\n[{"a": 2}]', r"index 1 \(line 2\): '\[' follows the end of the array"),
     ],
 )
@@ -168,7 +168,7 @@ def test_csv_rows_that_do_not_fit_the_header(tmp_path):
     [
         ("a.json", b"", "is empty"),
         ("a.json", b" \n\xef\xbb\xbf"[:2], "is empty"),
-        ("a.txt", b"hello", "not JSON, CSV or parquet that is known"),
+        ("a.txt", b"hello", "not a known form of JSON, CSV or parquet"),
         ("a.csv", b"a,b,a\n1,2,3\n", "line 1: the CSV header names a twice"),
         ("a.parquet", b"PAR1 no more", "damaged parquet file"),
         (

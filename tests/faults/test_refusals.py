@@ -92,7 +92,7 @@ def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(folder: Path) -
     write_params(folder, {"learning_rate": 1e-5}, {"base": "models/base"})
     said = refused(folder)
     assert "this run needs about" in said
-    assert "are free on cpu. What would fit:" in said
+    assert "is free on cpu. What would fit:" in said
 
 
 def test_two_dvc_repro_at_once(folder: Path) -> None:

@@ -122,7 +122,7 @@ def test_the_stage_refuses_a_hostile_launcher_and_runs_nothing(tmp_path: Path) -
     ("name", "content", "said"),
     [
         ("missing", None, "fsdp.yaml is not there"),
-        ("outside", "link", "leads out of the project"),
+        ("outside", "link", "is outside the project"),
         ("cloud", "compute_environment: AMAZON_SAGEMAKER\n", "compute_environment: AMAZON_SAGEMAKER is not supported"),
         ("pod", FSDP + "commands: [touch owned]\n", "commands is not supported"),
         ("tagged", "a: !!python/object/apply:os.system [touch owned]\n", "has the tag"),

@@ -140,7 +140,7 @@ def test_what_is_no_file_is_a_sentence(kind: str, tmp_path: Path) -> None:
 )
 def test_another_network_is_named(values: dict[str, Any], said: str, tmp_path: Path) -> None:
     write(tmp_path / "config.json", values)
-    with pytest.raises(UserError, match=f"{said}.*Only ChatGLM2, ChatGLM3 and CodeGeeX2 are read here"):
+    with pytest.raises(UserError, match=f"{said}.*Only ChatGLM2, ChatGLM3 and CodeGeeX2 are supported"):
         read_config_file(tmp_path)
 
 

@@ -209,11 +209,11 @@ def test_advice_is_taken_where_it_fits_the_method(tmp_path: Path, method: str, e
             ["learning_rate 0.003", "-S train.learning_rate=0.0002"],
         ),
         ({}, "train: {learning_rate: 0.5}", ["learning_rate 0.5 (the base's tuning.yaml)", "1e-05"]),
-        ({"train.warmup_fraction": 0.5, "train.schedule": "wsd"}, "", ["decay_fraction 0.6 are together more"]),
+        ({"train.warmup_fraction": 0.5, "train.schedule": "wsd"}, "", ["decay_fraction 0.6 add up to more"]),
         (
             {"train.warmup_fraction": 0.5},
             "train: {schedule: wsd}",
-            ["decay_fraction 0.6 are together more", "settled with the base's tuning.yaml"],
+            ["decay_fraction 0.6 add up to more", "settled with the base's tuning.yaml"],
         ),
         ({"train.method": "lora", "train.memory": "low"}, "", ["memory low needs method full", "method: lora"]),
     ],

@@ -48,7 +48,7 @@ def test_users_texts_stay_out_of_mlflow_and_untracked_sources_are_named(project,
     write_project(project, [*ROWS, {"instruction": "x"}], log_examples="false", path="elsewhere.json")
     (project / "data/raw/rows.json").rename(project / "elsewhere.json")
     assert run_in(project, "convert", convert) == 0
-    assert "warning: elsewhere.json lies outside data/raw" in capsys.readouterr().err
+    assert "warning: elsewhere.json is outside data/raw" in capsys.readouterr().err
     kept = artifacts(project, run_of(project, "convert"))
     assert "fates.csv" in kept
     assert "rejected.jsonl" not in kept
