@@ -1,7 +1,7 @@
-"""glm2core: tune ChatGLM2-family models and prove how far their context reaches.
+"""glm2core: tune ChatGLM2-family models and measure how much of their context they can use.
 
-The public names are loaded on first use, so that importing the package (as every stage does
-to check its params) does not import torch.
+The public names are loaded on first use, so importing the package (as every stage does to check
+its params) does not import torch.
 """
 
 from importlib import import_module

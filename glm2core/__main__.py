@@ -1,4 +1,4 @@
-"""`python -m glm2core`: chat, predict, export, memory."""
+"""`python -m glm2core`: the command line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a person sees while the work runs: progress bars on long work and a closing table."""
+"""What users see while a run works: progress bars on long work and a closing table."""
 
 import logging
 import os
@@ -23,10 +23,10 @@ from rich.progress import (
 from rich.table import Table
 
 Notice = Callable[[str], None]
-"""Tells a person something in a sentence."""
+"""Shows the user a sentence."""
 
 Report = Callable[[dict[str, float], int], None]
-"""Takes figures of a run at a step of it."""
+"""Takes figures of a run at a step."""
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def progress_bar(
 
 @contextmanager
 def _lines(bar: Progress, seconds: float) -> Iterator[None]:
-    """Tell a log again and again how far the bar is."""
+    """Print the bar's progress to a log at intervals."""
     ended = Event()
 
     def tell() -> None:
@@ -76,11 +76,11 @@ def _lines(bar: Progress, seconds: float) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' own chatter off the screen; call it before they are imported.
+    """Keep libraries' own messages off the screen; call it before they are imported.
 
     bitsandbytes recommends a package that would fetch code from a hub; transformers reads these
-    variables when it is imported, and shows a bar of its own for each folder of weights; peft asks
-    transformers for a name that is deprecated.
+    variables when it is imported, and shows its own bar for each folder of weights; peft uses a
+    deprecated name of transformers.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -92,7 +92,7 @@ _LONG_SECONDS = 30 * 60
 
 
 def time_left(seconds: float, *, shortened_by: str) -> str:
-    """`about 6 min on this machine`; where that is over half an hour, with what shortens it.
+    """`about 6 min on this machine`; if that is over half an hour, with what shortens it.
 
     Args:
         shortened_by: the params to change, as the rest of a sentence: `fewer train.max_steps, or ...`.
@@ -111,9 +111,9 @@ def time_left(seconds: float, *, shortened_by: str) -> str:
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:
-    """Print a stage's figures and where to look next: {what one sees there: command or path}.
+    """Print a stage's figures and where to look next: {what is there: command or path}.
 
-    Figures within figures (of each source) are left to the files.
+    Nested figures (per source) are only in the files.
     """
     console = Console()
     table = Table(title=title, title_justify="left", show_header=False)
@@ -129,11 +129,11 @@ def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str 
         console.print(f"  {what}: [bold]{where}[/bold]", highlight=False, soft_wrap=True)
 
 
-_WIDEST_LINE = 250  # columns: a log has no width, and lines that a terminal wraps say more than cells cut short
+_WIDEST_LINE = 250  # columns: a log has no width, and lines wrapped by a terminal say more than truncated cells
 
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Print lines under a header, each on one line; nothing where there is none."""
+    """Print lines under a header, each on one line; print nothing if there are none."""
     if not lines:
         return
     table = Table(*header, title=title, title_justify="left")

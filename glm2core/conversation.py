@@ -1,4 +1,4 @@
-"""A conversation: what every raw row becomes, and what every later step reads."""
+"""Conversations: every raw row becomes one, and every later step reads them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ Message = dict[str, str]
 SPLITS = ("train", "validation", "test")
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
-_SEPARATOR = "\0"  # no text holds it: formats.py rejects it
+_SEPARATOR = "\0"  # in no text: formats.py rejects it
 _HASH_BITS = 64
 
 
 class RejectionError(ValueError):
-    """Why a row can't be used; short and without the row's own text, so that equal reasons add up."""
+    """Why a row can't be used; short and without the row's own text, so that equal reasons can be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Conversation:
 
     messages: `{"role", "content"}` each, the ecosystem's standard shape.
     question_chars: how many characters at the start of the last user message are the question;
-        the rest is the text it is asked about, which may be cut. None = all of it is the question.
+        the rest is the text it is about, which may be cut. None = all of it is the question.
     """
 
     messages: list[Message]
@@ -44,8 +44,8 @@ class Identity:
 def identify(messages: list[Message], seed: int) -> Identity:
     """Hash the content for finding duplicates, and the prompt (all but the answer) for splitting.
 
-    The split depends on nothing but the prompt and `seed`: a row keeps its split when others come
-    or go, and rows with the same prompt never straddle splits.
+    The split depends only on the prompt and `seed`: a row keeps its split when other rows are added
+    or removed, and rows with the same prompt are always in the same split.
 
     Raises:
         RejectionError: a text holds a lone surrogate, which no UTF-8 file can hold.
@@ -74,7 +74,7 @@ def split_of(split_point: float, validation_fraction: float, test_fraction: floa
 
 
 def undecodable(text: str) -> str | None:
-    """What is wrong with a text that no UTF-8 file can hold, and the likely way out; None for others."""
+    """What is wrong with a text that no UTF-8 file can hold, and the likely fix; None for others."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,7 +1,7 @@
-"""Which member of the family a model folder holds: what its `rope_ratio` means, and how its prompts are worded.
+"""Detects which member of the family a model folder holds: the meaning of its `rope_ratio`, and its prompt wording.
 
-The released files share keys and shapes, and nothing in them says how `rope_ratio` is meant:
-positions divided by it (chatglm2) or a rotary base multiplied by it (chatglm3). TensorRT-LLM's
+The released files share keys and shapes, and do not say what `rope_ratio` means: positions divided
+by it (chatglm2) or a rotary base multiplied by it (chatglm3). TensorRT-LLM's
 models/chatglm/config.py and vllm-project/vllm#1806 met the same question. The network asks for the
 family and the tokenizer for the template; both get the same guess unless a file states otherwise.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from glm2core.params.model_files import CONFIG_FILE, TOKENIZER_FILE, TokenizerFile, read_config_file, read_model_file
 
 Family = Literal["chatglm2", "chatglm3"]
-Found = tuple[Family, str]  # and the evidence in words
+Found = tuple[Family, str]  # and the evidence as text
 
 _NAMES: dict[str, Family] = {
     "chatglm2": "chatglm2",
@@ -31,14 +31,14 @@ def family_of(folder: Path) -> Found:
     """What `rope_ratio` means in a folder's config.json, and the evidence: stated there, else `guess_member`.
 
     Raises:
-        UserError: a file of the folder that is damaged, or another network's.
+        UserError: a file of the folder is damaged, or another network's.
     """
     config = _config(folder)
     return _stated(config, "family", CONFIG_FILE) or guess_member(config, folder)
 
 
 def template_of(folder: Path) -> Found:
-    """Which wording a folder's model was made with, and the evidence: stated, else the family's.
+    """The prompt wording of a folder's model, and the evidence: stated, else the family's.
 
     Raises:
         UserError: as `family_of`.
@@ -47,17 +47,17 @@ def template_of(folder: Path) -> Found:
 
 
 def guess_member(config: Mapping[str, Any], folder: Path | None = None) -> Found:
-    """The member that names, tokenizer files and `rope_ratio` point to, and the evidence; chatglm2 in doubt.
+    """The member suggested by names, tokenizer files and `rope_ratio`, and the evidence; chatglm2 if in doubt.
 
     Args:
         config: the values of its config.json.
-        folder: where it lies, to look at its name and tokenizer; None = look at the config alone.
+        folder: its folder, to use its name and tokenizer; None = use only the config.
     """
     return (
         _by_name(config, folder)
         or _by_tokenizer(folder)
         or _by_rope_ratio(config)
-        or ("chatglm2", "no name, tokenizer or rope_ratio tells; taken in doubt")
+        or ("chatglm2", "assumed: no name, tokenizer or rope_ratio tells")
     )
 
 
@@ -82,7 +82,7 @@ def _by_name(config: Mapping[str, Any], folder: Path | None) -> Found | None:
 def _by_tokenizer(folder: Path | None) -> Found | None:
     if folder is None:
         return None
-    # Tokenizer files that state their wording were written here, and hold every member's tokens.
+    # Tokenizer files that state their wording were written by this project, and hold every member's tokens.
     stated = _stated(_tokenizer(folder), "prompt_template", TOKENIZER_FILE)
     if stated is not None:
         return stated

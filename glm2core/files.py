@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, and paths against the project root."""
+"""Files that are complete or absent: atomic writes, hashes, and paths relative to the project root."""
 
 import errno
 import glob
@@ -18,53 +18,53 @@ from glm2core.errors import UserError, printable
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_NOT_FINITE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')  # texts first, so that theirs stay
-_TRIAL_BYTES = 1 << 20  # a disk that refuses so little explains a failed write
+_NOT_FINITE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')  # strings first, so that theirs stay
+_TRIAL_BYTES = 1 << 20  # a disk that refuses this little explains a failed write
 
 
 def project_root() -> Path:
-    """The folder that holds the project, also from DVC's temporary workspaces.
+    """The project's folder, also from DVC's temporary workspaces.
 
     `dvc exp run --temp` and `dvc queue start` run stages in a copy that is deleted afterwards;
-    DVC_ROOT still names the project, so what must outlive the run is kept there.
+    DVC_ROOT still names the project, so files that must outlive the run are kept there.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def resolve_path(path: str | Path) -> Path:
-    """Where a path from params lies: in the workspace if it is there, else under the project root.
+    """Resolve a path from params: in the workspace if it exists there, else under the project root.
 
     Untracked files and `../` paths do not exist in DVC's temporary workspaces.
 
     Raises:
-        UserError: it begins with ~ and a name that no user has.
+        UserError: it begins with ~ and the name of an unknown user.
     """
     try:
         path = Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{path} begins with ~ and a name that no user here has. Write the path out.") from None
+        raise UserError(f"{path} begins with ~ and the name of an unknown user. Write the path out.") from None
     if path.is_absolute() or path.exists():
         return path
     return project_root() / path
 
 
 def require_utf8_name(path: Path) -> None:
-    """Raise a UserError for a path whose bytes are no UTF-8: reports, MLflow and DVC could not write it down."""
+    """Raise a UserError for a path whose bytes are not UTF-8: reports, MLflow and DVC could not store it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"the name {printable(str(path))} is not UTF-8. Rename it, as by `mv`.") from None
+        raise UserError(f"the name {printable(str(path))} is not UTF-8. Rename it, for example with `mv`.") from None
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file or folder to; it takes the name only if all went well.
+    """Yield a temporary path beside `path` for a file or folder; it is renamed to `path` only on success.
 
-    An existing `path` is replaced. After an error or a kill no half-written `path` exists, and what
-    a killed process left beside it is removed by the next one.
+    An existing `path` is replaced. After an error or a kill no half-written `path` exists, and the
+    leftovers of a killed process are removed by the next one.
 
     Raises:
-        UserError: the disk is full, or the place can't be written to. Other errors of the body go on as they are.
+        UserError: the disk is full, or the place can't be written to. Other errors of the body are raised unchanged.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -80,16 +80,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, whole or not at all."""
+    """Write `value` as indented JSON with sorted keys, completely or not at all."""
     text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
     with atomic_path(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
 def json_line(value: Any) -> bytes:
-    """A line of strict JSON: readable where UTF-8 can hold it, escaped where it can't (lone surrogates).
+    """A line of strict JSON: as UTF-8 if possible, else escaped (lone surrogates).
 
-    What JSON has no value for is written as text, NaN as null.
+    Values that JSON lacks are written as text, NaN as null.
     """
     try:
         return _dumped(value).encode() + b"\n"
@@ -98,10 +98,10 @@ def json_line(value: Any) -> bytes:
 
 
 def refuse_lfs_pointer(path: Path, head: bytes | None = None) -> None:
-    """Raise a UserError where Git LFS has left its pointer in a file's place.
+    """Raise a UserError if a file is only a Git LFS pointer.
 
     Args:
-        head: the file's first bytes, where they are known.
+        head: the file's first bytes, if known.
     """
     if head is None:
         with path.open("rb") as file:
@@ -117,7 +117,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_folder(folder: Path) -> str:
-    """Hex SHA-256 over the names and bytes of all files of a folder."""
+    """Hex SHA-256 over the names and bytes of all files in a folder."""
     digest = hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(folder)} {sha256_file(file)}\n".encode())
@@ -131,7 +131,7 @@ def run_fingerprint(values: Any) -> str:
 
 
 def source_fingerprint(*places: Path) -> str:
-    """Hex digest of Python files and of those below folders: other code may give another result."""
+    """Hex digest of Python files and of those in folders: other code may give another result."""
     digest = hashlib.sha256()
     for place in places:
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
@@ -152,7 +152,7 @@ def _strict(match: re.Match[str]) -> str:
 
 @contextmanager
 def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterator[None]:
-    """Turn an error that has a reason into one sentence about `path`; the others go on."""
+    """Turn an error that has a reason into one sentence about `path`; raise others unchanged."""
     try:
         yield
     except UserError:
@@ -162,12 +162,12 @@ def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterat
         if reason is None:
             raise
         raise UserError(
-            f"could not write {path}: {reason}. Free space or mend the rights of {path.parent}, then run again."
+            f"could not write {path}: {reason}. Free space or fix the permissions of {path.parent}, then run again."
         ) from error
 
 
 def heed_umask(path: Path) -> None:
-    """Give the files below a folder, or a file, the rights that new files get here: some libraries give the owner's."""
+    """Give a file, or the files in a folder, the umask's permissions: some libraries write only for the owner."""
     umask = os.umask(0o077)
     os.umask(umask)
     for entry in (path, *path.rglob("*")):
@@ -177,7 +177,7 @@ def heed_umask(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk."""
+    """Force a file's bytes, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -190,12 +190,12 @@ def _os_reason(error: Exception) -> str | None:
 
 
 def _why_not_written(error: Exception, partial: Path) -> str | None:
-    """The disk's or the rights' reason behind an error met while writing; None when it is about something else."""
+    """The reason of a failed write, if it is the disk or its permissions; None for other errors."""
     if isinstance(error, OSError) and error.errno:
         place = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
         about_us = place is not None and place.is_relative_to(partial.absolute())
         return _os_reason(error) if about_us or error.errno in _DISK_ERRORS else None
-    # polars and safetensors raise their own types, and torch.save does not even say why: the disk is asked
+    # polars and safetensors raise their own types, and torch.save gives no reason: try the disk
     return _refused_by_disk(partial.parent)
 
 
@@ -216,7 +216,7 @@ def _take_name(partial: Path, path: Path) -> None:
     heed_umask(partial)
     _sync_tree(partial)
     if path.is_dir():
-        # A folder can't be renamed over, and deleting it in place could stop half-way.
+        # A folder can't be replaced by a rename, and deleting it in place could stop half-way.
         replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
         path.replace(replaced)
         partial.replace(path)

@@ -1,4 +1,4 @@
-"""What the hardware can do: device, dtype and threads of a run, what products are computed in, the memory it took."""
+"""Hardware: the device and dtype of a run, the dtype of its products, the class of the CPU, and peak memory."""
 
 import os
 import resource
@@ -19,7 +19,7 @@ DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
 _GIB = 2**30
 _STATUS = Path("/proc/self/status")  # Linux
 _LARGE = 1_000_000_000  # parameters above which fp32 weights take more than most machines have
-# What a CPU must have to multiply in a half precision: x86 (AVX512, AMX) and ARM.
+# Instructions that a CPU needs to multiply in half precision: x86 (AVX512, AMX) and ARM.
 _INSTRUCTIONS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
     torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
@@ -30,7 +30,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.dev
     """The device that `name` means on this machine; under torchrun each process gets its own GPU.
 
     Raises:
-        UserError: cuda asked for where there is none.
+        UserError: cuda is asked for, but there is none.
     """
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
@@ -51,16 +51,16 @@ def choose_dtype(
     half_steps: bool = True,
     notice: Notice = print,
 ) -> torch.dtype:
-    """The dtype of the weights that `name` means on `device`; what it means for products is said.
+    """The weights' dtype that `name` means on `device`; prints what it means for products.
 
     Args:
         parameters: of the network. `auto` on a GPU without bfloat16 arithmetic is float16, on a CPU without it float32,
             and for more than 1e9 parameters bfloat16, which takes half the memory.
-        key: where the name is written.
-        half_steps: whether what trains the network can take steps in float16.
+        key: the option that holds the name.
+        half_steps: whether the optimizer can take steps in float16.
 
     Raises:
-        UserError: float16 on a CPU, or where it can't be trained in.
+        UserError: float16 on a CPU, or with an optimizer that can't train in it.
     """
     kind: Literal["CPU", "GPU"] = "CPU" if device.type == "cpu" else "GPU"
     if name == "float16":
@@ -88,8 +88,8 @@ def dtype_without_bfloat16(
         return torch.float16
     if parameters > _LARGE:
         notice(
-            f"dtype auto: bfloat16 weights, which a network of {parameters / 1e9:.1f} billion parameters needs the "
-            f"memory of, and float32 products, as this {kind} has no bfloat16 arithmetic"
+            f"dtype auto: bfloat16 weights, to save memory for {parameters / 1e9:.1f} billion parameters, and float32 "
+            f"products, as this {kind} has no bfloat16 arithmetic"
         )
         return torch.bfloat16
     notice(f"dtype auto: float32, as this {kind} has no bfloat16 arithmetic")
@@ -99,21 +99,21 @@ def dtype_without_bfloat16(
 def _require_float16(device: torch.device, key: str, *, half_steps: bool) -> None:
     if device.type == "cpu":
         raise UserError(
-            f"{key} is float16, which is for GPUs only: CPUs multiply in it slower than in float32. Set it to auto, "
+            f"{key} is float16, which is only for GPUs: CPUs multiply in it slower than in float32. Set it to auto, "
             "float32 or bfloat16."
         )
     if not half_steps:
         raise UserError(
-            f"{key} is float16, and train.optimizer adafactor rounds all weights to bfloat16. Set train.dtype to "
-            "bfloat16 or float32, or take another optimizer."
+            f"{key} is float16, but train.optimizer adafactor rounds all weights to bfloat16. Set train.dtype to "
+            "bfloat16 or float32, or choose another optimizer."
         )
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `device` has arithmetic for products in `dtype`; without it they are emulated, about 100 times slower.
+    """Whether `device` has arithmetic for products in `dtype`; otherwise they are emulated, about 100 times slower.
 
     Raises:
-        UserError: `GLM2CORE_CPU` is set to a class that isn't known.
+        UserError: `GLM2CORE_CPU` is set to an unknown class.
     """
     if dtype not in _INSTRUCTIONS or device.type not in ("cpu", "cuda"):
         return True
@@ -123,12 +123,12 @@ def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What weights in `dtype` are multiplied in on `device`: the same, or float32 where it lacks that arithmetic."""
+    """The dtype of products of weights in `dtype` on `device`: the same, or float32 without that arithmetic."""
     return dtype if computes_in(dtype, device) else torch.float32
 
 
 def cpu_class() -> str:
-    """The class of this CPU by the widest instructions that products can use; benchmarks have a column for each."""
+    """The class of this CPU, by the widest instructions that products can use; benchmarks have a column for each."""
     cap, found = cpu_cap(), _capabilities()
     if found.get("neon") or found.get("architecture") in ("aarch64", "arm64"):
         return "NEON with bf16" if computes_in(torch.bfloat16, torch.device("cpu")) else "NEON"
@@ -139,18 +139,18 @@ def cpu_class() -> str:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on `device`, without waiting for what that is computing: a copy goes from pinned memory."""
+    """The tensor on `device`, without waiting for the device: the copy uses pinned memory."""
     if tensor.device.type == "cpu" and device.type == "cuda":
-        tensor = tensor.pin_memory()  # itself, where it is pinned already
+        tensor = tensor.pin_memory()  # itself if already pinned
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far, in GiB: of the GPU's tensors, or resident in this process."""
+    """Peak memory so far, in GiB: of the GPU's tensors, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     if _STATUS.exists():
-        # getrusage would count what a large parent held when it started this process
+        # getrusage would count the memory that a large parent held when it started this process
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024 / _GIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -159,13 +159,13 @@ def peak_memory_gib(device: torch.device) -> float:
 
 @cache
 def _gpu_computes_in_bfloat16() -> bool:
-    if not torch.cuda.is_available():  # none here to ask: taken for a current one
+    if not torch.cuda.is_available():  # no GPU here: assume a current one
         return True
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache
 def _capabilities() -> Mapping[str, Any]:
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch: fp32 is right everywhere, only slower
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch: fp32 is correct everywhere, only slower
         return {}
     return torch.cpu.get_capabilities()

@@ -1,7 +1,7 @@
-"""What a long run has done so far, in a file that outlives a kill: a run that was stopped goes on from it.
+"""The results of a long run so far, in a file that outlives a kill: a stopped run continues from it.
 
-{"model": ..., "seed": ...}          what the values were made with
-{"key": 17, "value": ...}            a line for each value, whole before the next begins
+{"model": ..., "seed": ...}          the settings of the run
+{"key": 17, "value": ...}            one line per value, complete before the next begins
 """
 
 import json
@@ -14,7 +14,7 @@ from glm2core.files import json_line, run_fingerprint
 
 Key = str | int
 Memo = Callable[[Any, Callable[[], Any]], Any]
-"""(key, compute) -> the value of that key: an earlier run's, or computed now."""
+"""(key, compute) -> the value of that key: from an earlier run, or computed now."""
 
 
 def compute_only(key: Any, compute: Callable[[], Any]) -> Any:
@@ -23,7 +23,7 @@ def compute_only(key: Any, compute: Callable[[], Any]) -> Any:
 
 
 class _Values(Mapping[Key, Any]):
-    """A journal's values, read from its file when they are asked for; those it could not take are kept here."""
+    """A journal's values, read from its file on request; those that could not be written are kept here."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -49,12 +49,12 @@ class _Values(Mapping[Key, Any]):
 
 
 class Journal:
-    """JSON values by key; each reaches the disk before `add` returns, and only their places are held in memory.
+    """JSON values by key; each is on the disk before `add` returns, and memory holds only their places.
 
     Args:
-        file: made by the first `add`. A last line that a kill cut short is dropped.
-        made_with: JSON values of all that the values depend on, their keys apart.
-        failed: called when the file can't be written; where it returns, the run goes on without a journal.
+        file: created by the first `add`. A last line cut short by a kill is dropped.
+        made_with: JSON values of everything the values depend on besides their keys.
+        failed: called when the file can't be written; if it returns, the run continues without a journal.
     """
 
     def __init__(self, file: Path, made_with: dict[str, Any], failed: Callable[[OSError], None]) -> None:
@@ -71,7 +71,7 @@ class Journal:
 
     @property
     def differences(self) -> list[str] | None:
-        """What of `made_with` was other in the run that the file is of; None = nothing, or there is no file."""
+        """The names in `made_with` whose values differ from the file's run; None = no difference, or no file."""
         if self._found is None or self._found == self._made_with:
             return None
         return [name for name in self._made_with if self._found.get(name) != self._made_with[name]]
@@ -82,11 +82,11 @@ class Journal:
         return self._values
 
     def memo(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """The value of a key: that of the run before, or computed now and kept.
+        """The value of a key: from the earlier run, or computed now and kept.
 
         Args:
-            key: plain JSON values that tell this value from the others.
-            compute: gives plain JSON values, the same whenever it is called.
+            key: plain JSON values that identify this value.
+            compute: returns plain JSON values, the same on every call.
         """
         name = run_fingerprint(key)
         if name in self._values:
@@ -96,7 +96,7 @@ class Journal:
         return value
 
     def add(self, values: Mapping[Key, Any]) -> None:
-        """Keep values, and force them to the disk; those of keys that are there already are dropped."""
+        """Keep values, and force them to the disk; values of existing keys are dropped."""
         new = {key: value for key, value in values.items() if key not in self._values}
         if not self._kept:
             self._values.unwritten |= new
@@ -129,7 +129,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What a run left, each line with its place; the file is cut behind it."""
+    """The complete lines that a run left, each with its place; the file is truncated after them."""
     if not path.is_file():
         return
     size = 0

@@ -1,4 +1,4 @@
-"""What a label says of a token that is only read."""
+"""The label of tokens that are only read."""
 
 IGNORED = -100
-"""The label of a token without supervision; the ecosystem's value, which other programs skip too."""
+"""The label of a token without supervision; the ecosystem's value, which other programs skip as well."""

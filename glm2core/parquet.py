@@ -1,7 +1,7 @@
-"""The one way in which parquet is written here, and read between the stages: zstd, one writer, one thread, checksums.
+"""How parquet is written, and read between the stages: zstd, one writer, one thread, checksums.
 
-DVC hashes bytes, and every other writer lays out other bytes. Each page has its checksum: a damaged file is a sentence
-in the stage that reads it, and never other numbers.
+DVC hashes bytes, and every other writer lays out other bytes. Each page has a checksum: a damaged file gives an error
+in the stage that reads it, never wrong numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,14 +29,14 @@ def parquet_writer(
         try:
             writer.close()
         except OSError:
-            writer.is_open = False  # or its finalizer tries again, and prints a traceback at a person
+            writer.is_open = False  # else its finalizer tries again and prints a traceback
             raise
 
 
 def rows_at(
     path: Path, stage: str, places: Sequence[int], columns: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Some rows of a stage's file, in the order of `places`; only the row groups that hold them are read.
+    """Some rows of a stage's file, in the order of `places`; only their row groups are read.
 
     Raises:
         UserError: the file is damaged.
@@ -54,7 +54,7 @@ def rows_at(
 
 
 def open_parquet(path: Path, stage: str) -> pq.ParquetFile:
-    """A file of a stage to read from, its checksums verified on the way; reads belong into `damage_told`.
+    """Open a stage's file for reading with checksum verification; wrap reads in `damage_told`.
 
     Raises:
         UserError: its end is missing or damaged.
@@ -65,7 +65,7 @@ def open_parquet(path: Path, stage: str) -> pq.ParquetFile:
 
 @contextmanager
 def damage_told(path: Path, stage: str) -> Iterator[None]:
-    """Turn what a damaged or cut-off file of a stage raises into a sentence."""
+    """Turn the errors of a damaged or cut-off file of a stage into a sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
@@ -76,7 +76,7 @@ def damage_told(path: Path, stage: str) -> Iterator[None]:
 
 
 def require_whole(path: Path, stage: str) -> None:
-    """Read a file through, for readers that know no checksums.
+    """Read the whole file once, for readers that do not check checksums.
 
     Raises:
         UserError: it is damaged.

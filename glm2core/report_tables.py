@@ -1,4 +1,4 @@
-"""The tables of the reports as CSV, by polars: a figure is written the same way in all of them."""
+"""The reports' tables as CSV, written by polars, with the same number format in all of them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ def write_table(table: pl.DataFrame, path: Path, digits: int | None = None) -> N
     """Write a table with its header; null is an empty field.
 
     Args:
-        digits: significant digits of a float; None = as many as give the same float again.
+        digits: significant digits of a float; None = as many as reproduce the float exactly.
     """
     # polars writes 1e-05 as 0.00001, and an empty text as "" to tell it from null
     text = repr if digits is None else f"{{:.{digits}g}}".format

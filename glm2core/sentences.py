@@ -1,4 +1,4 @@
-"""Errors of the machine, not of the code, as sentences: no memory, no rights, a folder in a file's place."""
+"""Errors of the machine, not of the code, as sentences: no memory, no permission, a folder in a file's place."""
 
 import errno
 import os
@@ -6,32 +6,32 @@ import os
 from glm2core.errors import UserError, masked, printable, shown_names
 
 _MORE_MEMORY = (
-    "End other programs, raise the limit that this process runs under (ulimit, the container's), or ask for less: "
-    "`python -m glm2core memory` says what a training needs."
+    "End other programs, raise this process's limit (ulimit, or the container's), or ask for less: "
+    "`python -m glm2core memory` says what training needs."
 )
-# What torch and the C library say; torch has no type of its own for a CPU without memory.
+# Messages of torch and the C library; torch has no error type of its own for a CPU out of memory.
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "can't start new thread")
 _FIXES = {
-    errno.EACCES: "It may belong to another user: mend its rights, or name another place.",
-    errno.EPERM: "It may belong to another user: mend its rights, or name another place.",
-    errno.EROFS: "Name a place that can be written.",
-    errno.EISDIR: "A folder lies where a file should be: move it away.",
-    errno.ENOTDIR: "A file lies where a folder should be: move it away.",
-    errno.EEXIST: "Something lies there already: move it away.",
-    errno.ELOOP: "The links lead in a circle: mend them.",
-    errno.ENAMETOOLONG: "Name it shorter.",
+    errno.EACCES: "It may belong to another user: fix its permissions, or name another place.",
+    errno.EPERM: "It may belong to another user: fix its permissions, or name another place.",
+    errno.EROFS: "Name a writable place.",
+    errno.EISDIR: "There is a folder where a file should be: move it away.",
+    errno.ENOTDIR: "There is a file where a folder should be: move it away.",
+    errno.EEXIST: "Something is already there: move it away.",
+    errno.ELOOP: "The links form a loop: fix them.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
     errno.ENOSPC: "Free space on that disk.",
     errno.EDQUOT: "Free space: your share of that disk is used up.",
     errno.EFBIG: "Raise the limit on a file's size (ulimit -f).",
     errno.EMFILE: "Raise the limit on open files (ulimit -n).",
     errno.ENFILE: "Raise the limit on open files.",
-    errno.EIO: "The disk or the network that it lies on has failed.",
-    errno.ESTALE: "The network disk that it lies on has failed.",
+    errno.EIO: "The disk or network that holds it has failed.",
+    errno.ESTALE: "The network disk that holds it has failed.",
 }
 
 
 def sentence_of(error: Exception) -> str | None:
-    """What to tell a person of an error that they can mend; None for a bug, which keeps its traceback."""
+    """The sentence for an error that the user can fix; None for a bug, which keeps its traceback."""
     sentence = str(error) if isinstance(error, UserError) else _of_memory(error) or _of_system(error)
     return None if sentence is None else masked(sentence)
 

@@ -160,7 +160,7 @@ def test_a_place_that_is_not_a_folder_is_a_sentence(tmp_path: Path) -> None:
 def test_a_read_only_folder_is_a_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(UserError, match=r"could not write .*: Permission denied.*mend the rights"):
+        with pytest.raises(UserError, match=r"could not write .*: Permission denied.*fix the permissions"):
             write_json(tmp_path / "a.json", 1)
     finally:
         tmp_path.chmod(0o700)

@@ -119,9 +119,9 @@ def test_a_gpu_without_bfloat16(name, half_steps: bool, expected: torch.dtype, s
 
 
 def test_float16_is_for_gpus_and_for_optimizers_that_can() -> None:
-    with pytest.raises(UserError, match=r"evaluate\.dtype is float16, which is for GPUs only"):
+    with pytest.raises(UserError, match=r"evaluate\.dtype is float16, which is only for GPUs"):
         choose_dtype("float16", CPU, parameters=10**6, key="evaluate.dtype")
-    with pytest.raises(UserError, match=r"train\.dtype is float16, and train\.optimizer adafactor"):
+    with pytest.raises(UserError, match=r"train\.dtype is float16, but train\.optimizer adafactor"):
         choose_dtype("float16", torch.device("cuda"), parameters=10**6, half_steps=False)
     assert choose_dtype("float16", torch.device("cuda"), parameters=10**6, notice=lambda _: None) == torch.float16
 

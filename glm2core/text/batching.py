@@ -1,4 +1,4 @@
-"""Token-budget batches of rows of like length, and their padding. `B` rows, `T` tokens of the longest."""
+"""Token-budget batches of rows of similar length, and their padding. `B` rows, `T` tokens of the longest."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from glm2core.labels import IGNORED
 
-_DRAWS_OF_WEIGHTS = 1  # tells these random numbers from those that mix an epoch's rows
-_POOL_BATCHES = 50  # rows are sorted within pools of about so many batches: alike in length, still mixed
+_DRAWS_OF_WEIGHTS = 1  # separates these random numbers from those that shuffle an epoch's rows
+_POOL_BATCHES = 50  # rows are sorted within pools of about this many batches: similar in length, still shuffled
 
 
 def length_sorted_batches(
@@ -15,12 +15,12 @@ def length_sorted_batches(
 ) -> list[list[int]]:
     """Group rows so that a padded batch (rows times longest row) stays within `budget` tokens.
 
-    A row longer than the budget goes alone. Every row is in exactly one batch. The same
+    A row longer than the budget is a batch of its own. Every row is in exactly one batch. The same
     arguments give the same batches.
 
     Args:
         lengths: tokens of each row.
-        shuffle: mix the rows anew each epoch, then sort within pools and mix the batches; False
+        shuffle: shuffle the rows each epoch, then sort within pools and shuffle the batches; False
             sorts all rows, longest first, for the fewest padded tokens.
     """
     lengths = np.asarray(lengths, np.int64)
@@ -35,10 +35,10 @@ def length_sorted_batches(
 
 
 def rows_of_epoch(weights: np.ndarray, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows an epoch takes, and the number of each one's copy (0 = the first).
+    """The rows of an epoch, and the copy number of each (0 = the first).
 
-    A row of weight 2.5 is taken twice, and in half of the epochs once more. Where all weights are 1, every row
-    is taken once.
+    A row of weight 2.5 is taken twice, and in half of the epochs once more. If all weights are 1, every row is taken
+    once.
 
     Args:
         weights: of each row, above 0.
@@ -79,7 +79,7 @@ def _pools(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarr
 
 
 def _packed(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[list[int]]:
-    """Fill batches in a falling order of length: the first row of a batch is its longest."""
+    """Fill batches in descending order of length: the first row of a batch is its longest."""
     batches: list[list[int]] = []
     batch: list[int] = []
     longest = 0

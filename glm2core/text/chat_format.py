@@ -1,4 +1,4 @@
-"""How a model is spoken to: its tokenizer, its prompt's template and pair format, and where its answers end."""
+"""How to prompt a model: its tokenizer, its prompt template and pair format, and where its answers end."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class ChatFormat:
 
     @classmethod
     def load(cls, folder: Path) -> "ChatFormat":
-        """Read the tokenizer of a model folder, and what it says about prompts.
+        """Read a model folder's tokenizer and its prompt settings.
 
         Raises:
             UserError: no such folder, another network's, or no tokenizer.model in it.
         """
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder. Name one with a model in it; `dvc repro` makes models/tuned.")
-        read_config_file(folder)  # another network is named as what it is, before its tokenizer is tried
+            raise UserError(f"{folder} is not a folder. Name one with a model in it; `dvc repro` makes models/tuned.")
+        read_config_file(folder)  # name another network before trying its tokenizer
         tokenizer = SpTokenizer.load(folder)
         values = read_model_file(folder / TOKENIZER_FILE, TokenizerFile) or TokenizerFile()
         return cls(tokenizer, template_of(folder)[0], values.pair_format)
@@ -53,11 +53,11 @@ class ChatFormat:
         return self.tokenizer.prompt_ids(messages, self.template, self.pair_format)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of the whole prompt around a user's message."""
+        """Tokens of the whole prompt for a user's message."""
         return len(self.prompt_ids([{"role": USER, "content": text}]))
 
     def encode_questions(self, context: str, questions: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Prompts of several questions about one context, which is encoded once.
+        """Prompts of several questions about one context; the context is encoded once.
 
         A part may be cut in front of a line end without changing its ids (prompt.py).
 
@@ -65,7 +65,7 @@ class ChatFormat:
             context: ends in a line end.
 
         Returns:
-            Ids that all prompts begin with, and what is left of each: together the ids of its whole prompt.
+            Ids that all prompts begin with, and the rest of each: together the ids of its whole prompt.
         """
         tails = []
         context_ids: list[int] = []
@@ -89,6 +89,6 @@ class ChatFormat:
 
 
 def _common_length(tails: Sequence[Sequence[int]]) -> int:
-    """How many ids all tails begin with; at least one is left to each."""
+    """Number of ids that all tails begin with; leaves at least one to each."""
     shortest = min(map(len, tails)) - 1
     return next((i for i in range(shortest) if len({tail[i] for tail in tails}) > 1), shortest)

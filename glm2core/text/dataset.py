@@ -1,4 +1,4 @@
-"""The tokenized layer's parquet: its schema, its one writer, and the arrays that training reads.
+"""The tokenized layer's parquet: its schema, its one writer, and the arrays for training.
 
 `B` rows, `T` tokens of a row. Rows are unpadded.
 """
@@ -32,9 +32,9 @@ _FACTS = (
     pa.field("prompt_tokens", pa.int32(), nullable=False),
     pa.field("response_tokens", pa.int32(), nullable=False),
     pa.field("supervised_tokens", pa.int32(), nullable=False),
-    pa.field("cuts", pa.list_(pa.string()), nullable=False),  # what the row lost, by kind, as often as it lost it
+    pa.field("cuts", pa.list_(pa.string()), nullable=False),  # what the row lost, by kind, repeated for each loss
 )
-"""What a row says of itself beside what training reads: the reports are queries over these columns."""
+"""Further columns of a row, which training does not read: the reports are queries over them."""
 
 _WEIGHT = pa.field("weight", pa.float32())  # how often an epoch takes the row; null = once
 
@@ -43,7 +43,7 @@ TokenRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TokenizedInfo:
-    """What a tokenized file says about its making, as the parquet's key-value metadata."""
+    """How a tokenized file was made, as the parquet's key-value metadata."""
 
     tokenizer_sha256: str
     template: str
@@ -52,7 +52,7 @@ class TokenizedInfo:
 
 
 class TokenizedWriter:
-    """Writes batches of pairs, a row group each."""
+    """Writes batches of pairs, one row group each."""
 
     def __init__(self, path: Path, info: TokenizedInfo, newline: int) -> None:
         self._schema = pa.schema([*SCHEMA, *_FACTS, _WEIGHT], vars(info))
@@ -89,7 +89,7 @@ class TokenizedWriter:
 
 
 class TokenizedDataset:
-    """A tokenized file as flat arrays, so that a row costs a slice and no list.
+    """A tokenized file as flat arrays, so that a row is a slice and not a list.
 
     Args:
         ids: of the rows. [B]
@@ -119,7 +119,7 @@ class TokenizedDataset:
             tokenizer_hash: SHA-256 of the tokenizer.model that the file must have been made with.
 
         Raises:
-            UserError: the file is missing, damaged, none of the tokenize stage's, or made with another tokenizer.
+            UserError: the file is missing, damaged, not from the tokenize stage, or made with another tokenizer.
         """
         if not path.exists():
             raise UserError(f"{path} is missing. Run the tokenize stage first: dvc repro tokenize.")
@@ -128,7 +128,7 @@ class TokenizedDataset:
             if tokenizer_hash is not None and tokenizer_hash != info.tokenizer_sha256:
                 raise UserError(
                     f"{path} was made with another tokenizer (sha256 {info.tokenizer_sha256[:12]}) than the model's "
-                    f"({tokenizer_hash[:12]}): its ids would mean other words. Run dvc repro tokenize."
+                    f"({tokenizer_hash[:12]}), so its ids would mean other words. Run dvc repro tokenize."
                 )
             flat, offsets = {}, {}
             for name in ("input_ids", "labels", "segments"):
@@ -167,13 +167,13 @@ class TokenizedDataset:
 
     @property
     def sources(self) -> list[str]:
-        """Where each row came from, as in the converted layer. [B]"""
+        """The source of each row, as in the converted layer. [B]"""
         found: list[str] = self._sources.to_pylist()
         return found
 
     @property
     def source_numbers(self) -> tuple[list[str], np.ndarray]:
-        """The sources in the order of their names, and which of them each row is from. [B]"""
+        """The sources sorted by name, and the index of each row's source. [B]"""
         whole = self._sources if isinstance(self._sources, pa.Array) else self._sources.combine_chunks()
         encoded = whole.dictionary_encode()
         names: list[str] = encoded.dictionary.to_pylist()
@@ -225,21 +225,21 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_all(file: pq.ParquetFile, rows: int, offsets: dict[str, np.ndarray]) -> None:
-    """Lists that are as many and as long as the footer says: no checksum covers the counts in a page's header."""
+    """Check the number and length of the lists against the footer: no checksum covers a page header's counts."""
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     leaves = [group.column(number) for group in groups for number in range(group.num_columns)]
     for name, ends in offsets.items():
         counted = sum(leaf.num_values for leaf in leaves if leaf.path_in_schema.startswith(f"{name}."))
-        empty = int((np.diff(ends) == 0).sum())  # one has a place in the file, and no value
+        empty = int((np.diff(ends) == 0).sum())  # an empty list has a place in the file, but no value
         if len(ends) != rows + 1 or ends[-1] + empty != counted:
             raise pa.ArrowInvalid(f"{name} lacks values")
 
 
 def read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
-    """What a tokenized file says about its making.
+    """How a tokenized file was made, from its metadata.
 
     Raises:
-        UserError: it is none, or another version's.
+        UserError: it is not a tokenized file, or another version's.
     """
     metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
     known = {name: metadata[name] for name in TokenizedInfo.__dataclass_fields__ if name in metadata}

@@ -1,4 +1,4 @@
-"""Converted conversations -> tokenized pairs, split by split, with a count of everything that was cut."""
+"""Converted conversations -> tokenized pairs, by split, with a count of everything that was cut."""
 
 import hashlib
 import itertools
@@ -25,12 +25,12 @@ from glm2core.text.spans import Limits, PlannedBatch
 from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 _EXAMPLES = 3
-_TRAINING_CHARS = 32_000_000  # what the small tokenizer is trained on at most
+_TRAINING_CHARS = 32_000_000  # maximum that the small tokenizer is trained on
 
 
 @dataclass
 class EncodeReport:
-    """What became of the conversations; what became of their tokens stands in the tokenized files."""
+    """What happened to the conversations; the tokenized files say what happened to their tokens."""
 
     rows: dict[str, int] = field(default_factory=dict)
     dropped: list[tuple[str, str, str, str]] = field(default_factory=list)
@@ -47,8 +47,8 @@ def tokenizer_for(base: str | None, params: TokenizeParams, converted: Path) -> 
     else:
         folder = resolve_path(base)
         if not folder.is_dir():
-            raise UserError(f"model.base: {folder} is no folder. Mend the path, or set null to start from scratch.")
-        read_config_file(folder)  # another network is named as what it is, before its tokenizer is tried
+            raise UserError(f"model.base: {folder} is not a folder. Fix the path, or set null to start from scratch.")
+        read_config_file(folder)  # name another network before trying its tokenizer
         tokenizer = SpTokenizer.load(folder)
         found = template_of(folder)
     template, evidence = found if params.template == "auto" else (params.template, "tokenize.template")
@@ -70,7 +70,7 @@ def encode_converted(
         progress: called with the number of rows done since the last call.
 
     Raises:
-        UserError: no row of the training split made a pair.
+        UserError: no row of the training split gave a pair.
     """
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out / "tokenizer", template, params.pair_format)
@@ -122,7 +122,7 @@ def _marked(input_ids: np.ndarray, labels: np.ndarray, tokenizer: SpTokenizer) -
 
 
 def _encoded(builder: PairBuilder, path: Path, params: TokenizeParams) -> Iterator[tuple[ConvertedBatch, PairBatch]]:
-    """Batches with their pairs, in order; SentencePiece works on the next one while this one is written."""
+    """Batches with their pairs, in order; SentencePiece encodes the next batch while this one is written."""
     with ThreadPoolExecutor(max_workers=1) as ahead:
         waiting: tuple[ConvertedBatch, PlannedBatch, Future[list[np.ndarray]]] | None = None
         for batch in read_converted(path):
@@ -164,7 +164,7 @@ def _keep_examples(report: EncodeReport, batch: ConvertedBatch, pairs: PairBatch
 
 
 def _training_texts(path: Path) -> Iterator[str]:
-    """Prompts and answers as they will be encoded, up to a bound that keeps memory small."""
+    """Prompts and answers as they will be encoded, up to a limit that keeps memory small."""
     left = _TRAINING_CHARS
     for batch in read_converted(path):
         for row in range(len(batch)):
@@ -177,5 +177,5 @@ def _training_texts(path: Path) -> Iterator[str]:
 
 
 def template_hash(template: TemplateName) -> str:
-    """Of the wording, as the tokenized files keep it."""
+    """Hash of the wording, as stored in the tokenized files."""
     return hashlib.sha256(jinja_template(template).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Rows of a file that took no way through convert and tokenize, encoded as these would: for a look at other data."""
+"""Encodes rows of a file as convert and tokenize would, without these stages: for evaluating on other data."""
 
 import itertools
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ _MAPPING = "names of the format: {name} for {theirs}"
 
 @dataclass(frozen=True)
 class FileRows:
-    """The rows of a file that can be used, as tokens and as conversations, in the same order."""
+    """The usable rows of a file, as tokens and as conversations, in the same order."""
 
     dataset: TokenizedDataset
     conversations: list[Conversation]
 
 
 def encode_file(path: Path, most: int, chat_format: ChatFormat, params: TokenizeParams, place: str) -> FileRows:
-    """The first `most` rows of a file that can be used; their ids are hashes of their content.
+    """The first `most` usable rows of a file; their ids are hashes of their content.
 
     Args:
         params: what is supervised, and how long a row may be.
-        place: the params key that names the file, for the sentences.
+        place: the params key of the file, for messages.
 
     Raises:
-        UserError: the file can't be read, or no row of it can be used.
+        UserError: the file can't be read, or has no usable row.
     """
     if not path.is_file():
-        raise UserError(f"{place}: {path} is no file. Mend the path, or set it to null.")
+        raise UserError(f"{place}: {path} is not a file. Fix the path, or set it to null.")
     rows = open_rows(path)
     try:
         row_format = format_of(rows, first_row(rows), "auto", {}, _MAPPING, answer_needed=True)
@@ -62,7 +62,7 @@ def encode_file(path: Path, most: int, chat_format: ChatFormat, params: Tokenize
     pairs = builder.build(conversations, [limits] * len(found)) if found else None
     if pairs is None or not len(pairs.rows):
         reasons = "; ".join([*rejected, *(reason for _, reason in (pairs.dropped if pairs else []))][:3])
-        raise UserError(f"{place}: no row of {path} can be used ({reasons}). Mend its rows, or name another file.")
+        raise UserError(f"{place}: no row of {path} can be used ({reasons}). Fix its rows, or name another file.")
     info = TokenizedInfo(chat_format.tokenizer.sha256, template, template_hash(template), pair_format)
     ids = list(found)
     dataset = TokenizedDataset.of_pairs([ids[row] for row in pairs.rows], str(path), pairs, info, chat_format.newline)

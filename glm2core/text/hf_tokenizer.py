@@ -1,4 +1,4 @@
-"""`ChatGLM2Tokenizer`: the tokenizer of `tokenizer.py` under transformers' interface, with the same ids."""
+"""`ChatGLM2Tokenizer`: the tokenizer of `tokenizer.py` with transformers' interface and the same ids."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -18,13 +18,13 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
     """Texts and chats to ids and back, as transformers' generate, pipelines and Trainer expect it.
 
     A call puts `[gMASK] sop` in front, pads on the left and, as in `tokenizer.py`, never reads special
-    tokens from a text. `apply_chat_template` gives the ids that training saw. Load it by this class:
-    AutoTokenizer knows exported folders only, and makes up another tokenizer for tuned and released ones.
+    tokens from a text. `apply_chat_template` gives the ids used in training. Load it with this class:
+    AutoTokenizer knows only exported folders, and builds another tokenizer for tuned and released ones.
 
     Args:
         vocab_file: path of a tokenizer.model.
         prompt_template: wording of chats; None = as the file's folder says.
-        pair_format: which special tokens stand in front.
+        pair_format: which special tokens come first.
     """
 
     vocab_files_names = {"vocab_file": MODEL_FILE}  # noqa: RUF012 (the base class's own way)
@@ -44,7 +44,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         self.pair_format = pair_format
         _require_known("prompt_template", self.prompt_template, STOP_TOKENS)
         _require_known("pair_format", pair_format, PREFIX_TOKENS)
-        kwargs.pop("auto_map", None)  # saved again, it would send AutoTokenizer to the released code
+        kwargs.pop("auto_map", None)  # if saved, it would send AutoTokenizer to the released code
         kwargs |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
         kwargs["extra_special_tokens"] = list(SPECIAL_TOKENS)
         kwargs["added_tokens_decoder"] = {
@@ -65,7 +65,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         return {self.sp.piece(token): token for token in range(len(self.sp))}
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
-        """The pieces of a text; special text is text."""
+        """The pieces of a text; text that spells special tokens stays text."""
         return self.sp.pieces(text)
 
     def build_inputs_with_special_tokens(
@@ -102,10 +102,10 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         tokenizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Render a chat, by `prompt.py` and not by way of text, so that what a user types stays text.
+        """Render a chat with `prompt.py`, not through text, so that what a user types stays text.
 
         `add_generation_prompt` changes nothing for chatglm2: a chat that ends with a question is open.
-        With `tokenize=False`, or another `chat_template`, transformers' own rendering.
+        With `tokenize=False` or another `chat_template`, transformers renders it.
         """
         if not tokenize or chat_template is not None:
             return super().apply_chat_template(
@@ -147,7 +147,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         return ids
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:  # type: ignore[override]
-        # By way of ids, for a piece may be spelled as a special token is ("sop" in "soprano")
+        # Through ids, because a piece may spell a special token ("sop" in "soprano")
         return super()._encode_plus(self._as_ids(text), self._as_ids(text_pair), **kwargs)
 
     def _as_ids(self, text: Any) -> Any:
@@ -171,7 +171,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
 
 def _require_known(name: str, value: str, known: Collection[str]) -> None:
     if value not in known:
-        raise UserError(f"{name} must be one of {', '.join(known)}; got {value!r}. Mend tokenizer_config.json.")
+        raise UserError(f"{name} must be one of {', '.join(known)}; got {value!r}. Fix tokenizer_config.json.")
 
 
 def _require_turns(messages: list[Message]) -> None:
@@ -180,5 +180,5 @@ def _require_turns(messages: list[Message]) -> None:
     if not turns or turns != [(USER, ASSISTANT)[place % 2] for place in range(len(turns))]:
         raise UserError(
             "a chat has at most one system message first, then user and assistant in turn; got "
-            f"{', '.join(roles) or 'none'}. Join messages of one role, and leave other roles out."
+            f"{', '.join(roles) or 'none'}. Merge successive messages of one role, and remove other roles."
         )

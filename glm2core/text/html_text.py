@@ -1,4 +1,4 @@
-"""Texts of data and models in a page: shown as they are, never run, never turning the lines around them."""
+"""Texts of data and models in a page: shown as they are, never executed, without changing the text direction."""
 
 import html
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from glm2core.errors import printable
 def escaped(text: str) -> str:
     """A text for HTML, in an element or a quoted attribute.
 
-    Tags and quotes are escaped, and control and bidi characters stand as codes (`\\u202e`); line breaks are kept.
+    Tags and quotes are escaped, control and bidi characters become codes (`\\u202e`), line breaks are kept.
     """
     return html.escape("\n".join(printable(line) for line in text.split("\n")))
 
@@ -21,7 +21,7 @@ def cut(text: str, most: int) -> str:
 
 
 def write_within(file: TextIO, parts: Iterable[str], room: int) -> int:
-    """Write the parts of a page that fit into `room` bytes together, in their order; returns how many did not."""
+    """Write the parts of a page that fit into `room` bytes together, in order; return how many did not."""
     left_out = 0
     for part in parts:
         length = len(part.encode())

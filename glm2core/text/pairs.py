@@ -3,19 +3,19 @@
     glm2:  [gMASK] sop A B </s>        the released model's own order
     llama: <s> A B </s>
 
-A is the encoded prompt, B the encoded answer. Labels stand at their token's own place (the model
-shifts them), are `IGNORED` (-100) over everything but B and `</s>`, and are set by position: padding's id 0 is
-`<unk>`'s too, and a real `<unk>` stays supervised.
+A is the encoded prompt, B the encoded answer. Labels are at their token's own position (the model
+shifts them), are `IGNORED` (-100) everywhere but on B and `</s>`, and are set by position: padding shares
+id 0 with `<unk>`, and a real `<unk>` stays supervised.
 
 With loss_on "every", the answers of all rounds are supervised in one pass over the prompt's own
-text, which has no `</s>` between rounds: the end of an earlier answer is taught by a label alone,
-`</s>` in place of the line end or role token that follows it. Each answer is encoded by itself, as
+text, which has no `</s>` between rounds: the end of an earlier answer is taught only by a label,
+`</s>` instead of the line end or role token that follows it. Each answer is encoded by itself, as
 the model writes it, so ids at its borders may differ from those of the whole text at once.
 
 An answer of `max_target_length` tokens or more is cut to that length and gets no `</s>`. A prompt
 over `max_source_length` is cut by `truncation.py`.
 
-`spans.py` puts the rows together; the steps stand here.
+`spans.py` assembles the rows; this module has the steps.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ __all__ = ["Dropped", "Limits", "PairBatch", "PairBuilder"]
 
 
 class Dropped(NamedTuple):
-    """A row that made no pair."""
+    """A row without a pair."""
 
     row: int
     reason: str
@@ -63,7 +63,7 @@ class PairBatch:
 
     @property
     def cuts(self) -> Counter[str]:
-        """How many rows (or rounds, or answers) lost something, by kind."""
+        """Number of rows (or rounds, or answers) that lost something, by kind."""
         return sum(filter(None, self.row_cuts), Counter())
 
     @property
@@ -73,13 +73,13 @@ class PairBatch:
         return counted
 
     def segments(self, newline: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where rounds and lines start in each row: its first token and each one behind a line end.
+        """Where rounds and lines start in each row: its first token and each token after a line end.
 
-        Not the head of a supervised answer, though: an answer stands right behind its question. With gaps
+        The start of a supervised answer is left out: an answer directly follows its question. With gaps
         between them (text/stretch.py) a network would learn that the nearest question is not the one asked.
 
         Returns:
-            indices within their rows (int32), and their ends a row. [B + 1]
+            indices within their rows (int32), and the end of each row's indices. [B + 1]
         """
         line_ends = self.input_ids == newline
         starts = np.zeros(len(self.input_ids), bool)
@@ -99,7 +99,7 @@ class PairBuilder:
     """Makes pairs with one tokenizer and one wording.
 
     Args:
-        threads: SentencePiece's; None = one a core. The pairs are the same for any number.
+        threads: of SentencePiece; None = one per core. The pairs are the same for any number.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class PairBuilder:
         return self._tokenizer.encode_batch(plan.texts, self._threads)
 
     def assemble(self, plan: PlannedBatch, encoded: list[np.ndarray]) -> PairBatch:
-        """Put the spans together as rows, and cut what is too long."""
+        """Assemble the spans into rows, and cut rows that are too long."""
         flat = plan.flatten(encoded)
         limits = np.array([limit.max_source_length for limit in plan.limits], np.int64)
         long = np.flatnonzero(flat.source_lengths > limits)
@@ -142,7 +142,7 @@ class PairBuilder:
         return self.assemble(plan, self.encode(plan))
 
     def _shorten(self, flat: FlatRows, plan: PlannedBatch, long: list[int]) -> PairBatch:
-        """Put shorter prompts in place of those of the rows `long`, and leave dropped rows out."""
+        """Replace the prompts of the rows `long` by shorter ones, and leave dropped rows out."""
         stretches = []
         whole = Tokens(flat.input_ids, flat.labels)
         lengths, sources = np.diff(flat.ends), flat.source_lengths.copy()

@@ -1,18 +1,18 @@
-"""The one place that words a prompt, for tokenize, evaluate, predict and chat.
+"""The wording of prompts, for tokenize, evaluate, predict and chat.
 
 chatglm2 (the released chatglm2 and codegeex2 models): past rounds and the open one as text,
 
     [Round 1]\\n\\n问：{query}\\n\\n答：{answer}\\n\\n[Round 2]\\n\\n问：{query}\\n\\n答：
 
-with the full-width colon U+FF1A. It knows no system role; a system text is put in front as a
+with the full-width colon U+FF1A. It has no system role; a system text comes first, as a
 paragraph of its own.
 
 chatglm3: role tokens, `<|user|>\\n {query}<|assistant|>\\n {answer}`. The released chat code ends a
 prompt at `<|assistant|>` and lets the model write the line end; here the line end belongs to the
-prompt, so that an answer is nothing but its text. The ids in front of the answer are the same.
+prompt, so that an answer is only its text. The ids in front of the answer are the same.
 
-A prompt is a list of `Part`s. Their cuts lie in front of line ends, which SentencePiece never
-merges with anything (`tokenizer.py` checks this), so the parts' ids, one after the other, are the ids of
+A prompt is a list of `Part`s. It is cut only in front of line ends, which SentencePiece never
+merges with anything (`tokenizer.py` checks this), so the parts' ids, concatenated, are the ids of
 the whole text.
 """
 
@@ -59,7 +59,7 @@ class Part(NamedTuple):
 
     text: what SentencePiece encodes.
     special: a special token in front of it.
-    continues: the text goes on from the part before it, without the word-start that SentencePiece
+    continues: the text continues the previous part, without the word-start that SentencePiece
         puts in front of a text; it then begins with a line end.
     """
 
@@ -90,12 +90,12 @@ def has_heads(template: TemplateName) -> bool:
 
 
 def round_head(number: int, *, first: bool) -> Part:
-    """chatglm2's numbered line; `first`: nothing stands before this round."""
+    """chatglm2's numbered line; `first`: nothing comes before this round."""
     return Part(f"[Round {number}]") if first else Part(f"\n\n[Round {number}]", continues=True)
 
 
 def round_parts(template: TemplateName, query: str, answer: str | None = None) -> list[Part]:
-    """One round behind its head; without `answer` it is open: the model's answer follows."""
+    """One round after its head; without `answer` it is open: the model's answer follows."""
     if template == "chatglm3":
         reply = "\n" if answer is None else "\n " + answer
         return [Part("\n " + query, special="<|user|>"), Part(reply, special="<|assistant|>")]
@@ -103,7 +103,7 @@ def round_parts(template: TemplateName, query: str, answer: str | None = None) -
 
 
 def open_round_pieces(template: TemplateName, question: str, text: str) -> tuple[Part, Part, Part]:
-    """The open round behind its head, cut into the question, the text it is asked about, and its end.
+    """The open round after its head, cut into the question, the text it is about, and its end.
 
     Together they are `round_parts(template, question + text)`; `text` is empty or begins with a line end.
     """
@@ -117,7 +117,7 @@ def render(messages: list[Message], template: TemplateName) -> list[Part]:
 
     Args:
         messages: at most one system message first, then user and assistant in turn; a last
-            assistant message is left out, for the prompt ends where the answer begins.
+            assistant message is left out, because the prompt ends where the answer begins.
     """
     system, rounds = split_rounds(messages)
     parts = system_parts(template, system) if system is not None else []
@@ -129,7 +129,7 @@ def render(messages: list[Message], template: TemplateName) -> list[Part]:
 
 
 def split_rounds(messages: list[Message]) -> tuple[str | None, list[tuple[str, str | None]]]:
-    """System text, and the rounds as (query, answer); the last answer is None where there is none yet."""
+    """System text, and the rounds as (query, answer); the last answer is None if there is none yet."""
     system = messages[0]["content"] if messages[0]["role"] == SYSTEM else None
     turns = messages[system is not None :]
     answers = [turn["content"] for turn in turns[1::2]]

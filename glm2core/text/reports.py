@@ -1,4 +1,4 @@
-"""What tokenize reports: flat metrics, and tables that are queries over what it has written."""
+"""The reports of tokenize: flat metrics, and tables that are queries over its output."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +25,7 @@ _BINS = 50
 
 
 def tokenize_metrics(report: EncodeReport, tokenized: Path, tokenizer: SpTokenizer) -> dict[str, int | float]:
-    """Figures of the tokenize stage; counts of cuts are of rows, rounds or responses, as they say."""
+    """Figures of the tokenize stage; cuts are counted in rows, rounds or responses, as their names say."""
     tokens = pl.col("prompt_tokens") + pl.col("response_tokens")
     figures = _tokenized(tokenized).select(
         tokens=tokens.sum(),
@@ -65,7 +65,7 @@ def write_tokenize_tables(
 
 
 def _tokenized(tokenized: Path) -> pl.LazyFrame:
-    """The rows of all splits: what each says of itself, not its ids."""
+    """The rows of all splits, without their ids and labels."""
     facts = ("source", "prompt_tokens", "response_tokens", "supervised_tokens", "cuts")
     return pl.concat(
         pl.scan_parquet(tokenized / f"{split}.parquet", glob=False).select(pl.lit(split).alias("split"), *facts)
@@ -74,7 +74,7 @@ def _tokenized(tokenized: Path) -> pl.LazyFrame:
 
 
 def _lengths(tokenized: Path) -> pl.DataFrame:
-    """A line a bin: its first token count, then rows whose prompt, response or whole falls into it."""
+    """One line per bin: its first token count, then the rows whose prompt, response or whole falls into it."""
     rows = _tokenized(tokenized).select(
         prompts="prompt_tokens", responses="response_tokens", rows=pl.col("prompt_tokens") + pl.col("response_tokens")
     )
@@ -88,14 +88,14 @@ def _lengths(tokenized: Path) -> pl.DataFrame:
 
 
 def _cuts(tokenized: Path) -> pl.DataFrame:
-    """cut, count: how often rows lost something of each kind."""
+    """cut, count: how often rows lost something, by kind."""
     counted = _tokenized(tokenized).select(cut=pl.col("cuts").explode()).group_by("cut").agg(count=pl.len())
     kinds = pl.LazyFrame({"cut": CUTS})
     return kinds.join(counted, on="cut", how="left", maintain_order="left").fill_null(0).collect()
 
 
 def _by_source(tokenized: Path, dropped: pl.DataFrame) -> pl.DataFrame:
-    """A line for each split and source: rows and their tokens, and rows that were cut or made no pair."""
+    """One line per split and source: rows and their tokens, and rows that were cut or gave no pair."""
     rows = pl.concat([_tokenized(tokenized), dropped.lazy()], how="diagonal")
     figures = rows.group_by("split", "source", maintain_order=True).agg(
         rows=pl.count("prompt_tokens"),

@@ -1,4 +1,4 @@
-"""rows.html: tokenized rows for a browser, without a script, without network. Every text in it is escaped."""
+"""rows.html: tokenized rows for a browser, without scripts or network access. Every text in it is escaped."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,7 +33,7 @@ Each line starts with its position; behind the arrow, as an example, the positio
 
 
 def write_rows_page(rows: Iterable[ShownRow], path: Path) -> None:
-    """Write rows up to the most bytes of a page; how many more there are stands at its end."""
+    """Write as many rows as fit into a page; its end says how many more there are."""
     room = MOST_BYTES - 200 - len(_HEAD.encode())
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_HEAD)

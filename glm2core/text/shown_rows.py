@@ -1,6 +1,6 @@
-"""A tokenized row as a person may look at it: its tokens line by line, which are supervised, and what was cut.
+"""A tokenized row for display: its tokens line by line, which are supervised, and what was cut.
 
-A line starts where position stretching may open a gap: at the row's start, and behind each line end.
+A line starts where position stretching may open a gap: at the row's start, and after each line end.
 """
 
 import difflib
@@ -23,10 +23,10 @@ from glm2core.text.tokenizer import SpTokenizer
 
 MOST_TOKENS = 2000
 STRETCHED = 32_768
-"""Positions that a row is spread over as an example; which ones training takes, its own params say."""
+"""Positions that a row is spread over as an example; in training, params decide."""
 
 _ROWS_OF_EACH = 2
-_MOST_COMPARED = 4_000_000  # pairs of tokens; beyond it what differs is shown as one piece
+_MOST_COMPARED = 4_000_000  # pairs of tokens; beyond it the difference is shown as one piece
 _NO_LIMIT = 1 << 40
 _COLUMNS = ("id", "source", "input_ids", "labels", "segments", "cuts")
 
@@ -35,9 +35,9 @@ _COLUMNS = ("id", "source", "input_ids", "labels", "segments", "cuts")
 class ShownToken:
     """One token.
 
-    text: without characters that move a cursor or turn the direction.
-    label: what is supervised here; empty where nothing is.
-    cut: it is no part of the row: it was cut.
+    text: without characters that move a cursor or change the text direction.
+    label: what is supervised here; empty if nothing is.
+    cut: it was cut, so it is not part of the row.
     """
 
     text: str
@@ -61,7 +61,7 @@ class ShownRow:
 
     number: its place in its file, from 0.
     cuts: what it lost, by kind.
-    left_out: tokens beyond the most that are shown.
+    left_out: tokens beyond the `MOST_TOKENS` that are shown.
     text: decoded, the first `MOST_TOKENS` tokens.
     """
 
@@ -81,9 +81,9 @@ def shown_row(
     place: str, number: int, row: dict[str, Any], tokenizer: SpTokenizer, whole: np.ndarray | None = None
 ) -> ShownRow:
     """Args:
-    place: what the file is called.
+    place: the file's name.
     row: `_COLUMNS` of the tokenized file.
-    whole: ids of the row before it was cut; None = nothing was, or nobody knows what.
+    whole: ids of the row before it was cut; None = nothing was cut, or it is not known what.
     """
     ids, labels = np.array(row["input_ids"]), np.array(row["labels"])
     stretched = stretched_positions(len(ids), row["segments"], STRETCHED, np.random.default_rng([0, 0, number]))
@@ -117,12 +117,12 @@ def shown_row(
 
 
 def visible(text: str) -> str:
-    """A token's text on one line, without characters that move a cursor or turn the direction: these are escaped."""
+    """A token's text on one line; characters that move a cursor or change the text direction are escaped."""
     return printable(text.replace("<0x0A>", "⏎"))
 
 
 def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, builder: PairBuilder) -> Iterator[ShownRow]:
-    """Some rows of each source, then some of each kind of cut, of all splits; each row once."""
+    """Of all splits, some rows of each source, then some of each kind of cut; each row once."""
     for split in SPLITS:
         file = tokenized / f"{split}.parquet"
         scanned = pl.scan_parquet(file, glob=False).select("source", "cuts").with_row_index("number")
@@ -138,7 +138,7 @@ def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, build
 
 
 def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBuilder) -> dict[str, np.ndarray]:
-    """id -> ids of those rows that were cut, as they were before; a row that `converted` lacks is left out."""
+    """Row id -> token ids before the cut, of rows that were cut; rows that `converted` lacks are left out."""
     cut = {row["id"]: row for row in rows if row.get("cuts")}
     if not cut or not converted.is_file():
         return {}
@@ -154,20 +154,20 @@ def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBui
 
 
 def _loss_on(labels: Sequence[int]) -> LossOn:
-    """What a row's labels were made with, where its source does not say it."""
+    """How a row's labels were made, if its source does not say it."""
     supervised = np.array(labels) != IGNORED
     return "every" if np.count_nonzero(np.diff(supervised.astype(np.int8)) == 1) > 1 else "last"
 
 
 def _label(token: int, label: int, tokenizer: SpTokenizer) -> str:
-    """`=` where the token itself is supervised; else the label, as at the end of an answer before the last one."""
+    """`=` if the token itself is supervised; else the label, as at the end of an answer before the last one."""
     if label == IGNORED:
         return ""
     return "=" if label == token else visible(tokenizer.piece(label))
 
 
 def _with_cut_tokens(ids: np.ndarray, whole: np.ndarray | None) -> Iterable[tuple[int | None, int | None]]:
-    """(position, None) of each token of the row, and (None, id) of each token that was cut, where it stood."""
+    """(position, None) of each token of the row, and (None, id) of each cut token, at its old place."""
     if whole is None:
         return ((position, None) for position in range(len(ids)))
     return _merged(ids.tolist(), whole.tolist())

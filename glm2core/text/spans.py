@@ -1,6 +1,6 @@
-"""A batch as rows of spans: what to encode in one call, and its rows by array arithmetic.
+"""A batch as rows of spans: the texts to encode in one call, and its rows by array arithmetic.
 
-A span is a stretch of one long array of ids: an encoded text, or a constant such as a round's head.
+A span is a slice of one long array of ids: an encoded text, or a constant such as a round's head.
 Two rows, Tea? -> Yes and 2 + 2 -> 4, + 1 -> 5, every answer supervised, with the tests' small tokenizer (/ = line end):
 
     texts      0 "//问：Tea?//答："   1 "Yes"   2 "//问：2 + 2//答："   3 "4"   4 "//问：+ 1//答："   5 "5"
@@ -11,9 +11,9 @@ Two rows, Tea? -> Yes and 2 + 2 -> 4, + 1 -> 5, every answer supervised, with th
     rows       [0:23] and [23:65], with 19 and 39 tokens before their last answers
     labels     ids at 19:22 and 22; 42:44 and `</s>` at 44, where span -16 has its first line end; 62:64 and 64
 
-The source array holds the texts' ids and then the constants, the last one first, so that span -1 is its last stretch.
-One index array, `places`, copies all spans of the batch out of it. An answer that is cut is a shorter span, and the
-`</s>` behind it an empty one.
+The source array holds the texts' ids and then the constants in reverse order, so that span -1 is its last slice. One
+index array, `places`, copies all spans of the batch out of it. A cut answer is a shorter span, followed by an empty
+`</s>` span.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ LossOn = Literal["last", "every"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may differ from source to source; lengths in tokens."""
+    """Settings that may differ between sources; lengths in tokens."""
 
     max_source_length: int
     max_target_length: int
@@ -41,7 +41,7 @@ class Limits:
 
 
 class FlatRows(NamedTuple):
-    """Rows one behind the other; row i is `[ends[i] : ends[i + 1]]`.
+    """Concatenated rows; row i is `[ends[i] : ends[i + 1]]`.
 
     input_ids, labels: int32. [tokens of all rows]
     ends: int64. [B + 1]
@@ -124,7 +124,7 @@ class PlannedBatch:
         self._row_ends.append(len(spans))
 
     def flatten(self, encoded: list[np.ndarray]) -> FlatRows:
-        """All rows, uncut on the prompt's side.
+        """All rows, with uncut prompts.
 
         Args:
             encoded: ids of each of `texts`.
@@ -155,13 +155,13 @@ class PlannedBatch:
         input_ids = flat[places]
         labels = np.where(np.repeat(is_answer, span_lengths), input_ids, np.int32(IGNORED))
         whole_answers = np.flatnonzero(is_answer & ~is_cut)
-        labels[offsets[whole_answers + 1]] = EOS  # the token behind an answer
+        labels[offsets[whole_answers + 1]] = EOS  # the token after an answer
         ends = offsets[row_ends]
         cut_answers = np.add.reduceat(is_cut.astype(np.int64), row_ends[:-1])
         return FlatRows(input_ids, labels, ends, offsets[last_answers] - ends[:-1], cut_answers)
 
     def long_row(self, row: int, prompt: Tokens) -> LongRow:
-        """What `truncation.py` needs to know of a row, once it is flattened."""
+        """What `truncation.py` needs to know about a flattened row."""
         first_span = self._row_ends[row]
         rounds = self._rounds[row]
         starts = self._offsets[rounds] - self._offsets[first_span]
@@ -188,7 +188,7 @@ class PlannedBatch:
 
 
 def row_ends_of(lengths: np.ndarray) -> np.ndarray:
-    """Where stretches of such lengths end, after a first 0."""
+    """The ends of consecutive slices of these lengths, after a first 0."""
     ends = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=ends[1:])
     return ends

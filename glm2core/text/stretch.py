@@ -1,7 +1,7 @@
 """Position stretching: gaps in the position ids, so that short rows train the whole scaled range.
 
 PoSE (Zhu et al. 2023, https://arxiv.org/abs/2309.10400) skips positions between chunks of a short
-row. Here a gap only ever opens where a round or a line of text starts, so neighbouring tokens of
+row. Here gaps open only where a round or a line of text starts, so neighbouring tokens of
 a sentence stay neighbours. CREAM (Wu et al. 2024, https://arxiv.org/abs/2406.07138) puts a row's head at the
 range's start, its tail at the range's end, and its middle between them.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 _BOUNDARY_COUNTS = (1, 2, 4, 8)
-_SHORT_ENDS = 4  # CREAM's short head and tail: so many tokens times the factor that a row is stretched by
-_DEVIATION = 1.5 / 16  # of CREAM's Gaussian, for each factor: 1.5 at its authors' smallest factor, 16
+_SHORT_ENDS = 4  # tokens of CREAM's short head and tail, times the factor by which a row is stretched
+_DEVIATION = 1.5 / 16  # of CREAM's Gaussian, per unit of the factor: 1.5 at its authors' smallest factor, 16
 
 
 def stretched_positions(
@@ -22,12 +22,12 @@ def stretched_positions(
 
     Args:
         segments: token indices at which a round or a line starts; gaps open only there.
-        position_range: positions the model is to learn (rope.factor x rope.unit).
+        position_range: positions the model should learn (rope.factor x rope.unit).
 
-    The total gap favours long ranges (the larger of two uniform draws), because distances that
-    only a few rows reach are learned last. It is spread at random over 1, 2, 4, 8 or all starts.
-    A row without an inner start, or as long as the range, keeps plain positions: rotary positions
-    are relative, so shifting the whole row would teach nothing.
+    The total gap favours long ranges (the larger of two uniform draws), because rare distances are
+    learned last. It is spread at random over 1, 2, 4, 8 or all starts. A row without an inner start,
+    or as long as the range, keeps plain positions: rotary positions are relative, so shifting the
+    whole row would teach nothing.
     """
     positions = np.arange(length, dtype=np.int64)
     starts = np.unique([s for s in segments if 0 < s < length]).astype(np.int64)
@@ -45,10 +45,10 @@ def stretched_positions(
 def cream_positions(
     length: int, segments: Sequence[int] | np.ndarray, position_range: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Position ids [T] with two gaps, as `stretched_positions`: CREAM's, at the starts next to where it would cut.
+    """Like `stretched_positions`, with CREAM's two gaps, each at the start nearest to CREAM's own cut.
 
-    Half of the rows are cut into thirds, half have a short head and tail. How far the middle may reach is a factor
-    from a Gaussian around half the range, truncated to it; where it ends is uniform within that.
+    Half of the rows are cut into thirds, half have a short head and tail. The reach of the middle is a factor drawn
+    from a Gaussian around half the range, truncated to it; its end is uniform within that.
     """
     positions = np.arange(length, dtype=np.int64)
     starts = np.unique([s for s in segments if 0 < s < length]).astype(np.int64)

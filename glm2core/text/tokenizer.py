@@ -1,9 +1,9 @@
-"""The tokenizer without torch: SentencePiece and ChatGLM's special tokens behind its pieces.
+"""The tokenizer without torch: SentencePiece's pieces, followed by ChatGLM's special tokens.
 
 Ids with the released tokenizer.model (64,789 pieces): [MASK] 64789, [gMASK] 64790, [sMASK] 64791,
 sop 64792, eop 64793, and chatglm3's <|system|> 64794 ... <|observation|> 64797; <unk> 0, <s> 1,
-</s> 2, padding 0. A text never becomes a special token, whatever it spells: special ids are put in
-by name only. SentencePiece writes a space as U+2581, so that character comes back as a space.
+</s> 2, padding 0. A text never becomes a special token, whatever it spells: special ids are added
+only by name. SentencePiece writes a space as U+2581, so that character is decoded as a space.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ SPECIAL_TOKENS = (
 UNKNOWN, BOS, EOS, PAD = 0, 1, 2, 0
 
 _NEWLINE_PIECE = "<0x0A>"
-_FIXED_PIECES = 3 + 256  # <unk> <s> </s> and a piece for each byte
+_FIXED_PIECES = 3 + 256  # <unk> <s> </s> and one piece per byte
 _LONGEST_TRAINING_LINE = 4096
 _MOST_BYTES = 64 << 20  # the released one has one MB
 
@@ -49,10 +49,10 @@ class SpTokenizer:
 
     Args:
         model: content of a tokenizer.model.
-        name: what to call it in errors.
+        name: its name in errors.
 
     Raises:
-        UserError: not a SentencePiece model, or one that does not keep line ends apart.
+        UserError: not a SentencePiece model, or one that does not encode line ends separately.
     """
 
     def __init__(self, model: bytes, name: str = MODEL_FILE) -> None:
@@ -61,14 +61,14 @@ class SpTokenizer:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
             line_ends = self._sp.encode("a\n\nb")[-3:-1], self._sp.encode("\n")[1:]
             self._sp.id_to_piece(list(range(self._sp.get_piece_size())))  # each is text
-        except (RuntimeError, OSError, ValueError) as error:  # the last where a piece, or the message, is no text
+        except (RuntimeError, OSError, ValueError) as error:  # the last if a piece, or the message, is not valid text
             reason = printable(str(error))[:200]
             raise UserError(f"{name} is not a SentencePiece model ({reason}). Fetch it again.") from None
         self.size: int = self._sp.get_piece_size()
         self.special_ids = {token: self.size + i for i, token in enumerate(SPECIAL_TOKENS)}
         self.special_ids |= {"<unk>": UNKNOWN, "<s>": BOS, "</s>": EOS}
         self.newline: int = self._sp.piece_to_id(_NEWLINE_PIECE)
-        # Prompts are encoded in parts that are cut in front of line ends
+        # Prompts are encoded in parts, cut in front of line ends
         if line_ends != ([self.newline] * 2, [self.newline]):
             raise UserError(f"{name} does not encode a line end as {_NEWLINE_PIECE} alone: not a ChatGLM2 tokenizer.")
 
@@ -81,7 +81,7 @@ class SpTokenizer:
         """
         path = folder / MODEL_FILE
         if not path.is_file():
-            raise UserError(f"{folder} holds no {MODEL_FILE}. Copy the one that the weights were released with.")
+            raise UserError(f"{folder} has no {MODEL_FILE}. Copy the one that the weights were released with.")
         refuse_lfs_pointer(path)
         if path.stat().st_size > _MOST_BYTES:
             raise UserError(f"{path} has more than {_MOST_BYTES:,} bytes, which no vocabulary needs. Fetch it again.")
@@ -102,17 +102,17 @@ class SpTokenizer:
         return hashlib.sha256(self.model).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text alone, no special token among them."""
+        """Ids of a text alone, without special tokens."""
         ids: list[int] = self._sp.encode(text)
         return ids
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[np.ndarray]:
-        """Ids of each text as int32, in several threads (None = one a core); the result is the same for any number."""
+        """Ids of each text as int32, in several threads (None = one per core); any number gives the same result."""
         arrays: list[np.ndarray] = self._sp.encode(list(texts), num_threads=threads or -1, return_type="numpy")
         return arrays
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Text of ids. Special tokens are left out or spelled; ids beyond the vocabulary always left out."""
+        """Text of ids. Special tokens are left out or spelled; ids beyond the vocabulary are always left out."""
         texts, run = [], []
         for token in map(int, ids):
             if token < self.size and token not in (BOS, EOS):
@@ -128,7 +128,7 @@ class SpTokenizer:
         return found
 
     def piece(self, token: int) -> str:
-        """What one id is called, as SentencePiece writes it."""
+        """The name of one id, as SentencePiece writes it."""
         return self._special_names.get(token) or str(self._sp.id_to_piece(token))
 
     def piece_id(self, piece: str) -> int:
@@ -152,7 +152,7 @@ class SpTokenizer:
         return self.prefix_ids(pair_format) + [token for part in parts for token in self.part_ids(part)]
 
     def require_rows(self, rows: int, template: TemplateName, pair_format: PairFormat, place: Path) -> None:
-        """Check that an embedding of so many rows has one for every id that prompts and answers hold.
+        """Check that an embedding of `rows` rows has one for every id in prompts and answers.
 
         Raises:
             UserError: it has too few: `place`'s tokenizer.model is another network's.
@@ -183,18 +183,18 @@ def tokenizer_config(template: TemplateName, pair_format: PairFormat) -> dict[st
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
-    """Train a small BPE tokenizer that works as the released one does.
+    """Train a small BPE tokenizer that works like the released one.
 
-    Byte fallback (every text can be encoded), no normalization (every text comes back), digits
-    apart, a line end always a piece of its own. The same texts give the same bytes.
+    Byte fallback (every text can be encoded), no normalization (every text is restored exactly),
+    digits split, a line end always a piece of its own. The same texts give the same bytes.
 
     Args:
-        vocabulary_size: pieces; fewer come out where the texts hold no more.
+        vocabulary_size: pieces; there are fewer if the texts do not hold that many.
     """
     lines = [line for text in texts for line in _training_lines(text)]
     if not any(lines):
         raise UserError("no text to train a tokenizer on: the training split is empty.")
-    # Rare characters are left to byte fallback: a line is cut at them, so that none becomes a piece
+    # Rare characters use byte fallback: lines are cut at them, so that none becomes a piece
     rare = _rare_characters(lines, (vocabulary_size - _FIXED_PIECES) // 2)
     lines = [part for line in lines for part in line.translate(rare).split("\n") if part]
     try:

@@ -1,10 +1,10 @@
-"""What becomes of a prompt over `max_source_length`.
+"""Shortens a prompt over `max_source_length`.
 
-rounds  drop whole oldest rounds and number the rest anew; then take tokens from the middle of
-        the text that the question is asked about, or of the question where there is no other
-        text. The system text, the question's two ends and 答： stay. A row whose question
-        leaves no room is dropped.
-left    keep the last tokens, behind the first special ones (the original recipe's cut)
+rounds  drop the oldest rounds as a whole and renumber the rest; then remove tokens from the middle
+        of the text that the question is about, or of the question if there is no other text. The
+        system text, the question's two ends and 答： stay. A row whose question leaves no room is
+        dropped.
+left    keep the last tokens, after the first special ones (the original recipe's cut)
 right   keep the first tokens (the released script's cut: it loses the question's end and 答：)
 drop    drop the row
 """
@@ -21,11 +21,11 @@ from glm2core.text.tokenizer import SpTokenizer
 
 Truncation = Literal["rounds", "left", "right", "drop"]
 
-_LEAST_TEXT = 8  # what is left of a text below so many tokens says nothing: the row is dropped
+_LEAST_TEXT = 8  # a text shortened to fewer tokens says nothing: the row is dropped
 
 
 class Tokens(NamedTuple):
-    """A stretch of a row: ids and labels of the same length."""
+    """A slice of a row: ids and labels of the same length."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -37,11 +37,11 @@ class Tokens(NamedTuple):
 class LongRow(NamedTuple):
     """A prompt that is too long.
 
-    max_length: tokens that it may have.
+    max_length: maximum tokens.
     tokens: the prompt with all its rounds. [T]
     prefix: how many special tokens it begins with.
     round_starts: where its rounds start.
-    head_lengths: tokens of each round's numbered head; empty where the wording has none.
+    head_lengths: tokens of each round's numbered head; empty if the wording has none.
     """
 
     conversation: Conversation
@@ -97,7 +97,7 @@ class Truncator:
         return shorter
 
     def _first_kept(self, row: LongRow, before: int, bodies: list[Tokens]) -> int:
-        """How many oldest rounds must go: as few as fit, but never the last."""
+        """How many of the oldest rounds to drop: as few as possible, never the last."""
         for first in range(1, len(bodies)):
             heads = sum(len(self._head(row, number)) for number in range(1, len(bodies) - first + 1))
             if before + heads + sum(len(body.ids) for body in bodies[first:]) <= row.max_length:
@@ -105,7 +105,7 @@ class Truncator:
         return len(bodies) - 1
 
     def _heads(self, row: LongRow, old: list[Tokens]) -> list[Tokens]:
-        """Heads with new numbers, and with the old ones' first labels: the ends of the answers before them."""
+        """Heads with new numbers and the old heads' first labels: the ends of the answers before them."""
         heads = []
         for number, head in enumerate(old, 1):
             ids = self._head(row, number)
@@ -121,11 +121,11 @@ class Truncator:
         return np.array(self._tokenizer.part_ids(round_head(number, first=opens)), np.int32)
 
     def _cut_middle(self, row: LongRow, before: Tokens, body: Tokens) -> Tokens | str:
-        """Take the excess out of the middle of the open round's text.
+        """Remove the excess from the middle of the open round's text.
 
         Args:
-            before: all in front of the question.
-            body: the open round behind its head.
+            before: everything in front of the question.
+            body: the open round after its head.
         """
         query = row.conversation.messages[-2]["content"]
         chars = row.conversation.question_chars
@@ -151,14 +151,14 @@ def _rounds(row: LongRow) -> tuple[list[Tokens], list[Tokens]]:
 
 
 def _without_end_label(tokens: Tokens) -> Tokens:
-    """The first round left has no answer before it whose end its first label would teach."""
+    """The first remaining round follows no answer, so its first label must not teach an answer's end."""
     labels = tokens.labels.copy()
     labels[:1] = IGNORED
     return Tokens(tokens.ids, labels)
 
 
 def _without_cut_answer(tokens: Tokens) -> Tokens:
-    """An answer that begins before the cut is read, but the rest of it is not taught as an answer."""
+    """The rest of an answer that begins before the cut is read, but not taught as an answer."""
     labels = tokens.labels.copy()
     ignored = np.flatnonzero(labels == IGNORED)
     labels[: ignored[0] if len(ignored) else len(labels)] = IGNORED

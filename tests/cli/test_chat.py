@@ -36,7 +36,7 @@ def test_piped_lines_are_answered_until_stop(lora_model):
 def test_a_missing_model_is_a_sentence(tmp_path):
     done = chat_with(tmp_path / "nothing", "hello\n")
     assert done.returncode == 1
-    assert "is no folder" in done.stderr and "Traceback" not in done.stderr
+    assert "is not a folder" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_earlier_rounds_are_part_of_the_prompt(full_model, capsys):

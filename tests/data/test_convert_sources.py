@@ -301,7 +301,7 @@ def test_a_folder_of_parquet_parts_is_one_source(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ({"lang=en/part-0.parquet": 3}, r"holds lang=en/part-0.parquet, a part in a folder of its own"),
+        ({"lang=en/part-0.parquet": 3}, r"holds lang=en/part-0.parquet, a part in a subfolder"),
         ({"part-0.parquet": 0}, "holds no row in its 1 parts"),
         ({}, r"is a folder without parquet parts. Name its files with a glob"),
     ],

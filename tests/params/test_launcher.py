@@ -121,7 +121,7 @@ def test_the_stage_refuses_a_hostile_launcher_and_runs_nothing(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("missing", None, "fsdp.yaml is not there"),
+        ("missing", None, "fsdp.yaml does not exist"),
         ("outside", "link", "is outside the project"),
         ("cloud", "compute_environment: AMAZON_SAGEMAKER\n", "compute_environment: AMAZON_SAGEMAKER is not supported"),
         ("pod", FSDP + "commands: [touch owned]\n", "commands is not supported"),

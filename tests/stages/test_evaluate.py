@@ -297,7 +297,7 @@ def test_wrong_inputs_stop_the_stage_with_a_sentence(inputs: Path, capsys: pytes
     assert "evaluate.retrieval.base_lengths needs model.base" in message()
     set_params(evaluate=SETTINGS, model={"base": "base"})
     (MODEL / "tokenizer.model").unlink()
-    assert "models/tuned holds no tokenizer.model" in message()
+    assert "models/tuned has no tokenizer.model" in message()
     small_tokenizer().save(MODEL, "chatglm2")
     rows = pq.read_table(CONVERTED)
     pq.write_table(rows.slice(2), CONVERTED)

@@ -56,7 +56,7 @@ def test_errors_are_sentences_and_users_texts_stay_out_of_mlflow(tmp_path, capsy
     params.write_text(params.read_text().replace("model: {}", "model: {base: models/mine}"))
     (tmp_path / "models/mine").mkdir(parents=True)
     assert run_in(tmp_path, "tokenize", tokenize) == 1
-    assert "models/mine holds no tokenizer.model" in capsys.readouterr().err
+    assert "models/mine has no tokenizer.model" in capsys.readouterr().err
     assert not (tmp_path / "data/tokenized").exists()
 
 

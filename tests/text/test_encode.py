@@ -110,10 +110,10 @@ def test_the_tokenizer_of_a_base_or_one_trained_here(converted, tmp_path, tokeni
         "tokenizer_config.json states prompt_template chatglm3",
     )
     assert tokenizer_for("models/base", TokenizeParams(template="chatglm2"), converted)[1] == "chatglm2"
-    with pytest.raises(UserError, match="models/none is no folder"):
+    with pytest.raises(UserError, match="models/none is not a folder"):
         tokenizer_for("models/none", params, converted)
     (tmp_path / "models/empty").mkdir()
-    with pytest.raises(UserError, match=r"empty holds no tokenizer\.model"):
+    with pytest.raises(UserError, match=r"empty has no tokenizer\.model"):
         tokenizer_for("models/empty", params, converted)
     with pytest.raises(UserError, match="Run the convert stage first"):
         tokenizer_for(None, params, tmp_path / "nothing")

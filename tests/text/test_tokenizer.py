@@ -67,7 +67,7 @@ def test_more_characters_than_room_are_left_to_bytes():
 def test_nothing_to_train_on_and_no_tokenizer_are_sentences(tmp_path):
     with pytest.raises(UserError, match="the training split is empty"):
         train_tokenizer(["", "\n"], 400)
-    with pytest.raises(UserError, match=r"holds no tokenizer\.model"):
+    with pytest.raises(UserError, match=r"has no tokenizer\.model"):
         SpTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
     with pytest.raises(UserError, match="is not a SentencePiece model"):
