@@ -1,6 +1,6 @@
-"""Measurements, each a module to run."""
+"""Benchmarks; each is a module to run."""
 
 from glm2core.process import prepare_process
 
-# Here, for each of them loads torch, and torch reads what this sets as it is loaded.
+# Here, because each of them loads torch, and torch reads these settings when it is loaded.
 prepare_process()

@@ -4,8 +4,8 @@
     python -m benchmarks.analysis FOLDER --base none     another model, without its base
     python -m benchmarks.analysis --rows 100             more rows of each kind and language
 
-The rows are drawn with a seed of their own from the held-out entities; a model answers the last question of each
-greedily. Intervals are Wilson's, 95%.
+The rows are drawn from the held-out entities with a separate seed; a model answers the last question of each greedily.
+Intervals are Wilson's, 95%.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def row_of(kind: Kind, language: Language, number: int) -> AnalysisRow:
 
 
 def right_answers(name: str, folder: Path, asked: dict[Group, list[AnalysisRow]], batch_size: int) -> dict[Group, int]:
-    """How many rows of each group a model answers exactly; also prints how long that took."""
+    """Count the rows of each group that a model answers exactly; also print the time."""
     chat_format = ChatFormat.load(folder)
     device = choose_device("auto")
     dtype = choose_dtype("auto", device, parameters=network_parameters(folder))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.attention
 
-Each case is timed in turn, best of several, and the ratio is what holds on other machines.
+Cases are timed in turn, best of several; the ratio carries over to other machines.
 """
 
 import time

@@ -1,7 +1,7 @@
-"""Which of torch's attention kernels is the fastest on this GPU: forward and backward of the released shape.
+"""Finds the fastest of torch's attention kernels on this GPU: forward and backward of the released shape.
 
     python -m benchmarks.attention_kernels             a table, and a row of glm2core/model/attention_kernels.csv
-    python -m benchmarks.attention_kernels --dry       the table alone
+    python -m benchmarks.attention_kernels --dry       only the table
 
 32 query heads on 2 key/value heads of 128 channels, causal, bf16 (float16 where the GPU has no bf16).
 """
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def fastest(seconds: dict[str, float]) -> str:
-    """The kernel that took the least."""
+    """The fastest kernel."""
     return min(seconds, key=seconds.__getitem__)
 
 
@@ -59,7 +59,7 @@ def seconds_by_kernel(
                     context = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
                     torch.autograd.grad(context, (query, key, value), gradient)
                     taken.append(_now(device) - started)
-        except RuntimeError:  # "No available kernel": not made for this GPU or shape
+        except RuntimeError:  # "No available kernel": none for this GPU or shape
             continue
         found[name] = statistics.median(taken[1:])
     return found

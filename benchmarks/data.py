@@ -1,13 +1,13 @@
-"""convert and tokenize against bare SentencePiece and against the original's way; memory; the stages' time.
+"""convert and tokenize against bare SentencePiece and against the original's code; memory; the stages' time.
 
-    python -m benchmarks.data                     all of it
+    python -m benchmarks.data                     everything
     python -m benchmarks.data speed --rows 20000  one part, on fewer rows
     python -m benchmarks.data scale --scale-rows 1000000  both stages on a million rows: rows a second, memory, growth
     python -m benchmarks.data --files a.json      other Alpaca files than the embedded ones
 
-Rows are the given files' over and over, each with its number in front, so that none is a duplicate.
-Ratios are of times taken in turns within one run, the best of each: other work on the machine hits
-both sides. Peak memory is the kernel's own figure for each child process.
+The given files' rows are repeated, each with its number in front, so that none is a duplicate.
+Ratios use times taken alternately within one run, the best of each, so that other work on the
+machine affects both sides. Peak memory is the kernel's figure for each child process.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def speed(rows: list[dict[str, str]], count: int, repeats: int, folder: Path) -> None:
-    """Tokenize against bare SentencePiece; both steps against the original's way and against its leanest form."""
+    """Tokenize against bare SentencePiece; both steps against the original's code and against its leanest form."""
     raw = write_rows(rows, count, folder / "raw.json")
     converted, tokenized = folder / "converted", folder / "tokenized"
     run_convert = functools.partial(convert_sources, convert_params(raw), converted)
@@ -137,7 +137,7 @@ def original_way(raw: Path, folder: Path, encode: Callable[[str], list[int]], *,
 
 
 def padded_pairs(batch: dict[str, list], encode: Callable[[str], list[int]]) -> dict[str, list]:
-    """The original's preprocessing of a batch: ids and labels of 500 entries a row."""
+    """The original's preprocessing of a batch: 500 ids and labels per row."""
     model_inputs: dict[str, list] = {"input_ids": [], "labels": []}
     for prompt, response, history in zip(batch["prompt"], batch["response"], batch["history"], strict=True):
         a = encode(f"[Round 1]\n\n问：{prompt}\n{history[0]}\n\n答：")[-298:]
@@ -153,7 +153,7 @@ def padded_pairs(batch: dict[str, list], encode: Callable[[str], list[int]]) -> 
 
 
 def hf_encode(folder: Path) -> Callable[[str], list[int]]:
-    """transformers' SentencePiece class over the same model: pieces to ids one by one, as the released one does."""
+    """transformers' SentencePiece class on the same model: pieces to ids one by one, like the released one."""
     from transformers import SentencePieceBackend
 
     slow = SentencePieceBackend(
@@ -176,7 +176,7 @@ def memory(rows: list[dict[str, str]], folder: Path) -> None:
 
 
 def scale(rows: list[dict[str, str]], count: int, folder: Path) -> None:
-    """Both stages on a tenth of the rows and on all, written as a folder of parquet parts: is it linear?"""
+    """Both stages on a tenth of the rows and on all, written as a folder of parquet parts, to check linear growth."""
     rates: dict[tuple[str, int], float] = {}
     for size in (count // 10, count):
         project = make_project(folder / f"scale-{size}", write_parts(rows, size, folder / f"parts-{size}"))
@@ -192,7 +192,7 @@ def scale(rows: list[dict[str, str]], count: int, folder: Path) -> None:
 
 
 def stages(files: list[Path], folder: Path) -> None:
-    """Wall time of the two stages on the given rows, imports and tracking included."""
+    """Wall time of the two stages on the given rows, including imports and tracking."""
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
     path = folder / "rows.json"
     path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
@@ -235,7 +235,7 @@ def write_rows(rows: list[dict[str, str]], count: int, path: Path) -> Path:
 
 
 def write_parts(rows: list[dict[str, str]], count: int, folder: Path) -> Path:
-    """The same rows as a distributed engine leaves them: a folder of parquet parts."""
+    """The same rows as a distributed engine writes them: a folder of parquet parts."""
     folder.mkdir()
     names = ("instruction", "input", "output")
     for start in range(0, count, PART):
@@ -261,7 +261,7 @@ def all_texts(converted: Path) -> list[str]:
 
 
 def best_of(repeats: int, actions: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-    """Wall and CPU seconds of each action, each the least of `repeats` rounds in which they take turns."""
+    """Wall and CPU seconds of each action, the minimum over `repeats` alternating rounds."""
     best: dict[str, tuple[float, float]] = {}
     for _ in range(repeats):
         for name, action in actions.items():

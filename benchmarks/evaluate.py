@@ -1,11 +1,11 @@
-"""What sharing a context saves: many questions about one, read once, against asking each alone.
+"""Time and memory saved by sharing a context: many questions about one context read once, against each alone.
 
     python -m benchmarks.evaluate                            25 questions on one 16k context, and memory by length
     python -m benchmarks.evaluate --length 4096 --alone 25   fewer tokens, every question really asked alone
 
-Both ways run in one process, on the same network (the tiny preset with random weights: cost does not
-depend on what they say), with the same number of new tokens. Asking alone is measured on `--alone`
-questions and multiplied. Peak memory is that of a fresh process for each length.
+Both run in one process, on the same network (the tiny preset with random weights: cost does not
+depend on their values), with the same number of new tokens. Asking alone is measured on `--alone`
+questions and extrapolated. Peak memory is that of a fresh process for each length.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _compare(model: ChatGLM2ForCausalLM, length: int, questions: int, alone: int) -> None:
     context, asked = _tokens(length), [_tokens(QUESTION_TOKENS) for _ in range(questions)]
-    _ask(model, context[:512], asked[:2])  # kernels are chosen at the first call
+    _ask(model, context[:512], asked[:2])  # the first call chooses kernels
     shared = _seconds(lambda: _ask(model, context, asked))
     each = statistics.median(_seconds(lambda q=q: _ask(model, context, [q])) for q in asked[:alone])
     print(f"{questions} questions on one context of {length:,} tokens, {NEW_TOKENS} new tokens each, {model.dtype}")

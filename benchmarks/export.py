@@ -1,4 +1,4 @@
-"""GGUF files against the model they are made from, in llama.cpp in this process (pip install '.[gguf]').
+"""GGUF files against their source model, in llama.cpp in this process (pip install '.[gguf]').
 
 python -m benchmarks.export members                    log-probabilities of every member, to 20,000 tokens
 python -m benchmarks.export retrieval models/tuned     the same questions to f32, q8_0 and q4_0, paired
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def members(_: argparse.Namespace, work: Path) -> None:
-    """The largest difference of a log-probability; where ours leads by 0.05, how often the likeliest is the same."""
+    """Largest log-probability difference; where ours leads by 0.05, how often the most likely token is the same."""
     print(f"{'member':<20}{'file':<6}{'to token':>10}{'largest':>10}{'clear':>8}{'same':>6}")
     for member in (name for name in PRESETS if "6b" in name):
         folder = _small_member(work / member, member)
@@ -86,7 +86,7 @@ def _print_difference(member: str, quantization: str, source: Source, file: Path
 
 
 def paired(arguments: argparse.Namespace, work: Path) -> None:
-    """Shares of right answers, and the questions that a file loses and wins against f32."""
+    """Shares of right answers, and the questions that a file loses and gains against f32."""
     right: dict[str, list[bool]] = {}
     for quantization in ("f32", "q8_0", "q4_0"):
         source = Source.open(arguments.model, notice=_silent)
@@ -115,7 +115,7 @@ def _answers(llama: LlamaCpp, source: Source, arguments: argparse.Namespace) -> 
 
 
 def exported(arguments: argparse.Namespace, work: Path) -> None:
-    """Export of random weights of a preset's shape with its check: seconds, and the peak without mapped files."""
+    """Export of random weights of a preset's shape with its check: seconds, and peak memory without mapped files."""
     weights = work / arguments.preset
     write_released_weights(weights, arguments.preset, layers=arguments.layers)
     SpTokenizer.load(arguments.tokenizer).save(weights, "chatglm2")
@@ -129,7 +129,7 @@ def exported(arguments: argparse.Namespace, work: Path) -> None:
 
 
 def _small_member(folder: Path, member: str) -> Path:
-    """Random weights as large as a trained network's, with the member's range and scaling."""
+    """Random weights of a trained network's magnitude, with the member's range and scaling."""
     network = ChatGLM2ForCausalLM(ChatGLM2Config(**{**PRESETS[member], **SMALL}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

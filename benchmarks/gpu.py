@@ -4,9 +4,9 @@
     python -m benchmarks.gpu --only lora-2048         some of them
     python -m benchmarks.gpu --work /dev/shm          random weights (26 GiB) are written there, and removed after
 
-It needs torch, the project's other packages and this checkout, no data and no network. Each row is a process of its
-own on the same random weights and rows; its alternative follows. A step's time is the fastest of those after the
-first; peak memory is what torch's allocator gave out, loading included. Rows that there is no time for are named.
+It needs torch, the project's other packages and this checkout, no data and no network. Each row is a separate process
+on the same random weights and rows; its alternative follows. A step's time is the fastest after the first; peak memory
+is what torch's allocator handed out, including loading. Rows skipped for lack of time are listed.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from glm2core.console import quiet_libraries
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "measured: "
 NAMES = [*TRAINED, *READ]
-# The published record of this job on one H100, by NeMo Automodel's own tables: tokens/s and TFLOP/s
+# The published record for this job on one H100, from NeMo Automodel's own tables: tokens/s and TFLOP/s
 RECORD = "NeMo Automodel, LoRA of rank 16 on 7 to 8 B, 4,096 x 2, dropout 0, an H100 | | 12,473 to 14,110 | 402 to 423"
 BEGIN, END = "<!-- benchmarks.gpu writes from here -->", "<!-- to here -->"
-SHORTEST = 30  # seconds that a row takes at least
+SHORTEST = 30  # minimum seconds of a row
 _TRAINED_HEAD = (
     "| run | step s | tokens/s | TFLOP/s | of the matrix rate | peak GiB | estimate | recomputed blocks "
     "| Glm + peft + Trainer: step s | peak GiB | times faster |\n|---|---|---|---|---|---|---|---|---|---|---|"
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 class Clock:
-    """What is left of the minutes that a call may take."""
+    """The time left of the minutes that a call may take."""
 
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
@@ -69,13 +69,13 @@ class Clock:
 
 
 def machine(device: torch.device) -> str:
-    """The card and the libraries, as the tables name them."""
+    """The card and the libraries, as named in the tables."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
     return f"{name}, torch {torch.__version__}"
 
 
 def tables(found: dict[str, Figures], left_out: list[str], on: str) -> str:
-    """Both tables in Markdown, with what there was no time for."""
+    """Both tables in Markdown, with the rows that were skipped for lack of time."""
     rate = found["rate"]["bfloat16"]
     lines = [f"On {on}; products of random bf16 matrices {rate / 1e12:,.1f} TFLOP/s.", "", _TRAINED_HEAD]
     lines += [_trained_line(name, found, rate) for name in TRAINED if name in found]
@@ -110,7 +110,7 @@ def _trained_line(name: str, found: dict[str, Figures], rate: float) -> str:
 
 
 def write_between_marks(file: Path, text: str) -> None:
-    """Put the tables into a document, in the place of those before.
+    """Replace the tables in a document.
 
     Raises:
         SystemExit: the document has no such place.
@@ -139,7 +139,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _all(arguments: argparse.Namespace, clock: Clock) -> dict[str, Figures]:
-    """Of every row that there was time for, and that ran."""
+    """Results of every row that had time and ran."""
     found: dict[str, Figures] = {}
     rows = [name for name in NAMES if name in arguments.only]
     for name in ("weights", "rate", *(n for row in rows for n in _with_alternative(row))):
@@ -156,7 +156,7 @@ def _with_alternative(name: str) -> list[str]:
 
 
 def _in_a_process(name: str, arguments: argparse.Namespace, clock: Clock) -> Figures | None:
-    """Peaks and kernel caches are that process's alone; None where it failed or there was no time."""
+    """Run in a separate process, with its own peaks and kernel caches; None if it failed or there was no time."""
     if clock.left < SHORTEST and arguments.device == "cuda":
         return None
     command = [sys.executable, "-m", "benchmarks.gpu", "--measure", name, "--work", str(arguments.work)]

@@ -1,11 +1,12 @@
-"""The released shape once through all four stages, from files to an evaluation at 32,768 tokens, and its times.
+"""Runs all four stages on the released shape, from files to an evaluation at 32,768 tokens, and times them.
 
     python -m benchmarks.gpu_pipeline                   random weights of chatglm2-6b's shape, qlora, on a GPU
     python -m benchmarks.gpu_pipeline --preset tiny     the same in miniature, also on a CPU
     python -m benchmarks.gpu_pipeline --work /dev/shm   weights and a clone are written there, and removed after
 
-The stages run as DVC runs them, but by hand, so that a bare machine needs no dvc. The embedded base's tokenizer serves:
-its ids are within the released vocabulary. Random weights answer nothing; times and memory are those of real ones.
+The stages run as under DVC, but are started directly, so that a bare machine needs no dvc. The tokenizer is the
+embedded base's: its ids are within the released vocabulary. Random weights give no answers; times and memory are those
+of real ones.
 """
 
 import argparse
@@ -48,10 +49,10 @@ def main() -> None:
 
 
 def run_stages(clone: Path) -> dict[str, tuple[float, float | None]]:
-    """Seconds and peak GiB (of those that say it) of each stage.
+    """Seconds and peak GiB (if reported) of each stage.
 
     Raises:
-        SystemExit: a stage failed; what it said was printed.
+        SystemExit: a stage failed; its output was printed.
     """
     found = {}
     for stage in STAGES:
@@ -70,7 +71,7 @@ def run_stages(clone: Path) -> dict[str, tuple[float, float | None]]:
 
 
 def print_table(found: dict[str, tuple[float, float | None]]) -> None:
-    """In Markdown, with the whole at its end."""
+    """Print it as Markdown, with the total at the end."""
     print("| stage | s | peak GiB |\n|---|---|---|")
     for stage, (seconds, peak) in found.items():
         print(f"| {stage} | {seconds:,.0f} | {'–' if peak is None else f'{peak:.1f}'} |")

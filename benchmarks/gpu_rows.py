@@ -43,8 +43,8 @@ class Row:
     Args:
         words: for the table.
         lengths: of the rows of one batch; longer first.
-        beside: the alternative is measured too: transformers' Glm with peft's LoRA under Trainer.
-        steps: the fastest counts.
+        beside: also measure the alternative: transformers' Glm with peft's LoRA under Trainer.
+        steps: number of steps; the fastest counts.
     """
 
     words: str
@@ -57,7 +57,7 @@ class Row:
     steps: int = 6
 
 
-ALPACA = tuple(range(500, 100, -57))  # 8 rows, 300 tokens in the mean
+ALPACA = tuple(range(500, 100, -57))  # 8 rows, 300 tokens on average
 TRAINED = {
     "lora-8192": Row("LoRA bf16, 8,192", "lora", (8192,), beside=True),
     "record": Row("LoRA bf16, 4,096 x 2, rank 16", "lora", (4096, 4096), rank=16),
@@ -74,11 +74,11 @@ READ = {"read-32768": 32768}
 
 
 def measure(name: str, work: Path, preset: str, device: torch.device, shorter: int) -> Figures:
-    """One row by name; `glm-` in front is the alternative, `weights` makes what all of them load.
+    """Measure one row by name; with prefix `glm-` the alternative; `weights` writes the weights that all rows load.
 
     Args:
         work: folder of the weights.
-        shorter: lengths are divided by it.
+        shorter: divisor of the lengths.
     """
     weights, glm = work / "weights", work / "glm"
     if name == "weights":
@@ -119,7 +119,7 @@ def rows_of(lengths: tuple[int, ...]) -> TokenizedDataset:
 
 
 def _ours(weights: Path, work: Path, row: Row, rows: TokenizedDataset, device: torch.device) -> Figures:
-    """The train stage's own path: as many blocks are recomputed as memory lacks room for."""
+    """The train stage's own path: only as many blocks are recomputed as needed to fit memory."""
     tokens, dtype = int(rows.lengths.sum()), getattr(torch, row.dtype)
     params = TrainParams.model_validate(
         {
@@ -217,11 +217,11 @@ class _Timer(TrainerCallback):
 
 
 def _read(weights: Path, device: torch.device, tokens: int) -> Figures:
-    """A context read once in one chunk, and all its questions answered."""
+    """Read a context once in one chunk, and answer all its questions."""
     model = load_model(weights, dtype=torch.bfloat16, device=device, family="chatglm2")
     ids = torch.randint(3, 1000, (tokens,)).tolist()
     questions = [torch.randint(3, 1000, (QUESTION_TOKENS,)).tolist() for _ in range(QUESTIONS)]
-    read_context(model, ids[:512], 512)  # kernels are chosen at the first call
+    read_context(model, ids[:512], 512)  # the first call chooses kernels
     timer = _Timer(device)
     context = timer.of(lambda: read_context(model, ids, tokens))
     timer.of(lambda: answer_questions(context, questions, NEW_TOKENS, frozenset()))

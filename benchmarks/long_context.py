@@ -1,13 +1,13 @@
 """The long-context claim with its controls: the same questions to the base, plain and scaled, and to tuned models.
 
     make longcontext                                        what is missing, then docs/long-context.csv and .png
-    python -m benchmarks.long_context --jobs 4              that, four models at a time, a thread each
-    python -m benchmarks.long_context --longeval FOLDER     LongEval's own *_lines.jsonl files besides
-    python -m benchmarks.long_context --table               nothing new: table, CSV and picture of what is there
+    python -m benchmarks.long_context --jobs 4              the same, four models at a time, one thread each
+    python -m benchmarks.long_context --longeval FOLDER     also LongEval's own *_lines.jsonl files
+    python -m benchmarks.long_context --table               only the table, CSV and picture of existing results
 
-Every tuned model takes params.yaml's train section as it is: the same data, steps and position gaps' code; only
-`model.rope` and the seed differ. Models and answers are kept in .longcontext/, so an interrupted run goes on; each
-is made anew when what it depends on has changed, and the table leaves out what is not of the present state.
+Every tuned model uses params.yaml's train section unchanged: the same data, steps and position gaps; only `model.rope`
+and the seed differ. Models and answers are kept in .longcontext/, so an interrupted run continues; each is made again
+if its dependencies have changed, and the table leaves out outdated results.
 """
 
 import argparse
@@ -59,10 +59,10 @@ class Control:
     """A model to ask.
 
     Args:
-        seeds: of its tuning; None = the base, not tuned.
+        seeds: of its tuning; None = the untuned base.
         tables: precision in which the rotary tables are built.
-        of: take the tuned model of this control instead of tuning one.
-        longeval: LongEval's own files are asked too.
+        of: use the tuned model of this control instead of tuning one.
+        longeval: also ask LongEval's own files.
     """
 
     name: str
@@ -113,7 +113,7 @@ def main() -> None:
         first = [(c, seed) for c in chosen for seed in c.seeds if c.of is None]
         then = [(c, seed) for c in chosen for seed in c.seeds if c.of is not None]
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            for pairs in (first, then):  # a list at a time: the second takes models of the first
+            for pairs in (first, then):  # one list at a time: the second uses models of the first
                 list(pool.map(lambda pair: _in_a_process(pair[0], pair[1], arguments.longeval), pairs))
     answers = {
         control.name: [some for seed in control.seeds if (some := read_answers(control, seed))] for control in chosen
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> None:
-    """A process of its own, so that one model's memory is given back before the next."""
+    """Run in a separate process, so that one model's memory is freed before the next."""
     command = [sys.executable, "-m", "benchmarks.long_context", "--one", control.name, str(seed)]
     command += ["--longeval", str(longeval)] if longeval else []
     folder = _folder(control, seed)
@@ -139,7 +139,7 @@ def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> 
 
 
 def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
-    """Tune where that is asked for, ask all questions, and keep the answers; what is there already is left."""
+    """Tune if requested, ask all questions, and keep the answers; existing results stay."""
     quiet_libraries()
     torch.set_num_threads(1)
     params = settled_params()
@@ -156,19 +156,19 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
 
 
 def settled_params() -> Settled:
-    """What params.yaml means for its base on a CPU."""
+    """params.yaml, settled for its base on a CPU."""
     params = load_params(ROOT / "params.yaml")
     return settle(params, read_base(_base()), "cpu")
 
 
 def generated_questions(control: Control, params: Settled) -> GeneratedCases:
-    """What a control is asked, LongEval's files apart."""
+    """The questions for a control, without LongEval's files."""
     settings = params.evaluate.retrieval
     return GeneratedCases(["lines"], control.lengths, control.contexts, QUESTIONS, settings.depths, settings.seed)
 
 
 def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
-    """Make a file or folder unless it is there for this key; what is being written never looks whole."""
+    """Make a file or folder unless it exists for this key; an unfinished one never looks complete."""
     if _key(path) == key:
         return
     _key_file(path).unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
 
 
 def _key(path: Path) -> str:
-    """What a file or folder was made for; empty where there is none, or only a half."""
+    """The key that a file or folder was made for; empty if there is none, or it is unfinished."""
     return _key_file(path).read_text() if _key_file(path).is_file() else ""
 
 
@@ -230,7 +230,7 @@ def _base() -> Path:
 
 
 class HalfTables(RotaryEmbedding):
-    """Angles as the released code builds them: positions, frequencies and their product in half precision."""
+    """Angles as in the released code: positions, frequencies and their product in half precision."""
 
     def __init__(self, rope: dict[str, Any], rotary_channels: int, dtype: torch.dtype) -> None:
         super().__init__(rope, rotary_channels)
@@ -243,7 +243,7 @@ class HalfTables(RotaryEmbedding):
 
 
 def _model_key(control: Control, seed: int | None) -> str:
-    """What a model and its answers depend on: code, base, RoPE; where it is tuned, seed, rows and the train section."""
+    """Dependencies of a model and its answers: code, base, RoPE; if tuned, also seed, rows and the train section."""
     rooms = ("text", "lines", "evaluation", "model", "training", "family.py")
     code = source_fingerprint(*(ROOT / "glm2core" / name for name in rooms))
     parts: list[Any] = [
@@ -261,13 +261,13 @@ def _model_key(control: Control, seed: int | None) -> str:
 
 
 def _answers_key(control: Control, seed: int | None) -> str:
-    """That, and the questions."""
+    """The model's key, and the questions."""
     questions = [control.lengths, control.contexts, load_params(ROOT / "params.yaml").evaluate.retrieval.seed]
     return hashlib.sha256(json.dumps([_model_key(control, seed), *questions]).encode()).hexdigest()
 
 
 def _longeval_key(control: Control, seed: int | None, files: list[Path]) -> str:
-    """Two words, the model's key first: a table knows the model, but not the files that were asked."""
+    """Two words, the model's key first: a table knows the model, but not the files."""
     return f"{_model_key(control, seed)} {hashlib.sha256(''.join(map(sha256_file, files)).encode()).hexdigest()}"
 
 
@@ -281,7 +281,7 @@ def _folder(control: Control, seed: int | None) -> Path:
 
 
 def read_answers(control: Control, seed: int | None) -> list[Answer]:
-    """The answers that are of the present params and base."""
+    """The answers that belong to the current params and base."""
     folder, names = _folder(control, seed), {field.name for field in fields(Answer)}
     keys = {"answers.jsonl": _answers_key(control, seed), "longeval.jsonl": _model_key(control, seed)}
     current = [folder / name for name, key in keys.items() if _key(folder / name).startswith(key)]

@@ -12,7 +12,7 @@ from glm2core.evaluation.plots import length_name
 from glm2core.evaluation.scores import Answer, score, wilson_interval
 
 _TRAINED_ON = 2048  # tokens
-# Control -> its label, colour, the point that is labelled, where the label stands from there, and which of its ends
+# Control -> its label, colour, the labelled point, the label's offset from it, and which end of the label
 _STORY = {
     "linear 16, tuned": ("positions / 16, tuned", "tab:blue", -1, (0, 13), "right"),
     "YaRN 16, tuned": ("YaRN 16, tuned", "tab:orange", -1, (0, -13), "right"),
@@ -22,10 +22,10 @@ _STORY = {
 
 
 def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[dict[str, Any]]:
-    """A row a control and length (or LongEval file): all seeds together, and the lowest and highest of them.
+    """One row per control and length (or LongEval file): all seeds together, and the lowest and highest of them.
 
     Args:
-        answers_by_control: by a control's name, the answers of each seed that has some.
+        answers_by_control: control's name -> the answers of each seed that has some.
     """
     for name, by_seed in answers_by_control.items():
         answers = [answer for some in by_seed for answer in some]
@@ -55,7 +55,7 @@ def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[di
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Markdown: per cent right with the 95% interval; with several seeds their range."""
+    """Print Markdown: per cent right with the 95% interval; for several seeds, their range."""
     lengths = sorted({row["length"] for row in rows if row["length"]})
     print("| model | " + " | ".join(map(length_name, lengths)) + " |\n" + "|---" * (1 + len(lengths)) + "|")
     for name in dict.fromkeys(row["control"] for row in rows):
@@ -82,7 +82,7 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """The four controls that tell the story, each named beside its line, and the border of what was trained on."""
+    """Plot the four most important controls, each labelled at its line, and the limit of the training range."""
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

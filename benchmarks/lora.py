@@ -1,11 +1,11 @@
-"""A step of LoRA by one function (glm2core/model/lora.py) beside peft's layers, in turns, on this machine.
+"""A LoRA step with one function (glm2core/model/lora.py) against peft's layers, alternating, on this machine.
 
     python -m benchmarks.lora                     the 86 M network, rank 8 on all four linears, 8 rows of 256 tokens
     python -m benchmarks.lora --dtype float32     in another dtype
     GLM2CORE_CPU=avx2 python -m benchmarks.lora   as a CPU without bf16 arithmetic: bf16 weights, fp32 products
 
 The default drops nothing (`train.lora.dropout: 0`); peft is measured with the same, and with its usual 0.05. A step is
-forward, backward and AdamW. Each figure is the median of the steps, and each ratio that of steps side by side.
+forward, backward and AdamW. Each figure is the median of the steps, each ratio the median over alternating steps.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def _base(arguments: argparse.Namespace, device: torch.device) -> Any:
 
 
 def _step(model: nn.Module, arguments: argparse.Namespace, device: torch.device) -> Callable[[], float]:
-    """One step of training on the same batch, which tells its seconds."""
+    """One training step on the same batch; returns its seconds."""
     optimizer = make_optimizer(model, name="adamw", learning_rate=1e-4, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 300, (arguments.rows, arguments.tokens), generator=generator)

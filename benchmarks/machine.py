@@ -1,4 +1,4 @@
-"""What a benchmark's figures were taken on: the CPU's class, and its matrix rates."""
+"""The machine of a benchmark: the CPU's class and its matrix rates."""
 
 import torch
 
@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def print_machine() -> None:
-    """One line, in about a second: class, threads, and the rates of fp32 and bf16 products of random values."""
+    """Print one line, within about a second: class, threads, and the rates of fp32 and bf16 products."""
     rates = []
     for dtype in (torch.float32, torch.bfloat16):
         emulated = "" if computes_in(dtype, CPU) else " (no such arithmetic)"

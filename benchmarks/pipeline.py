@@ -1,11 +1,11 @@
-"""The main path as a user meets it: wall time and peak memory of each command, in a clone.
+"""The main path of a user: wall time and peak memory of each command, in a clone.
 
-    python -m benchmarks.pipeline                          the embedded default, and a second, idle run
+    python -m benchmarks.pipeline                          the embedded default, and a second run with nothing to do
     python -m benchmarks.pipeline --sources a.json b.json  the same pipeline on these Alpaca files
 
-A clone of the committed state is made in a temporary folder, so the working tree and its MLflow
-store stay as they are. Peak memory is the largest sum of resident memory over the whole process
-tree, sampled ten times a second.
+It clones the committed state into a temporary folder, so the working tree and its MLflow store
+stay unchanged. Peak memory is the largest sum of resident memory over the whole process tree,
+sampled ten times a second.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Products of bf16 weights that are widened to fp32 a block at a time, against fp32 weights, side by side on this CPU.
+"""Products of bf16 weights, widened to fp32 block by block, against fp32 weights, alternating on this CPU.
 
-    python -m benchmarks.products            the linears of the released network, on 500 tokens and on one
+    python -m benchmarks.products            the linear layers of the released network, on 500 tokens and on one
     GLM2CORE_CPU=avx2 python -m benchmarks.products     as a CPU without bf16 arithmetic
 
 `share` is of the fp32 matrix rate, for forward and backward together; it should be 60% or more.
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _seconds(product: Product, x: Tensor, weight: Tensor, *, training: bool) -> float:
-    """Of forward, and in training of backward for input and weight: the best of a few."""
+    """Seconds of forward and, in training, of backward for input and weight: the best of a few."""
     x, weight = (tensor.detach().requires_grad_(training) for tensor in (x, weight))
     gradient = torch.randn(len(x), len(weight))
     best = float("inf")

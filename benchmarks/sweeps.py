@@ -1,12 +1,12 @@
-"""The sweeps of docs/recipes.md, run for real in a temporary clone, and their result tables.
+"""Runs the sweeps of docs/recipes.md in a temporary clone, and writes their result tables.
 
     python -m benchmarks.sweeps                                  all of them, into docs/sweeps/<name>.csv and .md
     python -m benchmarks.sweeps rope --jobs 2                    one of them, two experiments at a time
     python -m benchmarks.sweeps method --steps 20 --lengths 512 1024 --first 2 --out .sweeps     a quick try
 
-A clone of the committed state is made, the shared stages run once, the experiments are queued and worked off by DVC's
-own commands, and the table is what `dvc exp show` says. Settings are shortened for a CPU: 300 steps a model, contexts
-to 4,096 tokens; so the figures compare the experiments with one another, not with the default run.
+It clones the committed state, runs the shared stages once, queues and runs the experiments with DVC's own commands, and
+takes the table from `dvc exp show`. Settings are shortened for a CPU: 300 steps per model, contexts up to 4,096 tokens;
+so the figures compare the experiments with each other, not with the default run.
 """
 
 import argparse
@@ -44,8 +44,8 @@ class Sweep:
 
     Attributes:
         swept: key -> its values; every combination is an experiment.
-        fixed: what all of its experiments change besides.
-        shared: the last stage that all experiments have in common.
+        fixed: further changes in all of its experiments.
+        shared: the last stage that all experiments share.
     """
 
     swept: dict[str, tuple[str, ...]]
@@ -83,7 +83,7 @@ def _run(name: str, sweep: Sweep, clone: Path, arguments: argparse.Namespace) ->
     settings = [*COMMON, *sweep.fixed, f"train.max_steps={arguments.steps}"]
     settings.append(f"evaluate.retrieval.lengths={arguments.lengths}".replace(" ", ""))
     started = time.perf_counter()
-    # Once, before two workers meet an empty cache and both do it.
+    # Once, so that two workers do not both do it for an empty cache.
     _dvc(clone, "repro", sweep.shared)
     _commit(clone)
     combinations = list(itertools.product(*sweep.swept.values()))[: arguments.first]
@@ -104,11 +104,11 @@ def _overrides(changes: Sequence[str]) -> list[str]:
 def _work_off(clone: Path, jobs: int) -> None:
     """Run the queue to its end.
 
-    The workers go on in the background and would hold a pipe open, so their start is not captured.
+    The workers continue in the background and would hold a pipe open, so the output of their start is not captured.
     """
     _dvc(clone, "queue", "start", "-j", str(jobs))
     while any(word in (status := _output(clone, "queue", "status")) for word in ("Queued", "Running")):
-        time.sleep(20)  # each look is a process of its own, and takes from the workers
+        time.sleep(20)  # each check is a separate process and slows down the workers
     _dvc(clone, "queue", "stop")
     print(status, flush=True)
     if "Failed" in status:
@@ -121,12 +121,12 @@ def _failures(clone: Path, status: str) -> str:
 
 
 def _table(clone: Path, name: str, keys: list[str]) -> list[dict[str, str]]:
-    """What `dvc exp show` says of the sweep's experiments: the swept keys, then the headline figures."""
+    """The sweep's experiments in `dvc exp show`: the swept keys, then the headline figures."""
     shown = list(csv.DictReader(io.StringIO(_output(clone, "exp", "show", "--csv"))))
     own = [row for row in shown if row["Experiment"].startswith(f"{name}-")]
     if not own:
         sys.exit("dvc exp show lists none of the experiments")
-    # The committed run's lengths are columns too; only those that were asked here count.
+    # The committed run's lengths are columns as well; only those asked here count.
     asked = [key for key in own[0] if key.startswith(BY_LENGTH) and any(row[key] for row in own)]
     lengths = sorted(asked, key=lambda key: int(key.split("_")[-1]))
     columns = [*keys, *FIGURES, *lengths]
@@ -142,7 +142,7 @@ def _rounded(text: str) -> str:
 
 
 def _stages_that_ran(clone: Path) -> str:
-    """How often each stage really ran, by MLflow's rows."""
+    """How often each stage actually ran, counted in MLflow."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow.tracking import MlflowClient
 

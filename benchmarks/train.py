@@ -1,11 +1,11 @@
-"""Training against other ways to do the same work, and what the 6.24 B network takes; each row one process.
+"""Training against other ways to do the same work, and the cost of the 6.24 B network; one process per row.
 
     python -m benchmarks.train                                 all rows (hours: the 6.24 B network is trained)
     python -m benchmarks.train --only speed checkpoint         some of them
     python -m benchmarks.train --data alpaca.json --steps 120  other rows, more steps
 
-Ratios are of runs one after the other on this machine. `full`, `nf4` and `export` write random weights of the
-released shape (12.5 GB, and `export` as many for its result) into a temporary folder and remove them after.
+Ratios compare successive runs on this machine. `full`, `nf4` and `export` write random weights of the released shape
+(12.5 GB, and `export` as much again for its result) into a temporary folder and remove them afterwards.
 """
 
 import argparse
@@ -26,7 +26,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the closing table."""
+    """One line of the closing table."""
 
     measure: str
     target: str
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """One measurement, in the process that was started for it."""
+    """One measurement, in its own process."""
     import torch
 
     from benchmarks import train_large, train_small
@@ -102,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 
 def in_a_process(name: str, arguments: argparse.Namespace) -> Figures:
-    """Measure in a process of its own: peaks and kernel caches are that one's alone."""
+    """Measure in a separate process, with its own peaks and kernel caches."""
     print(f"== {name}", flush=True)
     names = ("preset", "large", "layers", "data", "steps", "large_steps", "tokens", "threads", "work")
     options = [part for key in names for part in (f"--{key.replace('_', '-')}", str(getattr(arguments, key)))]
@@ -174,7 +174,7 @@ def exported(measured: Measured) -> list[Row]:
 
 
 def estimated(name: str, found: Figures) -> Row:
-    """The peak against what `python -m glm2core memory` counts."""
+    """The peak against the estimate of `python -m glm2core memory`."""
     off = found["estimate_gib"] / found["peak_gib"] - 1
     return Row(f"{name}, large: estimate", "within 15%", f"{found['estimate_gib']:.2f} ({off:+.0%})", abs(off) <= 0.15)
 

@@ -1,4 +1,4 @@
-"""What benchmarks/train.py trains on: Alpaca rows as the pipeline tokenizes them, weights as the released ones lie."""
+"""Data of benchmarks/train.py: Alpaca rows as the pipeline tokenizes them, and weights in the released layout."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ def tokenized_rows(data: Path, folder: Path, vocabulary: int) -> tuple[Tokenized
     convert_sources(
         ConvertParams(sources=[Source(path=str(data), format="alpaca")], max_rejected_fraction=0.5), converted
     )
-    # Pieces besides these, and rows of the network that a multiple of 64 adds, fit into the preset's vocabulary.
+    # Further pieces, and the rows that padding to a multiple of 64 adds, fit into the preset's vocabulary.
     tokenizer = train_tokenizer(_texts(converted / "train.parquet"), vocabulary - 64)
     params = TokenizeParams(vocabulary_size=vocabulary - 64, threads=os.cpu_count() or 1)
     encode_converted(converted, tokenized, tokenizer, "chatglm2", params)
@@ -45,11 +45,11 @@ def tokenized_rows(data: Path, folder: Path, vocabulary: int) -> tuple[Tokenized
 
 
 def write_released_weights(folder: Path, preset: str, device: torch.device | None = None, *, layers: int = 0) -> None:
-    """Random bf16 weights of a preset's shape as the released ones lie: safetensors shards with their index.
+    """Random bf16 weights of a preset's shape in the released layout: safetensors shards with their index.
 
     Args:
         device: draws the numbers; None = the CPU, which takes minutes for billions.
-        layers: blocks; 0 = as many as the preset has.
+        layers: blocks; 0 = the preset's number.
 
     Raises:
         SystemExit: too little disk.
@@ -107,7 +107,7 @@ def _write_shards(folder: Path, shapes: dict[str, torch.Size], size: int, device
     pending: dict[str, Tensor] = {}
     number = 1
     for position, (name, shape) in enumerate(shapes.items(), start=1):
-        # Of the released scale, so that losses and gradients are finite; norms are ones.
+        # At the released scale, so that losses and gradients are finite; norms are ones.
         weight = torch.ones(shape) if "norm" in name else None
         pending[name] = (
             torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator).cpu()
@@ -128,7 +128,7 @@ def _write_shards(folder: Path, shapes: dict[str, torch.Size], size: int, device
 def anonymous_peak() -> Iterator[list[float]]:
     """The peak of this process's resident memory without mapped file pages, in GiB, as the one entry of a list.
 
-    The kernel keeps no peak of that figure, so it is looked at fifty times a second.
+    The kernel keeps no peak of that figure, so it is sampled fifty times a second.
     """
     peak = [_anonymous()]
     done = threading.Event()

@@ -1,4 +1,4 @@
-"""Rows 1, 2, 3, 6 and 7 of benchmarks/train.py: a small network, our trainer and others on the same rows."""
+"""Rows 1, 2, 3, 6 and 7 of benchmarks/train.py: a small network with our trainer and others, on the same rows."""
 
 import statistics
 import tempfile
@@ -30,7 +30,7 @@ Figures = dict[str, float]
 
 
 class TimedCheckpoints(CheckpointFolder):
-    """Checkpoints that tell how long their writes took."""
+    """Checkpoints that record the time of their writes."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, keep=1, notice=print)
@@ -44,7 +44,7 @@ class TimedCheckpoints(CheckpointFolder):
 
 
 class NoCheckpoints(CheckpointFolder):
-    """Nothing is written: the measurement is about something else, and 6.24 B take 12.5 GB a time."""
+    """Writes nothing: the measurement is about something else, and 6.24 B parameters take 12.5 GB per write."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, keep=1, notice=print)
@@ -54,14 +54,14 @@ class NoCheckpoints(CheckpointFolder):
 
 
 def ours(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """Real tokens a second and MFU of the train stage's own path."""
+    """Real tokens per second and MFU of the train stage's own path."""
     outcome = _train(preset, rows, steps=steps, dtype="bfloat16")
     points = [record for record in outcome.progress.records if "loss" in record and record["step"] > warm(steps)]
     return {name: statistics.mean(point[name] for point in points) for name in ("tokens_per_second", "mfu")}
 
 
 def original(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """The original's recipe: fp32, a row a step, every row padded to 500 and masked, all logits, plain AdamW."""
+    """The original's recipe: fp32, one row per step, every row padded to 500 and masked, all logits, plain AdamW."""
     model = GlmForCausalLM(glm_config(preset_config(preset))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     order = np.random.default_rng(0).permutation(len(rows[0]))
@@ -107,7 +107,7 @@ def validation_losses(preset: str, rows: tuple[TokenizedDataset, TokenizedDatase
 
 
 def checkpoint_cost(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """Seconds of a checkpoint's write against those of the steps between two, at the default interval."""
+    """Seconds of a checkpoint's write against the seconds of the steps between two, at the default interval."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = TimedCheckpoints(Path(folder) / "run")
         outcome = _train(preset, rows, steps=steps, dtype="bfloat16", checkpoints=checkpoints)
@@ -163,12 +163,12 @@ def padded(rows: list[tuple[np.ndarray, ...]], to: int | None = None) -> dict[st
 
 
 def warm(steps: int) -> int:
-    """Steps that no way to train is timed in: kernels are chosen for every new shape."""
+    """Steps that are not timed: kernels are chosen for every new shape."""
     return steps // 2
 
 
 class _Meter:
-    """Real tokens a second of the steps after the first `warm` ones."""
+    """Real tokens per second of the steps after the first `warm` ones."""
 
     def __init__(self, warm: int) -> None:
         self._warm, self._steps, self._tokens, self._started = warm, 0, 0, 0.0
@@ -181,7 +181,7 @@ class _Meter:
         self._steps += 1
 
     def rate(self) -> float:
-        """To be called as the last step ends."""
+        """The rate; call it when the last step ends."""
         return self._tokens / (time.perf_counter() - self._started)
 
 

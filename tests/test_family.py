@@ -32,8 +32,8 @@ def write(folder: Path, config: dict[str, Any], files: dict[str, Any]) -> Path:
 @pytest.mark.parametrize(
     ("config", "files", "name", "member", "evidence"),
     [
-        ({}, {}, "model", "chatglm2", "in doubt"),
-        ({}, {TOKENIZER: {}}, "model", "chatglm2", "in doubt"),
+        ({}, {}, "model", "chatglm2", "assumed"),
+        ({}, {TOKENIZER: {}}, "model", "chatglm2", "assumed"),
         ({}, {}, "my-chatglm3-tuned", "chatglm3", "the folder's name is 'my-chatglm3-tuned'"),
         ({}, {}, "codegeex2-6b", "chatglm2", "the folder's name is 'codegeex2-6b'"),
         ({"rope_ratio": 16}, {}, "model", "chatglm2", "rope_ratio 16"),

@@ -1,7 +1,7 @@
 """Invented names, places, dates and amounts, split so that no held-out row has an entity that is ever trained on.
 
-A hash of its text decides the split of each entity: of a given name and of a family name (Chinese family names apart,
-for they are few), of a place, of a date, of an amount. So the two never meet, whatever the seeds.
+A hash of its text decides the split of each entity: of a given name and of a family name (except the few Chinese family
+names), of a place, of a date, of an amount. So the two never overlap, whatever the seeds.
 """
 
 import functools
@@ -43,7 +43,7 @@ _MONTHS = tuple("January February March April May June July August September Oct
 
 @dataclass(frozen=True)
 class EntityPool:
-    """What the entities of one split and language are drawn from."""
+    """The words from which the entities of one split and language are drawn."""
 
     language: Language
     split: EntitySplit
@@ -84,7 +84,7 @@ class EntityPool:
 
 @functools.cache
 def pool(language: Language, split: EntitySplit) -> EntityPool:
-    """The entities of a split: 3,000 given names and 3,000 places to train with, 750 of each held out."""
+    """The entities of a split: 3,000 given names and 3,000 places for training, 750 of each held out."""
     amounts = tuple(amount for amount in _AMOUNTS if split_of(str(amount)) == split)
     if language == "zh":
         return EntityPool(language, split, _FAMILIES, _words(split, _zh_given), _words(split, _zh_place), amounts)

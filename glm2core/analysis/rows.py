@@ -1,10 +1,10 @@
-"""Rows of text analysis from a seed: what to extract from a text or a dialogue stands in it word for word.
+"""Rows of text analysis from a seed: the answer is in the text or dialogue word for word.
 
 extract    one text, one question: a name, date, amount, place or relation
 texts      several texts, one task over all of them: list, look up, or tell which text it is
 tasks      several questions about one text, in one conversation
 judgement  whether a claim is true by the text, ` EXPLAIN: ... CONCLUSION: ...`
-dialogue   a user asks for what they told rounds ago
+dialogue   a user asks about something they said rounds ago
 """
 
 import random
@@ -22,13 +22,13 @@ Kind = Literal["extract", "texts", "tasks", "judgement", "dialogue"]
 KINDS: tuple[Kind, ...] = ("extract", "texts", "tasks", "judgement", "dialogue")
 _ATTRIBUTES = ("place", "date", "amount", "relation")
 _LISTED = ("place", "date", "amount")
-_OWNER_SHARE = 0.25  # of the questions: who, by the value
-_OTHERS_VALUE_SHARE = 0.5  # of the wrong claims: the value is another person's of the same text
+_OWNER_SHARE = 0.25  # of the questions: ask for the person by the value
+_OTHERS_VALUE_SHARE = 0.5  # of the wrong claims: the value is that of another person in the same text
 
 
 @dataclass(frozen=True)
 class AnalysisRow:
-    """A conversation with what its scores are grouped by."""
+    """A conversation with the keys that its scores are grouped by."""
 
     split: EntitySplit
     kind: Kind
@@ -46,9 +46,9 @@ class _Fact:
 
 
 def generate_rows(spec: GeneratedAnalysis, *, held_out: bool = True) -> Iterator[AnalysisRow]:
-    """`spec.rows` rows to train on, then, if wanted, `spec.held_out_rows` about entities that none of them has.
+    """`spec.rows` training rows, then, if wanted, `spec.held_out_rows` about entities that none of them has.
 
-    A row depends on the seed and its number alone.
+    A row depends only on the seed and its number.
     """
     for number in range(spec.rows):
         yield _drawn_row(spec, "training", number)
@@ -128,7 +128,7 @@ class _Maker:
             relation = self._rng.choice(self._wording.relations)
             rounds.append((self._told(attribute, value, relation), self._rng.choice(self._wording.replies)))
             recalled.append((self._recalled(attribute, relation), value))
-        # Not the last thing told: that was no rounds ago
+        # Not the last thing said: it is in the previous round
         rounds.append(self._rng.choice(recalled[:-1]))
         return _rounds(rounds)
 

@@ -1,6 +1,6 @@
-"""What the rows of text analysis say: several wordings for each thing, in English and Chinese.
+"""The texts of the rows of text analysis: several wordings for each purpose, in English and Chinese.
 
-`{name}` is the person a fact is about, `{value}` what the fact says of them, `{relation}` a word such as brother.
+`{name}` is the person a fact is about, `{value}` what it says about them, `{relation}` a word such as brother.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from glm2core.analysis.entities import Language
 class AttributeWording:
     """One kind of fact about a person.
 
-    facts: it is told of somebody.
-    questions: its value is asked for, by the name.
-    owners: the name is asked for, by the value.
-    told, recalled: a user tells it of themselves, and asks for it rounds later.
-    listed: all values of several texts are asked for.
+    facts: state it of a person.
+    questions: ask for its value by the name.
+    owners: ask for the name by the value.
+    told, recalled: a user says it of themselves, and asks for it rounds later.
+    listed: ask for the values in several texts.
     """
 
     facts: tuple[str, ...]
@@ -31,10 +31,10 @@ class AttributeWording:
 class LanguageWording:
     """A language.
 
-    judged: asks whether the claim that follows is true.
-    replies: to what a user tells.
-    located: asks which text names a value.
-    explanation: puts what the text says beside what the claim says, which the conclusion follows from.
+    judged: ask whether the claim that follows is true.
+    replies: to what a user says.
+    located: ask which text names a value.
+    explanation: compares the text with the claim; the conclusion follows from it.
     """
 
     attributes: dict[str, AttributeWording]

@@ -1,1 +1,1 @@
-"""Generated records of lines with questions about them: to train on, and to measure retrieval by."""
+"""Generated records of lines with questions about them: for training, and for measuring retrieval."""

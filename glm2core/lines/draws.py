@@ -1,4 +1,4 @@
-"""Keys, numbers, uuids and names for the facts of a record: of one split, and none twice in a record."""
+"""Keys, numbers, uuids and names for the facts of a record: from one split, none twice in a record."""
 
 import itertools
 import math
@@ -10,23 +10,23 @@ from collections.abc import Callable
 from glm2core.lines.records import Line
 from glm2core.lines.words import Pool, Split, pool, split_of
 
-_ALIKE = 0.5  # share of numbers and uuids that are made from an earlier one
-_ALIKE_KEYS = 24  # words on each side that keys which nearly collide are made of
+_ALIKE = 0.5  # share of numbers and uuids that are derived from an earlier one
+_ALIKE_KEYS = 24  # words per side for keys that nearly collide
 _DIGITS = 7  # RULER's numbers
 _NAME_LETTERS = 5  # RULER's variables
 _CODED_LETTERS = 6  # RULER's coded words
 _SENTENCE_WORDS = (4, 9)
-_START = 8  # characters of a uuid that an alike one may share
+_START = 8  # characters of a uuid that a similar one may share
 
 
 class Draws:
-    """Draws from the words of one split; no draw of one method gives the same thing twice.
+    """Draws from the words of one split; no method draws the same thing twice.
 
-    Numbers, uuids, names and coded words are told apart by the same hash as words are.
+    The hash that splits words also splits numbers, uuids, names and coded words.
 
     Args:
-        alike: keys share words, numbers all digits but one, uuids their start: a long record's near collisions in a
-            short one.
+        alike: keys share words, numbers all digits but one, uuids their start: the near collisions of a long record
+            in a short one.
     """
 
     def __init__(self, rng: random.Random, split: Split, *, alike: bool = False) -> None:
@@ -43,7 +43,7 @@ class Draws:
         return self.line().key
 
     def line(self) -> Line:
-        """A line of kind `lines`, its key as `key` draws it."""
+        """A line of kind `lines`, with a key as drawn by `key`."""
         for tried in itertools.count():
             words = self._keys if tried < _ALIKE_KEYS else self._pool  # fewer words may all be taken
             line = Line(self.rng.choice(words.adjectives), self.rng.choice(words.nouns), self.rng.choice(words.values))
@@ -65,13 +65,13 @@ class Draws:
         return self._new("coded", lambda: self._letters(string.ascii_lowercase, _CODED_LETTERS), None)
 
     def sentence(self) -> str:
-        """A sentence of invented words, which says nothing."""
+        """A meaningless sentence of invented words."""
         words = [self.rng.choice(self.rng.choice((self._pool.adjectives, self._pool.nouns)))]
         words += (self.rng.choice(self._pool.nouns) for _ in range(self.rng.randint(*_SENTENCE_WORDS)))
         return " ".join(words).capitalize() + "."
 
     def words(self, fewest: int, most: int) -> str:
-        """Invented words, which may come again."""
+        """Invented words, possibly repeated."""
         count = self.rng.randint(fewest, most)
         return " ".join(self.rng.choice(self._pool.nouns) for _ in range(count))
 
@@ -96,7 +96,7 @@ def _fewer(words: Pool, rng: random.Random) -> Pool:
 
 
 def _one_off(rng: random.Random, earlier: str, other: str) -> str:
-    """`earlier` with one place, not the first, taken from `other`."""
+    """`earlier` with one character, not the first, taken from `other`."""
     place = rng.randrange(1, len(earlier))
     return earlier[:place] + other[place] + earlier[place + 1 :]
 

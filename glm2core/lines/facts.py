@@ -1,4 +1,4 @@
-"""RULER's kinds of facts, each with its question, and the lines that such facts are hidden among.
+"""RULER's kinds of facts, each with its question, and the lines among which such facts are hidden.
 
 niah_single_1: one key with a number among sentences. niah_multikey_2, _3: one of many keys with numbers, or with uuids.
 niah_multivalue: all four numbers of a key. niah_multiquery: the numbers of four keys. vt: all variables of a chain of
@@ -17,7 +17,7 @@ from glm2core.lines.wordings import Wording
 
 Sort = Literal["line", "hidden", "number", "token", "station", "assignment", "coded", "noise"]
 
-ONCE = ("niah_single_1", "fwe")  # kinds that a record can be asked once
+ONCE = ("niah_single_1", "fwe")  # kinds with one question per record
 HOPS = (1, 2, 4)
 LEAST_CODED_LINES = 5
 _VALUES = 4
@@ -33,12 +33,12 @@ class Fact:
     """Lines of a record with one question about them.
 
     Args:
-        kind: as tables name it: vt with its hops, `vt_2`.
+        kind: its name in tables: vt with its hops, `vt_2`.
         sort: of its lines.
-        lines: in the order in which they stand in the record, others between them.
+        lines: in their order in the record, with others between them.
         question: about them.
-        references: what an answer has to hold, in the order of the answer.
-        answer: the lines again: small models learn to copy long before they learn to name a part alone.
+        references: what an answer must hold, in the order of the answer.
+        answer: the lines again: small models learn to copy long before they learn to name only a part.
     """
 
     kind: str
@@ -50,10 +50,10 @@ class Fact:
 
 
 def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator[Fact]:
-    """Facts of a `FactKind` without end; of niah_single_1 one, and of fwe none: its fact is that of `coded_lines`.
+    """Endless facts of a `FactKind`; one of niah_single_1, and none of fwe, whose fact comes from `coded_lines`.
 
     Args:
-        start: facts of vt that were made before, which decides the hops of the next.
+        start: number of earlier facts of vt; it decides the hops of the next.
     """
     match kind:
         case "lines":
@@ -79,7 +79,7 @@ def coded_lines(seed: int, words: Sequence[str], wording: Wording, count: int) -
 
     Args:
         seed: of their order.
-        words: coded words, the most frequent first; the rank before them is that of dots.
+        words: coded words, the most frequent first; dots have the rank before them.
         count: at least `LEAST_CODED_LINES`.
     """
     total = _CODED_WORDS * count
@@ -98,15 +98,15 @@ def coded_lines(seed: int, words: Sequence[str], wording: Wording, count: int) -
 
 
 def haystack_sort(kind: str) -> Sort:
-    """Of what the lines are that facts of a kind are hidden among: more of the same, or noise."""
+    """The sort of lines among which facts of a kind are hidden: more of the same, or noise."""
     return _HAYSTACKS.get(kind, "noise")
 
 
 def haystack(sort: Sort, draws: Draws, wording: Wording, *, invented: bool) -> Iterator[str]:
-    """Lines without end that are not asked about.
+    """Endless lines that are not asked about.
 
     Args:
-        invented: every other sentence of noise is made of invented words.
+        invented: every other noise sentence has invented words.
     """
     make: dict[Sort, Callable[[], str]] = {
         "line": lambda: draws.line().text,
@@ -151,7 +151,7 @@ def _values(draws: Draws, wording: Wording) -> Fact:
 
 
 def _queries(draws: Draws, wording: Wording) -> Iterator[Fact]:
-    """The first brings four lines into the record, each other one: its other three are asked of earlier lines."""
+    """The first fact adds four lines to the record; each later one adds one and also asks for three earlier lines."""
     known: list[tuple[str, str, str]] = []
     while True:
         new = []

@@ -1,4 +1,4 @@
-"""A record that holds facts of several kinds among other lines, each fact at a place that is known."""
+"""A record with facts of several kinds among other lines, each fact at a known place."""
 
 import itertools
 import random
@@ -10,8 +10,8 @@ from glm2core.lines.draws import Draws
 from glm2core.lines.facts import LEAST_CODED_LINES, Fact, Sort, coded_lines, haystack, haystack_sort
 from glm2core.lines.wordings import Wording
 
-_CODED = 64  # words at most; the last of so many stands once in 2,600 lines
-_SAMPLE = 16  # lines of a sort that tell how long one is
+_CODED = 64  # maximum words; the last of them appears once in 2,600 lines
+_SAMPLE = 16  # lines of a sort from which its line length is estimated
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class AskedFact:
     """A fact of a record.
 
     Args:
-        depth: of its line, 0 = the record's start; None where it has several.
+        depth: of its line, 0 = the record's start; None if it has several.
         candidates: lines of its sort in the record.
     """
 
@@ -29,12 +29,12 @@ class AskedFact:
 
 
 class Mixture:
-    """Facts with their places, and lines of their kinds to fill a record with.
+    """Facts with their places, and lines of their kinds that fill the record.
 
     Args:
-        asked: facts, each with a place in [0, 1) for each of its lines, rising.
-        kinds: whose haystacks fill the record, an equal number of characters each.
-        invented: half of the noise is made of invented words.
+        asked: facts, each with a place in [0, 1) for each of its lines, in ascending order.
+        kinds: their haystacks fill the record, with an equal number of characters each.
+        invented: half of the noise has invented words.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Mixture:
         self._shares = {sort: 1 / length / inverse for sort, length in lengths.items()}
 
     def text(self, count: int) -> str:
-        """The record with `count` lines to fill it; ends in an empty line."""
+        """The record with `count` filling lines; ends in an empty line."""
         return self._joined(line for _, _, line in self._lines(count)[0])
 
     def record(self, count: int) -> tuple[str, list[AskedFact]]:
-        """The text of `count` lines to fill it, and its facts in their order, that of coded words last."""
+        """The text with `count` filling lines, and its facts in order, with that of coded words last."""
         lines, coded = self._lines(count)
         place_of = {line: (number + 0.5) / len(lines) for number, (_, _, line) in enumerate(lines)}
         sorts = Counter(sort for _, sort, _ in lines)
@@ -107,7 +107,7 @@ class Mixture:
 
 
 def places(rng: random.Random, fact: Fact, row: int = 0, rows: int = 1) -> list[float]:
-    """Places for a fact's lines: that of a single answer in part `row` of `rows`, others anywhere, in their order."""
+    """Places for a fact's lines: of a single answer in part `row` of `rows`, else anywhere, in ascending order."""
     if len(fact.references) == 1:
         return sorted((row + rng.random()) / rows for _ in fact.lines)
     return sorted(rng.random() for _ in fact.lines)

@@ -1,7 +1,7 @@
-"""Records of lines and questions about them, to train and to measure retrieval.
+"""Records of lines and questions about them, for training and for measuring retrieval.
 
-The wording of record and question is that of LongEval's `lines` task (DachengLi1/LongChat,
-`longeval/`, Apache-2.0), kept to the letter so that results compare with the published ones.
+The wording of record and question is exactly that of LongEval's `lines` task (DachengLi1/LongChat,
+`longeval/`, Apache-2.0), so that results compare with the published ones.
 """
 
 import itertools
@@ -24,7 +24,7 @@ HEADER = (
 RECORD_OVER = "Now the record is over. "
 _LINE = re.compile(r"^line ([^:\n]+?)-([^:\n]+): REGISTER_CONTENT is <(\d+)>$", re.MULTILINE)
 _LINES_A_STEM = 6
-_SAMPLE = 32  # lines that a first estimate of their cost is taken from
+_SAMPLE = 32  # lines for a first estimate of their cost
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def question_text(key: str) -> str:
 
 
 def answer_text(line: Line) -> str:
-    """The whole line again: small models learn to copy it long before they learn to name the number alone.
+    """The whole line again: small models learn to copy it long before they learn to name only the number.
 
     LongEval's scorer reads the last integer, so it counts this as it counts a bare number.
     """
@@ -65,8 +65,8 @@ def answer_text(line: Line) -> str:
 def generate_conversations(spec: GeneratedLines) -> Iterator[list[dict[str, str]]]:
     """Conversations over training words: a record with its first question, the answer, the next question, ...
 
-    A record shorter than `spec.questions` is asked about every line once. Conversation `i` depends on
-    the seed and `i` alone.
+    A record shorter than `spec.questions` gets one question per line. Conversation `i` depends only on
+    the seed and `i`.
 
     Yields:
         Messages `{"role": "user" | "assistant", "content": text}`, ending with an answer.
@@ -85,10 +85,10 @@ def make_record(
         rng: Decides keys, values and order.
         tokens: Budget of `record_text`.
         count_tokens: Tokens of a text. Called a few times on the whole record, whatever its length.
-        words: Where keys and values come from; the evaluation pool by default.
+        words: Source of keys and values; the evaluation pool by default.
 
     Returns:
-        The lines; none where not one fits.
+        The lines; none if not even one fits.
     """
     stream = _different_lines(rng, words or pool("evaluation"))
     drawn: list[Line] = []
@@ -101,9 +101,9 @@ def make_record(
 
 
 def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
-    """How many pieces fit into `budget` tokens, where each piece costs about the same.
+    """How many pieces fit into `budget` tokens, if each piece costs about the same.
 
-    A few calls, whatever the budget; the count is the largest that fits or a piece or two below it.
+    Needs a few calls, whatever the budget; the count is the largest that fits, or one or two below it.
     """
     empty = tokens_of(0)
     cost = (tokens_of(_SAMPLE) - empty) / _SAMPLE
@@ -117,10 +117,10 @@ def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
 
 
 def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool = False) -> list[Line]:
-    """`count` lines with different keys; hard negatives share both their words, and their first digits, with others.
+    """`count` lines with different keys; hard negatives share their words and first digits with other lines.
 
-    A long record has many lines that agree with the asked one in a word or in some digits; hard negatives
-    bring that into a short one.
+    A long record has many lines that share a word or some digits with the one that is asked for; hard
+    negatives do the same in a short record.
     """
     adjectives, nouns = words.adjectives, words.nouns
     if hard_negatives:
@@ -135,7 +135,7 @@ def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool
 
 
 def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
-    """Values around a few stems of four digits: the stem, a fifth digit behind it, or another last digit."""
+    """Values around a few four-digit stems: the stem, the stem with a fifth digit, or with another last digit."""
     known = frozenset(words.values)
     values: list[int] = []
     for stem in rng.sample(range(1000, LARGEST_VALUE // 10), math.ceil(count / _LINES_A_STEM)):
@@ -146,14 +146,14 @@ def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
 
 
 def parse_record(text: str) -> list[Line]:
-    """The lines of a record as LongEval writes them; a word of LongEval's may hold a space or a hyphen."""
+    """The lines of a record in LongEval's form; LongEval's words may hold a space or a hyphen."""
     return [Line(adjective, noun, int(value)) for adjective, noun, value in _LINE.findall(text)]
 
 
 def colliding(lines: Sequence[Line]) -> list[bool]:
     """For each line, whether another line of the record shares its adjective or its noun.
 
-    Wrong answers on colliding keys are confusion of keys; on distinct keys they are lost positions.
+    Wrong answers for colliding keys mean confused keys; for distinct keys they mean lost positions.
     """
     adjectives = Counter(line.adjective for line in lines)
     nouns = Counter(line.noun for line in lines)
@@ -170,7 +170,7 @@ def _different_lines(rng: random.Random, words: Pool) -> Iterator[Line]:
 
 
 def conversation(rng: random.Random, spec: GeneratedLines, words: Pool) -> list[dict[str, str]]:
-    """One conversation of `generate_conversations`, as `rng` decides it."""
+    """One conversation of `generate_conversations`, drawn with `rng`."""
     count = rng.choice(spec.lines)
     hard = rng.random() < spec.hard_negatives
     repeated = rng.random() < spec.repeats

@@ -1,4 +1,4 @@
-"""Conversations to train on: a record of facts of one or several kinds, and several questions about it."""
+"""Training conversations: a record of facts of one or several kinds, and several questions about it."""
 
 import random
 import re
@@ -15,8 +15,8 @@ from glm2core.params import GeneratedLines
 
 _LETTERS = re.compile(r"REGISTER_CONTENT|[a-z ]")
 _LINE = 25.0  # `_size` of a line of kind lines
-_OF_A_ROUND = 2  # such lines that a question and its answer are as long as
-_OF_THE_RECORD = 0.75  # at most, that facts take
+_OF_A_ROUND = 2  # length of a question with its answer, in such lines
+_OF_THE_RECORD = 0.75  # maximum share of facts
 _SAMPLE = 16
 _INVENTED_WORDINGS = 0.5  # share of the records
 
@@ -24,10 +24,10 @@ Messages = list[dict[str, str]]
 
 
 def conversations(spec: GeneratedLines) -> Iterator[Messages]:
-    """Conversations over training words, with at least one question each, the kinds of each drawn from `spec.kinds`.
+    """Conversations over training words, each with at least one question and with kinds drawn from `spec.kinds`.
 
-    `spec.lines` and `spec.questions` say how long a record and its rounds are, in lines and rounds of kind `lines`: of
-    facts with longer lines there are fewer. Conversation `i` depends on the seed and `i` alone.
+    `spec.lines` and `spec.questions` set the length of a record and its rounds, in lines and rounds of kind `lines`:
+    facts with longer lines are fewer. Conversation `i` depends only on the seed and `i`.
 
     Yields:
         Messages `{"role": "user" | "assistant", "content": text}`, ending with an answer.
@@ -70,7 +70,7 @@ def _mixed(rng: random.Random, spec: GeneratedLines, kinds: Sequence[str]) -> Me
 
 
 def _facts(draws: Draws, spec: GeneratedLines, room: float, streams: list[Iterator[Fact]]) -> list[Fact]:
-    """Facts of each kind in turn, until the record or the rounds are full; one at least, where a kind has any."""
+    """Facts of each kind in turn, until the record or the rounds are full; at least one, if a kind has any."""
     record, rounds = _OF_THE_RECORD * room, spec.questions * _OF_A_ROUND * _LINE
     taken: list[Fact] = []
     while streams:
@@ -88,6 +88,6 @@ def _facts(draws: Draws, spec: GeneratedLines, room: float, streams: list[Iterat
 
 
 def _size(text: str) -> float:
-    """Roughly the tokens of a text for a small tokenizer: of small letters and spaces two make one."""
+    """Approximate tokens of a text for a small tokenizer: two lower-case letters or spaces count as one."""
     halves, count = _LETTERS.subn("", text)
     return len(halves) + count / 2

@@ -1,4 +1,4 @@
-"""How facts and questions of RULER's kinds are worded: one wording to evaluate with, others to train with.
+"""The wordings of facts and questions of RULER's kinds: one for evaluation, others for training.
 
 RULER's structure (Hsieh et al. 2024, arXiv:2404.06654) in this project's own words. A wording is a template for each
 sort of line and of question; `{key}`, `{value}` and the rest are filled in.
@@ -19,7 +19,7 @@ class Wording:
         token: a uuid's uuid (niah_multikey_3).
         set_value, set_name: assignments (vt).
         coded: a line of coded words (fwe).
-        noise: sentences that say nothing of what is asked.
+        noise: sentences unrelated to the questions.
     """
 
     header: str
@@ -166,12 +166,12 @@ TRAINING = (
 
 
 def invented_wording(words: Callable[[int, int], str]) -> Wording:
-    """A wording that says nothing: what tells a line from another is what it holds, as in every wording.
+    """A meaningless wording: as in every wording, lines differ only in their content.
 
-    A network that has learnt from a few wordings only repeats these in place of the line that it is asked for.
+    A network trained on only a few wordings repeats these instead of the line that it is asked for.
 
     Args:
-        words: between so many and so many invented words, with a space between two.
+        words: (fewest, most) -> a number of invented words between these, separated by spaces.
     """
     question = words(1, 4).capitalize()
     asked = {name: f"{question} {{{name}}}?" for name in ("key", "keys", "value")}

@@ -1,8 +1,8 @@
 """Invented words and numbers for retrieval tasks, split so that no evaluation word or value is ever trained on.
 
-The words are built from syllables and English endings: like English to a tokenizer, from no list of anybody's. Half
-of the words to train with are letters and parts of words in any order instead. Real words put together pieces of the
-tokenizer that syllables never do, and a network that has learnt which piece follows which repeats their keys wrongly.
+The words are built from syllables and English endings: like English to a tokenizer, but from no existing list. Half of
+the training words are letters and parts of words in any order instead. Real words combine pieces of the tokenizer in
+ways that syllables never do, and a network that has learned which piece follows which repeats their keys wrongly.
 """
 
 import functools
@@ -30,14 +30,14 @@ _NOUN_ENDINGS = ("age", "ance", "er", "hood", "ist", "ity", "ment", "ness", "or"
 # A single letter is as likely as a longer part: half of LongEval's pieces are single letters to models/base
 _PARTS = (*string.ascii_lowercase * 4, *_ONSETS, *_NUCLEI, *_CODAS, *_ADJECTIVE_ENDINGS[:-1], *_NOUN_ENDINGS[:-3])
 _PARTS_A_WORD = (2, 3, 4, 5, 6, 7)
-_LOOSE_SHARE = 0.5  # of the words to train with
-_HYPHENATED = 0.04  # share of nouns of two words, as LongEval's lists have them
-_LOOSELY_HYPHENATED = 0.15  # more: a hyphen that is there twice is harder to copy from
+_LOOSE_SHARE = 0.5  # of the training words
+_HYPHENATED = 0.04  # share of nouns with two words, as in LongEval's lists
+_LOOSELY_HYPHENATED = 0.15  # more: a key with two hyphens is harder to copy
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What the keys and values of one split are drawn from."""
+    """The words and values from which the lines of one split are drawn."""
 
     adjectives: tuple[str, ...]
     nouns: tuple[str, ...]
@@ -46,9 +46,9 @@ class Pool:
 
 @functools.cache
 def pool(split: Split) -> Pool:
-    """The words and values of a split: 8,000 x 8,000 words to train with, 4,000 x 4,000 to evaluate with.
+    """The words and values of a split: 8,000 x 8,000 words for training, 4,000 x 4,000 for evaluation.
 
-    A hash decides the split of each word and value, so the two never meet, whatever the seeds.
+    A hash decides the split of each word and value, so the two never overlap, whatever the seeds.
     """
     loose = _LOOSE_SHARE if split == "training" else 0.0
     return Pool(
@@ -63,7 +63,7 @@ def _words(split: Split, kind: str, build: Callable[[random.Random], str], loose
     found: dict[str, None] = {}
     while len(found) < _SIZES[split]:
         word = _loose(rng) if len(found) < loose * _SIZES[split] else build(rng)
-        # The parts decide, so that a hyphenated word shares no half with the other split.
+        # Each part decides, so that a hyphenated word shares no half with the other split.
         if all(split_of(part) == split for part in word.split("-")):
             found[word] = None
     return tuple(found)
@@ -76,9 +76,9 @@ def split_of(text: str) -> Split:
 
 
 def _loose(rng: random.Random) -> str:
-    """Letters and parts of words in any order, some twice, hyphens between some.
+    """Letters and parts of words in any order, some twice, some with hyphens between them.
 
-    What follows a piece of such a key can't be guessed and not found by that piece alone: only looked up.
+    The piece that follows in such a key can't be guessed, or found from the last piece alone: it must be looked up.
     """
     count = rng.choice(_PARTS_A_WORD)
     parts = rng.choices(rng.sample(_PARTS, count), k=count)
