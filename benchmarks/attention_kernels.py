@@ -3,7 +3,7 @@
     python -m benchmarks.attention_kernels             a table, and a row of glm2core/model/attention_kernels.csv
     python -m benchmarks.attention_kernels --dry       only the table
 
-32 query heads on 2 key/value heads of 128 channels, causal, bf16 (float16 where the GPU has no bf16).
+32 query heads on 2 key/value heads of 128 channels, causal, bf16 (float16 if the GPU has no bf16).
 """
 
 import argparse

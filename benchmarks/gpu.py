@@ -1,4 +1,4 @@
-"""The released shape on a GPU: tuning beside GlmForCausalLM with peft and Trainer, and reading a long context.
+"""The released shape on a GPU: tuning against GlmForCausalLM with peft and Trainer, and reading a long context.
 
     python -m benchmarks.gpu                          all rows in at most ten minutes, and docs/gpu.md's tables
     python -m benchmarks.gpu --only lora-2048         some of them

@@ -87,7 +87,7 @@ def _prepare(clone: Path, params: Path, copying: tuple[int, int] | None, before:
 
 def _take(made: Path, into: Path) -> None:
     for file in sorted(made.iterdir()):
-        if file.name != SETTLED:  # the params beside it say the same
+        if file.name != SETTLED:  # the params files in the folder say the same
             shutil.copy2(file, into / file.name)
 
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-_OF_PIP = {"pip", "setuptools", "wheel"}  # venv brings them
+_OF_PIP = {"pip", "setuptools", "wheel"}  # venv includes them
 
 
 def main() -> int:

@@ -21,8 +21,8 @@ def run(arguments: argparse.Namespace) -> None:
     parameters = network_parameters(arguments.model, arguments.base)
     if parameters < _CONVERSES:
         _note(
-            f"With {parameters / 1e6:.1f} million parameters it can find and copy what stands in a text, not "
-            f"converse. See it find: python -m glm2core predict {arguments.model} data/examples/needles.jsonl"
+            f"With {parameters / 1e6:.1f} million parameters it can find and copy parts of a text, but not converse. "
+            f"To see it find: python -m glm2core predict {arguments.model} data/examples/needles.jsonl"
         )
     chat = Chat(answerer, arguments.system)
     for line in _lines():

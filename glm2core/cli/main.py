@@ -329,9 +329,7 @@ def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     _add_base(parser)
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda where there is one"
-    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda if there is one")
     parser.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],

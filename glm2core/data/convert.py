@@ -251,7 +251,7 @@ class _Conversion:
         try:
             line = json_line(entry)
         except RecursionError:
-            # Nesting just below the parser's limit is above the writer's; the row's number tells where all of it is
+            # Nesting just below the parser's limit is above the writer's; the row's number says where to find all of it
             line = json_line({**entry, "row": reprlib.repr(row)})
         self.rejected_file.write(line)
 

@@ -169,7 +169,7 @@ class _Window:
             self.advance()
 
     def element(self, index: int) -> Record:
-        """Read the element that begins where `peek` stopped."""
+        """Read the element at the place where `peek` stopped."""
         while True:
             start = self._position
             if len(self._buffer) - start > 2 * _CHUNK and self._parts(start) > _MOST_PARTS:

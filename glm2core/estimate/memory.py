@@ -67,7 +67,7 @@ class Workload:
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """Of activations and products: float32 where the device has no arithmetic for the weights' dtype."""
+        """Dtype of activations and products: float32 if the device has no arithmetic for the weights' dtype."""
         return product_dtype(self.dtype, torch.device(self.device))
 
 
@@ -129,7 +129,7 @@ class TrainingDisk:
         base: weights kept for an adapter on a network from scratch; 0 otherwise.
         checkpoints: all that exist at once, including the one being written.
         tuned: the result in models/tuned.
-        cache: DVC's copy of the result (none where the file system can link).
+        cache: DVC's copy of the result (none if the file system can link).
     """
 
     base: float

@@ -38,8 +38,8 @@ class GeneratedLines(Section):
     kinds: list[FactKind] = Field(
         ["lines"],
         min_length=1,
-        description="contents of the records: one or several kinds, drawn anew for each record; lines, and RULER's "
-        "kinds, whose facts are longer and therefore fewer",
+        description="kinds of facts, one or several of them drawn for each record: lines, and RULER's kinds, whose "
+        "facts are longer and therefore fewer",
     )
     wording: Literal["other", "all"] = Field(
         "other", description="of RULER's kinds: other = never the wording of evaluation, all = that wording as well"
@@ -64,7 +64,7 @@ class AnalysisKinds(Section):
 
 
 class GeneratedAnalysis(Section):
-    """Short rows of text analysis whose answers stand in the text, in English and Chinese."""
+    """Short rows of text analysis with the answers in the text, in English and Chinese."""
 
     rows: NonNegative = Field(description="how many rows to generate for training; 0 = this source is off")
     held_out_rows: NonNegative = Field(
@@ -79,7 +79,7 @@ class Source(Section):
     """A file, a glob, a folder of parquet parts, or generated conversations."""
 
     format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines", "analysis"] = Field(
-        "auto", description="format of the rows; auto detects it and prints it; lines and analysis are generated"
+        "auto", description="format of the rows; auto detects and prints it; lines and analysis are generated"
     )
     path: FilePath | None = Field(
         None,
@@ -105,7 +105,8 @@ class Source(Section):
     )
     held_out: bool = Field(True, description="false: all rows are trained on, none is held out")
     weight: Annotated[float, Field(ge=0.01, le=100)] = Field(
-        1.0, description="how often an epoch has each row: 2 = twice, 0.5 = in half of the epochs, drawn by train.seed"
+        1.0,
+        description="how often each row is in an epoch: 2 = twice, 0.5 = in half of the epochs, drawn by train.seed",
     )
     generate: GeneratedLines | None = Field(None, description="with format lines: what to generate; else null")
     analysis: GeneratedAnalysis | None = Field(None, description="with format analysis: what to generate; else null")
@@ -144,7 +145,7 @@ class ConvertParams(Section):
         0.05, description="share of prompts held out for the evaluate stage; with validation_fraction below 1"
     )
     max_rejected_fraction: Fraction = Field(
-        0.05, description="a larger share of rejected rows stops the stage; up to it they are counted and kept"
+        0.05, description="a higher share of rejected rows stops the stage; below it they are counted and kept"
     )
     seed: Seed = Field(0, description="salt of the split's hash: another seed gives other splits")
 
@@ -171,7 +172,7 @@ class TokenizeChoices(Section):
     truncation: Literal["rounds", "left", "right", "drop"] = Field(
         "rounds",
         description="how to shorten a prompt over max_source_length: rounds drops the oldest rounds, then the middle "
-        "of the text, never the question; left and right cut tokens on that side; drop drops the row",
+        "of the text, never the question; left and right cut tokens on that side; drop removes the row",
     )
     max_source_length: Count = Field(
         300, description="maximum tokens of [gMASK] sop and prompt; memory and time grow with it"
@@ -180,7 +181,7 @@ class TokenizeChoices(Section):
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
         2000, description="pieces of the tokenizer trained when model.base is null"
     )
-    threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; the result is the same")
+    threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; no effect on the result")
 
 
 class TokenizeParams(TokenizeChoices):

@@ -99,7 +99,7 @@ class RetrievalParams(RetrievalChoices):
 class EvaluateChoices(Section):
     """Measurements on the tuned model."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if there is one, else cpu")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="dtype of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "

@@ -98,7 +98,7 @@ def _is_short(word: Any) -> bool:
 
 
 def _null_is_not_auto(value: Any, location: Location, root: type[BaseModel]) -> str:
-    """Params files of earlier versions have null where `auto` is meant now."""
+    """Params files of earlier versions have null for what is `auto` now."""
     return " (null means none: write auto)" if value is None and takes_auto(_annotation(location, root)) else ""
 
 
@@ -136,7 +136,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """Values of a Literal, auto and null first where they are allowed."""
+    """Values of a Literal; auto and null first, if allowed."""
     choices = ([AUTO] if takes_auto(annotation) else []) + (["null"] if takes_null(annotation) else [])
     return choices + [str(choice) for choice in typing.get_args(without_null(annotation))]
 

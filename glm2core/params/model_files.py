@@ -193,7 +193,7 @@ class GenerationFile(ModelFile):
     from_model_config: bool = Field(False, validation_alias="_from_model_config")
 
     def given(self) -> dict[str, Any]:
-        """What the file says of its own; nothing where transformers made it of config.json."""
+        """The file's own settings; nothing if transformers derived it from config.json."""
         sampling = set() if self.do_sample else {"temperature", "top_p", "top_k"}
         if self.from_model_config:
             return {}
@@ -210,7 +210,7 @@ Schema = TypeVar("Schema", bound=ModelFile)
 
 
 def read_model_file(file: Path, schema: type[Schema], *, most_bytes: int = _MOST_BYTES) -> Schema | None:
-    """One JSON file, checked; None where there is none.
+    """One JSON file, checked; None if there is none.
 
     Raises:
         UserError: not a file, too long, not JSON, or a value that the schema doesn't take.
@@ -220,7 +220,7 @@ def read_model_file(file: Path, schema: type[Schema], *, most_bytes: int = _MOST
 
 
 def read_config_file(folder: Path) -> ConfigFile | None:
-    """A folder's config.json; None where there is none.
+    """A folder's config.json; None if there is none.
 
     Raises:
         UserError: as `read_model_file`, and for another network, which is named.
@@ -260,7 +260,7 @@ def checked(values: Mapping[str, Any], schema: type[Schema], place: Path) -> Sch
 
 
 def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file.
+    """The object in a JSON file; None if there is no file.
 
     Raises:
         UserError: not a file, too long, not JSON, or not one object.

@@ -36,7 +36,7 @@ class Settled(Section):
     """All sections with a value for every key.
 
     Attributes:
-        origins: dotted key -> where its value comes from, for each key that takes `auto`.
+        origins: dotted key -> the origin of its value, for each key that takes `auto`.
         base: the known facts about the base.
     """
 

@@ -48,7 +48,7 @@ class CurriculumStage(Section):
 class TrainChoices(Section):
     """Tuning."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if there is one, else cpu")
     launcher: Launcher = Field(
         "python",
         description="program that starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch; "

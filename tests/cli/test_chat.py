@@ -30,7 +30,7 @@ def test_piped_lines_are_answered_until_stop(lora_model):
     first, second = done.stdout.splitlines()
     assert first == second != ""  # clear forgot the first round
     assert "cleared" in done.stderr
-    assert "not converse" in done.stderr and f"predict {lora_model} data/examples/needles.jsonl" in done.stderr
+    assert "but not converse" in done.stderr and f"predict {lora_model} data/examples/needles.jsonl" in done.stderr
 
 
 def test_a_missing_model_is_a_sentence(tmp_path):
