@@ -222,7 +222,7 @@ def test_rows_of_another_kind_show_what_was_forgotten(inputs: Path, capsys: pyte
     assert ("general: other.jsonl", 6) in compared.select("source", "rows").rows()
     assert "general: other.jsonl" in capsys.readouterr().out
 
-    for name, sentence in {"none.jsonl": "none.jsonl is no file", "2_lines.jsonl": "2_lines.jsonl"}.items():
+    for name, sentence in {"none.jsonl": "none.jsonl is not a file", "2_lines.jsonl": "2_lines.jsonl"}.items():
         set_params(evaluate=quietly(general=name), model={"base": "base"})
         assert run_stage("evaluate", evaluate) == 1
         assert "evaluate: evaluate.general: " in (said := capsys.readouterr().err) and sentence in said
