@@ -36,7 +36,7 @@ def test_a_value_is_computed_once_whoever_asks(tmp_path: Path) -> None:
     assert said == []
     again = journal_of({"model": 1}, said.append)
     assert again.memo(["lines", 1], never) == VALUES
-    assert "parts done before: 1" in said[0]
+    assert "parts already done: 1" in said[0]
     assert again.memo(["lines", 2], list) == []
     again.remove()
     assert list((tmp_path / ".checkpoints").iterdir()) == []

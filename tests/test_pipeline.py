@@ -266,14 +266,14 @@ def test_a_stopped_and_then_killed_training_goes_on_and_is_whole_at_last(
     trainer_of(dvc).kill()
     out, _ = dvc.communicate()
     assert dvc.returncode != 0, out
-    assert f"going on from {stopped_at}" in out
+    assert f"resuming from {stopped_at}" in out
     assert tuned() == before
     (row,) = workspace.runs("execution")
     assert workspace.children(row)["train"].info.status == "RUNNING"  # nobody was left to close it
 
     done = workspace.must("dvc", "repro", "train")
-    assert f"going on from {stopped_at}" not in done.out
-    assert "going on from step-" in done.out
+    assert f"resuming from {stopped_at}" not in done.out
+    assert "resuming from step-" in done.out
     assert set(tuned()) == set(before) and tuned() != before
     (row,) = workspace.runs("execution")
     (train,) = workspace.runs("stage")

@@ -324,7 +324,7 @@ def test_a_store_that_can_not_be_opened_costs_a_warning_only(project: Path, caps
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train:")]
     assert len(said) == 1
     assert "unable to open database file" in said[0]
-    assert "the work goes on, and metrics/train.json will hold the figures" in said[0]
+    assert "the stage continues, and metrics/train.json will hold the figures" in said[0]
 
 
 def test_a_full_disk_costs_a_warning_only(project: Path) -> None:

@@ -37,7 +37,7 @@ def read_cases(path: Path) -> list[Case]:
     read = _ruler_case if _is_rulers(next((row for row in rows if row.strip()), "")) else _longeval_case
     cases = [read(row, index, path) for index, row in enumerate(rows) if row.strip()]
     if not cases:
-        raise UserError(f"{path} holds no cases. Take the file as it ships.")
+        raise UserError(f"{path} holds no cases. Use the file as it ships.")
     return cases
 
 
@@ -93,7 +93,7 @@ def _ruler_case(row: str, index: int, path: Path) -> Case:
             raise ValueError("input or outputs is empty")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}, line {index + 1}: not a case of RULER's ({type(error).__name__}: {error}). It needs input and "
+            f"{path}, line {index + 1}: not a RULER case ({type(error).__name__}: {error}). It needs input and "
             "outputs, as RULER's data/prepare.py writes them."
         ) from None
     context, end, text = prompt.rstrip("\n").rpartition("\n")
@@ -132,7 +132,7 @@ def _longeval_case(row: str, index: int, path: Path) -> Case:
     if line.value != expected:
         raise UserError(
             f"{path}, line {index + 1}: expected_number is {expected}, but line {place} of the record says "
-            f"{line.value}. Take the file as LongEval ships it."
+            f"{line.value}. Use the file as LongEval ships it."
         )
     collides = colliding(record)[place]
     asked = Question(question, expected, (place + 0.5) / len(record), collides)

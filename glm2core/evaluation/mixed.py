@@ -82,7 +82,7 @@ def _filled(
         wanted = smaller
     if full > length:
         (task,) = wanted
-        return too_short(task, length, f"does not hold what it asks for ({full} tokens)")
+        return too_short(task, length, f"has no room for what it asks about ({full} tokens)")
     count = largest_fitting(lambda lines: count_tokens(mixture.text(lines) + ending), length)
     return wanted, *mixture.record(count)
 

@@ -26,8 +26,8 @@ _FIGURES = {
     "test_loss": ("held-out loss", 1, ".3f"),
     "exact_match": ("exact answers, %", 1, ".0f"),
     "rouge_l": ("ROUGE-L", 1, ".1f"),
-    "short_context_change": ("change in short texts, points", 100, "+.1f"),
-    "general_loss_change": ("change of loss on other rows", 1, "+.3f"),
+    "short_context_change": ("change on short texts, points", 100, "+.1f"),
+    "general_loss_change": ("change in loss on other rows", 1, "+.3f"),
 }
 
 _HEAD = """<!DOCTYPE html>
@@ -85,7 +85,7 @@ def write_page(reports: Path, training: Path, metrics: dict[str, Any], params: P
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_HEAD)
         if left_out := write_within(file, _sections(reports, training, metrics, params, texts), room):
-            file.write(f"<p>{left_out:,} more sections are left out: the page would be too long.</p>\n")
+            file.write(f"<p>{left_out:,} more sections are left out to limit the size of the page.</p>\n")
         file.write(_END)
 
 
@@ -124,7 +124,7 @@ def _grids(path: Path) -> Iterator[str]:
     if not path.is_file():
         return
     yield "<h2>Found by length and depth, %</h2>\n" + _note(
-        "A column a length in tokens, a line a depth: 0 is the start of the text. Orange is nothing, blue is all."
+        "Columns: length in tokens. Rows: depth, 0 = start of the text. Orange = none found, blue = all found."
     )
     cells = pl.read_csv(path)
     for (task,), group in cells.group_by("task", maintain_order=True):
@@ -141,9 +141,9 @@ def _training(folder: Path) -> str:
     if not drawn:
         return ""
     return (
-        f"<h2>Curves of training</h2>\n<h3>Validation loss</h3>\n{drawn}"
+        f"<h2>Training curves</h2>\n<h3>Validation loss</h3>\n{drawn}"
         + (f"<h3>By source</h3>\n{by_source}" if by_source else "")
-        + _note("Training's own loss, rate and speed by step: reports/train/curves.csv, or make ui.")
+        + _note("Training loss, learning rate and speed by step: reports/train/curves.csv, or make ui.")
     )
 
 
@@ -161,13 +161,13 @@ def _points(path: Path) -> dict[str, Points]:
 
 def _worst(answers: list[WorstAnswer], missed: list[Miss]) -> Iterator[str]:
     if answers:
-        yield "<h2>Worst answers to held-out rows</h2>\n" + _note("Of each source those of lowest ROUGE-L.")
+        yield "<h2>Worst answers to held-out rows</h2>\n" + _note("The lowest ROUGE-L scores of each source.")
     for worst in answers:
         yield f"<h3>{text(worst.source)}, ROUGE-L {worst.rouge_l:.1f}</h3>\n" + _beside(
             {"prompt": worst.prompt, "expected": worst.expected, "given": worst.given}
         )
     if missed:
-        yield "<h2>Not found in long texts</h2>\n" + _note("The first misses of each task and length.")
+        yield "<h2>Missed in long texts</h2>\n" + _note("The first misses of each task and length.")
         lines = [[m.task, f"{m.tokens:,}", _depth(m.depth), m.expected, m.given] for m in missed]
         yield table(["task", "tokens", "depth", "expected", "given"], lines)
 

@@ -46,7 +46,7 @@ def multikey_case(rng: random.Random, depths: int, length: int, index: int, most
             break
         stations = stations[:-depths]
     else:
-        raise too_short("multikey", length, f"does not hold {depths} needles and a sentence around each")
+        raise too_short("multikey", length, f"has no room for {depths} needles with a sentence around each")
     collides = colliding(stations)
     questions = [
         Question(_code_question(station), station.value, (place + 0.5) / len(stations), collides[place])
@@ -62,7 +62,7 @@ def passkey_case(rng: random.Random, depths: int, length: int, index: int, most:
     needles = [needle if part == row else "" for part in range(depths)]
     context = _fill(_PASSKEY_HEADER, _filler(rng), needles, _PASSKEY_QUESTION, length, count)
     if context is None:
-        raise too_short("passkey", length, f"does not hold the needle and {depths} sentences")
+        raise too_short("passkey", length, f"has no room for the needle and {depths} sentences")
     question = Question(_PASSKEY_QUESTION, value, (row + 0.5) / depths, colliding=False)
     return Case("passkey", length, index, context, (question,), 1 / len(pool("evaluation").values))
 

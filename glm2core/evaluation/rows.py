@@ -29,8 +29,8 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
         found = pl.scan_parquet(converted, glob=False).select("id", "source", kind=_kind(), language=_language())
     if missing := wanted.join(found, on="id", how="anti").collect().height:
         raise UserError(
-            f"{converted} lacks {missing:,} of the {len(ids):,} rows that were tokenized. "
-            "Run the pipeline from its start: dvc repro."
+            f"{converted} lacks {missing:,} of the {len(ids):,} tokenized rows. "
+            "Run the whole pipeline again: dvc repro."
         )
     return wanted.join(found, on="id", how="left", maintain_order="left").collect()
 

@@ -129,7 +129,7 @@ class Evaluation:
     def loss(self, folder: Path) -> dict[str, float]:
         """Held-out loss of the answers, over all rows and by position."""
         if not self.dataset.supervised_tokens:
-            print("test_loss is missing: the test split has no supervised row (convert.test_fraction decides)")
+            print("test_loss is missing: the test split has no supervised row (see convert.test_fraction)")
             return {}
         with progress_bar("held-out loss", len(self.dataset)) as (bar, task):
             losses = token_losses(
@@ -143,13 +143,13 @@ class Evaluation:
         loss = held_out_loss(losses)
         if not math.isfinite(loss.total):
             raise UserError(
-                f"the held-out loss is {loss.total}: the network computes no finite numbers in {self.model.dtype}. "
+                f"the held-out loss is {loss.total}: the network's outputs are not finite in {self.model.dtype}. "
                 "Set evaluate.dtype to float32, or lower train.learning_rate and train again."
             )
         if not math.isfinite(loss.perplexity):
             raise UserError(
-                f"the held-out loss is {loss.mean:,.0f} a token: training has diverged. Lower train.learning_rate and "
-                "train again."
+                f"the held-out loss is {loss.mean:,.0f} per token: training has diverged. Lower train.learning_rate "
+                "and train again."
             )
         length = max(self.params.retrieval.lengths, default=self.params.prefill_chunk)
         report_positions(loss_by_position(self.model, self.dataset, losses, length, self.params.batch_tokens), folder)
@@ -274,11 +274,11 @@ def journal_of(made_with: dict[str, Any], notice: Notice = print) -> Journal:
         file,
         made_with,
         failed=lambda error: notice(
-            f"could not write {file} ({error}): the evaluation goes on, but can't be continued."
+            f"could not write {file} ({error}): the evaluation continues, but can't be resumed."
         ),
     )
     if journal.values:
-        notice(f"going on with an evaluation that was stopped; parts done before: {len(journal.values):,}")
+        notice(f"resuming a stopped evaluation; parts already done: {len(journal.values):,}")
     return journal
 
 

@@ -121,7 +121,7 @@ def _lines_case(rng: random.Random, depths: int, length: int, index: int, most: 
     record = make_record(rng, length, lambda text: count(text + ending))
     asked = _spread(rng, len(record), depths, most)
     if not asked:
-        raise too_short("lines", length, f"holds {len(record)} lines, and each depth needs one")
+        raise too_short("lines", length, f"has only {len(record)} lines, and each depth needs one")
     collides = colliding(record)
     questions = [
         Question(

@@ -60,7 +60,7 @@ def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
     messages: Any = sentencepiece_model_pb2  # its classes are made at run time
     proto = messages.ModelProto.FromString(tokenizer.model)
     if proto.trainer_spec.model_type != _BPE:
-        raise UserError("tokenizer.model is not a BPE model, as all of the ChatGLM2 family are: it can't be exported.")
+        raise UserError("tokenizer.model is not BPE, unlike those of the ChatGLM2 family: it can't be exported.")
     backend = Tokenizer(_bpe(proto))
     backend.normalizer = _normalizer(proto.normalizer_spec)
     backend.decoder = decoders.Sequence(

@@ -51,4 +51,4 @@ def _require_place(out: Path) -> None:
     require_gguf()
     refuse_existing(out)
     if out.suffix != _SUFFIX:
-        raise UserError(f"{out} is to be a GGUF file. Name one that ends in {_SUFFIX}.")
+        raise UserError(f"{out} does not end in {_SUFFIX}. Name a file that does.")

@@ -53,9 +53,7 @@ def check_network(source: Source, file: Path, quantization: Quantization, notice
     """
     if not is_there():
         _read_back_network(source, file)
-        notice(
-            "checked by reading it back: every tensor. pip install '.[gguf]' checks it in llama.cpp, where it has one"
-        )
+        notice("checked by reading back every tensor. pip install '.[gguf]' adds llama.cpp as a check, on Linux x86-64")
         return
     prompt = longest_prompt(source)
     llama = LlamaCpp(file, context=len(prompt) + _ANSWER_TOKENS + 1)
@@ -63,8 +61,8 @@ def check_network(source: Source, file: Path, quantization: Quantization, notice
     found = compare(source, llama, prompt, quantization)
     notice(
         f"checked in llama.cpp: ids of {MIXED_TEXTS:,} mixed texts, all pieces and chats; log-probabilities at "
-        f"positions to {found.positions:,} of {source.config.seq_length:,}, largest difference {found.difference:.1e}, "
-        f"divergence {found.divergence:.1e} nats a token; a greedy answer"
+        f"positions up to {found.positions:,} of {source.config.seq_length:,}, largest difference "
+        f"{found.difference:.1e}, divergence {found.divergence:.1e} nats per token; a greedy answer"
     )
 
 
@@ -79,7 +77,7 @@ def check_adapter(updates: LoraUpdates, source: Source, file: Path, notice: Noti
         first, second = updates[part.released]
         for name, expected in ((f"{part.name}.lora_a", first), (f"{part.name}.lora_b", part.of(second))):
             _require_close(name, stored, expected)
-    notice(f"checked by reading it back: {len(stored):,} matrices")
+    notice(f"checked by reading back {len(stored):,} matrices")
 
 
 def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
@@ -139,7 +137,7 @@ def _difference(ours: Tensor, theirs: Tensor, positions: int) -> Compared:
     """[S, V] each; a token that isn't told has no difference, but there must be few of them."""
     told = theirs.isfinite()
     if told.float().mean() < 0.99:
-        raise UserError("llama.cpp tells no log-probability of many tokens. Nothing was written.")
+        raise UserError("llama.cpp reports no log-probability for many tokens. Nothing was written.")
     difference = (ours - theirs)[told].abs().max()
     divergence = (ours.exp() * (ours - theirs)).where(told, torch.zeros(())).sum(-1).mean()
     return Compared(positions, float(difference), float(divergence))
@@ -147,13 +145,13 @@ def _difference(ours: Tensor, theirs: Tensor, positions: int) -> Compared:
 
 def _judge(found: Compared, quantization: Quantization) -> None:
     if quantization in _TOLERANCE:
-        value, limit, what = found.difference, _TOLERANCE[quantization], "largest difference of a log-probability"
+        value, limit, what = found.difference, _TOLERANCE[quantization], "largest difference in a log-probability"
     else:
-        value, limit, what = found.divergence, _DIVERGENCE[quantization], "mean divergence in nats a token"
+        value, limit, what = found.divergence, _DIVERGENCE[quantization], "mean divergence in nats per token"
     if not value <= limit:  # also where it isn't a number
         raise UserError(
-            f"llama.cpp computes other log-probabilities from the {quantization} file: the {what} is {value:.1e}, "
-            f"above {limit:.0e}. Nothing was written. Check that the weights are finite, or take --quantize f32."
+            f"llama.cpp computes different log-probabilities from the {quantization} file: the {what} is {value:.1e}, "
+            f"above {limit:.0e}. Nothing was written. Check that the weights are finite, or use --quantize f32."
         )
 
 
@@ -161,7 +159,7 @@ def _require_greedy(ours: Tensor, answer: list[int], margin: float) -> None:
     for place, (row, token) in enumerate(zip(ours, answer, strict=True)):
         if row.max() - row[token] > margin:
             raise UserError(
-                f"llama.cpp answers otherwise: token {place} of its greedy answer is {token}, and ours "
+                f"llama.cpp answers differently: token {place} of its greedy answer is {token}, ours is "
                 f"{int(row.argmax())}. Nothing was written."
             )
 
@@ -203,9 +201,9 @@ def _require_close(name: str, stored: dict[str, Any], expected: Tensor) -> None:
 
     tensor = stored.get(name)
     if tensor is None:
-        raise UserError(f"{name} is missing in the file. Nothing was written. The disk may be failing; run again.")
+        raise UserError(f"{name} is missing from the file. Nothing was written. The disk may be failing; run again.")
     values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)).view_as(expected)
     wide = expected.float()
     limit = _ROUNDING[tensor.tensor_type.name] * wide.norm()
     if not (values - wide).norm() <= limit:
-        raise UserError(f"{name} reads back as another tensor. Nothing was written. Check that the weights are finite.")
+        raise UserError(f"{name} reads back differently. Nothing was written. Check that the weights are finite.")

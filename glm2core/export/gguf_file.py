@@ -43,7 +43,7 @@ class _Entry(NamedTuple):
 def require_gguf() -> None:
     """Raises: UserError: the package that writes GGUF is not there."""
     if util.find_spec("gguf") is None:
-        raise UserError("GGUF files are written by the package gguf, which is not installed: pip install '.[gguf]'")
+        raise UserError("writing GGUF files needs the package gguf, which is not installed: pip install '.[gguf]'")
 
 
 def write_network(source: Source, quantization: Quantization, path: Path) -> None:
@@ -71,7 +71,7 @@ def write_adapter(source: Source, path: Path) -> None:
         UserError: `source` is no LoRA adapter.
     """
     if source.updates is None:
-        raise UserError(f"{source.folder} holds full weights, no LoRA adapter. Export it with --format gguf.")
+        raise UserError(f"{source.folder} holds full weights, not a LoRA adapter. Export it with --format gguf.")
     updates = source.updates
     writer = _writer(path, architecture(source.config))
     writer.add_type("adapter")
@@ -217,7 +217,7 @@ def _encoded(entry: _Entry) -> np.ndarray:
 def _not_finite(entry: _Entry, values: np.ndarray) -> str:
     if np.isfinite(values).all():
         return (
-            f"{entry.name} holds {abs(values).max():.3g}, beyond the {np.finfo(np.float16).max:.0f} of half precision. "
+            f"{entry.name} holds {abs(values).max():.3g}, above half precision's {np.finfo(np.float16).max:.0f}. "
             "Nothing was written. Export with --quantize f32."
         )
-    return f"{entry.name} holds values that are no numbers (NaN or infinity). Nothing was written. Tune again."
+    return f"{entry.name} holds NaN or infinity. Nothing was written. Tune again."

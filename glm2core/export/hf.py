@@ -120,8 +120,8 @@ def _write_tokenizer(chat_format: ChatFormat, positions: int, folder: Path) -> N
 
 def _mismatch(what: str, text: str, found: object, expected: object) -> str:
     return (
-        f"the exported tokenizer reads {what} {text!r} as {found}, but tokenizer.model says {expected}. Nothing was "
-        "written. tokenizer.json can't hold a feature of this tokenizer.model; use the model with chat or predict."
+        f"the exported tokenizer encodes {what} {text!r} as {found}, but tokenizer.model as {expected}. Nothing was "
+        "written. This tokenizer.model has a feature that tokenizer.json lacks; use the model with chat or predict."
     )
 
 
@@ -147,7 +147,7 @@ def _check_logits(folder: Path, expected: torch.Tensor) -> None:
     tolerance = _TOLERANCE[model.dtype]
     if not difference <= tolerance:  # also where it isn't a number
         raise UserError(
-            f"the exported model computes other logits: the largest difference is {difference:.1e} of the largest "
+            f"the exported model computes different logits: the largest difference is {difference:.1e} of the largest "
             f"logit, above {tolerance:.0e}. Nothing was written. Check that the weights are finite, or export with "
             "--dtype float32."
         )

@@ -101,7 +101,7 @@ def export_released(
         _write_weights(source, dtype, partial)
         copied = _copy_tokenizer_and_code(source, ratio, partial)
         _check(source, dtype, partial)
-    notice("checked by reading it back: every tensor, the positions and the config")
+    notice("checked by reading back every tensor, the positions and the config")
     missing = [name for name in _CODE if name not in copied]
     return f"{', '.join(missing)} of {_member(source.config, ratio)}" if missing else ""
 
@@ -123,7 +123,7 @@ def released_ratio(config: ChatGLM2Config) -> float:
     does = "divides positions by rope_ratio" if config.family == "chatglm2" else "multiplies the rotary base by it"
     raise UserError(
         f"this model has {describe_rope(rope)}, which the released {config.family} code can't compute: it {does} and "
-        "has no other scaling. Export with --format hf or gguf, which hold it."
+        "has no other scaling. Export with --format hf or gguf, which support it."
     )
 
 
@@ -192,12 +192,10 @@ def _check(source: Source, dtype: torch.dtype, folder: Path) -> None:
     for key in ("family", "rope_parameters", *_SIZES):
         if getattr(read, key) != getattr(source.config, key):
             raise UserError(
-                f"{key} reads back as {getattr(read, key)!r} and is {getattr(source.config, key)!r}. Nothing was "
-                "written: the released config.json can't hold it."
+                f"{key} reads back as {getattr(read, key)!r} instead of {getattr(source.config, key)!r}. Nothing was "
+                "written: the released config.json can't express it."
             )
     stored = StoredTensors(mapped_weights(weight_files(folder)))
     for name in source.shapes:
         if not stored[name].equal(source.read(name).to(dtype)):
-            raise UserError(
-                f"{name} reads back as another tensor. Nothing was written. Check that the weights are finite."
-            )
+            raise UserError(f"{name} reads back differently. Nothing was written. Check that the weights are finite.")

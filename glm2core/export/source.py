@@ -63,7 +63,7 @@ class Source:
         if config.pre_seq_len:
             raise UserError(_prefix_sentence(folder))
         apply_rope(config, reference.rope if reference else None)
-        notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
+        notice(f"{folder}: positions up to {config.seq_length:,}, {describe_rope(config.rope_parameters)}")
         chat_format.require_rows(config.padded_vocab_size, folder)
         weights = mapped_weights(weight_files(base))
         tensors = StoredTensors(weights, packed_bits(base))
@@ -117,11 +117,11 @@ def refuse_prefix(folder: Path) -> None:
 def refuse_existing(out: Path) -> None:
     """Raises: UserError: `out` exists."""
     if out.exists():
-        raise UserError(f"{out} exists already. Remove it, or name another.")
+        raise UserError(f"{out} already exists. Remove it, or name another.")
 
 
 def _prefix_sentence(folder: Path) -> str:
     return (
-        f"{folder} has a P-tuning prefix, and the layouts of other tools have no place for one. Tune with train.method "
-        "full, lora or qlora to export; chat, predict and serve take this one."
+        f"{folder} has a P-tuning prefix, which the formats of other tools can't hold. Tune with train.method full, "
+        "lora or qlora to export; chat, predict and serve accept this one."
     )

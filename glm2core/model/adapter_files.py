@@ -94,14 +94,16 @@ class AdapterFile(ModelFile):
     def _computes_what_is_built(cls, values: Any) -> Any:
         found = [key for key in _OPTIONS if isinstance(values, dict) and values.get(key) not in _OFF]
         if found:
-            raise ValueError(f"{', '.join(found)} must not be set: only what train.method lora and qlora write is read")
+            raise ValueError(
+                f"{', '.join(found)} must not be set: only what train.method lora and qlora write is supported"
+            )
         return values
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         needed = "target_modules" if self.peft_type == "LORA" else "num_virtual_tokens"
         if getattr(self, needed) is None:
-            raise ValueError(f"{needed} must be there with peft_type {self.peft_type}")
+            raise ValueError(f"{needed} must be set with peft_type {self.peft_type}")
         return self
 
     @property

@@ -60,8 +60,8 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
     """Freeze `model` (quantized or not) and put an adapter on it; the adapter's weights are fp32."""
     if method == "ptuning" and model.config.pre_seq_len:
         raise UserError(
-            f"train.method is ptuning, but the base has a P-tuning prefix of {model.config.pre_seq_len} already, which "
-            "a new one would replace. Name the base without it, or set train.method to full or lora."
+            f"train.method is ptuning, but the base already has a P-tuning prefix of {model.config.pre_seq_len}, which "
+            "a new one would replace. Use the base without it, or set train.method to full or lora."
         )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -240,7 +240,7 @@ def _place(folder: Path, reference: BaseReference) -> Path:
         place.is_dir()  # a name that is too long says so here
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{folder / BASE_FILE}: path is no path here ({printable(str(error))[:200]}). Mend it."
+            f"{folder / BASE_FILE}: path is not a valid path here ({printable(str(error))[:200]}). Fix it."
         ) from None
     return place
 
@@ -248,7 +248,7 @@ def _place(folder: Path, reference: BaseReference) -> Path:
 def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:
     if not base.is_dir():
         raise UserError(
-            f"{folder} is an adapter on {printable(str(reference.path or _OWN_BASE))}, and {printable(str(base))} does "
+            f"{folder} is an adapter on {printable(str(reference.path or _OWN_BASE))}, but {printable(str(base))} does "
             "not exist. Put the base weights there, name the folder that holds them with --base, or run the pipeline "
             "again."
         )

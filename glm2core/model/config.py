@@ -141,7 +141,7 @@ class ChatGLM2Config(PreTrainedConfig):
         if self.kv_channels % 8:
             raise UserError(f"config: kv_channels must be a multiple of 8, got {self.kv_channels}")
         if self.tie_word_embeddings:
-            raise UserError("config: tie_word_embeddings true is not built here; the family's output layer is its own")
+            raise UserError("config: tie_word_embeddings true is not supported; the output layer has its own weights")
 
 
 def apply_rope(config: ChatGLM2Config, scaling: RopeScaling | None) -> None:
@@ -160,11 +160,11 @@ def apply_rope(config: ChatGLM2Config, scaling: RopeScaling | None) -> None:
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
     for key, built in _FIXED_SWITCHES.items():
         if key in values and values[key] != built:
-            raise UserError(f"config: {key} is {values[key]!r}, but only {built!r}, the released value, is built here")
+            raise UserError(f"config: {key} is {values[key]!r}, but only {built!r}, the released value, is supported")
     if values.get("quantization_bit"):
         raise UserError(
             f"config: quantization_bit is {values['quantization_bit']}: these weights are packed integers, which "
-            "glm2core.model.loading.load_model unpacks and this way of loading does not."
+            "glm2core.model.loading.load_model unpacks but this way of loading does not."
         )
 
 

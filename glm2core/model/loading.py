@@ -74,7 +74,7 @@ def load_model(
     generation = read_model_file(folder / GENERATION_FILE, GenerationFile)
     weights = _network_weights(files, config, folder)  # whatever is wrong is told before the long part starts
     apply_rope(config, rope)
-    notice(f"{folder}: positions to {config.seq_length:,} by {describe_rope(config.rope_parameters)}")
+    notice(f"{folder}: positions up to {config.seq_length:,}, {describe_rope(config.rope_parameters)}")
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
     if bits is not None:
         options["quantization_config"] = quantization_config(bits, dtype, device)
@@ -148,8 +148,8 @@ def packed_bits(folder: Path) -> int:
     bits = 0 if config is None else config.quantization_bit or 0
     if bits not in (0, 4, 8):
         raise UserError(
-            f"{folder / CONFIG_FILE}: quantization_bit is {bits!r}; weights are released packed in 4 or 8 bits, or "
-            "in half precision (0). Fetch the file again."
+            f"{folder / CONFIG_FILE}: quantization_bit is {bits!r}; released weights are packed in 4 or 8 bits, or "
+            "in half precision (0). Download the file again."
         )
     return bits
 

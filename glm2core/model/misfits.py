@@ -31,7 +31,7 @@ def refuse_misfits(
     wrong = [f"missing {name}" for name in sorted(missing)]
     wrong += [f"unexpected {name}" for name in sorted(unexpected)]
     wrong += [
-        f"{name} is {list(found)} and should be {list(expected)}"
+        f"{name} is {list(found)} but should be {list(expected)}"
         for name, found, expected in sorted(misshapen, key=lambda entry: entry[0])
     ]
     if wrong:
@@ -44,6 +44,6 @@ def refuse_prefix_alone(missing: Collection[str], path: Path | str) -> None:
     """Raises: UserError: the embedding is missing and of the prefix nothing: a P-tuning prefix is all there is."""
     if any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing):
         raise UserError(
-            f"{path} holds a P-tuning prefix alone, as the released ptuning script saves it, and no network. Name "
-            'the base\'s folder by --base, or in a base.json beside it: {"path": "models/chatglm2-6b"}.'
+            f"{path} holds only a P-tuning prefix, as the released ptuning script saves it, and no network. Name "
+            'the base\'s folder with --base, or in a base.json beside it: {"path": "models/chatglm2-6b"}.'
         )

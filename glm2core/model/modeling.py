@@ -228,7 +228,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         kept: Tensor | None
         if labels is not None:
             if labels.shape != shape:
-                raise UserError(f"labels must be of shape {list(shape)}, as the input; got {list(labels.shape)}")
+                raise UserError(f"labels must have the input's shape, {list(shape)}; got {list(labels.shape)}")
             # Where the labels are: counting them on a GPU would wait for all that it was given before.
             positions, targets = supervised_positions(labels)
             kept = sent(positions, device)
@@ -298,7 +298,7 @@ def _shape_and_device(input_ids: Tensor | None, inputs_embeds: Tensor | None) ->
     """B and T of the one that is given, and where it lies."""
     given = input_ids if inputs_embeds is None else inputs_embeds
     if given is None or (input_ids is not None and inputs_embeds is not None):
-        raise UserError("give either input_ids or inputs_embeds, and not both")
+        raise UserError("give either input_ids or inputs_embeds, but not both")
     return given.shape[:2], given.device
 
 

@@ -42,7 +42,7 @@ def network_files(folder: Path, base: Path | None = None) -> list[Path]:
         return own
     if any(not name.startswith(_PREFIX) for name in mapped_weights(own)):
         raise UserError(
-            f"{folder} holds a network, and {base} is named as its base. A base belongs to an adapter or a "
+            f"{folder} holds a network, but {base} is named as its base. A base belongs to an adapter or a "
             f"P-tuning prefix: leave out --base, or remove {folder / _FILE}."
         )
     return [*weight_files(base), *own]

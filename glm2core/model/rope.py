@@ -94,9 +94,9 @@ class RopeScaling:
         """
         if is_scaled(existing):
             raise UserError(
-                f"model.rope.type is {self.type}, but the checkpoint already has {describe_rope(existing)}, and a "
-                "scaling on top of that would move every position it was trained on. Set model.rope.type and "
-                "model.rope.factor to auto to keep what it has."
+                f"model.rope.type is {self.type}, but the checkpoint already has {describe_rope(existing)}; "
+                "scaling it again would shift every position it was trained on. Set model.rope.type and "
+                "model.rope.factor to auto to keep it."
             )
         base = float(existing["rope_theta"])
         match self.type:

@@ -47,14 +47,14 @@ def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -
     """
     by_ratio = plain_rope(BASE * float(values.get("rope_ratio") or 1))
     if values.get("model_type") != GLM:
-        note = "" if _known(values) else f"architecture {_architecture(values)} is not in its list: export first"
+        note = "" if _known(values) else f"architecture {_architecture(values)} is not supported: export first"
         return [Served(engine, by_ratio, _verdict(by_ratio, rope), note) for engine in ENGINES]
     lengths = {"vLLM": f"--max-model-len {positions}", "SGLang": f"--context-length {positions}"}
     too_long = rope["rope_type"] == "linear"  # both multiply the positions, which are the scaled ones already, again
     notes = {engine: f"give {option}" if too_long else "" for engine, option in lengths.items()}
     read = [Served(engine, dict(rope), "right", notes[engine]) for engine in lengths]
     converter = ENGINES[-1]
-    note = "expects a GPT-2 vocabulary, which this tokenizer is not, and stops"
+    note = "stops: it expects a GPT-2 vocabulary, which this tokenizer does not have"
     return [*read, Served(converter, by_ratio, _verdict(by_ratio, rope), note)]
 
 

@@ -35,7 +35,7 @@ def weight_files(folder: Path) -> list[Path]:
         UserError: no such folder, no weights in it, or an index that is wrong or names a file that isn't there.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder. Name one with config.json and weights in it.")
+        raise UserError(f"{folder} is not a folder. Name one with config.json and weights in it.")
     for name in _NAMES:
         file = folder / name
         if file.is_file():
@@ -55,12 +55,12 @@ def mapped_weights(files: Iterable[Path]) -> dict[str, Tensor]:
     for file in files:
         tensors = _tensors(file)
         if twice := sorted(weights.keys() & tensors.keys()):
-            raise UserError(f"{file} holds tensors that an earlier file holds too: {shown_names(twice[:3])}.")
+            raise UserError(f"{file} repeats tensors of an earlier file: {shown_names(twice[:3])}.")
         weights |= tensors
     if stray := [name for name, t in weights.items() if t.dtype == _PACKED and name + SCALE not in weights]:
         raise UserError(
-            f"{shown_names(stray[:3])} hold integers without a scale, where weights are dense floats. Fetch the files "
-            "again."
+            f"{shown_names(stray[:3])} hold integers without a scale; weights must be dense floats. Download the "
+            "files again."
         )
     return weights
 
@@ -75,7 +75,7 @@ def require_finite(weights: dict[str, Tensor], place: Path) -> None:
     if broken:
         raise UserError(
             f"{place}: the weights hold NaN or infinity, so every answer would be noise: {shown_names(broken[:3])}"
-            f"{f' and {len(broken) - 3:,} more' if len(broken) > 3 else ''}. Take an earlier checkpoint, or lower "
+            f"{f' and {len(broken) - 3:,} more' if len(broken) > 3 else ''}. Use an earlier checkpoint, or lower "
             "train.learning_rate and tune again."
         )
 
@@ -121,11 +121,11 @@ def _require_tensors(found: Any, file_bytes: int) -> None:
         raise TypeError(f"it holds a {type(found).__name__}, not tensors by name")
     for name, tensor in found.items():
         if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
-            raise TypeError(f"{str(name)[:80]} is no tensor")
+            raise TypeError(f"{str(name)[:80]} is not a tensor")
         dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not (dense and tensor.dtype in (*_FLOATS, _PACKED)):
             found_as = f"{tensor.dtype}, {tensor.layout}, {tensor.device}"
-            raise TypeError(f"{name[:80]} is {found_as}, where weights are dense floats")
+            raise TypeError(f"{name[:80]} is {found_as}; weights must be dense floats")
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > file_bytes:
         raise ValueError("its tensors would take more memory than the file has bytes")
 
@@ -136,6 +136,6 @@ def _shards(index: Path) -> list[Path]:
     files = [index.parent / name for name in sorted(set(names.weight_map.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise UserError(
-            f"{index} names files that are not there: {shown_names(missing)}. Copy them into {index.parent}."
+            f"{index} names files that do not exist: {shown_names(missing)}. Copy them into {index.parent}."
         )
     return files

@@ -48,7 +48,9 @@ def make_app(engine: Engine, name: str) -> FastAPI:
     async def chat(request: Request) -> Response:
         asked = parse(await _body(request))
         if asked.model != name:
-            raise RequestError(404, f"there is no model {asked.model!r} here; {name!r} is.", "model", "model_not_found")
+            raise RequestError(
+                404, f"no model {asked.model!r} here; the model is {name!r}.", "model", "model_not_found"
+            )
         if not asked.stream:
             answered = await run_in_threadpool(engine.answer, asked)
             return JSONResponse(_whole(answered, engine, name))

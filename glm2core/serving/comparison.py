@@ -64,7 +64,7 @@ class Result:
     def verdict(self) -> str:
         """In words: equal, or where they part."""
         if self.equal:
-            return f"equal{' but for a space in front' if self.spaced else ''}: {self.ours[:40]!r}"
+            return f"equal{' except for a leading space' if self.spaced else ''}: {self.ours[:40]!r}"
         place = next(
             (i for i, (a, b) in enumerate(zip(self.ours, self.theirs, strict=False)) if a != b),
             min(len(self.ours), len(self.theirs)),
@@ -99,24 +99,24 @@ def usual_cause(results: Sequence[Result]) -> str:
     if any(result.theirs_tokens not in (None, result.tokens) for result in results):
         odd = next(result for result in results if result.theirs_tokens not in (None, result.tokens))
         return (
-            f"Usual cause: the chat template, or special tokens put in twice: {odd.name} has {odd.tokens:,} tokens "
-            f"here and {odd.theirs_tokens:,} there. Take the template that export wrote (llama-server --jinja)."
+            f"Usual cause: the chat template, or special tokens added twice: {odd.name} has {odd.tokens:,} tokens "
+            f"here and {odd.theirs_tokens:,} there. Use the template that export wrote (llama-server --jinja)."
         )
     if all(result.goes_on for result in different):
-        return "Usual cause: a stop token that the server does not know: its answers are ours, and go on."
+        return "Usual cause: a stop token that the server does not know: its answers equal ours, then continue."
     if all(result.lead is not None and result.lead < _TIE for result in different):
         return (
-            "Usual cause: precision: where they part, the model itself is nearly undecided. An export in f32, or "
-            "--dtype float32 here, tells."
+            "Usual cause: precision: where the answers differ, the model itself is nearly undecided. Check with an "
+            "export in f32, or --dtype float32 here."
         )
     if min(result.tokens for result in different) > _UNSCALED and any(result.equal for result in results):
         return (
-            f"Usual cause: positions: all up to {_UNSCALED:,} tokens are equal. The server reads the RoPE scaling "
-            "otherwise, or its context is shorter than the prompt."
+            f"Usual cause: positions: all answers up to {_UNSCALED:,} tokens are equal. The server reads the RoPE "
+            "scaling differently, or its context is shorter than the prompt."
         )
     return (
-        "Usual cause: other weights or positions: they part where the model is sure. Export this MODEL again and serve "
-        "that."
+        "Usual cause: other weights or positions: answers differ where the model is sure. Export this MODEL again and "
+        "serve that."
     )
 
 

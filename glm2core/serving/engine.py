@@ -52,7 +52,7 @@ class Engine:
         self.chat_format = chat_format
         positions: int = self._model.config.seq_length
         if max_context is not None and max_context > positions:
-            raise UserError(f"--max-context is {max_context:,}, and the model has {positions:,} positions. Lower it.")
+            raise UserError(f"--max-context is {max_context:,}, but the model has {positions:,} positions. Lower it.")
         self.context = max_context or positions
         self._one_at_a_time = Lock()
 
@@ -111,8 +111,8 @@ class Engine:
         if len(ids) + wanted > self.context:
             raise RequestError(
                 400,
-                f"the messages have {len(ids):,} tokens; with {wanted:,} for the answer that is more than the "
-                f"{self.context:,} of this server's context. Shorten them, or ask for a shorter answer.",
+                f"the messages have {len(ids):,} tokens; with {wanted:,} for the answer that exceeds this server's "
+                f"context of {self.context:,}. Shorten them, or ask for a shorter answer.",
                 "messages",
                 "context_length_exceeded",
             )

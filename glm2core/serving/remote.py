@@ -48,21 +48,21 @@ class Remote:
             UserError: nobody answers there, or it does not list one model and there is no name.
         """
         if not url.lower().startswith(("http://", "https://")):
-            raise UserError(f"--url is {url!r}. Give one like http://127.0.0.1:8080/v1")
+            raise UserError(f"--url is {url!r}. Give a URL like http://127.0.0.1:8080/v1")
         url = url.rstrip("/")
         try:
             names = [entry["id"] for entry in _call(f"{url}/models", None)["data"]]
         except _RefusedError as error:
             if name is not None:  # transformers serve without a cache of downloads can't list its models, say
-                notice(f"warning: {url}/models is answered by {error}")
+                notice(f"warning: {url}/models returned {error}")
                 return cls(url, name)
             raise UserError(
-                f"{url}/models is answered by {error}. --url is to end where /models follows, as /v1."
+                f"{url}/models returned {error}. --url must end where /models follows, as in /v1."
             ) from None
         except (KeyError, TypeError, IndexError):
             raise UserError(f"{url}/models does not list models as OpenAI's protocol does.") from None
         if name is None and len(names) != 1:
-            raise UserError(f"{url} has {len(names)} models: {shown_names(names)}. Choose one by --name.")
+            raise UserError(f"{url} has {len(names)} models: {shown_names(names)}. Choose one with --name.")
         if name is not None and name not in names:
             notice(f"warning: {url} does not list {name!r}; it lists {shown_names(names)}")
         return cls(url, name or names[0])
@@ -78,7 +78,7 @@ class Remote:
             return self._read(_call(f"{self.url}/chat/completions", body | self._wish()))
         except _RefusedError as error:
             if not self.tells_logprobs:
-                raise UserError(f"{self.url} refuses a prompt: {error}. {_CONTEXT}") from None
+                raise UserError(f"{self.url} refused a prompt: {error}. {_CONTEXT}") from None
         self.tells_logprobs = False
         return self.answer(messages, max_tokens)
 
@@ -98,7 +98,7 @@ class Remote:
 
 
 _CONTEXT = (
-    "If it is about the context's length, start the server with a larger one (llama-server --ctx-size, vllm "
+    "If the context is too short, start the server with a longer one (llama-server --ctx-size, vllm "
     "--max-model-len, sglang --context-length), or lower --lengths."
 )
 
@@ -120,4 +120,4 @@ def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
         raise _RefusedError(f"status {error.code}: {words}") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = printable(str(getattr(error, "reason", error)) or type(error).__name__)[:_LONGEST_REASON]
-        raise UserError(f"{url} can't be asked: {reason}. Start the server, or mend --url.") from None
+        raise UserError(f"{url} can't be reached: {reason}. Start the server, or fix --url.") from None

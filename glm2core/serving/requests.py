@@ -157,7 +157,7 @@ def parse(body: bytes) -> ChatRequest:
         reason = "is not served here; leave it out" if first["type"] == "extra_forbidden" else first["msg"]
         raise RequestError(400, f"{place}: {reason}", place) from None
     if request.stream and request.logprobs:
-        raise RequestError(400, "logprobs come with whole answers: leave out stream, or logprobs.", "logprobs")
+        raise RequestError(400, "logprobs can't be streamed: leave out stream, or logprobs.", "logprobs")
     if request.top_logprobs and not request.logprobs:
         raise RequestError(400, "top_logprobs needs logprobs true.", "top_logprobs")
     return request

@@ -84,8 +84,8 @@ def _require_up_to_date() -> None:
     changes = json.loads(done.stdout or "{}")
     if changes:
         raise UserError(
-            f"the workspace is not what dvc.lock describes ({_in_words(changes)}), so the figures may be another "
-            "model's. Run `dvc repro` (or `dvc checkout` to go back to what dvc.lock describes), then promote."
+            f"the workspace differs from dvc.lock ({_in_words(changes)}), so the figures may be another model's. "
+            "Run `dvc repro` (or `dvc checkout` to return to the state in dvc.lock), then promote."
         )
 
 

@@ -30,7 +30,7 @@ def become_pages(experiment: str, port: int | None = None) -> None:
     port = _free_port() if port is None else port
     # Without the workflow MLflow opens on a page for GenAI
     address = f"http://{_HOST}:{port}/#/experiments/{found.experiment_id if found else 0}/runs"
-    print(f"all runs, one a row:     {address}?workflowType=machine_learning")
+    print(f"all runs, one per row:   {address}?workflowType=machine_learning")
     print(f"their figures as charts: {address}?workflowType=machine_learning&compareRunsMode=CHART")
     print("Ctrl-C ends it.", flush=True)
     command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]

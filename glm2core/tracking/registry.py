@@ -116,7 +116,7 @@ def _version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        client.create_registered_model(name, description="Tuned by glm2core; the tag `restore` brings a version back.")
+        client.create_registered_model(name, description="Tuned by glm2core; the tag `restore` restores a version.")
     for there in client.search_model_versions(f"name = '{name}'"):
         if there.run_id == row.info.run_id and there.tags.get("model_md5") == lineage.model_md5:
             for key, value in tags.items():
@@ -136,7 +136,7 @@ def _describe(tags: dict[str, str]) -> str:
     """Markdown, as MLflow's page of a version shows it."""
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in tags.items())
     how = (
-        f"`{tags['restore']}` puts these weights back into {MODEL}."
+        f"`{tags['restore']}` restores these weights to {MODEL}."
         if "restore" in tags
         else f"No commit names these weights yet. DVC's cache keeps them as `{tags['model_md5']}`."
     )

@@ -153,7 +153,7 @@ class _Words:
     def incomplete(self, error: Exception) -> None:
         self._say(
             "incomplete",
-            f"MLflow could not record everything ({_reason(error)}); the work goes on, "
+            f"MLflow could not record everything ({_reason(error)}); the stage continues, "
             f"and metrics/{self._stage}.json will hold the figures.",
         )
 

@@ -125,8 +125,8 @@ class ServerWriter:
             self._changed.wait_for(lambda: self._given_up or not self._waiting, timeout=patience())
             behind = 0 if self._given_up else len(self._waiting)
         if behind:
-            late = f"{behind} requests wait after {patience():g} s"
-            self._give_up(TimeoutError(f"{late}; set MLFLOW_HTTP_REQUEST_TIMEOUT to have it waited for longer"))
+            late = f"{behind} requests are still waiting after {patience():g} s"
+            self._give_up(TimeoutError(f"{late}; raise MLFLOW_HTTP_REQUEST_TIMEOUT to wait longer"))
         with self._changed:
             if not self._changed.wait_for(lambda: not self._waiting, timeout=_SECONDS_FOR_OWN_STORE):
                 self._say(TimeoutError("the project's own store could not be written in time"))

@@ -92,7 +92,7 @@ class RoundingAdafactor(Optimizer):
         if not torch.isfinite(squared_norm):
             raise UserError(
                 f"the gradient of {self._names[parameter]} is not finite; it was not applied. "
-                "Lower train.learning_rate, or use dtype float32, and run again: the last checkpoint remains."
+                "Lower train.learning_rate, or use dtype float32, and run again: the last checkpoint is kept."
             )
         self._squared_norms.append(squared_norm)
 

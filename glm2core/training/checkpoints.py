@@ -55,13 +55,13 @@ class CheckpointFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"another training of the same run is at work (it holds {self.folder / 'lock'}). "
-                "Wait until it ends, or stop that process, and run again."
+                f"another process is training this run (it holds {self.folder / 'lock'}). "
+                "Wait for it to end, or stop it, and run again."
             ) from None
         except OSError as error:
             raise UserError(
                 f"cannot write checkpoints to {self.folder}: {error.strerror or error}. "
-                "Mend the rights of that folder or free space, and run again."
+                "Fix the permissions of that folder or free space, and run again."
             ) from error
         try:
             self._remove(self._partial)
@@ -75,7 +75,7 @@ class CheckpointFolder:
             broken = _first_broken_file(path)
             if broken is None:
                 return path
-            self._notice(f"checkpoint {path} is damaged ({broken}): going back to the one before it")
+            self._notice(f"checkpoint {path} is damaged ({broken}): using the one before it")
         return None
 
     def save(self, step: int, write: Callable[[Path], None], *, best_step: int | None = None) -> bool:
@@ -100,7 +100,7 @@ class CheckpointFolder:
             self._remove(self._partial)
             before = self._checkpoints()
             kept = f"the last one is {before[-1].name}" if before else "there is none before it"
-            self._notice(f"could not save the checkpoint of step {step} ({error}); {kept}. Training goes on.")
+            self._notice(f"could not save the checkpoint of step {step} ({error}); {kept}. Training continues.")
             return False
         self._rotate(best_step)
         return True

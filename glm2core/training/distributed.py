@@ -140,9 +140,9 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
     found = ", ".join(f"train.{name} {value}" for name, value in wrong.items() if value)
     if found:
         raise UserError(
-            f"accelerate's config shards the weights (FSDP), and {found} doesn't go with it. Set method full, "
+            f"accelerate's config shards the weights (FSDP), which doesn't work with {found}. Set method full, "
             "optimizer adamw, memory normal, dtype float32 and gradient_checkpointing false (the config file's "
-            "mixed_precision and fsdp_activation_checkpointing stand for the last two), or take a config without FSDP."
+            "mixed_precision and fsdp_activation_checkpointing replace the last two), or use a config without FSDP."
         )
 
 

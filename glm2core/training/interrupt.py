@@ -23,7 +23,7 @@ def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopRequest]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.requested = True
         restore()
-        notice(f"{signal.Signals(number).name}: finishing the step, then saving. Once more to stop at once.")
+        notice(f"{signal.Signals(number).name}: finishing the step, then saving. Repeat it to stop at once.")
 
     def restore() -> None:
         for number, handler in before.items():

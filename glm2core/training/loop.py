@@ -194,7 +194,7 @@ class Loop:
         if self._scale is None:
             raise UserError(
                 f"the gradient of step {self.step + 1} is not finite; nothing was updated. "
-                "Lower train.learning_rate, or set train.dtype to float32. The last checkpoint remains."
+                "Lower train.learning_rate, or set train.dtype to float32. The last checkpoint is kept."
             )
         self._scale.lower(self.step + 1)
         return None
@@ -290,8 +290,8 @@ class Loop:
         ids = ", ".join(self.row_ids[row] for row in rows)
         raise UserError(
             f"the loss of step {self.step + 1} is {value} on the rows {ids}; nothing was updated. "
-            "Look at these rows, lower train.learning_rate, or set train.dtype to float32. "
-            "The last checkpoint remains."
+            "Check these rows, lower train.learning_rate, or set train.dtype to float32. "
+            "The last checkpoint is kept."
         )
 
     def _no_longer_improves(self) -> bool:

@@ -43,7 +43,7 @@ class LossScale:
             raise UserError(
                 f"the gradient of step {step} is not finite in float16 at any loss scale down to 1; nothing was "
                 "updated. Lower train.learning_rate, or set train.dtype to float32 or bfloat16. The last checkpoint "
-                "remains."
+                "is kept."
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -106,11 +106,11 @@ class Run:
             loop = self._loop(progress)
             validation = self._validation_batches()
             if last is not None:
-                self.notice(f"going on from {last.name} of {self.checkpoints.folder}")
+                self.notice(f"resuming from {last.name} in {self.checkpoints.folder}")
                 loop.restore(last)
             loop.run(self.batches(start=loop.step), validation, stop=stop, after_step=self._teller(loop, bar))
             if anywhere(stop.requested, self.device) and loop.step < self.params.steps:
-                self.notice(f"stopped after step {loop.step}; dvc repro goes on from the checkpoint")
+                self.notice(f"stopped after step {loop.step}; dvc repro resumes from the checkpoint")
                 raise KeyboardInterrupt
             self._validate_result(loop, validation)
         return Outcome(self._metrics(loop), progress)
@@ -222,17 +222,17 @@ class Run:
             return
         if self.params.early_stopping:
             raise UserError(
-                "train.early_stopping needs validation, and the validation split has no supervised row. Raise "
+                "train.early_stopping needs validation, but the validation split has no supervised row. Raise "
                 "convert.validation_fraction, add rows, or set train.early_stopping to null."
             )
-        self.notice("the validation split has no supervised row: training goes without validation_loss")
+        self.notice("the validation split has no supervised row: training runs without validation_loss")
 
     def _curriculum(self) -> list[tuple[float, int]]:
         shortest = int(self.training.lengths.min())
         for number, stage in enumerate(self.params.curriculum):
             if stage.max_tokens < shortest:
                 raise UserError(
-                    f"train.curriculum[{number}].max_tokens is {stage.max_tokens}, and the shortest training row has "
+                    f"train.curriculum[{number}].max_tokens is {stage.max_tokens}, but the shortest training row has "
                     f"{shortest} tokens. Raise it, or add shorter rows."
                 )
         return [(stage.until, stage.max_tokens) for stage in self.params.curriculum]
@@ -247,7 +247,7 @@ class Run:
             folder = self.checkpoints.path(best[0])
             if folder.is_dir():
                 loop.load_weights(folder)
-                self.notice(f"the weights of step {best[0]} are kept: validation loss {best[1]:.4f} was the best")
+                self.notice(f"keeping the weights of step {best[0]}, with the best validation loss: {best[1]:.4f}")
                 return
         steps = [step for step, _ in progress.curve("validation_loss")]
         if loop.step not in steps:

@@ -33,7 +33,7 @@ def without_generated(rows: TokenizedDataset, share: float, notice: Notice = pri
         return rows
     if not kept:
         raise UserError(
-            f"all {len(rows):,} training rows are generated ones, and train.generated_rows is {share:g}. Add rows of "
+            f"all {len(rows):,} training rows are generated, and train.generated_rows is {share:g}. Add rows of "
             "your own to convert.sources, or set train.generated_rows to 1."
         )
     notice(f"train.generated_rows {share:g}: {left_out:,} of {len(rows):,} training rows are left out")

@@ -147,9 +147,9 @@ def _workload(
 def _require_one_process_for_low_memory(params: TrainParams) -> None:
     if params.memory == "low" and world_size() > 1:
         raise UserError(
-            f"train.memory is low, and {world_size()} processes were started: each tensor is stepped inside its own "
-            "backward, before the others' gradients could be added. Start one process (train.launcher python), or "
-            "set train.memory to normal."
+            f"train.memory is low, but {world_size()} processes were started: each tensor is updated inside its own "
+            "backward, before the gradients of the other processes could be added. Start one process (train.launcher "
+            "python), or set train.memory to normal."
         )
 
 

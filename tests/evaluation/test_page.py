@@ -38,14 +38,21 @@ def test_every_section_is_there_and_hostile_texts_stay_texts(tmp_path: Path) -> 
     assert tags.open == [] and tags.addresses == []
     assert not {"script", "img", "link", "iframe", "a"} & tags.seen
     assert "\\u202egnol\\u2066x\\x07\\x1b[31m" in page and not re.search("[\x00-\x09\x0b-\x1f\u202e\u2066]", page)
-    for title in ("Before and after", "length and depth", "Curves", "Worst answers", "Not found", "Params that differ"):
+    for title in (
+        "Before and after",
+        "length and depth",
+        "Training curves",
+        "Worst answers",
+        "Missed in",
+        "Params that differ",
+    ):
         assert f"<h2>{title}" in page or re.search(f"<h2>[^<]*{title}", page), title
     assert "more characters)" in page
 
 
 def test_the_copy_without_texts_has_the_figures_alone(tmp_path: Path) -> None:
     page = hostile_page(tmp_path, texts=False).read_text(encoding="utf-8")
-    assert "the right answer" not in page and "long long" not in page and "Not found in" not in page
+    assert "the right answer" not in page and "long long" not in page and "Missed in" not in page
     assert "<svg" in page and 'class="grid"' in page
 
 

@@ -73,7 +73,7 @@ def test_other_normalizations(options):
 
 
 def test_a_unigram_model_is_refused():
-    with pytest.raises(UserError, match="not a BPE model"):
+    with pytest.raises(UserError, match="is not BPE"):
         fast_tokenizer(SpTokenizer(_trained("unigram")), "chatglm2", "glm2", max_length=2048)
 
 

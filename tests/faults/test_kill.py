@@ -64,7 +64,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder: Path, undisturbed: dict[
     process.communicate()
     assert not (folder / "models/tuned").exists()
     output = finish(folder)
-    assert "going on from step-" in output
+    assert "resuming from step-" in output
     assert folder_bytes(folder / "models/tuned") == undisturbed
 
 
@@ -102,7 +102,7 @@ def test_a_stopped_run_saves_its_step_and_fails(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "finishing the step" in output
-    assert "dvc repro goes on" in output
+    assert "dvc repro resumes" in output
     assert not (folder / "models/tuned").exists()
     finish(folder)
     assert folder_bytes(folder / "models/tuned") == undisturbed
@@ -120,7 +120,7 @@ def test_a_trainer_beside_another_is_refused(folder: Path) -> None:
         second = start_stage(folder)
         output, _ = second.communicate(timeout=300)
     assert second.returncode == 1
-    assert "another training of the same run is at work" in " ".join(output.split())
+    assert "another process is training this run" in " ".join(output.split())
     finish(folder)
 
 
@@ -135,7 +135,7 @@ def test_a_corrupted_newest_checkpoint_falls_back(folder: Path, undisturbed: dic
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     output = finish(folder)
     assert f"{newest.name} is damaged" in " ".join(output.split())
-    assert f"going on from {checkpoints_before(newest)}" in output
+    assert f"resuming from {checkpoints_before(newest)}" in output
     assert folder_bytes(folder / "models/tuned") == undisturbed
 
 
@@ -152,7 +152,7 @@ def test_changed_params_start_afresh(folder: Path, tmp_path: Path) -> None:
     process.communicate()
     changed = {**SLOWER, "learning_rate": 3e-4, "max_steps": 10}
     write_params(folder, changed)
-    assert "going on from" not in finish(folder)
+    assert "resuming from" not in finish(folder)
     fresh = tmp_path / "fresh"
     write_project(fresh, changed)
     finish(fresh)

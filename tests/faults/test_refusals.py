@@ -45,7 +45,7 @@ def test_a_checkpoint_folder_that_is_a_file(folder: Path) -> None:
     (folder / ".checkpoints").write_text("in the way")
     said = refused(folder)
     assert "cannot write checkpoints to" in said
-    assert "Mend the rights of that folder" in said
+    assert "Fix the permissions of that folder" in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")
@@ -119,7 +119,7 @@ def test_two_dvc_repro_at_once(folder: Path) -> None:
     assert "busy" in said or "lock" in said, said
     done, _ = first.communicate(timeout=300)
     assert first.returncode == 0, done
-    assert "going on from" not in done
+    assert "resuming from" not in done
     third = start("repro")
     said, _ = third.communicate(timeout=180)
     assert third.returncode == 0, said

@@ -91,7 +91,7 @@ def test_another_base_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="was trained on another base"):
         load(root / "models/tuned")
     shutil.rmtree(root / "models/base")
-    with pytest.raises(UserError, match=r"is an adapter on models/base, and .* does not exist"):
+    with pytest.raises(UserError, match=r"is an adapter on models/base, but .* does not exist"):
         load(root / "models/tuned")
 
 
@@ -195,11 +195,11 @@ def test_an_adapters_tensors_are_checked_as_a_networks(
         ({"use_dora": True, "bias": "all"}, "bias, use_dora must not be set"),
         ({"modules_to_save": ["embedding"]}, "modules_to_save must not be set"),
         ({"r": 10**9}, "r must be at most 65,536"),
-        ({"r": 3}, "and should be [3, "),
+        ({"r": 3}, "but should be [3, "),
         ({"lora_dropout": "x"}, "lora_dropout must be a number"),
         ({"peft_type": "XLORA"}, "peft_type must be one of LORA, PREFIX_TUNING"),
         ({"peft_type": "PROMPT_TUNING"}, "peft_type must be one of LORA, PREFIX_TUNING"),
-        ({"peft_type": "PREFIX_TUNING"}, "num_virtual_tokens must be there"),
+        ({"peft_type": "PREFIX_TUNING"}, "num_virtual_tokens must be set"),
         ({"task_type": "SEQ_CLS"}, "task_type must be one of null, CAUSAL_LM"),
     ],
     ids=str,
@@ -236,8 +236,8 @@ def test_weights_of_an_adapter_may_be_a_bin_and_must_be_there(root: Path) -> Non
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"path": "~nosuchuser/x"}, "path is no path here"),
-        ({"path": "x" * 300}, "path is no path here"),
+        ({"path": "~nosuchuser/x"}, "path is not a valid path here"),
+        ({"path": "x" * 300}, "path is not a valid path here"),
         ({"path": "x" * 5000}, "path must have at most 4096 characters"),
         ({"path": ""}, "path must not be empty"),
         ({"path": "a\0b\x1b[31m"}, r"does not exist"),

@@ -59,7 +59,7 @@ def test_a_released_prefix_alone_finds_its_base(by: str, layout: str, tmp_path: 
     write_checkpoint(tmp_path / "chatglm2-6b", released_config("chatglm2-6b"), base, layout=layout)
     prefix = tmp_path / "ptuned"
     write_checkpoint(prefix, config, alone, shards=1)
-    with pytest.raises(UserError, match=r"a P-tuning prefix alone.*Name the base's folder by --base"):
+    with pytest.raises(UserError, match=r"only a P-tuning prefix.*Name the base's folder with --base"):
         load(prefix)
     if by == "base.json":
         (prefix / "base.json").write_text(json.dumps({"path": str(tmp_path / "chatglm2-6b")}))
@@ -89,7 +89,7 @@ def test_a_base_that_has_no_place_is_named(tmp_path: Path) -> None:
         (lambda w: w.update({"transformer.extra.weight": torch.zeros(2)}), r"unexpected transformer\.extra\.weight"),
         (
             lambda w: w.update({"transformer.encoder.final_layernorm.weight": torch.ones(63)}),
-            r"transformer\.encoder\.final_layernorm\.weight is \[63\] and should be \[64\]",
+            r"transformer\.encoder\.final_layernorm\.weight is \[63\] but should be \[64\]",
         ),
         (
             lambda w: w.update({"transformer.prefix_encoder.embedding.weight": torch.zeros(8, 192)}),
@@ -109,13 +109,13 @@ def test_a_wrong_tensor_is_named(change: object, message: str, by: str, tmp_path
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no weights"):
         load(tmp_path)
     write_checkpoint(tmp_path, released_config("chatglm2-6b"), shards=2)
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(UserError, match=r"not there: pytorch_model-00002-of-00002\.bin"):
+    with pytest.raises(UserError, match=r"do not exist: pytorch_model-00002-of-00002\.bin"):
         load(tmp_path)
     write_checkpoint(tmp_path, released_config("chatglm2-6b"), shards=2)
     (tmp_path / "config.json").write_text("{")

@@ -47,7 +47,7 @@ def test_tuned_folders_are_to_be_exported(rope: dict[str, Any], verdict: str) ->
     values = config.to_dict() | {"architectures": ["ChatGLM2ForCausalLM"]}
     for entry in served(values, rope, 32768):
         assert entry.verdict == verdict
-        assert "ChatGLM2ForCausalLM is not in its list: export first" in entry.note
+        assert "ChatGLM2ForCausalLM is not supported: export first" in entry.note
 
 
 @pytest.mark.parametrize(("rope", "verdict"), TUNED)

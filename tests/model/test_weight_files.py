@@ -30,14 +30,14 @@ def load(folder: Path) -> torch.nn.Module:
     ("content", "said"),
     [
         ([1, 2], "a list, not tensors by name"),
-        ({1: torch.ones(2)}, "1 is no tensor"),
-        ({NAME: 1.0}, f"{NAME} is no tensor"),
+        ({1: torch.ones(2)}, "1 is not a tensor"),
+        ({NAME: 1.0}, f"{NAME} is not a tensor"),
         ({NAME: torch.eye(3).to_sparse()}, "sparse"),
         ({NAME: torch.ones(3, dtype=torch.long)}, "int64"),
         ({NAME: torch.ones(3, dtype=torch.complex64)}, "complex64"),
         ({NAME: torch.ones(3, device="meta")}, "dense floats"),
         ({NAME: torch.zeros(1).expand(HUGE, HUGE)}, "more memory than the file has bytes"),
-        ({"\x1b[31m": 5}, r"x1b\[31m is no tensor"),
+        ({"\x1b[31m": 5}, r"x1b\[31m is not a tensor"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -63,7 +63,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
         save_file({NAME: torch.ones(2)}, tmp_path / name)
     index = {"weight_map": {NAME: "a.safetensors", "x": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=rf"b\.safetensors holds tensors that an earlier file holds too: {NAME}"):
+    with pytest.raises(UserError, match=rf"b\.safetensors repeats tensors of an earlier file: {NAME}"):
         mapped_weights(weight_files(tmp_path))
 
 
@@ -96,7 +96,7 @@ def test_weights_with_nan_are_refused_by_name(layout: str, value: float, tmp_pat
     [
         ({"num_layers": 10**9}, "num_layers must be at most 512"),
         ({"num_layers": 512}, r"missing transformer\.encoder\.layers\.10\..*and 3,555 more"),
-        ({"hidden_size": 65536, "padded_vocab_size": 1 << 21}, r"is \[\d+, 64\] and should be \[\d+, 65536\]"),
+        ({"hidden_size": 65536, "padded_vocab_size": 1 << 21}, r"is \[\d+, 64\] but should be \[\d+, 65536\]"),
     ],
 )
 def test_sizes_are_compared_with_the_files_before_anything_is_built(

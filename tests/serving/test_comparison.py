@@ -50,12 +50,12 @@ def test_llama_cpp_serves_what_was_trained(full_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("http://127.0.0.1:{port}/v1", "can't be asked: "),
-        ("http://127.0.0.1:port/v1", "can't be asked: "),
-        ("http://[::1/v1", "can't be asked: "),
-        ("http://127.0.0.1:99999/v1", "can't be asked: "),
-        ("127.0.0.1:8000", "Give one like http://127.0.0.1:8080/v1"),
-        ("file:///etc/passwd", "Give one like http://127.0.0.1:8080/v1"),
+        ("http://127.0.0.1:{port}/v1", "can't be reached: "),
+        ("http://127.0.0.1:port/v1", "can't be reached: "),
+        ("http://[::1/v1", "can't be reached: "),
+        ("http://127.0.0.1:99999/v1", "can't be reached: "),
+        ("127.0.0.1:8000", "Give a URL like http://127.0.0.1:8080/v1"),
+        ("file:///etc/passwd", "Give a URL like http://127.0.0.1:8080/v1"),
     ],
 )
 def test_a_server_that_is_away_is_a_sentence(url, sentence, full_model, capsys):
@@ -80,7 +80,7 @@ def test_a_server_of_another_protocol_is_a_sentence(said, full_model, capsys):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         assert main(["compare", str(full_model), "--url", url, *FEW]) == 1
         thread.join()
-    assert "can't be asked: " in capsys.readouterr().err
+    assert "can't be reached: " in capsys.readouterr().err
 
 
 def test_a_space_in_front_is_no_difference(full_model):
@@ -94,20 +94,20 @@ def test_a_space_in_front_is_no_difference(full_model):
 
     results = list(compare(model, chat_format, Spaced("", "m"), [], 4))
     assert [result.equal for result in results] == [True] * 3
-    assert all(result.spaced and result.verdict.startswith("equal but for a space in front: ") for result in results)
+    assert all(result.spaced and result.verdict.startswith("equal except for a leading space: ") for result in results)
 
 
 def test_a_wrong_path_is_a_sentence(full_model, capsys):
     with served(full_model) as url:
         assert main(["compare", str(full_model), "--url", url.removesuffix("/v1"), *FEW]) == 1
-    assert "--url is to end where /models follows, as /v1" in capsys.readouterr().err
+    assert "--url must end where /models follows, as in /v1" in capsys.readouterr().err
 
 
 def test_a_server_that_lists_no_models_is_asked_by_name(full_model, capsys):
     with served(full_model) as url:
         assert main(["compare", str(full_model), "--url", url.removesuffix("/v1"), "--name", "m", *FEW]) == 1
     said = capsys.readouterr().err
-    assert "warning: " in said and "/models is answered by status 404" in said and "refuses a prompt" in said
+    assert "warning: " in said and "/models returned status 404" in said and "refused a prompt" in said
 
 
 def result(tokens, ours, theirs, *, theirs_tokens=None, goes_on=False, lead=None):
@@ -120,7 +120,10 @@ def result(tokens, ours, theirs, *, theirs_tokens=None, goes_on=False, lead=None
         ([result(50, "a", "b", theirs_tokens=51, lead=3.0)], "the chat template"),
         ([result(50, "a", "ab", goes_on=True), result(60, "a", "a")], "a stop token"),
         ([result(50, "a", "b", lead=0.01), result(3000, "a", "a")], "precision"),
-        ([result(50, "a", "a"), result(3000, "a", "b", lead=4.0)], "positions: all up to 2,048 tokens are equal"),
+        (
+            [result(50, "a", "a"), result(3000, "a", "b", lead=4.0)],
+            "positions: all answers up to 2,048 tokens are equal",
+        ),
         ([result(50, "a", "b", lead=4.0)], "other weights"),
     ],
     ids=["template", "stop", "precision", "positions", "weights"],

@@ -192,11 +192,11 @@ def test_a_killed_evaluation_goes_on_to_the_same_files(inputs: Path) -> None:
     process = start_evaluate(inputs)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert f"parts done before: {before}" in " ".join(output.split())
+    assert f"parts already done: {before}" in " ".join(output.split())
     assert list((inputs / ".checkpoints").iterdir()) == []
     gone_on = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
     process = start_evaluate(inputs)
-    assert "parts done before" not in process.communicate(timeout=300)[0]
+    assert "parts already done" not in process.communicate(timeout=300)[0]
     assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == gone_on
 
 

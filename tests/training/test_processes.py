@@ -116,7 +116,7 @@ def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path
     folder = tmp_path / "stopped"
     output = stopped(folder, lambda launcher: workers(launcher)[0 if first else 1].terminate())
     assert "stopped after step" in output
-    assert "going on from step-" in finish(folder)
+    assert "resuming from step-" in finish(folder)
     assert folder_bytes(folder / "models/tuned") == folder_bytes(two / "models/tuned")
     assert curve(folder, "loss") == curve(two, "loss")
 
@@ -125,7 +125,7 @@ def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path
 def test_ctrl_c_at_the_launcher_saves_the_step(two: Path, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     assert "stopped after step" in stopped(folder, lambda launcher: launcher.send_signal(signal.SIGINT))
-    assert "going on from step-" in finish(folder)
+    assert "resuming from step-" in finish(folder)
     assert curve(folder, "loss") == curve(two, "loss")
 
 
@@ -143,7 +143,7 @@ def test_the_stage_becomes_its_launcher(two: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and "stopped after step" in output
-    assert "going on from step-" in finish(folder, processes=1)
+    assert "resuming from step-" in finish(folder, processes=1)
     weights = "models/tuned/model.safetensors"
     assert (folder / weights).read_bytes() == (two / weights).read_bytes()
 
@@ -193,7 +193,7 @@ def test_low_memory_is_refused(tmp_path: Path) -> None:
     process = start_stage(folder, 2)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "train.memory is low, and 2 processes were started" in output
+    assert "train.memory is low, but 2 processes were started" in output
 
 
 @pytest.mark.slow

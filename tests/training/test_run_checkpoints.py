@@ -76,7 +76,7 @@ def test_a_full_disk_is_told_and_the_one_before_remains(folder: CheckpointFolder
 
 def test_a_second_trainer_is_refused(folder: CheckpointFolder) -> None:
     other = CheckpointFolder(folder.folder, keep=2, notice=print)
-    with folder.locked(), pytest.raises(UserError, match="another training of the same run"), other.locked():
+    with folder.locked(), pytest.raises(UserError, match="another process is training this run"), other.locked():
         pass
     with other.locked():
         pass
