@@ -99,7 +99,7 @@ def test_where_nothing_can_be_written_an_evaluation_goes_on(tmp_path: Path) -> N
     assert journal.memo("a", lambda: VALUES) == VALUES
     assert journal.memo("b", lambda: VALUES) == VALUES
     assert journal.memo("a", never) == VALUES
-    assert len(said) == 1 and "can't be continued" in said[0]
+    assert len(said) == 1 and "can't be resumed" in said[0]
 
 
 def test_values_lie_in_the_file_and_not_in_memory(tmp_path: Path) -> None:

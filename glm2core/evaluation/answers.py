@@ -1,4 +1,4 @@
-"""Greedy answers to held-out rows, batch by batch, as they come."""
+"""Greedy answers to held-out rows, yielded batch by batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from glm2core.text.dataset import TokenizedDataset, TokenRow
 
 @dataclass(frozen=True)
 class HeldOutAnswer:
-    """What the model says to one held-out row, beside what the row says."""
+    """The model's answer to one held-out row, with the row's own answer as reference."""
 
     id: str
     prompt: str
@@ -35,10 +35,10 @@ def answer_rows(
 ) -> Iterator[list[HeldOutAnswer]]:
     """Answer the last question of `rows` rows, spread evenly over the data; yields batch by batch.
 
-    Prompts alike in length go together, so that little is padded.
+    Prompts of similar length share a batch, to keep padding small.
 
     Args:
-        memo: where the answers of a batch come from or go to.
+        memo: reads and stores the answers of a batch.
     """
     ids = dataset.ids
     chosen = [_last_answer(ids[index], dataset.row(index)) for index in spread(len(dataset), rows)]
@@ -59,7 +59,7 @@ def _answer_batch(answerer: Answerer, batch: list[_Question]) -> list[dict[str, 
 
 
 def spread(available: int, wanted: int) -> list[int]:
-    """At most `wanted` of `available` places, evenly spread."""
+    """At most `wanted` of `available` indices, evenly spread."""
     count = min(available, wanted)
     return [index * available // count for index in range(count)]
 

@@ -1,4 +1,4 @@
-"""The same rows answered and scored by the base and by the tuned model: held-out ones, and some of another kind."""
+"""Answers and scores of the base and the tuned model on the same rows: held-out ones, and some of another kind."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ from glm2core.text.dataset import TokenizedDataset
 from glm2core.text.file_rows import encode_file
 
 GENERAL = "general: "
-"""In front of the file's name: the source of its rows."""
+"""Prefix of the file's name in the source of its rows."""
 
 RowLosses = Mapping[str, tuple[float, int]]
 """id -> summed loss and supervised tokens."""
@@ -32,11 +32,11 @@ RowLosses = Mapping[str, tuple[float, int]]
 
 @dataclass(frozen=True)
 class AskedRows:
-    """Rows that are answered.
+    """The rows to answer.
 
-    held_out: of the test split, spread evenly over it.
-    general: of `evaluate.general`, or None.
-    facts: id, source, kind, language, general; a line for each row of both.
+    held_out: rows spread evenly over the test split.
+    general: rows of `evaluate.general`, or None.
+    facts: id, source, kind, language, general; one line per row of both.
     """
 
     held_out: TokenizedDataset
@@ -45,17 +45,17 @@ class AskedRows:
 
     @classmethod
     def choose(cls, test: TokenizedDataset, facts: pl.DataFrame, rows: int) -> "AskedRows":
-        """At most `rows` of the test split.
+        """Choose at most `rows` rows of the test split.
 
         Args:
-            facts: of `read_rows`, all rows.
+            facts: from `read_rows`, for all rows.
         """
         held_out = test.take(spread(len(test), rows))
         known = pl.DataFrame({"id": held_out.ids}, {"id": pl.String}).join(facts, on="id", maintain_order="left")
         return cls(held_out, None, known.with_columns(general=pl.lit(False)))
 
     def with_general(self, path: Path, rows: int, chat_format: ChatFormat, tokenize: TokenizeParams) -> "AskedRows":
-        """The same, and the first `rows` rows of a file."""
+        """The same rows plus the first `rows` rows of a file."""
         found = encode_file(path, rows, chat_format, tokenize, "evaluate.general")
         known = described(found.conversations, found.dataset.ids, f"{GENERAL}{path.name}")
         taken = set(self.held_out.ids)
@@ -82,16 +82,16 @@ def answer_and_score(
     known: RowLosses | None = None,
     file: TextIO | None = None,
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Greedy answers to all rows, their scores and their loss.
+    """Answer all rows greedily, and compute scores and loss.
 
     Args:
-        name: of the model, in its lines.
-        memo: where the answers and losses of a batch come from or go to; keys are the model's own.
-        known: losses that are computed already.
-        file: gets the answers as they come.
+        name: name of the model in its lines.
+        memo: reads and stores the answers and losses of a batch; keys are the model's own.
+        known: losses that were already computed.
+        file: receives each batch of answers at once.
 
     Returns:
-        A line for each row: model, id, scores, loss, tokens; and the answers as records.
+        One line per row (model, id, scores, loss, tokens), and the answers as records.
     """
     settings = params.generation
     answerer = Answerer(model, chat_format, Sampling(settings.max_new_tokens))

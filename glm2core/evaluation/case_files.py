@@ -1,4 +1,4 @@
-"""Retrieval cases in files: LongEval's lines and RULER's tasks, asked as they are; and our own, written as RULER's."""
+"""Retrieval cases in files: LongEval's lines and RULER's tasks, used unchanged; and our own, in RULER's format."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from glm2core.evaluation.cases import Case, CountTokens, Question, chance_of
 from glm2core.files import refuse_lfs_pointer
 from glm2core.lines.records import RECORD_OVER, colliding, parse_record
 
-# RULER's own, by how a task's name begins
+# RULER's own limits, by the start of a task's name
 _NEW_TOKENS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
 _MOST_NEW_TOKENS = 128
 _ANY_REFERENCE = "qa"
@@ -20,13 +20,13 @@ _SUBSETS = ("validation", "test")
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The cases of a file, a context and a question each: LongEval's or RULER's, as the first row's keys say.
+    """Read the cases of a file, one context and one question each; the first row's keys tell LongEval from RULER.
 
-    The task is named after the file: `longeval_200_lines`; `ruler_vt` of vt.jsonl or vt/validation.jsonl, and
-    `ruler_vt_4096` where a folder above is called 4096, as RULER's scripts lay them out.
+    The task is named after the file: `longeval_200_lines`; `ruler_vt` for vt.jsonl or vt/validation.jsonl, or
+    `ruler_vt_4096` if a parent folder is called 4096, the layout of RULER's scripts.
 
     Raises:
-        UserError: the file is missing, or a row is not one of LongEval's or RULER's.
+        UserError: the file is missing, or a row is neither LongEval's nor RULER's.
     """
     if not path.is_file():
         raise UserError(
@@ -42,9 +42,9 @@ def read_cases(path: Path) -> list[Case]:
 
 
 def write_cases(cases: Iterable[Case], folder: Path, count_tokens: CountTokens) -> int:
-    """Write cases as RULER's files, `folder/<length>/<task>/validation.jsonl`, a question a row; returns how many.
+    """Write cases in RULER's format, `folder/<length>/<task>/validation.jsonl`, a row per question; returns the row count.
 
-    Each row holds its whole prompt, so a context is written once for each of its questions.
+    Each row holds its whole prompt, so a context is repeated for each of its questions.
     """
     written = Counter[Path]()
     for case in cases:
@@ -69,7 +69,7 @@ def _ruler_row(case: Case, question: Question, index: int, count_tokens: CountTo
 
 
 def ruler_task(path: Path) -> str:
-    """How a RULER file's task is called in tables."""
+    """The name of a RULER file's task in tables."""
     name = path.parent.name if path.stem in _SUBSETS else path.stem
     length = next((part for part in reversed(path.resolve().parts[-4:-1]) if re.fullmatch(r"\d+", part)), "")
     return "_".join(filter(None, ("ruler", name, length)))
@@ -112,7 +112,7 @@ def _ruler_case(row: str, index: int, path: Path) -> Case:
 
 
 def _place(context: str, references: tuple[str, ...]) -> float | None:
-    """Depth of a single answer by characters; None of others, and where it is not there to the letter."""
+    """Depth of a single answer in characters; None for several answers, or if the text does not contain it."""
     found = context.find(references[0]) if len(references) == 1 else -1
     return found / len(context) if found >= 0 else None
 

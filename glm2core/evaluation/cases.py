@@ -1,7 +1,7 @@
 """A retrieval case: one context and the questions about it.
 
-Context ends and question starts at a line break, where no token spans the border: the context's
-tokens are the same whatever is asked, and are read once for all its questions.
+The context ends at a line break, which no token spans. Its tokens therefore do not depend on the
+question, and are read once for all its questions.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from glm2core.errors import UserError
 from glm2core.lines.records import Line
 
-CountTokens = Callable[[str], int]  # text of a user's message -> tokens of the whole prompt
+CountTokens = Callable[[str], int]  # text of a user message -> tokens of the whole prompt
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,15 @@ class Question:
     """One question.
 
     Args:
-        expected: the number that an answer names last; None where `references` say what it has to hold.
-        depth: middle of the asked piece: 0 = start of the context, 1 = its end; None where it is in several places.
+        expected: the last number in a right answer; None if `references` list what it must contain.
+        depth: middle of the asked piece: 0 = start of the context, 1 = its end; None if it is in several places.
         colliding: another key of the context shares a word with the asked one.
-        references: RULER's: what an answer has to hold.
+        references: RULER's: texts that an answer must contain.
         any_reference: one of them is enough (RULER's questions and answers).
-        task: where it is another than the case's, as on a context that is shared.
-        chance: where it is another than the case's.
-        begun: how the answer begins, given to the model (RULER's `answer_prefix`).
-        most_new_tokens: longest answer; None = as params say.
+        task: if it differs from the case's, as on a shared context.
+        chance: if it differs from the case's.
+        begun: start of the answer, given to the model (RULER's `answer_prefix`).
+        most_new_tokens: longest answer; None = as set in params.
     """
 
     text: str
@@ -47,8 +47,8 @@ class Case:
 
     Args:
         length: tokens asked for, prompt and question included; 0 for cases read from a file.
-        index: of the context within task and length.
-        context: empty where a file's prompt has no line break to part it at.
+        index: number of the context within task and length.
+        context: empty if a file's prompt has no line break to split at.
     """
 
     task: str
@@ -60,7 +60,7 @@ class Case:
 
 
 class LengthTooShortError(UserError):
-    """A task does not fit into a context of this length, by this tokenizer."""
+    """With this tokenizer a task does not fit into a context of this length."""
 
     def __init__(self, task: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -68,10 +68,10 @@ class LengthTooShortError(UserError):
 
 
 def too_short(task: str, length: int, reason: str) -> LengthTooShortError:
-    """The error in words.
+    """Build the error.
 
     Args:
-        reason: goes on behind "a prompt of so many tokens".
+        reason: continues the sentence "a prompt of N tokens".
     """
     return LengthTooShortError(
         task,
@@ -81,5 +81,5 @@ def too_short(task: str, length: int, reason: str) -> LengthTooShortError:
 
 
 def chance_of(record: Sequence[Line]) -> float:
-    """That one of the record's values, named at random, is right."""
+    """Probability that a value named at random from the record is right."""
     return 1 / len({line.value for line in record})

@@ -1,8 +1,8 @@
-"""Answers from a loaded model: to a batch of prompts, or to many questions about one context, which is read once.
+"""Answers from a loaded model: to a batch of prompts, or to many questions about one context that is read once.
 
 The context goes through the network in chunks and leaves its keys and values in a cache. All its
-questions then run side by side as one sequence: a mask lets each see the context and itself, and
-positions continue from the context for each. So the cache is held once, whatever the number of
+questions then run side by side as one sequence: a mask lets each see only the context and itself,
+and the positions of each continue from the context. So there is one cache for any number of
 questions, and memory grows linearly with length.
 
 Shapes: `B` prompts, `T` tokens of the longest, `K` tokens in the cache, `N` new tokens of all questions,
@@ -28,7 +28,7 @@ from glm2core.text.tokenizer import PAD
 
 
 def left_padded(rows: Sequence[np.ndarray], fill: int, device: torch.device) -> Tensor:
-    """Rows [T_i] as one tensor [B, T] of int64, `fill` in front of the shorter ones: all end in one column."""
+    """Rows [T_i] as one int64 tensor [B, T], the shorter ones padded on the left with `fill`."""
     longest = max(map(len, rows))
     padded = np.full((len(rows), longest), fill, np.int64)
     for row, values in zip(padded, rows, strict=True):
@@ -37,13 +37,13 @@ def left_padded(rows: Sequence[np.ndarray], fill: int, device: torch.device) -> 
 
 
 def left_mask(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """1 over tokens, 0 over the padding of `left_padded`. [B, T]"""
+    """1 for tokens, 0 for the padding of `left_padded`. [B, T]"""
     return left_padded([np.ones(len(row), np.int64) for row in rows], 0, device)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is taken: temperature 0 = the likeliest one."""
+    """How the next token is chosen: temperature 0 = the likeliest one."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -51,7 +51,7 @@ class Sampling:
 
 
 class Reply(NamedTuple):
-    """finished: the model ended it; False = it was cut at the longest length."""
+    """finished: the model ended the answer; False = it was cut at the longest length."""
 
     answer: str
     finished: bool
@@ -64,7 +64,7 @@ class Answerer:
         model: in eval mode.
 
     Attributes:
-        positions: prompt and answer together never go beyond so many tokens.
+        positions: most tokens of prompt and answer together.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, chat_format: ChatFormat, sampling: Sampling) -> None:
@@ -75,7 +75,7 @@ class Answerer:
         self._config = _generation_config(chat_format, sampling)
 
     def answer(self, conversations: Sequence[list[Message]], streamer: BaseStreamer | None = None) -> list[Reply]:
-        """Answer the last message of each.
+        """Answer the last message of each conversation.
 
         Raises:
             UserError: a prompt that leaves no room for an answer.
@@ -83,7 +83,7 @@ class Answerer:
         return self.answer_prompts([np.array(self.prompt_ids(messages)) for messages in conversations], streamer)
 
     def answer_prompts(self, prompts: Sequence[np.ndarray], streamer: BaseStreamer | None = None) -> list[Reply]:
-        """Continue ids [T_i] that end where an answer begins."""
+        """Answer prompts given as ids [T_i]."""
         return [self.read(ids) for ids in self.continued(prompts, streamer)]
 
     @torch.inference_mode()
@@ -93,10 +93,10 @@ class Answerer:
         streamer: BaseStreamer | None = None,
         processors: Sequence[LogitsProcessor] = (),
     ) -> list[list[int]]:
-        """The ids that follow each prompt, with the one that ended the answer and padding behind it.
+        """The generated ids of each prompt, including the stop token and the padding after it.
 
         Args:
-            processors: see the logits [B, V] of each step.
+            processors: called with the logits [B, V] of each step.
         """
         inputs = left_padded(prompts, PAD, self._model.device)  # [B, T]
         made: Tensor = self._model.generate(
@@ -111,13 +111,13 @@ class Answerer:
 
     def read(self, ids: list[int]) -> Reply:
         """The text of an answer's ids."""
-        # pad = unk = 0 is a token like any other in front of the stop: cut by place, not by value
+        # pad = unk = 0 can also be a token of the answer: cut by position, not by value
         stops = self.chat_format.stop_ids
         end = next((place for place, token in enumerate(ids) if token in stops), None)
         return Reply(self.chat_format.tokenizer.decode(ids[:end]), finished=end is not None)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """Ids up to where the answer begins.
+        """Ids of the prompt, up to where the answer begins.
 
         Raises:
             UserError: they leave no room for an answer.
@@ -131,7 +131,7 @@ class Answerer:
         return ids
 
     def drop_oldest_rounds(self, messages: list[Message]) -> list[Message]:
-        """The messages with as few of the oldest rounds left out as it takes to fit."""
+        """The messages without the oldest rounds, as few as needed to fit."""
         start = 1 if messages[0]["role"] == SYSTEM else 0
         kept = messages
         while len(kept) > start + 1 and len(self.chat_format.prompt_ids(kept)) > self._room:
@@ -148,18 +148,18 @@ def _generation_config(chat_format: ChatFormat, sampling: Sampling) -> Generatio
 
 @dataclass(frozen=True)
 class Context:
-    """A context that the network has read."""
+    """A context whose keys and values are cached."""
 
     network: PreTrainedModel
     cache: DynamicCache
-    next_position: int  # as the network takes it in position_ids
+    next_position: int  # as in the network's position_ids
 
 
 def open_cache(model: PreTrainedModel) -> tuple[PreTrainedModel, DynamicCache]:
-    """The network and a cache to start with.
+    """The network, and the cache to start with.
 
-    peft puts its P-tuning prefix into a new cache at each call; here it is put in once, and the network
-    below is called.
+    peft puts its P-tuning prefix into a new cache at each call; here it is put in once, and the inner
+    network is called directly.
     """
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return model.get_base_model(), model.get_prompt(batch_size=1)
@@ -170,7 +170,7 @@ def open_cache(model: PreTrainedModel) -> tuple[PreTrainedModel, DynamicCache]:
 def read_context(model: PreTrainedModel, ids: Sequence[int], prefill_chunk: int) -> Context:
     """Compute keys and values of the context, in chunks."""
     network, cache = open_cache(model)
-    counted = cache.get_seq_length()  # a peft prefix: the network takes positions with its length added
+    counted = cache.get_seq_length()  # with a peft prefix the network expects positions with its length added
     tokens = torch.tensor([ids], device=model.device)  # [1, K]
     for chunk in tokens.split(prefill_chunk, dim=1):
         network(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -181,13 +181,13 @@ def read_context(model: PreTrainedModel, ids: Sequence[int], prefill_chunk: int)
 def answer_questions(
     context: Context, questions: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], stop_ids: Collection[int]
 ) -> list[list[int]]:
-    """Greedy answers to several questions after one context, whose cache is extended by all of them.
+    """Greedy answers to several questions about one context; all of them extend its cache.
 
-    In fp32 they are those of each question asked alone; in half precision a tie may fall otherwise.
+    In fp32 they equal the answers to each question alone; in half precision ties may break differently.
 
     Args:
         questions: ids of each question, up to where the answer begins.
-        max_new_tokens: longest answer, of all questions or of each.
+        max_new_tokens: longest answer, one number for all questions or one for each.
 
     Returns:
         Ids of each answer, without the stop token.
@@ -222,7 +222,7 @@ class _Pack:
         self._lengths: dict[int, int] = {}
 
     def step(self, owners: Sequence[int], feed: Sequence[Sequence[int]]) -> list[int]:
-        """Append `feed[i]` to continuation `owners[i]`; returns the most likely next token of each."""
+        """Append `feed[i]` to continuation `owners[i]`; returns the likeliest next token of each."""
         device = self._model.device
         new = torch.tensor([owner for owner, ids in zip(owners, feed, strict=True) for _ in ids], device=device)  # [N]
         last = torch.tensor([len(ids) for ids in feed], device=device).cumsum(0) - 1  # [Q]
@@ -246,7 +246,7 @@ class _Pack:
         return positions
 
     def _mask(self, new: Tensor) -> Tensor:
-        """Additive mask [1, 1, N, K + N]: all of the context, and what the same continuation has said so far."""
+        """Additive mask [1, 1, N, K + N]: all of the context, and the earlier tokens of the same continuation."""
         self._owners = torch.cat((self._owners, new))
         after = len(self._owners) - len(new)
         same = self._owners[None, :] == new[:, None]  # [N, tokens after the context]

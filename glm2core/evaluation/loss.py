@@ -1,6 +1,6 @@
-"""Held-out loss: token-weighted over rows, and by position in one long sequence.
+"""Held-out loss: over rows, weighted by tokens, and by position in one long sequence.
 
-Shapes: `B` rows, `T` tokens, `S` columns from the first supervised one on, `V` vocabulary.
+Shapes: `B` rows, `T` tokens, `S` columns from the first supervised one, `V` vocabulary.
 """
 
 import math
@@ -26,7 +26,7 @@ _FIRST_BUCKET = 256
 
 @dataclass(frozen=True)
 class Loss:
-    """Summed cross-entropy in nats over so many supervised tokens."""
+    """Summed cross-entropy in nats, and the number of supervised tokens."""
 
     total: float
     tokens: int
@@ -37,13 +37,13 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean; infinite where that is past floating point."""
+        """exp of the mean; infinite if that overflows."""
         return math.exp(self.mean) if self.mean < 700 else math.inf
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Answers at positions `start` up to `end`: their loss there, and in their own rows."""
+    """Answers at positions `start` to `end`: their loss there, and in their own rows."""
 
     start: int
     end: int
@@ -60,12 +60,12 @@ def token_losses(
 ) -> list[np.ndarray]:
     """Cross-entropy of each supervised token of each row, float64.
 
-    Rows are padded on the left, so that answers end in one column and the output layer is applied to
-    the last columns only.
+    Rows are padded on the left: answers then end in the same column, and the output layer is applied
+    only to the last columns.
 
     Args:
         advance: called with the number of rows done since the last call.
-        memo: where the losses of a batch come from or go to.
+        memo: reads and stores the losses of a batch.
     """
     losses = [np.zeros(0)] * len(dataset)
     for batch in length_sorted_batches(dataset.lengths, batch_tokens, seed=0, epoch=0, shuffle=False):
@@ -82,7 +82,7 @@ def token_losses(
 def _batch_losses(model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[list[float]]:
     inputs = [input_ids for input_ids, _, _ in rows]
     labels = left_padded([row_labels for _, row_labels, _ in rows], IGNORED, model.device)  # [B, T]
-    # The label in column t is predicted from column t - 1, and the one in column 0 from nothing.
+    # The label in column t is predicted from column t - 1; the one in column 0 is not predicted.
     first = max(1, _first_supervised_column(labels))
     logits = model(
         input_ids=left_padded(inputs, PAD, model.device),
@@ -97,7 +97,7 @@ def _batch_losses(model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[list
 
 
 def held_out_loss(losses: Sequence[np.ndarray]) -> Loss:
-    """Loss over all rows: every token counts the same, whatever row it stands in."""
+    """Loss over all rows; every token has the same weight."""
     return Loss(float(sum(row.sum() for row in losses)), sum(map(len, losses)))
 
 
@@ -105,14 +105,14 @@ def held_out_loss(losses: Sequence[np.ndarray]) -> Loss:
 def loss_by_position(
     model: PreTrainedModel, dataset: TokenizedDataset, alone: Sequence[np.ndarray], length: int, chunk: int
 ) -> list[Bucket]:
-    """Loss of answers by their position, in one sequence of held-out rows put end to end.
+    """Loss of answers by position, in one sequence of concatenated held-out rows.
 
-    A network whose positions stop working shows it here, as a rise above the same tokens' loss in
-    their own short rows at the length where they do. Rows are mixed, so that no length is of one source.
+    If the network's positions stop working at some length, the loss rises there above the loss of the
+    same tokens in their own short rows. Rows are shuffled, so that every length mixes the sources.
 
     Args:
         alone: `token_losses` of the rows.
-        length: tokens of the sequence; fewer where the rows hold fewer.
+        length: tokens of the sequence, or fewer if the rows have fewer.
         chunk: tokens read at once.
 
     Returns:
@@ -143,7 +143,7 @@ def _first_supervised_column(labels: Tensor) -> int:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> np.ndarray:
-    """Of each supervised token. logits [T, V], labels [T] -> float64 [supervised]."""
+    """Loss of each supervised token. logits [T, V], labels [T] -> float64 [supervised]."""
     chosen = labels != IGNORED
     losses: np.ndarray = (
         F.cross_entropy(logits[chosen].float(), labels[chosen], reduction="none").double().cpu().numpy()
@@ -154,7 +154,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> np.ndarray:
 def _end_to_end(
     dataset: TokenizedDataset, alone: Sequence[np.ndarray], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in a mixed order up to `length` tokens: input_ids and labels [T], and the losses in their own rows."""
+    """Shuffled rows up to `length` tokens: input_ids and labels [T], and the losses in their own rows."""
     order = np.random.default_rng(0).permutation(len(dataset))
     ends = np.cumsum(dataset.lengths[order])
     taken = order[: int(np.searchsorted(ends, length)) + 1]

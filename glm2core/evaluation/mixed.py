@@ -1,4 +1,4 @@
-"""Contexts of RULER's kinds, and contexts that several tasks share: one record holds the facts of each task."""
+"""Contexts of RULER's kinds, alone or shared by several tasks: one record holds the facts of each task."""
 
 import itertools
 import random
@@ -13,28 +13,28 @@ from glm2core.lines.mixture import AskedFact, Mixture, places
 from glm2core.lines.records import RECORD_OVER, colliding, largest_fitting, parse_record
 from glm2core.lines.wordings import EVALUATION
 
-ONCE = ("passkey", "niah_single_1", "fwe")  # tasks that a context can be asked once
-SHARED = "shared"  # the name of cases that hold several tasks
-_NEW_TOKENS = 160  # answers that repeat four lines have up to 140 by the embedded tokenizer
-_FULL = 0.75  # of a context, at most, that is asked about: for more questions there are more contexts
-_BY_NUMBER = ("lines", "passkey", "multikey")  # right where the last number of an answer is
+ONCE = ("passkey", "niah_single_1", "fwe")  # tasks with one question per context
+SHARED = "shared"  # name of cases with several tasks
+_NEW_TOKENS = 160  # answers that repeat four lines have up to 140 tokens with the embedded tokenizer
+_FULL = 0.75  # largest share of a context that is asked about: more questions need more contexts
+_BY_NUMBER = ("lines", "passkey", "multikey")  # tasks that are right if the last number of the answer is
 
 
 def mixed_cases(
     questions: Mapping[str, int], length: int, count_tokens: CountTokens, *, most: int, depths: int, seed: int
 ) -> Iterator[Case | LengthTooShortError]:
-    """As many contexts as it takes to ask every task its questions, with as many of each as fit.
+    """Make contexts until every task has its questions, each context with as many as fit.
 
-    Where a context is too short for a fact of each task, it leaves out those of which fewest questions are left.
+    A context that is too short for a fact of each task leaves out the tasks with the fewest questions left.
 
     Args:
-        questions: of each task.
+        questions: number of questions of each task.
         length: of whole prompts, in tokens.
-        most: questions of a task on one context.
-        depths: questions with a single answer go round so many parts of a context.
+        most: most questions of a task per context.
+        depths: parts of a context over which questions with a single answer rotate.
 
     Yields:
-        Cases, and for a task that does not fit alone the reason, once.
+        Cases; and once, for each task that does not fit even alone, the reason.
     """
     left, asked = dict(questions), Counter[str]()
     task = SHARED if len(questions) > 1 else next(iter(questions))
@@ -65,8 +65,8 @@ def _filled(
     depths: int,
     count_tokens: CountTokens,
 ) -> tuple[dict[str, int], str, list[AskedFact]] | LengthTooShortError:
-    """A record of as many of the wanted questions as fit, filled up to `length`: the questions of each task, its text
-    and its facts."""
+    """A record with as many of the wanted questions as fit, filled up to `length`: the questions of each task, its
+    text and its facts."""
     while True:
         mixture, questions = _mixture(seed, wanted, asked, depths)
         ending = max(questions, key=len)
@@ -88,7 +88,7 @@ def _filled(
 
 
 def _fewer(wanted: Mapping[str, int], left: Mapping[str, int], share: float) -> dict[str, int] | None:
-    """Fewer questions of each task, or of fewer tasks; None where it is one question of one task."""
+    """Fewer questions of each task, or fewer tasks; None if only one question of one task is left."""
     largest = max(wanted.values())
     if largest > 1:
         limit = max(1, min(largest - 1, int(largest * _FULL / share)))

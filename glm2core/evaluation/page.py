@@ -1,4 +1,4 @@
-"""report.html: an evaluation for a browser, in one file, without a script, without network; all texts are escaped."""
+"""report.html: an evaluation for the browser in one file, without scripts or network access; all texts are escaped."""
 
 import math
 from collections.abc import Iterator
@@ -73,11 +73,11 @@ _END = "</body></html>\n"
 
 
 def write_page(reports: Path, training: Path, metrics: dict[str, Any], params: Params, path: Path, texts: bool) -> None:
-    """Write the page, the same bytes of the same reports; sections that do not fit in 5 MB are named at its end.
+    """Write the page, the same bytes for the same reports; sections beyond 5 MB are left out and counted at its end.
 
     Args:
-        reports: the evaluation's files. A table that is missing leaves its section out.
-        training: of the train stage, with validation.csv and validation_by_source.csv.
+        reports: folder of the evaluation's files. Without its table a section is left out.
+        training: folder of the train stage, with validation.csv and validation_by_source.csv.
         metrics: as in metrics/evaluate.json.
         texts: whether prompts and answers are shown.
     """
@@ -148,7 +148,7 @@ def _training(folder: Path) -> str:
 
 
 def _points(path: Path) -> dict[str, Points]:
-    """Source -> its finite losses by step; without a column of sources all are under an empty name."""
+    """Source -> its finite losses by step; without a source column all have an empty name."""
     if not path.is_file():
         return {}
     found: dict[str, list[tuple[float, float]]] = {}
@@ -180,13 +180,13 @@ def _beside(texts: dict[str, str]) -> str:
 def _params(params: Params) -> str:
     lines = [
         [key, _value(value), _value(default)] for key, (value, default) in changed(params).items()
-    ]  # those without a default are named, too: they say what was trained on
+    ]  # params without a default are included: they name what was trained on
     body = table(["param", "value", "default"], lines) if lines else _note("none")
     return f'<h2>Params that differ from their defaults</h2>\n<div class="params">{body}</div>\n'
 
 
 def _value(value: object) -> str:
-    """As params.yaml has it; of sections in a list, what differs from their defaults."""
+    """A value as in params.yaml; of sections in a list, only what differs from their defaults."""
     if isinstance(value, BaseModel):
         return "; ".join(f"{key}: {_value(own)}" for key, (own, _) in changed(value).items())
     if isinstance(value, list):

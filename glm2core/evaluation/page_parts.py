@@ -1,4 +1,4 @@
-"""What report.html is made of: tables, grids of coloured cells, curves as SVG. Every text in them is escaped."""
+"""Building blocks of report.html: tables, grids of coloured cells, curves as SVG. Every text in them is escaped."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _MOST_POINTS = 300  # of a curve
 _MOST_CURVES = 6
 _WIDTH, _HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 28
-# From orange over white to blue, which most eyes tell apart; the digits on them are black in the dark, too
+# From orange over white to blue, which most eyes can distinguish; the digits stay black in dark mode
 _LOW, _MIDDLE, _HIGH = (244, 165, 130), (247, 247, 247), (146, 197, 222)
 
 
@@ -22,14 +22,14 @@ def text(value: object) -> str:
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table whose first column names its lines; it scrolls in itself where the screen is narrow."""
+    """A table whose first column names its lines; on a narrow screen the table scrolls, not the page."""
     head = "".join(f"<th>{text(name)}</th>" for name in header)
     body = "".join(f"<tr><th>{text(line[0])}</th>{''.join(map(_cell, line[1:]))}</tr>\n" for line in lines)
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
 
 
 def _cell(value: str) -> str:
-    """Figures stay on one line, an interval's ends together; a text breaks."""
+    """Figures and intervals stay on one line; texts wrap."""
     kind = ' class="long"' if len(value) > _LONG else ""
     return f"<td{kind}>{text(value)}</td>"
 
@@ -38,7 +38,7 @@ def grid(corner: str, columns: Sequence[str], lines: Sequence[tuple[str, Sequenc
     """Shares from 0 to 1 as coloured percentages; None is an empty cell.
 
     Args:
-        corner: what lines and columns are.
+        corner: text of the top left cell.
         lines: name and a share for each column.
     """
     head = "".join(f"<th>{text(name)}</th>" for name in (corner, *columns))
@@ -55,7 +55,7 @@ def _share(share: float | None) -> str:
 
 
 def curves(named: dict[str, Points], x_name: str) -> str:
-    """Lines over steps in one drawing, the first six, with their names and last values under it."""
+    """The first six curves in one drawing, with their names and last values below it."""
     shown = {name: _thinned(points) for name, points in list(named.items())[:_MOST_CURVES] if points}
     if not shown:
         return ""
@@ -80,7 +80,7 @@ def curves(named: dict[str, Points], x_name: str) -> str:
     keys = []
     for number, (name, points) in enumerate(shown.items()):
         way = "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in points))
-        # A single point is drawn as a dot by the round ends of a line of no length
+        # A single point becomes a dot: a line of no length with round ends
         parts.append(f'<path class="line k{number}" d="M{way}{"h0" if len(points) == 1 else ""}"/>')
         keys.append(f'<span><b class="k{number}">━</b> {text(name)}: {points[-1][1]:.3g}</span>')
     left_out = f"<span>{len(named) - len(shown):,} more are left out</span>" if len(named) > len(shown) else ""
@@ -91,6 +91,6 @@ def curves(named: dict[str, Points], x_name: str) -> str:
 
 
 def _thinned(points: Points) -> Points:
-    """At most so many points, the last one among them."""
+    """At most that many points, including the last one."""
     every = -(-len(points) // _MOST_POINTS)
     return [point for number, point in enumerate(points) if (len(points) - 1 - number) % max(1, every) == 0]

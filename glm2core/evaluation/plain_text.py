@@ -1,6 +1,6 @@
 """Numbers hidden in plain text: this project's own `passkey` and `multikey`.
 
-- `passkey`: one number (after Mohtashami & Jaggi 2023), so one question a context.
+- `passkey`: one number (after Mohtashami & Jaggi 2023), so one question per context.
 - `multikey`: many named numbers, each asked for (after RULER's multi-key needles).
 """
 
@@ -75,13 +75,13 @@ def _fill(
     length: int,
     count: CountTokens,
 ) -> str | None:
-    """The needles among as much filler as fits; None where that is less than a sentence a needle."""
+    """The needles among as much filler as fits; None if that is less than one sentence per needle."""
     sentences = largest_fitting(lambda number: count(_hide(header, filler(number), needles) + ending), length)
     return _hide(header, filler(sentences), needles) if sentences >= len(needles) else None
 
 
 def _hide(header: str, sentences: Sequence[str], needles: Sequence[str]) -> str:
-    """Each needle in the middle of its equal part of the text, a sentence a line; "" leaves a part without."""
+    """Each needle in the middle of its equal part of the text, one sentence per line; "" = a part without a needle."""
     text: list[str] = []
     for part, needle in enumerate(needles):
         start, stop = (len(sentences) * (part + step) // len(needles) for step in (0, 1))

@@ -1,6 +1,6 @@
-"""Pictures of retrieval: accuracy by length, and by length and depth. The same figures give the same bytes.
+"""Plots of retrieval: accuracy by length, and by length and depth. The same figures give the same bytes.
 
-Figures are built without pyplot, which would keep them in global state and ask for a display.
+They are built without pyplot, which keeps figures in global state and needs a display.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ TableRow = Mapping[str, Any]
 
 
 def plot_accuracy_by_length(rows: Sequence[TableRow], path: Path) -> None:
-    """A line for each model and task with its 95% intervals, and the chance level.
+    """Plot one line per model and task with its 95% intervals, and the chance level.
 
     Args:
         rows: of `scores.by_length`.
@@ -44,10 +44,10 @@ def plot_accuracy_by_length(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def plot_grid(rows: Sequence[TableRow], path: Path) -> None:
-    """Length by depth as a heat map with the share of right answers in each cell.
+    """Plot a heat map of length by depth with the share of right answers in each cell.
 
     Args:
-        rows: of `scores.grid`, one task's.
+        rows: of `scores.grid`, for one task.
     """
     lengths = sorted({row["length"] for row in rows})
     depths = sorted({row["depth"] for row in rows})
@@ -66,7 +66,7 @@ def plot_grid(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def plot_loss_by_position(rows: Sequence[TableRow], path: Path) -> None:
-    """Perplexity of held-out answers by their position in one long sequence, beside the same answers alone.
+    """Plot the perplexity of held-out answers by position in one long sequence, and that of the same answers alone.
 
     Args:
         rows: `{"end", "perplexity", "perplexity_alone"}` each.
@@ -84,7 +84,7 @@ def plot_loss_by_position(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
-    """Exact match and ROUGE-L of each source, the base's bar above the tuned model's, with 95% intervals.
+    """Plot exact match and ROUGE-L of each source, the base's bar above the tuned model's, with 95% intervals.
 
     Args:
         rows: of `text_tables.by_source`.
@@ -116,7 +116,7 @@ def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def length_name(length: int) -> str:
-    """512, 1k, 32k; a length that is no power of two in full."""
+    """512, 1k, 32k; other lengths than powers of two in full."""
     return f"{length // 1024}k" if length % 1024 == 0 else str(length)
 
 

@@ -1,4 +1,4 @@
-"""The evaluate stage's files: tables and pictures into one folder, figures into flat metrics."""
+"""The evaluate stage's results: tables and plots in one folder, figures as flat metrics."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,19 +22,19 @@ from glm2core.evaluation.scores import (
 from glm2core.evaluation.text_tables import FIGURES, by_source, scores_with_intervals
 from glm2core.report_tables import write_table
 
-PICTURES = ("retrieval_by_length.png", "before_after.png")  # those that show the result
+PICTURES = ("retrieval_by_length.png", "before_after.png")  # the plots that show the result
 PREDICTIONS = "predictions.jsonl"
 RETRIEVAL_PREDICTIONS = "retrieval_predictions.jsonl"
 ANSWER_ROWS = "answers.parquet"
 BEFORE_AFTER = "before_after.csv"
 RETRIEVAL_ROWS = "retrieval.parquet"
 _DIGITS = 6
-_FIGURE_NAMES = {"loss": "answers_loss"}  # of the answered rows; test_loss is of all
+_FIGURE_NAMES = {"loss": "answers_loss"}  # over the answered rows; test_loss is over all
 _SHOWN = ("exact_match", "rouge_l", "bleu_4", "loss")
 
 
 def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as JSON lines, at once, so that a long run can be watched and a killed one read."""
+    """Write records as JSON lines and flush, so that a long run can be watched and a killed one read."""
     file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     file.flush()
 
@@ -42,9 +42,9 @@ def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
 def report_retrieval(
     answers: Sequence[Answer], base_answers: Sequence[Answer], depths: int, folder: Path
 ) -> dict[str, float]:
-    """Write retrieval.parquet, a line for each question, and the tables and pictures that are queries over it.
+    """Write retrieval.parquet, one line per question, and the tables and plots computed from it.
 
-    These are retrieval_by_length.csv, retrieval_grid.csv, retrieval_by_hop.csv (of vt), effective_length.csv, and
+    The tables are retrieval_by_length.csv, retrieval_grid.csv, retrieval_by_hop.csv (for vt), effective_length.csv, and
     accuracy_by_length.csv for `dvc plots`.
 
     Args:
@@ -52,9 +52,9 @@ def report_retrieval(
         base_answers: of the untuned base to the same cases, at some of the lengths or none.
 
     Returns:
-        `retrieval_<task>_<length>` and, over all generated cases, `retrieval_accuracy` and
-        `effective_context_length` (of its own 85%) and `effective_context_length_ruler` (RULER's 85.6);
-        `longeval_<file>` and `ruler_<file>` for each file; with a base, its figures as `base_...`, and
+        `retrieval_<task>_<length>` and, over all generated cases, `retrieval_accuracy`,
+        `effective_context_length` (85% of its own accuracy) and `effective_context_length_ruler` (RULER's
+        85.6); `longeval_<file>` and `ruler_<file>` for each file; with a base, its figures as `base_...`, and
         `short_context_change`.
     """
     if not answers:
@@ -85,19 +85,19 @@ def report_retrieval(
 
 
 def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
-    """Write each answer's scores, and from them the tables of all rows and of each group.
+    """Write each answer's scores, and tables of them over all rows and each group.
 
-    answers.parquet has a line for each answer: model, id, source, kind, language, general, scores, BLEU's counts, loss
+    answers.parquet has one line per answer: model, id, source, kind, language, general, scores, BLEU's counts, loss
     and tokens. scores_by_source.csv: all figures by model, source, kind and language, with intervals.
-    before_after.csv and .png: those of all rows and of each source, the base's beside the tuned model's.
+    before_after.csv and .png: the figures of all rows and of each source, base and tuned model side by side.
 
     Args:
         rows: of answers.parquet.
 
     Returns:
         The tuned model's figures over all held-out rows (`exact_match`, `rouge_1`, ..., `answers_loss`); the base's as
-        `base_...`; `general_loss` and, with a base, `general_loss_change`: what tuning added to the loss of rows of
-        another kind; and under `by_source` the same of each source.
+        `base_...`; `general_loss` and, with a base, `general_loss_change`: how much tuning raised the loss of rows of
+        another kind; and the same figures for each source under `by_source`.
     """
     scores = scores_with_intervals(_written(rows, folder / ANSWER_ROWS))
     write_table(scores, folder / "scores_by_source.csv", _DIGITS)
@@ -113,7 +113,7 @@ def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
 
 
 def _forgetting(rows: pl.DataFrame) -> dict[str, float]:
-    """What became of the loss of rows of another kind."""
+    """How tuning changed the loss of rows of another kind."""
     losses = {
         str(model): float(group["loss"].sum()) / float(group["tokens"].sum())
         for (model,), group in rows.filter("general").group_by("model")
@@ -127,10 +127,10 @@ def _forgetting(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def answers_table(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """before_after.csv for a person: a line a source, each figure as `base -> tuned` with its 95% interval.
+    """before_after.csv for display: one line per source, each figure as `base -> tuned` with its 95% interval.
 
     Returns:
-        Header and lines; none where nothing was answered.
+        Header and lines; empty if nothing was answered.
     """
     file = folder / BEFORE_AFTER
     if not file.is_file():
@@ -153,13 +153,13 @@ def _figure(row: Mapping[str, Any], name: str) -> str:
 
 
 def _written(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """The rows as they are read from the file that they are written to."""
+    """Write the rows to a file, and read them back from it."""
     rows.write_parquet(path)
     return pl.read_parquet(path, glob=False)
 
 
 def report_positions(buckets: Sequence[Bucket], folder: Path) -> None:
-    """Write loss_by_position.csv and its picture."""
+    """Write loss_by_position.csv and its plot."""
     losses = [(b.start, b.end, b.there.tokens, b.there.mean, b.there.perplexity, b.alone.perplexity) for b in buckets]
     columns = ["start", "end", "tokens", "loss", "perplexity", "perplexity_alone"]
     table = pl.DataFrame(losses, columns, orient="row")

@@ -1,4 +1,4 @@
-"""A model is asked the questions of retrieval cases, case by case, behind a progress bar."""
+"""Ask a model the questions of retrieval cases, case by case, with a progress bar."""
 
 import itertools
 import time
@@ -21,8 +21,8 @@ from glm2core.journal import Memo, compute_only
 from glm2core.model.cost import Cost
 from glm2core.text.chat_format import ChatFormat
 
-_QUESTION_TOKENS = 2048  # asked side by side: their mask grows with them times the context
-_LEAST_SECONDS = 10  # before the time left is told: by the longest contexts so far
+_QUESTION_TOKENS = 2048  # questions asked side by side: their mask grows with their number times the context
+_LEAST_SECONDS = 10  # before the time left is printed, estimated from the longest contexts so far
 _SHORTER = "fewer or shorter evaluate.retrieval.lengths and base_lengths, or fewer evaluate.retrieval.contexts"
 
 
@@ -38,17 +38,17 @@ def ask(
     memo: Memo = compute_only,
     name: str = TUNED,
 ) -> list[Answer]:
-    """Answers to all generated cases and those `from_files`, behind a progress bar.
+    """Answers to all generated cases and those `from_files`, with a progress bar.
 
     Args:
-        prefill_chunk: longer contexts are read in chunks of so many tokens.
+        prefill_chunk: tokens per chunk in which longer contexts are read.
         max_new_tokens: longest answer.
-        file: answers are written to it as they come.
-        memo: where the answers of a case come from or go to.
+        file: receives the answers of each case at once.
+        memo: reads and stores the answers of a case.
         name: of the model, in its answers.
     """
 
-    computed: list[Case] = []  # in this process: what comes from `memo` takes no time
+    computed: list[Case] = []  # in this process: answers from `memo` take no time
 
     def answer(case: Case) -> list[dict[str, Any]]:
         computed.append(case)
@@ -77,7 +77,7 @@ def ask(
 
 
 def _costs(config: Any, generated: GeneratedCases, from_files: list[Case], count: CountTokens) -> list[float]:
-    """Operations for each question in the order of asking: its share of reading the context, which is nearly all."""
+    """Operations per question, in the order of asking: its share of reading the context, which is nearly all."""
     cost = Cost(config, backward_factor=0)
     costs = []
     for group, length in itertools.product(generated.groups, sorted(set(generated.lengths))):
@@ -93,7 +93,7 @@ def answer_case(
     """Ask `model` every question of a case.
 
     Args:
-        prefill_chunk: longer contexts are read in chunks of so many tokens.
+        prefill_chunk: tokens per chunk in which longer contexts are read.
         max_new_tokens: longest answer.
     """
     prompt, tails = _encoded(chat_format, case)
@@ -112,7 +112,7 @@ def answer_case(
 
 
 def _encoded(chat_format: ChatFormat, case: Case) -> tuple[list[int], list[list[int]]]:
-    """Ids that are read once, and those of each question with the beginning of its answer."""
+    """Ids of the context, which are read once, and of each question with the given start of its answer."""
     if case.context:
         prompt, tails = chat_format.encode_questions(case.context, [question.text for question in case.questions])
     else:
@@ -124,7 +124,7 @@ def _encoded(chat_format: ChatFormat, case: Case) -> tuple[list[int], list[list[
 
 
 def _batches(tails: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
-    """Ranges of questions that are asked side by side."""
+    """Ranges of questions to ask side by side."""
     start = tokens = 0
     for place, tail in enumerate(tails):
         if tokens and tokens + len(tail) > _QUESTION_TOKENS:

@@ -8,16 +8,16 @@ from glm2core.evaluation.scores import Answer, effective_length, ruler_effective
 
 
 def retrieval_rows(answers: Sequence[Answer]) -> pl.DataFrame:
-    """A line for each question as it was asked and answered; the answer's text stays in retrieval_predictions.jsonl."""
+    """One line per question and its answer; the answer's text stays in retrieval_predictions.jsonl."""
     records = [answer.record() | {"points": answer.points} for answer in answers]
     return pl.DataFrame(records, infer_schema_length=None).drop("output")
 
 
 def by_length(rows: pl.DataFrame) -> pl.DataFrame:
-    """A line for each model, task and length: accuracy, interval, chance, and distinct and colliding keys apart.
+    """One line per model, task and length: accuracy, interval, chance, and accuracy for distinct and colliding keys.
 
     Cases from a file have their mean length. An accuracy over no cases is null. Accuracy is the mean of points; `right`
-    counts answers that are wholly right.
+    counts answers that are fully right.
     """
     correct, colliding = pl.col("points"), pl.col("colliding")
     by_keys = {
@@ -32,9 +32,9 @@ def by_length(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
-    """A line for each task, length and depth; `depths` rows of equal height, the first at the context's start.
+    """One line per task, length and depth; `depths` rows of equal height, the first at the context's start.
 
-    Questions whose answer is in several places have no depth, and are left out.
+    Questions with an answer in several places have no depth and are left out.
     """
     rows = rows.filter(pl.col("depth").is_not_null())
     row = (pl.col("depth") * depths).cast(pl.Int64).clip(upper_bound=depths - 1)
@@ -43,14 +43,14 @@ def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
 
 
 def curve(rows: pl.DataFrame) -> pl.DataFrame:
-    """Accuracy at each length over all tasks: one line, so that experiments compare in one plot."""
+    """Accuracy at each length over all tasks: one curve per experiment, to compare them in one plot."""
     return rows.group_by("length").agg(accuracy=pl.mean("points")).sort("length")
 
 
 def by_hop(answers: Sequence[Answer]) -> pl.DataFrame:
-    """A line for each model, chain of vt, length and variable of the chain: how many answers name it.
+    """One line per model, vt chain, length and variable of the chain: how many answers name the variable.
 
-    Hop 0 is the variable that has the value itself.
+    Hop 0 is the variable that is given the value directly.
     """
     named = [
         {"model": a.model, "task": a.task, "length": a.length, "hop": hop, "named": named}
@@ -64,9 +64,10 @@ def by_hop(answers: Sequence[Answer]) -> pl.DataFrame:
 
 
 def effective_lengths(answers: Sequence[Answer]) -> pl.DataFrame:
-    """A line for each model and task, and one for each model's tasks together: how far it reaches.
+    """Effective length, one line per model and task, and one per model for its tasks together.
 
-    `own_85`: up to where it keeps 85% of its own at the shortest length. `ruler_85_6`: up to where it scores 85.6.
+    `own_85`: the length up to which it keeps 85% of its accuracy at the shortest length. `ruler_85_6`: the length up to
+    which it scores 85.6.
     """
     lines = []
     for model in dict.fromkeys(answer.model for answer in answers):

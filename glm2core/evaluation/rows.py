@@ -1,4 +1,4 @@
-"""The held-out rows as they were converted: where each is from, what it asks, and in which language."""
+"""Source, kind and language of the held-out rows, from the convert stage's files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +9,15 @@ from glm2core.conversation import Conversation
 from glm2core.errors import UserError
 from glm2core.parquet import require_whole
 
-_CHINESE_SHARE = 0.2  # of the letters; a Chinese text may hold much Latin, a Latin one hardly any Chinese
+_CHINESE_SHARE = 0.2  # of the letters; a Chinese text may contain much Latin, a Latin one hardly any Chinese
 
 
 def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
-    """A line for each of `ids`, in their order: id, source, kind, language.
+    """One line for each of `ids`, in their order: id, source, kind, language.
 
     kind: the generator's own, else `text` (a question about a text of its own), `chat` (several rounds) or `question`.
-    language: by script alone: `zh` where at least 0.2 of the letters are Chinese characters, else `latin`
-        where most are Latin, else `other`.
+    language: by script alone: `zh` if at least 0.2 of the letters are Chinese characters, else `latin`
+        if most are Latin, else `other`.
 
     Raises:
         UserError: the file is damaged, or a row is missing.
@@ -36,7 +36,7 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
 
 
 def described(conversations: Sequence[Conversation], ids: Sequence[str], source: str) -> pl.DataFrame:
-    """The same columns for conversations of one source that were never in a file of the convert stage."""
+    """The same columns for conversations of one source that did not pass through the convert stage."""
     rows = [
         {"id": row_id, "source": source, "messages": c.messages, "question_chars": c.question_chars, "kind": None}
         for row_id, c in zip(ids, conversations, strict=True)

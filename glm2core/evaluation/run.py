@@ -1,4 +1,4 @@
-"""The evaluation of one tuned model, part by part, each with its progress bar and its files."""
+"""The evaluation of one tuned model, in parts, each with its own progress bar and files."""
 
 import math
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 @dataclass(frozen=True)
 class BaseAnswers:
-    """What the untuned base said.
+    """Answers of the untuned base.
 
-    scored, records: of its held-out answers; None where it was not asked, or is asked with the adapter off.
+    scored, records: of its held-out answers; None if it was not asked, or is asked later with the adapter off.
     """
 
     retrieval: list[Answer] = field(default_factory=list)
@@ -59,13 +59,13 @@ class BaseAnswers:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model with what it is measured on. Each method writes its files into a folder and returns flat metrics."""
+    """A model with its test data. Each method writes its files into a folder and returns flat metrics."""
 
     model: PreTrainedModel
     chat_format: ChatFormat
     dataset: TokenizedDataset
-    asked: AskedRows  # those that are answered
-    base: BaseAnswers  # of the untuned base, where params ask for it
+    asked: AskedRows  # the rows to answer
+    base: BaseAnswers  # of the untuned base, if params ask for it
     params: EvaluateParams
     journal: Journal
     row_losses: dict[str, tuple[float, int]] = field(default_factory=dict)  # of the tuned model's, once computed
@@ -80,17 +80,17 @@ class Evaluation:
         base: ModelParams,
         tokenize: TokenizeParams | None = None,
     ) -> "Evaluation":
-        """Load the model with its tokenizer and the test split; the base is asked first, and let go.
+        """Load the model with its tokenizer and the test split; the base is evaluated first, then released.
 
         Args:
             model: tuned weights, or an adapter, with the tokenizer.
             test: tokenized test split, made with that tokenizer.
             converted: the same rows before tokenizing, for their sources.
-            base: which base the model was tuned from.
+            base: the base that the model was tuned from.
             tokenize: how rows of `params.general` are encoded.
 
         Raises:
-            UserError: a file is missing, or the data were made with another tokenizer.
+            UserError: a file is missing, or the data was made with another tokenizer.
         """
         tokenizer = SpTokenizer.load(model)
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
@@ -118,16 +118,16 @@ class Evaluation:
         )
         of_base = BaseAnswers()
         if folder is not None and loaded:
-            # Let go before the tuned network is read: the two are never in memory together
+            # Released before the tuned network is read: the two are never in memory together
             network = load_model(folder, dtype=dtype, device=device, family=base.family)
             of_base = _ask_base(network.eval(), chat_format, asked if alone else None, params, journal)
             del network
-        # An adapter's PeftModel passes on what it is asked, as any model would answer it
+        # An adapter's PeftModel forwards these attributes to the model inside
         tuned = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
         return cls(tuned.eval(), chat_format, dataset, asked, of_base, params, journal)
 
     def loss(self, folder: Path) -> dict[str, float]:
-        """Held-out loss of the answers, over all rows and by position."""
+        """Measure the held-out loss of the answers, over all rows and by position."""
         if not self.dataset.supervised_tokens:
             print("test_loss is missing: the test split has no supervised row (see convert.test_fraction)")
             return {}
@@ -156,7 +156,7 @@ class Evaluation:
         return {"test_loss": loss.mean, "test_perplexity": loss.perplexity, "test_tokens": loss.tokens}
 
     def answers(self, folder: Path) -> dict[str, Any]:
-        """Greedy answers to held-out rows, scored, beside the base's where params ask for them."""
+        """Answer held-out rows greedily and score the answers, with the base's as well if params ask for them."""
         if not len(self.asked):
             return {}
         with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
@@ -182,10 +182,10 @@ class Evaluation:
         return report_answers(rows.join(facts, on="id", maintain_order="left"), folder)
 
     def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
-        """Questions about long contexts, with scores by length and depth, beside the base's where it was asked.
+        """Ask questions about long contexts and score them by length and depth, with the base's if it was asked.
 
         Args:
-            report: called with each length's accuracy, the length as step.
+            report: called with each length's accuracy, with the length as step.
         """
         settings = self.params.retrieval
         from_files = [case for file in settings.files for case in read_cases(resolve_path(file))]
@@ -209,7 +209,7 @@ class Evaluation:
 def _ask_base(
     network: PreTrainedModel, chat_format: ChatFormat, asked: AskedRows | None, params: EvaluateParams, journal: Journal
 ) -> BaseAnswers:
-    """All that the base is asked while it is in memory; no `asked`: its held-out answers are not wanted here."""
+    """Ask the base everything while it is in memory; without `asked` its held-out answers are not needed."""
     scored: pl.DataFrame | None = None
     records: list[dict[str, Any]] = []
     if asked is not None:
@@ -235,18 +235,18 @@ def _answer_as_base(
 
 
 def generated_cases(settings: RetrievalParams, lengths: Sequence[int]) -> GeneratedCases:
-    """The cases that params ask for, at these lengths."""
+    """The cases defined by params, at these lengths."""
     return GeneratedCases(
         settings.tasks, lengths, settings.contexts, settings.questions, settings.depths, settings.seed, settings.shared
     )
 
 
 def open_journal(model: Path, params: EvaluateParams, dtype: torch.dtype, device: torch.device, **more: Any) -> Journal:
-    """What an evaluation of this model on this machine that was stopped has left, if one was.
+    """The journal of a stopped evaluation of this model on this machine, or a new one.
 
     Args:
-        model: its folder; an adapter's names its base by a fingerprint.
-        more: plain JSON values of what the answers depend on besides.
+        model: its folder; that of an adapter identifies its base by a fingerprint.
+        more: plain JSON values of everything else that the answers depend on.
     """
     return journal_of(
         {
@@ -261,13 +261,13 @@ def open_journal(model: Path, params: EvaluateParams, dtype: torch.dtype, device
 
 
 def journal_of(made_with: dict[str, Any], notice: Notice = print) -> Journal:
-    """The journal of one evaluation, in the project's .checkpoints: another value of anything gives another file.
+    """The journal of one evaluation, in the project's .checkpoints; any changed value gives another file.
 
-    On a CPU a large network takes hours, and an evaluation that was stopped goes on.
+    On a CPU a large network takes hours, so a stopped evaluation can be resumed.
 
     Args:
-        made_with: plain JSON values of all that its answers depend on.
-        notice: is told when there is something to go on with, or nothing can be kept.
+        made_with: plain JSON values of everything that its answers depend on.
+        notice: called when there is something to resume, or nothing can be saved.
     """
     file = project_root() / ".checkpoints" / f"evaluate-{run_fingerprint(made_with)}.jsonl"
     journal = Journal(

@@ -1,7 +1,7 @@
 """Scores of retrieval answers by length and depth, with intervals and the chance level: exact match, or RULER's share.
 
-RULER (`string_match_all`): the share of the references that an answer holds, case ignored; of its questions and answers
-(`string_match_part`) one of them is enough.
+RULER (`string_match_all`): the share of the references that an answer contains, ignoring case; for its questions and
+answers (`string_match_part`) one of them is enough.
 """
 
 import math
@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _DIGITS = re.compile(r"\d+")
-_LONGEST_NUMBER = 18  # digits; longer runs are babble, and no expected value has as many
+_LONGEST_NUMBER = 18  # digits; longer runs are noise, and no expected value is that long
 _CONTROL = re.compile(r"[\x00-\x1f]")
 EFFECTIVE_SHARE = 0.85
 RULER_THRESHOLD = 0.856  # Llama-2-7B's own at 4,096 tokens
-SHORT_CONTEXT = 1024  # tokens; up to here a base without scaled positions is at home
+SHORT_CONTEXT = 1024  # tokens; the range of a base without scaled positions
 TUNED, BASE = "tuned", "base"
 
 
@@ -26,11 +26,11 @@ class Answer:
     task: str
     length: int  # tokens asked for; 0 for cases read from a file
     context: int  # index of the context within task and length
-    depth: float | None  # place of the asked line: 0 = at the start of the context, below 1; None of several lines
+    depth: float | None  # place of the asked line: 0 = at the start of the context, below 1; None for several lines
     colliding: bool  # another key of the context shares one of the two words
     chance: float  # probability that naming one value of the context at random is right
     prompt_tokens: int
-    expected: int | None  # the number that is asked for; None where references say what is
+    expected: int | None  # the number that is asked for; None if there are references
     output: str
     model: str = TUNED
     references: Sequence[str] = ()
@@ -42,13 +42,13 @@ class Answer:
 
     @property
     def found(self) -> list[bool]:
-        """Of each reference, whether the answer holds it."""
+        """For each reference, whether the answer contains it."""
         output = _CONTROL.sub("\n", self.output).strip().lower()
         return [reference.lower() in output for reference in self.references]
 
     @property
     def points(self) -> float:
-        """1 for a right answer, of several references the share that it holds."""
+        """1 for a right answer; with several references, the share that it contains."""
         if not self.references:
             return float(self.predicted == self.expected)
         return float(any(self.found)) if self.any_reference else sum(self.found) / len(self.references)
@@ -58,7 +58,7 @@ class Answer:
         return self.points == 1
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON values; references only where there are some."""
+        """All fields as JSON values; references only if there are any."""
         values = asdict(self)
         if self.references:
             values |= {"references": list(self.references), "found": self.found, "points": self.points}
@@ -69,9 +69,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """Points of a group of answers, with the 95% Wilson interval of their mean (too wide where some are partly right).
+    """Points of a group of answers, with the 95% Wilson interval of their mean (too wide if some are partly right).
 
-    right: answers that are wholly right.
+    right: number of fully right answers.
     """
 
     cases: int
@@ -88,19 +88,19 @@ class Score:
 
 
 def last_integer(text: str) -> int | None:
-    """The number an answer names: the last run of digits, as LongEval reads it; None where there is none."""
+    """The number that an answer gives: the last run of digits, as LongEval reads it; None if there is none."""
     runs = _DIGITS.findall(text)
     return int(runs[-1]) if runs and len(runs[-1]) <= _LONGEST_NUMBER else None
 
 
 def wilson_interval(right: float, cases: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927): never outside 0..1, and honest where all or none are right."""
+    """Interval of a share (Wilson 1927): never outside 0..1, and not empty when all or none are right."""
     if cases == 0:
         return 0.0, 1.0
     share, spread = right / cases, z * z / cases
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / cases + spread / (4 * cases))
-    # Rounding must not put the share itself outside
+    # Rounding must not exclude the share itself
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
@@ -112,8 +112,8 @@ def score(answers: Iterable[Answer]) -> Score:
 def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) -> int:
     """The longest length up to which accuracy holds `share` of the model's own at the shortest length.
 
-    NoLiMa's definition with its 85%. Every shorter length has to hold too. 0 where the model does not
-    beat chance at the shortest length: then there is nothing to hold.
+    NoLiMa's definition, with its 85%. Every shorter length must hold it as well. 0 if the model does not
+    beat chance at the shortest length.
     """
     groups = _grouped(answers, lambda answer: answer.length)
     if not groups:
@@ -130,7 +130,7 @@ def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) 
 
 
 def ruler_effective_length(answers: Sequence[Answer], threshold: float = RULER_THRESHOLD) -> int:
-    """The longest length up to which the mean of all tasks' scores reaches RULER's threshold; 0 where none does."""
+    """The longest length up to which the mean of all tasks' scores reaches RULER's threshold; 0 if none does."""
     reached = 0
     for length, group in _grouped(answers, lambda answer: answer.length):
         scores = [score(of_task).accuracy for _, of_task in _grouped(group, lambda answer: answer.task)]
@@ -141,7 +141,7 @@ def ruler_effective_length(answers: Sequence[Answer], threshold: float = RULER_T
 
 
 def short_context_change(tuned: Sequence[Answer], base: Sequence[Answer]) -> float | None:
-    """Accuracy that tuning won (or, below 0, lost) on the short contexts both were asked; None where there are none."""
+    """Change in accuracy from tuning on the short contexts asked of both (below 0 = lost); None if there are none."""
     asked = {(answer.task, answer.length) for answer in base if 0 < answer.length <= SHORT_CONTEXT}
     both = [[answer for answer in group if (answer.task, answer.length) in asked] for group in (tuned, base)]
     return score(both[0]).accuracy - score(both[1]).accuracy if all(both) else None

@@ -1,6 +1,6 @@
 """Generated retrieval cases: one context, many questions about it, each at a known depth.
 
-- `lines`: LongEval's wording (`glm2core.lines.records`), its keys and values never trained on.
+- `lines`: LongEval's wording (`glm2core.lines.records`), with keys and values that were never trained on.
 - RULER's kinds by RULER's names (`glm2core.lines.facts`), `passkey` and `multikey` (`plain_text.py`).
 """
 
@@ -21,16 +21,16 @@ from glm2core.lines.words import pool
 class GeneratedCases:
     """Cases of every task and length: `contexts * questions` questions each, equally many at each depth.
 
-    A context too short for all its questions takes fewer, and more contexts are made. Of the tasks in `ONCE` a
-    context has one question: there are `contexts` contexts of fwe, and so many at each depth of the others. On shared
-    contexts they are asked on `contexts` contexts.
+    If a context is too short for all its questions, it gets fewer, and more contexts are made. Tasks in `ONCE` have one
+    question per context: `contexts` contexts for fwe, and `contexts` at each depth for the others. On shared contexts
+    they are asked on `contexts` contexts.
 
     Args:
-        tasks: as `evaluate.retrieval.tasks` takes them.
+        tasks: as in `evaluate.retrieval.tasks`.
         lengths: of whole prompts, in tokens.
-        questions: on each context; a multiple of `depths`.
+        questions: per context; a multiple of `depths`.
         depths: parts of a context that are asked about equally often.
-        shared: all tasks are asked on the same contexts, which hold the facts of each.
+        shared: all tasks share the same contexts, which hold the facts of each.
     """
 
     tasks: Sequence[str]
@@ -42,11 +42,11 @@ class GeneratedCases:
     shared: bool = False
 
     def cases(self, count_tokens: CountTokens, notice: Notice = print) -> Iterator[Case]:
-        """Make them.
+        """Make the cases.
 
         Args:
-            notice: is told of each length that is left out, as it is too short for a task (a small tokenizer
-                spends more tokens on a line).
+            notice: called for each length that is left out because it is too short for a task (a small tokenizer
+                needs more tokens per line).
 
         Raises:
             LengthTooShortError: no length is long enough for any task.
@@ -66,21 +66,21 @@ class GeneratedCases:
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
-        """The tasks that are asked on the same contexts."""
+        """Groups of tasks that share contexts."""
         tasks = tuple(dict.fromkeys(self.tasks))
         return [tasks] if self.shared and tasks else [(task,) for task in tasks]
 
     @property
     def questions_in_all(self) -> int:
-        """How many questions they ask where every length is long enough."""
+        """Number of questions if every length is long enough."""
         return len(set(self.lengths)) * sum(map(self.questions_of, self.groups))
 
     def questions_of(self, group: tuple[str, ...]) -> int:
-        """How many questions a group of tasks asks at each length."""
+        """Number of questions of a group of tasks at each length."""
         return sum(self._questions(group).values())
 
     def contexts_of(self, group: tuple[str, ...]) -> int:
-        """On how many contexts, where they are long enough for all questions."""
+        """Number of contexts of a group at each length, if they are long enough for all questions."""
         once = self._questions(group)[group[0]] if len(group) == 1 and group[0] in ONCE else 0
         return max(once, self.contexts)
 
@@ -92,7 +92,7 @@ class GeneratedCases:
     def _cases(
         self, group: tuple[str, ...], length: int, count_tokens: CountTokens
     ) -> Iterator[Case | LengthTooShortError]:
-        """Cases of one group and length, and what is too short for them."""
+        """Cases of one group and length, or the error if the length is too short."""
         build = {"lines": _lines_case, "multikey": multikey_case, "passkey": passkey_case}.get(" ".join(group))
         if build is None:
             yield from mixed_cases(
@@ -136,7 +136,7 @@ def _lines_case(rng: random.Random, depths: int, length: int, index: int, most: 
 
 
 def _spread(rng: random.Random, pieces: int, depths: int, most: int) -> list[int]:
-    """Indices of at most `most` pieces, equally many from each depth's row, none twice."""
+    """Indices of at most `most` distinct pieces, equally many from each depth."""
     rows: list[list[int]] = [[] for _ in range(depths)]
     for piece in range(pieces):
         rows[int((piece + 0.5) / pieces * depths)].append(piece)

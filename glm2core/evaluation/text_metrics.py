@@ -1,7 +1,7 @@
 """ROUGE and BLEU of answers against references, in per cent, for Chinese, English and both mixed.
 
-Texts are cut into words by jieba, so that Chinese has words at all; case counts. An empty answer
-scores 0 and stops nothing.
+Texts are cut into words by jieba, which Chinese needs; case matters. An empty answer scores 0 and
+raises no error.
 """
 
 import logging
@@ -28,27 +28,27 @@ BLEU_COUNTS = (
 
 
 def row_scores(answer: str, reference: str) -> dict[str, float]:
-    """Exact match (0 or 100) and F1 of ROUGE-1, -2 and -L of one pair in per cent, and what BLEU counts in it.
+    """Exact match (0 or 100) and F1 of ROUGE-1, -2 and -L of one pair in per cent, and its BLEU counts.
 
-    White space around an answer does not count.
+    White space around an answer is ignored.
     """
     exact = {"exact_match": 100.0 * (answer.strip() == reference.strip())}
     cut_answer, cut_reference = words(answer), words(reference)
-    # tokenize="none": the words are cut already; force silences a warning about that.
+    # tokenize="none": the text is already cut into words; force silences a warning about that.
     bleu = sacrebleu.corpus_bleu([cut_answer], [[cut_reference]], tokenize="none", force=True)
     counts = (*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len)
     return exact | rouge(cut_answer, cut_reference) | dict(zip(BLEU_COUNTS, counts, strict=True))
 
 
 def corpus_bleu(counts: Sequence[int]) -> float:
-    """BLEU-4 (sacrebleu, exponential smoothing) of pairs whose `BLEU_COUNTS` sum up to `counts`; 0 to 100."""
+    """BLEU-4 (sacrebleu, exponential smoothing) of pairs whose `BLEU_COUNTS` add up to `counts`; 0 to 100."""
     matches, ngrams, (answer_words, reference_words) = list(counts[:4]), list(counts[4:8]), counts[8:]
     bleu = BLEU.compute_bleu(matches, ngrams, answer_words, reference_words, smooth_method="exp")
     return float(bleu.score)
 
 
 def rouge(answer: str, reference: str) -> dict[str, float]:
-    """F1 in per cent of one pair of texts whose words stand between spaces."""
+    """F1 in per cent of one pair of texts whose words are separated by spaces."""
     if not answer or not reference:
         return dict.fromkeys(ROUGE, 0.0)
     scores = Rouge().get_scores(answer, reference)[0]
@@ -56,13 +56,13 @@ def rouge(answer: str, reference: str) -> dict[str, float]:
 
 
 def words(text: str) -> str:
-    """The text's words with a space between each; white space is no word."""
+    """The text's words separated by spaces; white space is not a word."""
     return " ".join(word for word in _cutter().cut(text) if not word.isspace())
 
 
 @cache
 def _cutter() -> jieba.Tokenizer:
-    """jieba with a cache of the user's own: what lies in the shared temporary folder could be anybody's."""
+    """jieba with a cache of the user's own: another user could have written the one in the shared temporary folder."""
     jieba.setLogLevel(logging.WARNING)
     cutter = jieba.Tokenizer()
     with TemporaryDirectory() as private:
@@ -75,6 +75,6 @@ def _own_folder() -> Path | None:
     try:
         folder = user_cache_path("glm2core", ensure_exists=True)
         folder.chmod(0o700)
-    except OSError:  # a home that can't be written, or another's
+    except OSError:  # a home folder that can't be written, or belongs to another user
         return None
     return folder

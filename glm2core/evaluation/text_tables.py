@@ -13,11 +13,11 @@ FIGURES = (*METRICS, "loss")
 _KEYS = ("source", "kind", "language")
 _GROUPINGS: tuple[tuple[str, ...], ...] = ((), ("source",), ("kind",), ("language",), _KEYS)
 _RESAMPLES = 1000
-_LEAST_ROWS = 5  # fewer say nothing about others like them
+_LEAST_ROWS = 5  # fewer are too few for an interval
 
 
 def text_scores(rows: pl.DataFrame) -> dict[str, float]:
-    """Exact match and the mean of ROUGE in per cent, BLEU-4 of all rows together, and the loss of a token.
+    """Exact match and mean ROUGE in per cent, BLEU-4 over all rows together, and the loss per token.
 
     Args:
         rows: of answers.parquet.
@@ -29,11 +29,11 @@ def text_scores(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def scores_with_intervals(rows: pl.DataFrame) -> pl.DataFrame:
-    """Scores of each model: of all rows, by source, by kind, by language, by all three; `all` = not parted by it.
+    """Scores of each model: of all rows, by source, by kind, by language, by all three; `all` = not split by it.
 
-    Rows of `evaluate.general` are no part of `all`; they stand under their own source. Intervals hold 95%: of exact
-    match Wilson's, of the others percentiles of 1,000 bootstrap samples of the group's rows, with a fixed seed. A
-    group of fewer than 5 rows has none.
+    Rows of `evaluate.general` are not part of `all`; they are listed under their own source. Intervals are 95%:
+    Wilson's for exact match, for the others percentiles of 1,000 bootstrap samples of the group's rows with a fixed
+    seed. A group of fewer than 5 rows has none.
     """
     lines = []
     for (model,), of_model in rows.group_by("model", maintain_order=True):
@@ -50,7 +50,7 @@ def scores_with_intervals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_source(scores: pl.DataFrame) -> pl.DataFrame:
-    """The lines of all rows and of each source, the models of each one below the other."""
+    """The lines of all rows and of each source, with the models of each in adjacent lines."""
     chosen = scores.filter(kind="all", language="all").drop("kind", "language")
     order = pl.col("source").replace_strict({s: n for n, s in enumerate(chosen["source"].unique(maintain_order=True))})
     return chosen.sort(order, "model").select("source", "model", pl.exclude("source", "model"))

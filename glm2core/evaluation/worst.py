@@ -1,4 +1,4 @@
-"""The answers that are furthest from right, out of the reports of an evaluation."""
+"""The worst answers in the reports of an evaluation."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class WorstAnswer:
 
 @dataclass(frozen=True)
 class Miss:
-    """A question about a long text that was answered wrong; depth: 0 = at its start, None = several places."""
+    """A wrong answer to a question about a long text; depth: 0 = at its start, None = several places."""
 
     task: str
     tokens: int
@@ -40,12 +40,12 @@ class Miss:
 
 
 def worst_answers(folder: Path) -> list[WorstAnswer]:
-    """The tuned model's answers of lowest ROUGE-L, the worst first: three of each of the first ten sources.
+    """The tuned model's answers with the lowest ROUGE-L, worst first: three from each of the first ten sources.
 
     Exact answers are left out.
 
     Args:
-        folder: with answers.parquet and predictions.jsonl; where either is missing there are none.
+        folder: with answers.parquet and predictions.jsonl; if either is missing, there are no answers.
     """
     scores_file = folder / ANSWER_ROWS
     if not scores_file.is_file():
@@ -64,7 +64,7 @@ def worst_answers(folder: Path) -> list[WorstAnswer]:
 
 
 def misses(folder: Path) -> list[Miss]:
-    """The tuned model's first wrong answers: three of each task and length, at most 24, the shortest texts first."""
+    """The tuned model's first wrong answers: three per task and length, at most 24, shortest texts first."""
     counts: dict[tuple[str, int], int] = {}
     found: list[Miss] = []
     for row in _records(folder / RETRIEVAL_PREDICTIONS):

@@ -1,8 +1,8 @@
-"""Adafactor for large bf16 networks: no fp32 copies but of the block at hand, and one gradient alive at a time.
+"""Adafactor for large bf16 networks: an fp32 copy of only one block, and one gradient, in memory at a time.
 
-The second moment is factored (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235). An update of bf16 weights
-is rounded up or down at random so that its expectation is exact (Gupta et al. 2015,
-https://arxiv.org/abs/1502.02551); rounded to the nearest, small updates would be lost.
+The second moment is factored (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235). Updates of bf16 weights
+are rounded up or down at random so that their expectation is exact (Gupta et al. 2015,
+https://arxiv.org/abs/1502.02551); rounding to nearest would lose small updates.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +16,8 @@ from transformers.optimization import Adafactor
 from glm2core.errors import UserError
 from glm2core.model.parameters import BLOCK_ELEMENTS
 
-# Random numbers are drawn once: drawing them for every weight took an eighth of an update. Blocks read the table
-# from places chosen at random.
+# Random numbers are drawn once: drawing them for every weight took an eighth of an update. Each block reads the table
+# from a random offset.
 _TABLE_ELEMENTS = 1 << 20
 _FACTORS = ("exp_avg_sq_row", "exp_avg_sq_col")
 
@@ -25,15 +25,15 @@ _FACTORS = ("exp_avg_sq_row", "exp_avg_sq_col")
 class RoundingAdafactor(Optimizer):
     """transformers' Adafactor over fp32 copies of one block at a time, rounded stochastically to bf16.
 
-    A matrix of more than 1 Mi elements is taken as blocks of rows, each with a factored second
-    moment of its own, so the fp32 copies never exceed one block.
+    A matrix of more than 1 Mi elements is split into blocks of rows, each with its own factored second
+    moment, so the fp32 copies never exceed one block.
 
-    With `in_backward` the step happens in post-accumulate-grad hooks, so one parameter's gradient
-    is alive at a time; `step()` then has nothing left to do. That rules out gradient accumulation,
-    clipping by the global norm, and several processes.
+    With `in_backward` the step happens in post-accumulate-grad hooks, so only one parameter's gradient
+    is in memory at a time, and `step()` does nothing. This rules out gradient accumulation, clipping by
+    the global norm, and several processes.
 
     Raises:
-        UserError: a gradient isn't finite; its tensor has not been stepped.
+        UserError: a gradient isn't finite; its tensor was not updated.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RoundingAdafactor(Optimizer):
                     self._step_parameter(parameter)
 
     def take_grad_norm(self) -> float:
-        """Global norm of the gradients stepped since the last call."""
+        """Global norm of the gradients used since the last call."""
         norm = sum(self._squared_norms, torch.zeros(())).sqrt().item() if self._squared_norms else 0.0
         self._squared_norms.clear()
         return norm
@@ -86,7 +86,7 @@ class RoundingAdafactor(Optimizer):
         parameter.grad = None
 
     def _check_gradient(self, parameter: nn.Parameter, blocks: list[Tensor]) -> None:
-        """Note its norm, and refuse one that isn't finite before any of its weights is touched."""
+        """Record the gradient's norm; refuse a gradient that isn't finite before any of its weights is changed."""
         norms = [torch.linalg.vector_norm(_in_fp32(block, self._gradients)) for block in blocks]
         squared_norm = torch.stack(norms).square().sum()
         if not torch.isfinite(squared_norm):
@@ -97,12 +97,12 @@ class RoundingAdafactor(Optimizer):
         self._squared_norms.append(squared_norm)
 
     def _step_block(self, weight: Tensor, gradient: Tensor, state: dict[str, Any], place: int) -> None:
-        """One Adafactor step: the inner optimizer is lent the block and the block's state."""
+        """One Adafactor step: the block and its state are lent to the inner optimizer."""
         copy = _in_fp32(weight, self._weights)
         self._lent.data, self._lent.grad = copy, _in_fp32(gradient, self._gradients)
         self._inner.state[self._lent] = state
         self._inner.step()
-        state["RMS"] = 0  # a tensor that nothing reads
+        state["RMS"] = 0  # frees a tensor that nothing reads
         if weight.dtype != torch.float32:
             round_stochastically(copy, weight, self._noise[place : place + weight.numel()].view(weight.shape))
         self._lent.grad, self._lent.data = None, torch.empty(0, device=weight.device)
@@ -126,10 +126,10 @@ class RoundingAdafactor(Optimizer):
 
 
 def _fresh_states(named: dict[str, nn.Parameter], device: torch.device) -> dict[str, list[dict[str, Any]]]:
-    """What transformers' Adafactor keeps of each block, as it would begin it, in one piece of memory.
+    """The initial state of transformers' Adafactor for each block, all in one piece of memory.
 
-    Made block by block, as needed, the small tensors would come to lie between the large ones that a step frees, and
-    glibc would not use all of that room again: 0.8 GiB in a step over 2.2 B weights.
+    Allocated block by block, these small tensors would lie between the large ones that a step frees, and glibc
+    would not reuse all of that memory: 0.8 GiB in a step over 2.2 B weights.
     """
     blocks = {name: [block for (block,) in _row_blocks(p)] for name, p in named.items()}
     sizes = [sum(block.shape) if block.dim() > 1 else block.numel() for of_one in blocks.values() for block in of_one]
@@ -146,7 +146,7 @@ def _fresh_state(block: Tensor, memory: Tensor) -> dict[str, Any]:
 
 
 def round_stochastically(source: Tensor, target: Tensor, noise: Tensor) -> None:
-    """Write fp32 `source` into bf16 `target`, up with the probability of the part that doesn't fit.
+    """Write fp32 `source` into bf16 `target`, rounding up with the probability given by the cut-off fraction.
 
     bf16 is the upper half of fp32's bits: adding a random lower half carries with exactly that
     probability.
@@ -160,12 +160,12 @@ def round_stochastically(source: Tensor, target: Tensor, noise: Tensor) -> None:
 
 
 def _in_fp32(tensor: Tensor, buffer: Tensor) -> Tensor:
-    """The tensor itself where it is fp32, else its copy in the buffer."""
+    """The tensor itself if it is fp32, else an fp32 copy in the buffer."""
     return tensor if tensor.dtype == torch.float32 else buffer[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
 def _row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors cut alike into blocks of whole rows of at most `BLOCK_ELEMENTS` elements."""
+    """Split the tensors at the same rows into blocks of whole rows, at most `BLOCK_ELEMENTS` elements each."""
     first = tensors[0]
     if first.dim() < 2 or first.numel() <= BLOCK_ELEMENTS:
         yield tensors

@@ -1,8 +1,8 @@
-"""Rows as training batches: `B` rows, `T` tokens of the longest of them.
+"""Training batches of rows. Shapes: `B` rows, `T` tokens of the longest row.
 
-Padding is on the right and no mask is passed: a causal kernel never lets a token see what comes
-after it, and what padding itself computes is never looked at. Rows stand apart in the batch, so
-documents never see each other.
+Padding is on the right and no mask is passed: a causal kernel never lets a token see later ones, and
+outputs at padding are never used. Each row of a batch is one document, so documents never see each
+other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,28 +20,28 @@ from glm2core.text.dataset import TokenizedDataset, TokenRow
 from glm2core.text.stretch import cream_positions, stretched_positions
 
 RowKey = tuple[int, int]  # epoch, row
-_COPY = 1 << 32  # so many epochs on: a row's second copy in an epoch has position gaps of its own
-_UNSUPERVISED = -1  # in an epoch's place: the row without its labels
+_COPY = 1 << 32  # added to the epoch of a row's second copy, which gets its own position gaps
+_UNSUPERVISED = -1  # in place of an epoch: the row without its labels
 Curriculum = Sequence[tuple[float, int]]
 
-# oneDNN compiles and keeps a bf16 kernel for every new shape: with rows padded to a multiple of 16 there are
-# few shapes, which costs 5% more padding and saves about 20% of the time, and memory stops growing.
+# oneDNN compiles and keeps a bf16 kernel for every new shape. Padding rows to a multiple of 16 leaves few shapes:
+# it costs 5% more padding, saves about 20% of the time, and memory stops growing.
 _LENGTH_MULTIPLE = 16
 
 
 class TokenBudgetBatches(Sampler[list[RowKey]]):
-    """Endless length-sorted token-budget batches, shuffled anew each epoch, cut off after `total`.
+    """Length-sorted token-budget batches over endless epochs, reshuffled each epoch, `total` in all.
 
-    One pass over this sampler is the whole training, so the position to resume from is the number
-    of batches taken, whatever the epoch.
+    One pass over this sampler is the whole training, so training resumes from the number of batches
+    taken, independent of epochs.
 
     Args:
         lengths: tokens of each row.
-        weights: how often an epoch takes each row; None = once.
-        batch_tokens: budget of a padded batch; a longer row goes alone.
+        weights: how often each row is used per epoch; None = once.
+        batch_tokens: budget of a padded batch; a longer row is a batch of its own.
         total: batches for this process.
-        start: so many of them are left out, as they were taken before.
-        curriculum: (share of the training, tokens): until then only rows of at most so many tokens.
+        start: number of batches to skip, as they were taken before.
+        curriculum: (share of the training, tokens): up to that share, only rows of at most that many tokens.
         rank, world: this process takes every `world`-th batch.
     """
 
@@ -92,10 +92,10 @@ class TokenBudgetBatches(Sampler[list[RowKey]]):
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """Rows by (epoch, row); with a position range their positions are stretched anew each epoch.
+    """Rows by (epoch, row); with a position range, new position gaps are drawn each epoch.
 
     Args:
-        position_range: positions that the gaps may spread a row over; None = plain positions.
+        position_range: range over which the gaps may spread a row; None = plain positions.
         gaps: how they are drawn, pose or cream.
     """
 
@@ -120,7 +120,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """input_ids, labels (and position_ids) [B, T]; rows and lengths [B], which don't go to the model."""
+    """input_ids, labels (and position_ids) [B, T]; rows and lengths [B], which the model does not get."""
     rows: list[TokenRow] = [item["row"] for item in items]
     padded = pad_batch(rows, pad_id=0)
     more = -padded["input_ids"].shape[1] % _LENGTH_MULTIPLE
@@ -170,8 +170,8 @@ def validation_batches(
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Each row once, longest first, at plain positions.
 
-    A process that gets no batch in the last round gets one without labels: where weights are sharded,
-    a forward pass needs all processes.
+    A process without a batch in the last round gets one without labels: with sharded weights a forward
+    pass needs all processes.
     """
     batches = length_sorted_batches(tokenized.lengths, batch_tokens, seed=0, epoch=0, shuffle=False)
     keys = [[(0, row) for row in batch] for batch in batches[rank::world]]

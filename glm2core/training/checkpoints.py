@@ -1,12 +1,12 @@
-"""Checkpoints that survive a kill at any moment: atomic, verified, locked, keyed by what they depend on.
+"""Checkpoints that survive a kill at any moment: atomic, verified, locked, keyed by all that they depend on.
 
     <project root>/.checkpoints/<fingerprint>/
-        lock                 held by the one trainer of this run
-        step-00000100/       a whole checkpoint: its files and manifest.json with their SHA-256
+        lock                 held by the process that trains this run
+        step-00000100/       a complete checkpoint: its files and manifest.json with their SHA-256
         partial              a checkpoint being written; never read
 
-DVC deletes or wrongly reuses checkpoints that are outs, so this folder is untracked. Another value
-of anything the result depends on gives another fingerprint, hence a fresh start.
+DVC would delete or wrongly reuse checkpoints that are outs, so this folder is untracked. Any change in
+what the result depends on gives another fingerprint, and so a fresh start.
 """
 
 import json
@@ -24,7 +24,7 @@ from glm2core.files import heed_umask, sha256_file, sync, write_json
 
 _MANIFEST = "manifest.json"
 _FINISHED = "finished.json"
-# torch.save raises RuntimeError, and safetensors its own error, where the disk is full.
+# On a full disk torch.save raises RuntimeError, and safetensors its own error.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
@@ -33,8 +33,8 @@ class CheckpointFolder:
 
     Args:
         folder: `<project root>/.checkpoints/<fingerprint>`.
-        keep: how many of the newest are kept (the best one is kept besides).
-        notice: told in a sentence when something is skipped, kept or lost.
+        keep: how many of the newest are kept (the best one is kept as well).
+        notice: called with a sentence when something is skipped, kept or lost.
     """
 
     def __init__(self, folder: Path, *, keep: int, notice: Notice) -> None:
@@ -44,10 +44,10 @@ class CheckpointFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process: a killed `dvc` may leave its trainer alive.
+        """Lock the run for this process: a killed `dvc` may leave its training process alive.
 
         Raises:
-            UserError: another trainer holds it, or the folder can't be written.
+            UserError: another process holds the lock, or the folder can't be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class CheckpointFolder:
             lock.release()
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose every byte is as it was written; broken ones are named and passed over."""
+        """The newest intact checkpoint; damaged ones are reported and skipped."""
         for path in reversed(self._checkpoints()):
             broken = _first_broken_file(path)
             if broken is None:
@@ -79,9 +79,9 @@ class CheckpointFolder:
         return None
 
     def save(self, step: int, write: Callable[[Path], None], *, best_step: int | None = None) -> bool:
-        """Write a checkpoint beside, then rename it, so that it is whole or absent; then drop the oldest.
+        """Write a checkpoint atomically (a temporary folder, then a rename); then delete the oldest.
 
-        A write that fails (a full disk) is told, and training goes on with the checkpoint before.
+        If writing fails (a full disk), that is reported, the checkpoint before is kept, and training continues.
 
         Returns:
             whether it was saved.
@@ -106,15 +106,15 @@ class CheckpointFolder:
         return True
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies, if it is still kept."""
+        """The folder of a step's checkpoint, if it is still kept."""
         return self.folder / f"step-{step:08d}"
 
     def finish(self) -> None:
-        """Mark the run as done: its checkpoints go when the next run starts."""
+        """Mark the run as finished: its checkpoints are deleted when the next run starts."""
         write_json(self.folder / _FINISHED, {})
 
     def remove_other_finished(self) -> None:
-        """Drop the checkpoints of finished runs; unfinished ones may still be continued."""
+        """Delete the checkpoints of other finished runs; unfinished runs may still be resumed."""
         for mark in self.folder.parent.glob(f"*/{_FINISHED}"):
             if mark.parent != self.folder:
                 self._remove(mark.parent)
@@ -138,7 +138,7 @@ class CheckpointFolder:
 
 
 def _seal(folder: Path) -> None:
-    """Write the manifest of a folder's files, and force all of it to the disk."""
+    """Write the manifest of a folder's files, and flush everything to disk."""
     files = sorted(p for p in folder.iterdir() if p.is_file())
     manifest = {file.name: sha256_file(file) for file in files}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")

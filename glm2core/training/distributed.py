@@ -1,11 +1,11 @@
-"""Several processes training one network: what they agree on, and weights that FSDP2 shards over them.
+"""Training one network in several processes: collective operations, and weights sharded with FSDP2.
 
-torchrun and accelerate tell each process its rank by environment variables. With one process every function
-here returns what it is given, so callers need not ask how many there are.
+torchrun and accelerate give each process its rank in environment variables. With one process every function
+here returns its argument, so callers need not know how many there are.
 
-On GPUs accelerate shards by its config file (docs/scaling.md) with the network's `_no_split_modules`, which is the
-plan of `shard`. Files always hold whole tensors, so a result or a checkpoint says nothing about how many processes
-made it.
+On GPUs accelerate shards as set in its config file (docs/scaling.md), with the network's `_no_split_modules`, the
+same plan as `shard`. Files always contain whole tensors, so results and checkpoints do not depend on the number of
+processes that wrote them.
 """
 
 import os
@@ -34,8 +34,8 @@ _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-# Who this process is. Read from the environment, for accelerate's PartialState would choose device and backend on its
-# own if it were asked before `joined`.
+# The identity of this process. Read from the environment, because accelerate's PartialState would choose device and
+# backend itself if it were used before `joined`.
 
 
 def rank() -> int:
@@ -49,21 +49,21 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes, tracks and speaks."""
+    """Whether this is the process that writes files, tracks and prints."""
     return rank() == 0
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Meet the other processes, and part from them when all went well.
+    """Join the process group, and leave it if there was no error.
 
-    After an error the group is left as it is: the others may be inside a collective operation that this
+    After an error the group is not left: the others may be inside a collective operation that this
     process will never join, and the launcher ends them.
     """
     if world_size() == 1 or dist.is_initialized():
         yield
         return
-    # accelerate sets a number of threads of its own where this is unset, over ours.
+    # If this is unset, accelerate overrides our number of threads with its own.
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -72,7 +72,7 @@ def joined(device: torch.device) -> Iterator[None]:
     state.destroy_process_group()
 
 
-# What processes agree on
+# Collective operations
 
 
 def summed(values: list[float], device: torch.device) -> list[float]:
@@ -94,7 +94,7 @@ def gathered(value: T) -> list[T]:
 
 
 def first_decides(choose: Callable[[], T]) -> T:
-    """What `choose` returns in the first process; the others are told and don't call it."""
+    """What `choose` returns in the first process; the others receive it and don't call it."""
     if not _several():
         return choose()
     chosen: T = broadcast_object_list([choose() if is_first() else None])[0]
@@ -102,7 +102,7 @@ def first_decides(choose: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Wait until every process is here: what each did before has happened for all of them."""
+    """Wait until every process is here: whatever each did before is then visible to all."""
     if _several():
         PartialState().wait_for_everyone()
 
@@ -120,13 +120,13 @@ def sharding_is_asked_for() -> bool:
 
 
 def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
-    """Refuse what FSDP2 can't shard, before a network is loaded.
+    """Refuse settings that FSDP2 can't shard, before a network is loaded.
 
-    Sharded fp32 weights are the master weights; the config file's `mixed_precision: bf16` makes the
+    Sharded fp32 weights are the master weights; `mixed_precision: bf16` in the config file makes the
     network compute in bf16.
 
     Raises:
-        UserError: names each setting that must change.
+        UserError: with each setting that must change.
     """
     wrong = {
         "method": params.method != "full" and params.method,
@@ -135,7 +135,7 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
         "dtype": dtype != torch.float32 and str(dtype).removeprefix("torch."),
         "gradient_checkpointing": params.gradient_checkpointing is True and "true",
     }
-    if os.environ.get("FSDP_VERSION", "2") != "2":  # as accelerate's launcher tells it
+    if os.environ.get("FSDP_VERSION", "2") != "2":  # set by accelerate's launcher
         raise UserError("accelerate's config asks for FSDP1, which is not supported: set fsdp_version to 2 in it.")
     found = ", ".join(f"train.{name} {value}" for name, value in wrong.items() if value)
     if found:
@@ -147,30 +147,30 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
 
 
 def sharded_modules(network: nn.Module) -> list[nn.Module]:
-    """The modules whose weights are gathered together: each block, then all that is left."""
+    """The modules whose weights are gathered together: each block, then everything else."""
     return [*(module for module in network.modules() if isinstance(module, GLMBlock)), network]
 
 
 def shard(network: nn.Module, mesh: DeviceMesh | None = None) -> None:
-    """Shard a network in place: its parameters become DTensors, 1/processes of each here.
+    """Shard a network in place: its parameters become DTensors, with 1/processes of each in this process.
 
     Args:
-        mesh: of the processes; None = all of them.
+        mesh: the processes to shard over; None = all of them.
     """
     for module in sharded_modules(network):
         fully_shard(module, mesh=mesh)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or all shards of it: then every process must call this."""
+    """The whole tensor; if it is sharded, every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as they are, or whole on the CPU of the first process where they are sharded; all must call this."""
+    """Whole tensors, gathered on the CPU of the first process if they are sharded; every process must call this."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        gathered = whole(tensor)  # one at a time: all of them would not fit a GPU
+        gathered = whole(tensor)  # one at a time: together they would not fit on a GPU
         if is_first():
             found[name] = gathered.cpu() if isinstance(tensor, DTensor) else gathered
     return found
@@ -190,10 +190,10 @@ def put(parameter: Tensor, value: Tensor) -> None:
 
 
 def whole_optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's state by parameter names, whole, on the first process; every process must call this."""
+    """The optimizer's whole state by parameter names, on the first process; every process must call this."""
     return dict(get_optimizer_state_dict(network, optimizer, options=_WHOLE))
 
 
 def put_optimizer_state(network: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Give each process its shards of a whole state, which every process holds."""
+    """Load each process's shards from a whole state, which every process must have."""
     set_optimizer_state_dict(network, optimizer, state, options=_WHOLE)

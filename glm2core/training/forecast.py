@@ -1,22 +1,22 @@
-"""How long the rest of a training will take, told once, by the speed of its first steps."""
+"""Estimate of the training time left, printed once, from the speed of the first steps."""
 
 import time
 from collections.abc import Callable, Sequence
 
 from glm2core.console import time_left
 
-_LEAST_STEPS = 2  # besides the first, which is slower: kernels are compiled, memory is claimed
+_LEAST_STEPS = 2  # not counting the first, which is slower: it compiles kernels and allocates memory
 
 
 class Forecast:
-    """Tells `about 6 min on this machine` once, when enough steps were measured.
+    """Prints `about 6 min on this machine` once, after enough measured steps.
 
     Args:
-        costs: gives what each step costs, from the first of the training, in any unit: longer rows that come
-            later count as what they are.
-        tell: gets the sentence.
-        shortened_by: what to change where it takes long.
-        least_seconds: of measured steps; a clock needs something to measure.
+        costs: returns the cost of each step from the first of the training, in any unit, so that longer rows
+            later in the training count fully.
+        tell: called with the sentence.
+        shortened_by: what to change if it takes long.
+        least_seconds: of measured steps, before the estimate is made.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Forecast:
         self._start, self._told = 0.0, False
 
     def add_step(self, step: int, *, besides: float) -> None:
-        """Note that `step` (from 1) is done; time is taken from the first call on.
+        """Record that `step` (from 1) is done; time is measured from the first call.
 
         Args:
-            besides: seconds that go into other things than steps, until the end.
+            besides: seconds spent on other things than steps, until the end.
         """
         now = time.perf_counter()
         if self._first is None:

@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop."""
+    """Whether the run was asked to stop."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -15,7 +15,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one ends the process at once."""
+    """Turn the first SIGINT or SIGTERM into a stop request; a second one ends the process at once."""
     stop = StopRequest()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}

@@ -1,4 +1,4 @@
-"""The training loop: `take_step` is one optimizer step, in order; around it, when to validate, save and stop.
+"""The training loop: `take_step` is one optimizer step; `run` decides when to validate, save and stop.
 
 accelerate wraps the network: DDP among several processes, FSDP2 where its config asks for it.
 
@@ -51,24 +51,24 @@ from glm2core.training.progress import Progress
 from glm2core.training.random_states import State, random_state, set_random_state
 from glm2core.training.schedule import schedule_of
 
-Batch = dict[str, Tensor]  # what batches.collate makes
+Batch = dict[str, Tensor]  # from batches.collate
 
 _WEIGHTS, _OPTIMIZER, _RANDOM, _STATE = "weights.safetensors", "optimizer.pt", "random.pt", "state.json"
 _SENT = ("input_ids", "position_ids")  # to the device
 
 
 class Loop:
-    """A network in training: its weights, optimizer and progress, and how many steps are done.
+    """A network in training: its weights, optimizer, progress and number of finished steps.
 
     Args:
-        model: changed in place; what requires a gradient is trained.
-        autocast: the dtype that fp32 weights are multiplied in on the way; None = their own.
-        loss_scale: of a network in float16.
-        checkpoints: where the run is kept.
-        progress: gets every step and validation.
+        model: changed in place; parameters that require a gradient are trained.
+        autocast: the dtype in which fp32 weights are multiplied; None = their own.
+        loss_scale: for a network in float16.
+        checkpoints: where the run is saved.
+        progress: receives every step and validation.
         cost: operations of a batch.
-        training: its row ids name the guilty ones, its sources are counted apart.
-        validation: its sources get a loss of their own.
+        training: for row ids in errors, and counts by source.
+        validation: for the loss by source.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class Loop:
         self.step, self.validation_seconds = 0, 0.0
         self._autocast, self._scale = autocast, loss_scale
         self._random_state: State | None = None
-        set_seed(params.seed)  # the same dropout, whatever was drawn to make the network
-        if rank():  # else all processes would drop out the same channels; the first keeps its one seed
+        set_seed(params.seed)  # the same dropout, whatever random numbers initialization used
+        if rank():  # else all processes would drop the same channels; the first process keeps the seed
             torch.manual_seed(params.seed + 1_000_003 * rank())
         optimizer = make_optimizer(
             model,
@@ -116,15 +116,15 @@ class Loop:
         stop: StopRequest,
         after_step: Callable[[], None] = lambda: None,
     ) -> None:
-        """Train to `max_steps`, or until somebody stops it or validation no longer gets better.
+        """Train to `max_steps`, or until a stop request or early stopping.
 
         Args:
-            batches: from the one that is due; `gradient_accumulation_steps` of them make a step.
-            validation: None = there is nothing to validate on.
-            stop: looked at after every step; the step is saved.
+            batches: starting with the next one due; `gradient_accumulation_steps` of them make a step.
+            validation: None = no validation rows.
+            stop: checked after every step; the step is saved before stopping.
         """
         params = self.params
-        coming = iter(batches)  # torch's iterator draws a random number, so the state of a checkpoint is set after it
+        coming = iter(batches)  # torch's iterator draws a random number, so a checkpoint's state is restored after it
         if self._random_state is not None:
             set_random_state(self._random_state)
         if self.step == 0 and validation is not None:
@@ -155,7 +155,7 @@ class Loop:
         rate = self._set_rates()
         supervised = self._count(batches)
         found = self._forward_and_backward(batches, supervised)
-        while found is None:  # in float16 alone: again, with half the loss scale
+        while found is None:  # only in float16: repeat with half the loss scale
             self.optimizer.zero_grad()
             found = self._forward_and_backward(batches, supervised)
         loss, norm = found
@@ -168,20 +168,20 @@ class Loop:
         )
 
     def _forward_and_backward(self, batches: list[Batch], supervised: float) -> tuple[float, float] | None:
-        """Forward, backward, clip, check: the loss and the gradient's norm before it is clipped.
+        """Forward, backward, clip, check: the loss, and the gradient's norm before clipping.
 
-        None where the loss scale was too large; it is smaller now.
+        None if the loss scale was too large; it is then lowered.
         """
         scale = 1.0 if self._scale is None else self._scale.value
         parts: list[Tensor] = []
         for batch, synchronized in self._with_synchronization(batches):
             with synchronized:
-                # The summed loss is divided by the supervised tokens of the whole accumulation, in all processes.
+                # The summed loss is divided by the supervised tokens of the whole accumulation over all processes.
                 part = self._loss(batch, divided_by=supervised)
                 parts.append(part.detach())
                 if self._updates_in_backward:
                     self._check_losses([float(parts[-1])], batches)
-                # DDP takes the mean of the processes' gradients, and theirs is the sum.
+                # DDP averages the processes' gradients, but their sum is needed.
                 self.accelerator.backward(part * (self.accelerator.num_processes * scale))
         if self._updates_in_backward:
             assert isinstance(self.optimizer, RoundingAdafactor)
@@ -204,7 +204,7 @@ class Loop:
             return
         self._scale.keep()
         if isinstance(self.optimizer, MasterWeights):
-            self.optimizer.gradient_scale = scale  # divided by it in fp32
+            self.optimizer.gradient_scale = scale  # divided by the scale in fp32
         else:
             torch._foreach_mul_([p.grad for p in self.network.parameters() if p.grad is not None], 1 / scale)
 
@@ -230,14 +230,14 @@ class Loop:
         self.validation_seconds = time.perf_counter() - start
 
     def _set_rates(self) -> float:
-        """Give every group its learning rate of the coming step; returns the first's."""
+        """Set every group's learning rate for the next step; returns that of the first group."""
         share = self._schedule(self.step)
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * share
         return float(self._peak_rates[0] * share)
 
     def _count(self, batches: list[Batch]) -> float:
-        """Enter real tokens and operations into the progress; returns the supervised tokens of all processes."""
+        """Add real tokens and operations to the progress; returns the supervised tokens of all processes."""
         names, numbers = self._sources
         padded = operations = 0.0
         mix = np.zeros((len(names), 2))
@@ -254,7 +254,7 @@ class Loop:
         )
 
     def _with_synchronization(self, batches: list[Batch]) -> Iterator[tuple[Batch, Any]]:
-        """Each batch with the context of its backward: gradients go between processes with the last one only."""
+        """Each batch with the context for its backward: processes exchange gradients only after the last one."""
         *before, last = batches
         yield from ((batch, self.accelerator.no_sync(self.model)) for batch in before)
         yield last, nullcontext()
@@ -264,25 +264,25 @@ class Loop:
         inputs["labels"] = batch["labels"]  # counted on the CPU
         if by_row:
             inputs["loss_by_row"] = True
-        # Around the forward alone: autocast's copies of the weights live as long as it does.
+        # Only around the forward: autocast keeps its copies of the weights until it ends.
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             loss: Tensor = self.model(**inputs, num_items_in_batch=divided_by).loss
         return loss
 
     @property
     def _updates_in_backward(self) -> bool:
-        """Whether backward checks and steps each tensor as its gradient is there (`memory: low`)."""
+        """Whether backward checks and updates each tensor as soon as its gradient is ready (`memory: low`)."""
         return isinstance(self.optimizer, RoundingAdafactor) and self.optimizer.in_backward
 
     def _read(self, parts: list[Tensor], norm: Tensor, batches: list[Batch]) -> tuple[float, float]:
-        """The loss, which is finite, and the norm: the one place of a step that waits for the device."""
+        """The loss, checked to be finite, and the norm: the only place in a step that waits for the device."""
         values = (*parts, sum(parts[1:], parts[0]), norm)
         *losses, loss, found = torch.stack([value.double() for value in values]).tolist()
         self._check_losses(losses, batches)
         return loss, found
 
     def _check_losses(self, losses: list[float], batches: list[Batch]) -> None:
-        """Of the first batches of a step; the others were not taken yet."""
+        """The error for a loss that isn't finite, with the row ids of the batches read so far."""
         if not anywhere(not all(map(math.isfinite, losses)), self.device):
             return
         found = gathered([(loss, batch["rows"].tolist()) for loss, batch in zip(losses, batches, strict=False)])
@@ -295,14 +295,14 @@ class Loop:
         )
 
     def _no_longer_improves(self) -> bool:
-        """Whether validation has failed to get better for `early_stopping` times."""
+        """Whether the last `early_stopping` validations brought no improvement."""
         patience = self.params.early_stopping
         return patience is not None and self.progress.validations_since_best() >= patience
 
     def save(self) -> None:
-        """Write everything that resuming needs, whole or not at all; frozen weights are not part of it."""
+        """Save everything needed to resume, atomically; frozen weights are not included."""
         best = self.progress.best_validation() if self.params.early_stopping else None
-        # Before the first process goes on alone: what all of them take part in.
+        # Collective operations first: after this only the first process continues.
         weights, random_states = whole_tensors(self._trainable()), gathered(random_state())
         optimizer = self._optimizer_state()
         state = {"step": self.step, "progress": self.progress.state_dict()}
@@ -321,7 +321,7 @@ class Loop:
         self.progress.restart_clock()
 
     def restore(self, folder: Path) -> None:
-        """Take up what `save` wrote; `run` goes on from there."""
+        """Restore what `save` wrote; `run` then continues from there."""
         self.load_weights(folder)
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
         if is_sharded(self.network):
@@ -336,7 +336,7 @@ class Loop:
         self._random_state = torch.load(folder / _RANDOM, map_location="cpu", weights_only=True)[rank()]
 
     def load_weights(self, folder: Path) -> None:
-        """Put a checkpoint's trainable weights in place."""
+        """Load a checkpoint's trainable weights."""
         # Tensor by tensor: a second copy of a large network would not fit.
         with safe_open(folder / _WEIGHTS, framework="pt") as saved:
             for name, parameter in self._trainable().items():
@@ -349,7 +349,7 @@ class Loop:
 
     @property
     def _torch_optimizer(self) -> torch.optim.Optimizer:
-        assert isinstance(self.optimizer, torch.optim.Optimizer)  # require_shardable lets AdamW through alone
+        assert isinstance(self.optimizer, torch.optim.Optimizer)  # require_shardable allows only AdamW
         return self.optimizer
 
     def _trainable(self) -> dict[str, Tensor]:
@@ -357,11 +357,11 @@ class Loop:
 
 
 def clip_gradients(model: nn.Module, limit: float | None, scale: float = 1.0) -> Tensor:
-    """Scale gradients, sharded or not, down to a global norm of `limit` (None = not); returns the norm before.
+    """Clip gradients, sharded or not, to a global norm of `limit` (None = no clipping); returns the norm before.
 
-    Both norms are of gradients that are `scale` times larger than they should be, divided by it.
+    The gradients are `scale` times too large; both norms are those divided by `scale`.
 
-    Of gradients that aren't finite nothing is left to use: the norm, a scalar on their device, tells.
+    The returned norm, a scalar on the gradients' device, is not finite if any gradient isn't.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
@@ -377,8 +377,8 @@ def _prepare(
 ) -> tuple[nn.Module, TrainingOptimizer]:
     if not accelerator.is_fsdp2:
         return accelerator.prepare_model(model), optimizer
-    # FSDP2 puts shards in the parameters' place, in the optimizer too. accelerate's wrapper around that is for its own
-    # way of accumulating.
+    # FSDP2 replaces the parameters by shards, in the optimizer as well. accelerate's wrapper around the optimizer is
+    # for its own way of accumulating.
     model, wrapped = accelerator.prepare(model, optimizer)
     return model, wrapped.optimizer
 

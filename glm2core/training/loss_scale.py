@@ -1,8 +1,8 @@
 """The loss scale of float16 training (Micikevicius et al. 2018, arXiv:1710.03740).
 
-float16 has no numbers between 0 and 6e-8, where most gradients are. The loss is multiplied by a scale, so all gradients
-are, and what is stepped is divided by it again, in fp32. A scale that is too large makes the gradient infinite: that
-step is done again with half of it, so no row is lost.
+float16 has no numbers between 0 and 6e-8, where most gradients are. The loss, and with it every gradient, is multiplied
+by a scale; the optimizer's copy is divided by it again, in fp32. If the scale is so large that the gradient becomes
+infinite, the step is repeated with half of it, so no row is lost.
 """
 
 from dataclasses import dataclass
@@ -11,32 +11,32 @@ from typing import Any
 from glm2core.errors import UserError
 
 _LARGEST = 2.0**24
-_PATIENCE = 1000  # steps that went well before a larger scale is tried
+_PATIENCE = 1000  # successful steps before a larger scale is tried
 
 
 @dataclass
 class LossScale:
-    """The scale of the coming step; a power of 2, so that multiplying by it rounds nothing.
+    """The scale of the next step; a power of 2, so that multiplying by it is exact.
 
     Args:
-        value: at the start.
-        good: steps in a row that went well with it.
+        value: initial scale.
+        good: successful steps in a row with this scale.
     """
 
     value: float = 2.0**16
     good: int = 0
 
     def keep(self) -> None:
-        """A step went well."""
+        """Count a successful step."""
         self.good += 1
         if self.good >= _PATIENCE:
             self.value, self.good = min(2 * self.value, _LARGEST), 0
 
     def lower(self, step: int) -> None:
-        """The gradient of `step` isn't finite: half the scale.
+        """Halve the scale, as the gradient of `step` isn't finite.
 
         Raises:
-            UserError: there is none left.
+            UserError: the scale can't be lowered further.
         """
         self.value, self.good = self.value / 2, 0
         if self.value < 1:

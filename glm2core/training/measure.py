@@ -1,4 +1,4 @@
-"""The machine's own matrix rate, of which a training's speed is a share."""
+"""The machine's peak matrix-product rate, the reference for a training's speed."""
 
 import time
 
@@ -7,24 +7,24 @@ import torch
 from glm2core.hardware import product_dtype
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 256, 8192
-_LONG_ENOUGH = 0.005  # seconds of a product that reaches the machine's rate
+_LONG_ENOUGH = 0.005  # seconds per product that is long enough to reach the machine's rate
 _SECONDS = 0.3  # in all
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of the products that weights in `dtype` take part in on `device`."""
+    """Operations per second of products with weights in `dtype` on `device`."""
     return product_rate(product_dtype(dtype, device), device)
 
 
 def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a product of square random matrices in `dtype`: the best within a third of a second.
+    """Operations per second of a product of square random matrices in `dtype`: the best within a third of a second.
 
-    The side grows as long as a product is over in milliseconds, so that emulated arithmetic is measured as well.
+    The matrices grow while a product takes only milliseconds, so that slow, emulated arithmetic is measured as well.
     """
     end = time.perf_counter() + _SECONDS
     side, best = _SMALLEST_SIDE, 0.0
     a, b = _random_matrices(side, dtype, device)
-    torch.matmul(a, b)  # the first in a process takes longer
+    torch.matmul(a, b)  # the first product in a process takes longer
     while True:
         seconds = _seconds_of_product(a, b)
         best = max(best, 2 * side**3 / seconds)
@@ -36,8 +36,8 @@ def product_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _random_matrices(side: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    # Values of all magnitudes: zeros and ones are easier on a chip's power, and so on its clock.
-    generator = torch.Generator(device).manual_seed(0)  # the run's own random numbers are left alone
+    # Values of all magnitudes: with zeros and ones a chip draws less power and clocks higher.
+    generator = torch.Generator(device).manual_seed(0)  # leaves the run's own random numbers untouched
     drawn = torch.randn(2, side, side, dtype=torch.float32, device=device, generator=generator).to(dtype)
     return drawn[0], drawn[1]
 

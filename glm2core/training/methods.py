@@ -1,4 +1,4 @@
-"""What is tuned: the network for each of full, lora, qlora and ptuning. Quantized first, then adapted."""
+"""The network to tune with full, lora, qlora or ptuning. Quantized first, then given its adapter."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ class Prepared:
     """A network ready to train.
 
     Args:
-        model: trainable parameters require gradients, all others don't.
-        base: the folder an adapter belongs to; None for full.
+        model: only trainable parameters require gradients.
+        base: folder of the adapter's base; None for full.
         reference: how that base is set up; None for full.
     """
 
@@ -42,10 +42,10 @@ class Prepared:
         return network
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write full weights, or the adapter with what is needed to find its base.
+        """Write full weights, or the adapter with the reference to its base.
 
         Args:
-            weights: whole ones, where the network's are sharded.
+            weights: the whole weights, if the network's are sharded.
         """
         if self.reference is None:
             self.network.save_pretrained(folder, state_dict=weights)
@@ -67,8 +67,8 @@ def prepare(
     """Build the network that `params.method` tunes.
 
     Args:
-        vocab_size: tokens of the tokenizer; the size of a network from scratch.
-        work_folder: where the base of an adapter is kept when there is no base folder (from scratch).
+        vocab_size: tokens of the tokenizer, for a network from scratch.
+        work_folder: where an adapter's base is saved if it is made from scratch.
     """
     set_seed(params.seed)
     if params.method == "full":
@@ -82,9 +82,9 @@ def prepare(
 
 
 def multiply_adapters_in_half(model: nn.Module) -> None:
-    """Let a LoRA's fp32 weights take the network's half-precision activations as they are, for use under autocast.
+    """Let a LoRA's fp32 weights take the network's half-precision activations directly, for use under autocast.
 
-    peft would make an fp32 copy of every linear's input, and dropout and product would be of that.
+    peft would make an fp32 copy of every linear's input, and use it for dropout and product.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
@@ -144,7 +144,7 @@ def _adapted(
             with atomic_path(base) as partial:
                 _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
         meet()
-        # The scaling is in the config that was just written.
+        # The config that was just written includes the scaling.
         reference = reference_to(base, own=True, bits=params.quantization_bits)
     else:
         base = resolve_path(model_params.base)
@@ -155,9 +155,9 @@ def _adapted(
 
 
 def _recompute(network: PreTrainedModel, blocks: int) -> None:
-    """Let so many blocks, the first ones, keep nothing but their input for backward."""
+    """Let the first `blocks` blocks keep only their input for backward."""
     layers: Any = network.get_submodule("transformer.encoder.layers")
-    options = {"use_reentrant": False}  # reentrant recomputation gives adapters on frozen weights no gradient
+    options = {"use_reentrant": False}  # with reentrant recomputation adapters on frozen weights get no gradient
     if hasattr(network, "activation_checkpointing_enable"):
         network.activation_checkpointing_enable(options)
     else:  # transformers before 5.2x

@@ -1,8 +1,8 @@
-"""Muon: momentum whose every direction has the same length (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+"""Muon: orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-`torch.optim.Muon` multiplies in bf16, a hundred times slower than fp32 on a CPU without that arithmetic, and takes one
+`torch.optim.Muon` multiplies in bf16, a hundred times slower than fp32 on a CPU without bf16 arithmetic, and takes one
 matrix at a time. Here all matrices are orthogonalized together in fp32, by products of their Gram matrices: half the
-operations of the plain iteration on matrices four times as long as wide.
+operations of the plain iteration for matrices four times as long as wide.
 
 Shapes: `N` matrices of one shape, `m` the shorter side, `n` the longer.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# The post's quintic: singular values from 0.003 of the Frobenius norm on come to lie between 0.68 and 1.21.
+# The post's quintic: it maps singular values above 0.003 of the Frobenius norm to between 0.68 and 1.21.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _SMALLEST_NORM = 1e-7
@@ -24,11 +24,11 @@ _SMALLEST_NORM = 1e-7
 class Muon(Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay, for matrices only.
 
-    An update of a matrix [rows, columns] has singular values near sqrt(max(1, rows / columns)), as in the post.
+    The update of a matrix [rows, columns] has singular values near sqrt(max(1, rows / columns)), as in the post.
 
     Args:
         groups: parameter groups with `lr` and `weight_decay`.
-        momentum: share of the gradients' running mean that stays in a step.
+        momentum: share of the gradients' running mean that is kept in a step.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float = 0.95) -> None:
@@ -45,7 +45,7 @@ class Muon(Optimizer):
                 parameter.add_(direction, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        """The gradient, ahead along the running mean."""
+        """The gradient after Nesterov momentum."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -55,11 +55,11 @@ class Muon(Optimizer):
 
 
 def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The nearest matrices whose singular values are about 1, in fp32; each of its matrix's shape.
+    """The nearest matrices with singular values of about 1, in fp32 and in the same shapes.
 
-    An iteration X <- (a + b G + c G^2) X with G = X X^T multiplies by a polynomial of G on the left, and G changes by
-    the same one on both sides. So X is read twice, for the first G and for the product of all polynomials, and all
-    between is m x m, for matrices of every length in one batch.
+    An iteration X <- (a + b G + c G^2) X with G = X X^T multiplies X by a polynomial of G on the left, and G by the
+    same polynomial on both sides. So X is read only twice, for the first G and for the product of all polynomials.
+    Everything between is m x m, so matrices of any length share one batch.
     """
     stacks: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):
@@ -82,7 +82,7 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def _product_of_polynomials(gram: Tensor) -> Tensor:
-    """What the iterations multiply by altogether, [N, m, m], from the first Gram matrices [N, m, m]."""
+    """The product of all iterations' polynomials, [N, m, m], from the first Gram matrices [N, m, m]."""
     a, b, c = _COEFFICIENTS
     product = None
     for left in reversed(range(_ITERATIONS)):

@@ -1,11 +1,11 @@
 """Optimizers: fp32 master weights for bf16 networks, and Adafactor inside backward for large ones.
 
 A bf16 weight has 8 bits of mantissa, so an update below 1/256 of it is rounded away; at a learning
-rate of 1e-5 that is nearly all of them. Two remedies, by the memory at hand:
+rate of 1e-5 that is nearly all updates. Two remedies, depending on the memory available:
 
-- `MasterWeights`: the optimizer works on fp32 copies (16 bytes a parameter with AdamW's moments and
-  the gradient's copy, besides 4 for the bf16 weight and gradient). On a CPU it is also the faster
-  way: AdamW's fused kernel takes 0.05 s for 85.7 M fp32 parameters, 0.36 s in bf16; both casts
+- `MasterWeights`: the optimizer works on fp32 copies (16 bytes per parameter with AdamW's moments and
+  the gradient's copy, plus 4 for the bf16 weight and gradient). On a CPU it is also faster:
+  AdamW's fused kernel takes 0.05 s for 85.7 M fp32 parameters, 0.36 s in bf16; both casts
   together add 0.05 s. Its validation loss stays within 0.1% of fp32 training (docs/training.md).
 - `RoundingAdafactor` (adafactor.py): no copies, and a factored second moment.
 
@@ -28,7 +28,7 @@ Named = list[tuple[str, nn.Parameter]]
 
 
 class TrainingOptimizer(Protocol):
-    """What the loop asks of an optimizer; torch's own answer to it as they are.
+    """What the loop requires of an optimizer; torch's own satisfy it unchanged.
 
     The loop sets `lr` in each of `param_groups` before a step.
     """
@@ -59,11 +59,11 @@ def make_optimizer(
 
     Args:
         learning_rate: absolute, also for Adafactor (no scaling by the weights' size).
-        weight_decay: decoupled; biases and norm weights are spared.
-        bias_rate: the learning rate of biases is so many times `learning_rate`. After a change of RoPE the biases of
-            queries and keys have to grow by a multiple before a head tells neighbours apart again, and at the
-            plain rate that takes longer than all else (docs/long-context.md has the figures).
-        in_backward: step each parameter as soon as its gradient is there, and free the gradient
+        weight_decay: decoupled; not applied to biases and norm weights.
+        bias_rate: multiplier of `learning_rate` for biases. After a change of RoPE the biases of queries and keys must
+            grow by a multiple before a head can distinguish neighbours again; at the plain rate that takes longer than
+            everything else (figures in docs/long-context.md).
+        in_backward: update each parameter as soon as its gradient is ready, then free the gradient
             (`train.memory: low`); Adafactor only.
         seed: of the stochastic rounding.
     """
@@ -107,9 +107,9 @@ def _groups(named: Named, rate: float, weight_decay: float, bias_rate: float) ->
 
 
 class MuonAndAdamW:
-    """Muon on the matrices of the blocks, AdamW on embedding, output layer, norms and biases.
+    """Muon for the matrices of the blocks, AdamW for embedding, output layer, norms and biases.
 
-    Muon's updates are scaled so that one learning rate serves both (muon.py).
+    Muon's updates are scaled so that both use one learning rate (muon.py).
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
@@ -142,14 +142,14 @@ class MuonAndAdamW:
 
 
 class MasterWeights:
-    """An optimizer over fp32 copies of the parameters; each step is cast back to the network's dtype."""
+    """An optimizer over fp32 copies of the parameters; each step's result is cast back to the network's dtype."""
 
     def __init__(
         self, groups: list[dict[str, Any]], make_inner: Callable[[list[dict[str, Any]]], TrainingOptimizer]
     ) -> None:
         self._weights = [p for group in groups for p in group["params"]]
         self._masters = [nn.Parameter(p.detach().float().clone()) for p in self._weights]
-        self.gradient_scale = 1.0  # of the gradients that the network holds (float16: loss_scale.py)
+        self.gradient_scale = 1.0  # scale of the network's gradients (float16: loss_scale.py)
         masters = iter(self._masters)
         self.inner = make_inner([{**group, "params": [next(masters) for _ in group["params"]]} for group in groups])
 

@@ -1,6 +1,6 @@
-"""The curves of a training run: what is summed between points, and what is kept of them.
+"""The curves of a training run, and the sums between their points.
 
-All of it is part of the checkpoint, so that a resumed run has the curves of an uninterrupted one.
+All of it is saved in checkpoints, so that a resumed run has the curves of an uninterrupted one.
 """
 
 import time
@@ -12,17 +12,17 @@ from glm2core.console import Report
 CurvePoint = dict[str, float]
 
 BY_SOURCE = "validation_loss."
-"""In front of a source's name: its own validation loss in a point."""
+"""Prefix of a source's name, for its validation loss in a point."""
 
 
 class Progress:
-    """Sums losses, tokens and seconds of the steps, and makes a point every `every` steps.
+    """Sums losses, tokens and seconds of the steps, and adds a point every `every` steps.
 
     Args:
         every: steps between points.
-        operations_per_second: the machine's own matrix rate, of which `mfu` is the share; where steps turn out faster
-            (it was measured beside other work), the fastest of them counts in its place.
-        report: gets each point's metrics with its step.
+        operations_per_second: the machine's matrix rate, the reference for `mfu`; if steps are faster (because other
+            work slowed its measurement), the fastest step replaces it.
+        report: called with each point's metrics and its step.
         sources: of the training rows.
     """
 
@@ -37,15 +37,15 @@ class Progress:
         self._clock = time.perf_counter()
 
     def restart_clock(self) -> None:
-        """Leave out what happened since the last step: validation, saving, loading."""
+        """Exclude the time since the last step: validation, saving, loading."""
         self._clock = time.perf_counter()
 
     def add_batch(self, *, padded: float, operations: float, mix: Sequence[Sequence[float]]) -> float:
         """Count one batch in each process; returns its supervised tokens.
 
         Args:
-            padded: tokens with padding.
-            mix: tokens and supervised tokens of each source, padding left out.
+            padded: tokens including padding.
+            mix: tokens and supervised tokens of each source, without padding.
         """
         tokens, supervised = (sum(column) for column in zip(*mix, strict=True))
         for sums in (self._sums, self._totals):
@@ -59,7 +59,7 @@ class Progress:
         return supervised
 
     def add_step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
-        """Close an optimizer step; every `every` of them become a point of their mean loss."""
+        """End an optimizer step; every `every` steps make a point with their mean loss."""
         now = time.perf_counter()
         for sums in (self._sums, self._totals):
             sums["seconds"] += now - self._clock
@@ -70,7 +70,7 @@ class Progress:
             self._close(step, learning_rate=learning_rate, grad_norm=grad_norm, peak_memory=peak_memory)
 
     def add_validation(self, step: int, loss: float, by_source: Mapping[str, float] | None = None) -> None:
-        """Keep the validation loss of all rows and of each source's; a step validated again replaces its point."""
+        """Record the validation loss over all rows and by source; validating a step again replaces its point."""
         self.points = [p for p in self.points if not (p["step"] == step and "validation_loss" in p)]
         sources = {f"{BY_SOURCE}{source}": value for source, value in (by_source or {}).items()}
         self._keep(step, {"validation_loss": loss, **sources})
@@ -82,7 +82,7 @@ class Progress:
 
     @property
     def latest(self) -> CurvePoint:
-        """The newest point of the training loss; empty before the first."""
+        """The newest point with a training loss; empty before the first."""
         return next((p for p in reversed(self.points) if "loss" in p), {})
 
     @property
@@ -92,7 +92,7 @@ class Progress:
 
     @property
     def mix(self) -> dict[str, dict[str, float]]:
-        """What each source gave since step 0: tokens, and supervised tokens; padding left out."""
+        """Tokens and supervised tokens from each source since step 0, without padding."""
         return {
             source: {"tokens": tokens, "supervised_tokens": supervised}
             for source, (tokens, supervised) in self._mix.items()
@@ -109,11 +109,11 @@ class Progress:
         return min(1.0, self._totals["operations"] / max(self._totals["seconds"], 1e-9) / self._rate)
 
     def best_validation(self) -> tuple[int, float] | None:
-        """(step, loss) of the lowest validation loss; the earliest where equal."""
+        """(step, loss) of the lowest validation loss; the earliest of equal ones."""
         return min(self.curve("validation_loss"), key=lambda point: point[1], default=None)
 
     def validations_since_best(self) -> int:
-        """Validations after the best one."""
+        """Number of validations after the best one."""
         losses = [loss for _, loss in self.curve("validation_loss")]
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 

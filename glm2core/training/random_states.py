@@ -23,7 +23,7 @@ def random_state() -> State:
 
 
 def set_random_state(state: State) -> None:
-    """Put every generator back to where `random_state` found it."""
+    """Restore every generator to a state from `random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,4 +1,4 @@
-"""One training run: from its start, or from its last checkpoint, to its end."""
+"""One training run, from its start or its last checkpoint to its end."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ _MIX = ("source", "tokens", "supervised_tokens")
 
 
 def unreported(metrics: dict[str, float], step: int) -> None:
-    """Where nobody wants a run's points."""
+    """The default `report`: ignores a run's points."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Run:
     """One training run; `session.open_run` makes it from params.
 
     Args:
-        dtype: that the network computes in; `mfu` is measured against this dtype's matrix rate.
-        position_range: positions are stretched over so many; None = plain.
-        notice: is told in sentences what happens besides.
+        dtype: in which the network computes; `mfu` is measured against this dtype's matrix rate.
+        position_range: range of the PoSE positions; None = plain positions.
+        notice: called with sentences for the user.
     """
 
     prepared: Prepared
@@ -74,23 +74,23 @@ class Run:
 
     @property
     def writes(self) -> bool:
-        """Only the first of several processes writes and tracks."""
+        """Whether this process writes and tracks: only the first of several does."""
         return is_first()
 
     def train(self, report: Report = unreported) -> "Outcome":
-        """Train to `params.steps`, or until validation no longer gets better.
+        """Train to `params.steps`, or until early stopping.
 
         The checkpoint folder's lock must be held. Weights are changed in place.
 
         Args:
-            report: gets every point of the curves with its step.
+            report: called with every point of the curves and its step.
 
         Raises:
-            KeyboardInterrupt: SIGINT or SIGTERM came; all steps so far are in a checkpoint.
+            KeyboardInterrupt: on SIGINT or SIGTERM; all steps so far are in a checkpoint.
             UserError: no rows, or a loss or gradient that isn't finite.
         """
         self._require_rows()
-        meet()  # so that the rates are taken at the same time: processes share memory and power
+        meet()  # so that all measure their rates at the same time: processes share memory and power
         (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
         progress = Progress(
             every=self.params.logging_steps,
@@ -116,11 +116,11 @@ class Run:
         return Outcome(self._metrics(loop), progress)
 
     def write_model(self, folder: Path, tokenizer: Path, settled: Settled | None = None) -> None:
-        """Weights or adapter, and the tokenizer: whole or not at all; every process calls this, the first writes.
+        """Write weights or adapter and the tokenizer, atomically; every process calls this, the first writes.
 
         Args:
             tokenizer: a folder whose files are copied.
-            settled: what params became, kept beside the weights for evaluate.
+            settled: the settled params, kept beside the weights for evaluate.
         """
         network = self.prepared.network
         weights = whole_tensors(network.state_dict()) if is_sharded(network) else None
@@ -134,11 +134,11 @@ class Run:
                 shutil.copy2(file, partial / file.name)
 
     def finish(self) -> None:
-        """The outs are written: these checkpoints may go when another run starts."""
+        """Call once the outs are written: these checkpoints may be deleted when another run starts."""
         self.checkpoints.finish()
 
     def batches(self, *, start: int = 0) -> DataLoader[Batch]:
-        """The training batches of this process, from those of step `start` (counted from 0) on."""
+        """The training batches of this process, starting at step `start` (counted from 0)."""
         params = self.params
         return training_batches(
             self.training,
@@ -196,7 +196,7 @@ class Run:
         return [sum(costs[first : first + size]) for first in range(0, len(costs), size)]
 
     def _teller(self, loop: Loop, bar: tuple[Bar, Any] | None) -> Callable[[], None]:
-        """What a person is told after a step: the bar with loss and speed, and once, the time left."""
+        """Called after a step: updates the progress bar with loss and speed, and once prints the time left."""
         if bar is None:
             return lambda: None
         params, (shown, task) = self.params, bar
@@ -238,7 +238,7 @@ class Run:
         return [(stage.until, stage.max_tokens) for stage in self.params.curriculum]
 
     def _validate_result(self, loop: Loop, validation: DataLoader[Batch] | None) -> None:
-        """With early stopping the best weights are the result; whatever it is gets its validation loss."""
+        """Restore the best weights after early stopping, and make sure that the result has a validation loss."""
         if validation is None:
             return
         progress = loop.progress
@@ -282,13 +282,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run has to say: its metrics, those of sources under `mix`, and its curves."""
+    """The results of a finished run: its metrics, with those by source under `mix`, and its curves."""
 
     metrics: dict[str, Any]
     progress: Progress
 
     def write_curves(self, folder: Path) -> None:
-        """curves.csv (a point every logging_steps) and validation.csv, for `dvc plots`; the same by source; mix.csv."""
+        """Write curves.csv (a point every logging_steps), validation.csv, validation_by_source.csv and mix.csv."""
         validations = [p for p in self.progress.points if "validation_loss" in p]
         by_source = [
             {"step": point["step"], "source": name.removeprefix(BY_SOURCE), "validation_loss": loss}

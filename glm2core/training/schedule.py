@@ -1,6 +1,6 @@
-"""Learning rates as functions of the step: each gives the share of the peak rate that a step takes.
+"""Learning-rate schedules: functions from the step to the share of the peak rate.
 
-`step` counts from 0, so the first step of a warm-up takes nothing.
+`step` counts from 0, so the first step of a warm-up has a rate of 0.
 """
 
 import math
@@ -12,7 +12,7 @@ Schedule = Callable[[int], float]
 
 
 def schedule_of(params: TrainParams) -> Schedule:
-    """The schedule that params ask for."""
+    """The schedule set in params."""
     steps, warmup = params.steps, round(params.warmup_fraction * params.steps)
     decay = round(params.decay_fraction * params.steps)
     schedules: dict[str, Schedule] = {
@@ -25,24 +25,24 @@ def schedule_of(params: TrainParams) -> Schedule:
 
 
 def constant(step: int, *, warmup: int) -> float:
-    """Up to 1 over `warmup` steps, and 1 from there."""
+    """Warm-up over `warmup` steps, then 1."""
     return step / warmup if step < warmup else 1.0
 
 
 def linear(step: int, *, warmup: int, steps: int) -> float:
-    """Warm-up, then a straight line that reaches 0 after the last of `steps`."""
+    """Warm-up, then a linear decay to 0 after the last of `steps`."""
     return step / warmup if step < warmup else max(0.0, (steps - step) / max(1, steps - warmup))
 
 
 def cosine(step: int, *, warmup: int, steps: int) -> float:
-    """Warm-up, then half a wave of the cosine that reaches 0 after the last of `steps`."""
+    """Warm-up, then a half-cosine decay to 0 after the last of `steps`."""
     if step < warmup:
         return step / warmup
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / max(1, steps - warmup)))))
 
 
 def wsd(step: int, *, warmup: int, decay: int, steps: int) -> float:
-    """Warm-up, stable at 1, then a straight line that reaches 0 over the last `decay` steps."""
+    """Warm-up, stable at 1, then a linear decay to 0 over the last `decay` steps."""
     if step < warmup:
         return step / warmup
     decayed = step - (steps - decay)

@@ -1,4 +1,4 @@
-"""Which rows are trained on, and for how many steps."""
+"""The choice of training rows and of the number of steps."""
 
 import hashlib
 import math
@@ -16,10 +16,10 @@ _HASH_BYTES = 8
 
 
 def without_generated(rows: TokenizedDataset, share: float, notice: Notice = print) -> TokenizedDataset:
-    """All rows but those of generated sources (format lines), of which only `share` is kept: always the same ones.
+    """All rows, but of generated sources (format lines) only `share`; the choice of rows is fixed.
 
     Args:
-        share: of the generated rows, 0 to 1.
+        share: of the generated rows to keep, 0 to 1.
 
     Raises:
         UserError: no row is left.
@@ -41,7 +41,7 @@ def without_generated(rows: TokenizedDataset, share: float, notice: Notice = pri
 
 
 def with_steps(params: TrainParams, rows: TokenizedDataset, processes: int, notice: Notice = print) -> TrainParams:
-    """Where params give epochs, with the optimizer steps that they take with these rows."""
+    """If params give epochs, the params with the number of optimizer steps for these rows."""
     if params.epochs is None:
         return params
     taken, _ = rows_of_epoch(rows.weights, seed=params.seed, epoch=0)
@@ -52,6 +52,6 @@ def with_steps(params: TrainParams, rows: TokenizedDataset, processes: int, noti
 
 
 def _point(id: str) -> float:
-    """The row's place in [0, 1)."""
+    """A point in [0, 1) derived from the row's id."""
     digest = hashlib.blake2b(id.encode(), digest_size=_HASH_BYTES).digest()
     return int.from_bytes(digest, "big") / 2 ** (8 * _HASH_BYTES)

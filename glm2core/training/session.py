@@ -1,4 +1,4 @@
-"""From params to a run: what they mean on this machine, whether it fits, its checkpoints, its network."""
+"""From params to a run: settle them on this machine, check that it fits, open its checkpoints, build its network."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,21 +35,21 @@ from glm2core.training.selection import with_steps, without_generated
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SOURCE = ("training", "model", "family.py", "text/batching.py", "text/stretch.py")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
-# When checkpoints are written changes nothing about the result.
+# The schedule of checkpoints does not change the result.
 _WITHOUT_EFFECT = {"save_steps", "keep_checkpoints"}
 
 
 @contextmanager
 def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
-    """Settle the params on this machine, take the run's lock, and build the network: the run, and what was settled.
+    """Settle the params on this machine, take the run's lock, and build the network; yields the run and settled params.
 
     Args:
         params: as written; what each `auto` becomes is printed.
         tokenized: the tokenize stage's folder.
 
     Raises:
-        UserError: a device that isn't there, a tokenized file made with another tokenizer, another
-            trainer at work on the same run, or what loading a base raises.
+        UserError: a missing device, a tokenized file made with another tokenizer, another process
+            training the same run, or an error in loading the base.
     """
     device = choose_device(params.train.device)
     base = read_base(params.model.base, params.model.preset)
@@ -65,7 +65,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
     _require_one_process_for_low_memory(train)
     if sharding_is_asked_for():
         require_shardable(train, dtype)
-    if len(training):  # else the run tells what to do about it
+    if len(training):  # else the run's own error says what to do
         _require_rows_for_tokenizer(settled, config, tokenized)
         workload = _workload(config, settled, training, dtype, device)
         train = with_recomputation(train, workload, available_memory(device), notice)
@@ -75,7 +75,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
         key = first_decides(lambda: _fingerprint(settled, tokenized, dtype, device))
         folder = project_root() / ".checkpoints" / key
         checkpoints = CheckpointFolder(folder, keep=train.keep_checkpoints, notice=notice)
-        if is_first():  # it holds the lock for all of them
+        if is_first():  # which holds the lock for all processes
             stack.enter_context(checkpoints.locked())
             checkpoints.remove_other_finished()
         prepared = prepare(
@@ -103,7 +103,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
 
 
 def notice(sentence: str) -> None:
-    """Say something once, however many processes train."""
+    """Print a sentence once, in the first process only."""
     if is_first():
         print(sentence, flush=True)
 

@@ -172,7 +172,7 @@ def test_a_weight_that_has_no_place_leaves_nothing(broken, message, tokenizer, t
 def test_what_can_not_be_exported_is_told(export, prefix_model, full_model, tmp_path):
     with pytest.raises(UserError, match="P-tuning prefix"):
         export(prefix_model, tmp_path / "out.gguf")
-    with pytest.raises(UserError, match=r"ends in \.gguf"):
+    with pytest.raises(UserError, match=r"does not end in \.gguf"):
         export(full_model, tmp_path / "out")
     (tmp_path / "mine.gguf").write_text("mine")
     with pytest.raises(UserError, match="already exists"):
