@@ -42,7 +42,7 @@ def read_cases(path: Path) -> list[Case]:
 
 
 def write_cases(cases: Iterable[Case], folder: Path, count_tokens: CountTokens) -> int:
-    """Write cases in RULER's format, `folder/<length>/<task>/validation.jsonl`, a row per question; returns the row count.
+    """Write cases in RULER's format, `folder/<length>/<task>/validation.jsonl`, one row per question; returns how many.
 
     Each row holds its whole prompt, so a context is repeated for each of its questions.
     """

@@ -122,7 +122,7 @@ class Evaluation:
             network = load_model(folder, dtype=dtype, device=device, family=base.family)
             of_base = _ask_base(network.eval(), chat_format, asked if alone else None, params, journal)
             del network
-        # An adapter's PeftModel forwards these attributes to the model inside
+        # An adapter's PeftModel passes calls on to the network inside
         tuned = cast(PreTrainedModel, load_tuned(model, dtype=dtype, device=device))
         return cls(tuned.eval(), chat_format, dataset, asked, of_base, params, journal)
 

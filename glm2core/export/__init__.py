@@ -1,1 +1,1 @@
-"""A model in the formats of other tools: a module a format, each checked before the result takes its name."""
+"""Export to the formats of other tools, one module per format; each result is checked before it gets its name."""

@@ -1,8 +1,8 @@
-"""A SentencePiece tokenizer.model as a tokenizer.json, which plain transformers reads: the same ids.
+"""Convert a SentencePiece tokenizer.model to a tokenizer.json with the same ids, for plain transformers.
 
-Differences that a tokenizer.json brings with it: a special token that a user types becomes special
-there. `sop` and `eop`, which are words and parts of words ("soprano"), are therefore spelled `<sop>`
-and `<eop>`, as GLM-4 spells them; the ids stay.
+One difference is inherent in tokenizer.json: a special token typed by a user becomes special. `sop` and
+`eop`, which are words and parts of words ("soprano"), are therefore spelled `<sop>` and `<eop>`, as in
+GLM-4; the ids stay.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ _NORMAL_PIECE = 1
 def fast_tokenizer(
     tokenizer: SpTokenizer, template: TemplateName, pair_format: PairFormat, *, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """The same tokenizer for transformers, with its chat template.
+    """Build the tokenizer for transformers, with its chat template.
 
     Args:
         max_length: positions of the model.
@@ -52,12 +52,12 @@ def fast_tokenizer(
 
 
 def special_spellings(tokenizer: SpTokenizer) -> dict[str, int]:
-    """Special token as it is spelled in tokenizer.json -> id."""
+    """Special token, as spelled in tokenizer.json -> id."""
     return {SPELLED.get(name, name): token for name, token in tokenizer.special_ids.items()}
 
 
 def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
-    messages: Any = sentencepiece_model_pb2  # its classes are made at run time
+    messages: Any = sentencepiece_model_pb2  # its classes are created at run time
     proto = messages.ModelProto.FromString(tokenizer.model)
     if proto.trainer_spec.model_type != _BPE:
         raise UserError("tokenizer.model is not BPE, unlike those of the ChatGLM2 family: it can't be exported.")
@@ -79,7 +79,7 @@ def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
 
 
 def _bpe(proto: Any) -> BPE:
-    """Only normal pieces are merged: SentencePiece never reads `<0x0A>` or `</s>` from a text."""
+    """Only normal pieces are merged: SentencePiece never produces `<0x0A>` or `</s>` from a text."""
     vocabulary = {piece.piece: token for token, piece in enumerate(proto.pieces)}
     scores = {piece.piece: piece.score for piece in proto.pieces}
     never_merged = {piece.piece for piece in proto.pieces if piece.type != _NORMAL_PIECE}
@@ -93,7 +93,7 @@ def _bpe(proto: Any) -> BPE:
 
 
 def _normalizer(spec: Any) -> normalizers.Normalizer:
-    """With a space in front of every text: `SpTokenizer` takes no model without."""
+    """The normalizer, which adds a leading space to every text: `SpTokenizer` accepts only models that do."""
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))

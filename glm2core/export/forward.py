@@ -1,6 +1,6 @@
-"""What a source computes, a block at a time: the check of an export needs no memory for a whole network.
+"""The forward pass of a source, one block at a time, so that checking an export needs no whole network in memory.
 
-Shapes: `T` tokens of a prompt, `S` places that are asked for, `C` channels, `V` vocabulary.
+Shapes: `T` tokens of a prompt, `S` requested places, `C` channels, `V` vocabulary.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from glm2core.model.rope import RotaryEmbedding
 
 
 class Asked(NamedTuple):
-    """Token ids, and the indices at which the next token's log-probabilities are asked for."""
+    """Token ids, and the indices whose next-token log-probabilities are requested."""
 
     ids: Sequence[int]
     places: Sequence[int]
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
 @torch.inference_mode()
 def log_probabilities(source: Source, prompts: Sequence[Asked]) -> list[Tensor]:
-    """Of the next token at each place asked for, [S, V] in fp32; products are in fp32, whatever the weights are."""
+    """Log-probabilities of the next token at each requested place, [S, V]; in fp32 for weights of any dtype."""
     config = source.config
     embedding = source.read("transformer.embedding.word_embeddings.weight")
     rotary = RotaryEmbedding(config.rope_parameters, config.rotary_channels)
@@ -34,7 +34,7 @@ def log_probabilities(source: Source, prompts: Sequence[Asked]) -> list[Tensor]:
     for index in range(config.num_layers):
         with torch.device("meta"):
             block = GLMBlock(config, index)
-        # A norm's result has its weight's dtype
+        # A norm's output has the dtype of its weight
         weights = {name: w.float() if w.dim() == 1 else w for name, w in source.layer(index)}
         block.load_state_dict(weights, assign=True)
         block.eval()

@@ -1,4 +1,4 @@
-"""`export --format gguf` and `adapter-gguf`: one file, which takes its name when it is checked."""
+"""`export --format gguf` and `adapter-gguf`: one file, which gets its name once it is checked."""
 
 from pathlib import Path
 
@@ -15,16 +15,17 @@ _SUFFIX = ".gguf"
 def export_gguf(
     folder: Path, out: Path, *, quantization: Quantization = "f16", base: Path | None = None, notice: Notice = print
 ) -> None:
-    """Write `folder`'s model, an adapter merged, with its tokenizer and template as one GGUF file.
+    """Write the model in `folder` (an adapter merged) with its tokenizer and template as one GGUF file.
 
     Args:
         folder: full weights, released or tuned, or a LoRA adapter.
         out: a file that does not exist yet.
-        quantization: of the matrices; norms and biases are fp32, and of q4_0 embedding and output layer q8_0.
-        base: where an adapter's base lies now; None = where it lay.
+        quantization: of the matrices; norms and biases are fp32, and with q4_0 embedding and output layer are q8_0.
+        base: new place of an adapter's base; None = not moved.
 
     Raises:
-        UserError: no package gguf, `out` exists, the folder holds no model or a P-tuning prefix, or a check fails.
+        UserError: the package gguf is missing, `out` exists, the folder holds no model or a P-tuning prefix, or a check
+            fails.
     """
     _require_place(out)
     source = Source.open(folder, base, notice=notice)
@@ -34,10 +35,10 @@ def export_gguf(
 
 
 def export_adapter(folder: Path, out: Path, *, base: Path | None = None, notice: Notice = print) -> None:
-    """Write a LoRA adapter alone, for `--lora` beside a GGUF file of its base.
+    """Write only a LoRA adapter, for use with `--lora` and a GGUF file of its base.
 
     Raises:
-        UserError: as `export_gguf`, or full weights.
+        UserError: as for `export_gguf`, or `folder` holds full weights.
     """
     _require_place(out)
     source = Source.open(folder, base, notice=notice)

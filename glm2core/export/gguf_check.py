@@ -1,4 +1,4 @@
-"""Whether a GGUF file is the model it was made from: by llama.cpp where it is installed, else by reading it back.
+"""Check a GGUF file against the model it was made from: in llama.cpp if it is installed, else by reading it back.
 
 Shapes: `S` places in a prompt, `V` vocabulary.
 """
@@ -21,24 +21,24 @@ from glm2core.export.source import Source
 from glm2core.model.tensors import LoraUpdates
 from glm2core.text.chat_format import ChatFormat
 
-# Of a prompt that the check may read, on either side: some ten seconds of two cores for a small network
+# For the check's prompt, on either side: about ten seconds on two cores for a small network
 _OPERATIONS = 3e11
 _FEWEST_TOKENS = 256
 _ANSWER_TOKENS = 12
 _PLACES = 6
 _LINES_AT_ONCE = 200
-# Largest difference of a log-probability: rounding alone, through all layers
+# Largest log-probability difference that rounding through all layers explains
 _TOLERANCE = {"f32": 1e-3, "f16": 5e-2}
-# Mean divergence (nats a token) of rounded weights: a tensor in the wrong place makes it several
+# Mean divergence (nats per token) of rounded weights; with a tensor in the wrong place it is several nats
 _DIVERGENCE = {"q8_0": 0.1, "q4_0": 1.0}
-# A smaller lead of the likeliest token is a tie that rounding decides
+# With a smaller lead of the likeliest token, rounding decides
 _MARGIN = {"f32": 1e-3, "f16": 5e-2}
-# Of the norm of a tensor: its own rounding when it is read back
+# Rounding error when a tensor is read back, relative to its norm
 _ROUNDING = {"F32": 1e-6, "F16": 1e-3, "Q8_0": 2e-2, "Q4_0": 2e-1}
 
 
 class Compared(NamedTuple):
-    """difference: the largest of a log-probability; divergence: the mean of the next token's, in nats."""
+    """difference: the largest of any log-probability; divergence: mean over next tokens, in nats."""
 
     positions: int
     difference: float
@@ -46,7 +46,7 @@ class Compared(NamedTuple):
 
 
 def check_network(source: Source, file: Path, quantization: Quantization, notice: Notice) -> None:
-    """Compare a written file with its source, and tell by what.
+    """Compare a written file with its source, and report how it was checked.
 
     Raises:
         UserError: they differ by more than the file's precision explains.
@@ -70,7 +70,7 @@ def check_adapter(updates: LoraUpdates, source: Source, file: Path, notice: Noti
     """Read an adapter's file back.
 
     Raises:
-        UserError: a matrix that is another.
+        UserError: a matrix differs.
     """
     stored = _stored(file)
     for part in parts(source.config, list(updates)):
@@ -81,14 +81,14 @@ def check_adapter(updates: LoraUpdates, source: Source, file: Path, notice: Noti
 
 
 def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
-    """Compare ids of mixed texts, of every piece and of chats.
+    """Compare the ids of mixed texts, of every piece and of chats.
 
     Raises:
         UserError: the first text with other ids.
     """
     tokenizer = chat_format.tokenizer
     texts = sample_texts(tokenizer)
-    # A line end is a token of its own, so that many lines are one request
+    # A line end is a token of its own, so many lines can go in one request
     hunks = ["\n".join(texts[start : start + _LINES_AT_ONCE]) for start in range(0, len(texts), _LINES_AT_ONCE)]
     for text in hunks:
         if llama.text_ids(text) != tokenizer.encode(text):
@@ -100,7 +100,7 @@ def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
 
 
 def longest_prompt(source: Source, operations: float = _OPERATIONS) -> list[int]:
-    """A question on lines of records, as long as the range and `operations` allow; other texts where no line fits."""
+    """A question on lines of records, as long as the range and `operations` allow; other texts if no line fits."""
     config = source.config
     room = config.seq_length - _ANSWER_TOKENS - 1
     length = min(room, max(_FEWEST_TOKENS, _tokens_within(source, operations)))
@@ -114,7 +114,7 @@ def longest_prompt(source: Source, operations: float = _OPERATIONS) -> list[int]
 
 
 def compare(source: Source, llama: LlamaCpp, prompt: list[int], quantization: Quantization) -> Compared:
-    """Log-probabilities of the next token at places over the whole prompt, and a greedy answer to it.
+    """Compare next-token log-probabilities at places over the whole prompt, and a greedy answer to it.
 
     Raises:
         UserError: they differ by more than the file's precision explains.
@@ -134,7 +134,7 @@ def compare(source: Source, llama: LlamaCpp, prompt: list[int], quantization: Qu
 
 
 def _difference(ours: Tensor, theirs: Tensor, positions: int) -> Compared:
-    """[S, V] each; a token that isn't told has no difference, but there must be few of them."""
+    """[S, V] each; tokens without a reported log-probability are skipped, but there must be few of them."""
     told = theirs.isfinite()
     if told.float().mean() < 0.99:
         raise UserError("llama.cpp reports no log-probability for many tokens. Nothing was written.")
@@ -148,7 +148,7 @@ def _judge(found: Compared, quantization: Quantization) -> None:
         value, limit, what = found.difference, _TOLERANCE[quantization], "largest difference in a log-probability"
     else:
         value, limit, what = found.divergence, _DIVERGENCE[quantization], "mean divergence in nats per token"
-    if not value <= limit:  # also where it isn't a number
+    if not value <= limit:  # also true for NaN
         raise UserError(
             f"llama.cpp computes different log-probabilities from the {quantization} file: the {what} is {value:.1e}, "
             f"above {limit:.0e}. Nothing was written. Check that the weights are finite, or use --quantize f32."
@@ -173,7 +173,7 @@ def _require_same(what: str, text: str, found: list[int], expected: list[int]) -
 
 
 def _tokens_within(source: Source, operations: float) -> int:
-    """The tokens that a forward of so many operations reads: 2 a weight, and 2 a pair of tokens and channel, twice."""
+    """Tokens that a forward pass reads in `operations`: 2 per weight, and 2 per pair of tokens and channel, twice."""
     config = source.config
     weights = 2 * sum(shape.numel() for shape in source.shapes.values())
     pairs = 2 * config.num_layers * config.num_attention_heads * config.kv_channels

@@ -1,4 +1,4 @@
-"""Writing GGUF: a network or an adapter, a tensor at a time."""
+"""Write GGUF files: a network or an adapter, one tensor at a time."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 Quantization = Literal["f32", "f16", "q8_0", "q4_0"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("f32", "f16", "q8_0", "q4_0")
 
-# Kept wider in a 4-bit file: they are a twelfth of the weights each, and the output layer decides every token.
+# Kept at higher precision in a 4-bit file: each is a twelfth of the weights, and the output layer decides every token.
 _AT_LEAST_8_BITS = ("token_embd.weight", "output.weight")
-_BLOCK_ELEMENTS = 1 << 22  # turned at once by a thread
-_CONTROL, _UNUSED = 3, 5  # GGUF's kinds of token; for pieces they are SentencePiece's own numbers
+_BLOCK_ELEMENTS = 1 << 22  # converted at once by a thread
+_CONTROL, _UNUSED = 3, 5  # GGUF's token types; for pieces they equal SentencePiece's
 
 
 class _Entry(NamedTuple):
@@ -41,7 +41,7 @@ class _Entry(NamedTuple):
 
 
 def require_gguf() -> None:
-    """Raises: UserError: the package that writes GGUF is not there."""
+    """Raises: UserError: the package that writes GGUF is not installed."""
     if util.find_spec("gguf") is None:
         raise UserError("writing GGUF files needs the package gguf, which is not installed: pip install '.[gguf]'")
 
@@ -50,7 +50,7 @@ def write_network(source: Source, quantization: Quantization, path: Path) -> Non
     """Write the network and its tokenizer.
 
     Raises:
-        UserError: a weight that is no number, or beyond the range of half precision.
+        UserError: a weight is not finite, or beyond the range of half precision.
     """
     writer = _writer(path, architecture(source.config))
     writer.add_type("model")
@@ -65,10 +65,10 @@ def write_network(source: Source, quantization: Quantization, path: Path) -> Non
 
 
 def write_adapter(source: Source, path: Path) -> None:
-    """Write a LoRA adapter's own matrices in fp32, for a GGUF of its base.
+    """Write a LoRA adapter's own matrices in fp32, for use with a GGUF file of its base.
 
     Raises:
-        UserError: `source` is no LoRA adapter.
+        UserError: `source` is not a LoRA adapter.
     """
     if source.updates is None:
         raise UserError(f"{source.folder} holds full weights, not a LoRA adapter. Export it with --format gguf.")
@@ -124,12 +124,12 @@ def _add_network_keys(writer: "GGUFWriter", source: Source, quantization: Quanti
 
 def _add_tokenizer(writer: "GGUFWriter", source: Source) -> None:
     chat_format, rows = source.chat_format, source.config.padded_vocab_size
-    messages: Any = sentencepiece_model_pb2  # its classes are made at run time
+    messages: Any = sentencepiece_model_pb2  # its classes are created at run time
     pieces = messages.ModelProto.FromString(chat_format.tokenizer.model).pieces
     special = {token: SPELLED.get(name, name) for name, token in chat_format.tokenizer.special_ids.items()}
     tokens = [(piece.piece, piece.score, piece.type) for piece in pieces]
     for token in range(len(tokens), rows):
-        # `[PAD...]` as converters of others spell rows without a token
+        # other converters name rows without a token `[PAD...]` as well
         tokens.append((special[token], 0.0, _CONTROL) if token in special else (f"[PAD{token}]", -1e4, _UNUSED))
     texts, scores, kinds = zip(*tokens[:rows], strict=True)
     writer.add_tokenizer_model("llama")
@@ -141,7 +141,7 @@ def _add_tokenizer(writer: "GGUFWriter", source: Source) -> None:
     writer.add_eos_token_id(EOS)
     writer.add_unk_token_id(UNKNOWN)
     writer.add_pad_token_id(PAD)
-    turn_ends = chat_format.stop_ids[1:]  # llama.cpp finds ends by text, and these are not in its list
+    turn_ends = chat_format.stop_ids[1:]  # llama.cpp recognises end tokens by their text, and these are not in its list
     if turn_ends:
         writer.add_eot_token_id(turn_ends[0])
         writer.add_eom_token_id(turn_ends[1])
@@ -195,7 +195,7 @@ def _write(writer: "GGUFWriter", entries: Iterable[_Entry], quantization: str) -
 
 
 def _encoded(entry: _Entry) -> np.ndarray:
-    """A tensor as it lies in the file; threads take blocks of its rows."""
+    """A tensor in the file's format; threads convert blocks of its rows."""
     from gguf.quants import quantize
 
     tensor = entry.read()
@@ -203,7 +203,7 @@ def _encoded(entry: _Entry) -> np.ndarray:
 
     def block(start: int) -> np.ndarray:
         values = tensor[start : start + step].float().numpy()
-        with np.errstate(over="ignore"):  # said below
+        with np.errstate(over="ignore"):  # reported below
             made = quantize(values, entry.kind)
         if not np.isfinite(made if made.dtype.kind == "f" else values).all():
             raise UserError(_not_finite(entry, values))

@@ -1,9 +1,9 @@
-"""Where each weight of a network lies in a GGUF file, and which keys tell llama.cpp the same function.
+"""The place of each weight in a GGUF file, and the keys that make llama.cpp compute the same function.
 
-Two of its architectures hold this family. `chatglm` takes the tensors as they are, but asks that heads x channels be
-the hidden size, as in all released models. `llama` takes other shapes: query, key and value apart, gate and up apart,
-and the frequencies of partial, scaled positions as factors (`rope_freqs`). Both turn the interleaved pairs that this
-family turns, so nothing is permuted.
+Two of its architectures fit this family. `chatglm` takes the tensors unchanged, but requires heads x channels to equal
+the hidden size, as in all released models. `llama` accepts other shapes: query, key and value separate, gate and up
+separate, and the frequencies of partial, scaled positions as factors (`rope_freqs`). Both rotate the same interleaved
+pairs as this family, so nothing is permuted.
 
 Shapes: `D` channels a head, `R` rotary ones, `F` channels inside the MLP.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.rope import BASE, inverse_frequencies
 
-_NEVER_TURNS = 1e30  # a divisor that leaves an angle of nothing
+_NEVER_TURNS = 1e30  # a divisor that makes the angle vanish
 _PLAIN = {
     "transformer.embedding.word_embeddings": "token_embd",
     "transformer.encoder.final_layernorm": "output_norm",
@@ -34,7 +34,7 @@ _IN_LAYER = {
 
 
 class Part(NamedTuple):
-    """A tensor of the file: rows of one of the network's, in places times a factor a row."""
+    """A tensor of the file: rows of one of the network's tensors, sometimes times a factor per row."""
 
     name: str  # in the file, with .weight or .bias
     released: str
@@ -50,18 +50,18 @@ class Part(NamedTuple):
 
 
 def architecture(config: ChatGLM2Config) -> str:
-    """llama.cpp's name for the network that computes the same."""
+    """The architecture in llama.cpp that computes the same."""
     fits = config.num_attention_heads * config.kv_channels == config.hidden_size
     return "chatglm" if fits else "llama"
 
 
 def parts(config: ChatGLM2Config, released: list[str]) -> list[Part]:
-    """All parts of the network's tensors, in the order of `released`, their names."""
+    """All parts of the network's tensors, in the order of their names, `released`."""
     return [part for name in released for part in _parts(config, name)]
 
 
 def rope_factors(config: ChatGLM2Config) -> Tensor | None:
-    """`rope_freqs` [D / 2]: what llama.cpp divides its full-width, unscaled angles by; None where it needs none."""
+    """`rope_freqs` [D / 2]: divisors of llama.cpp's full-width, unscaled angles; None if it needs none."""
     if architecture(config) == "chatglm":
         return None
     frequencies, _ = inverse_frequencies(config.rope_parameters, config.rotary_channels)
@@ -73,7 +73,7 @@ def rope_factors(config: ChatGLM2Config) -> Tensor | None:
 
 
 def keys(config: ChatGLM2Config) -> dict[str, Any]:
-    """The keys of the network, without the architecture's name in front: shapes and positions."""
+    """The network's keys, without the prefix of the architecture: shapes and positions."""
     return {
         "context_length": config.seq_length,  # of the whole scaled range: a server's slot is capped at it
         "embedding_length": config.hidden_size,
@@ -90,7 +90,7 @@ def keys(config: ChatGLM2Config) -> dict[str, Any]:
 
 
 def _rope_keys(config: ChatGLM2Config) -> dict[str, Any]:
-    if architecture(config) == "llama":  # rope_freqs has all of it
+    if architecture(config) == "llama":  # all scaling is in rope_freqs
         return {"rope.dimension_count": config.kv_channels, "rope.freq_base": BASE}
     rope = config.rope_parameters
     found: dict[str, Any] = {
@@ -134,7 +134,7 @@ def _gate_rows(config: ChatGLM2Config) -> list[tuple[str, slice, Tensor | None]]
 
 
 def _turned_factors(config: ChatGLM2Config, heads: int) -> Tensor | None:
-    """YaRN's factor on what turns, which llama.cpp would put on all channels of a head: here on the rows."""
+    """YaRN's factor on the rotary rows; llama.cpp would apply it to all channels of a head."""
     _, factor = inverse_frequencies(config.rope_parameters, config.rotary_channels)
     if factor == 1:
         return None

@@ -1,7 +1,7 @@
-"""A tuned or released model as `GlmForCausalLM`, which other tools load without remote code.
+"""Export a tuned or released model as `GlmForCausalLM`, which other tools load without remote code.
 
-The result is checked before it takes its name: transformers' own classes load it again from the
-disk, and give the ids, the chat ids and the logits of the model it was made from.
+The result is checked before it gets its name: transformers' own classes load it from disk and must
+give the same ids, chat ids and logits as the original model.
 """
 
 import json
@@ -33,24 +33,24 @@ from glm2core.text.chat_format import ChatFormat
 from glm2core.text.tokenizer import BOS, PAD
 
 _CHECKED_TOKENS = 48
-# Largest logit difference, relative to the largest logit: rounding of the dtype, through all layers.
-# A tensor in the wrong place, or another RoPE, makes it about 1.
+# Largest logit difference, relative to the largest logit, that rounding through all layers explains.
+# With a tensor in the wrong place, or another RoPE, it is about 1.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 def export_hf(
     folder: Path, out: Path, *, dtype: torch.dtype | None = None, base: Path | None = None, notice: Notice = print
 ) -> None:
-    """Write `folder`'s model to `out`, whole or not at all.
+    """Write the model in `folder` to `out`, atomically.
 
     Args:
         folder: full weights, released or tuned, or an adapter (merged onto its base in full precision).
         out: a folder that does not exist yet.
-        dtype: of the exported weights; None = as the weights are stored.
-        base: where an adapter's base lies now; None = where it lay.
+        dtype: of the exported weights; None = as stored.
+        base: new place of an adapter's base; None = not moved.
 
     Raises:
-        UserError: `out` exists, the folder holds no model, a P-tuning prefix, or a check fails.
+        UserError: `out` exists, the folder holds no model or a P-tuning prefix, or a check fails.
     """
     refuse_existing(out)
     chat_format = ChatFormat.load(folder)
@@ -62,7 +62,7 @@ def export_hf(
         expected = _sample_logits(network)
         _write_model(network, chat_format, partial)
         _write_tokenizer(chat_format, network.config.seq_length, partial)
-        del network  # of a large model there is room for one
+        del network  # memory holds only one copy of a large model
         check_tokenizer(AutoTokenizer.from_pretrained(partial), chat_format)
         _check_logits(partial, expected)
     notice(f"checked: ids of {MIXED_TEXTS:,} mixed texts and all pieces, chat ids, logits")
@@ -87,7 +87,7 @@ def check_tokenizer(exported: PreTrainedTokenizerBase, chat_format: ChatFormat) 
 
 
 def _merged(folder: Path, dtype: torch.dtype, base: Path | None, notice: Notice) -> ChatGLM2ForCausalLM:
-    """The network in `dtype` with its adapter added, never onto quantized weights, which would round it away."""
+    """The network in `dtype` with its adapter merged; never into quantized weights, which would round it away."""
     model = load_tuned(folder, dtype=dtype, quantized=False, base=base, notice=notice)
     if not isinstance(model, PeftModel):
         return cast(ChatGLM2ForCausalLM, model)
@@ -114,7 +114,7 @@ def _write_tokenizer(chat_format: ChatFormat, positions: int, folder: Path) -> N
         chat_format.tokenizer, chat_format.template, chat_format.pair_format, max_length=positions
     ).save_pretrained(folder)
     file = folder / "tokenizer_config.json"
-    # The name that transformers 4 knows too
+    # transformers 4 knows this name as well
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
@@ -127,11 +127,11 @@ def _mismatch(what: str, text: str, found: object, expected: object) -> str:
 
 @torch.inference_mode()
 def _sample_logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits [T, V] on made-up ids whose positions reach over the model's whole range."""
+    """Logits [T, V] of made-up ids at positions over the model's whole range."""
     config = model.config
     ids = torch.arange(_CHECKED_TOKENS)[None] * 977 % config.vocab_size
     positions = torch.linspace(0, config.max_position_embeddings - 1, _CHECKED_TOKENS).long()[None]
-    # The mask keeps transformers from taking gaps in the positions for borders between documents
+    # Without the mask transformers takes gaps in the positions for boundaries between documents
     with wide_products():
         logits = model(ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
     return logits[0].float()
@@ -145,7 +145,7 @@ def _check_logits(folder: Path, expected: torch.Tensor) -> None:
         raise UserError(f"the exported weights don't fit GlmForCausalLM ({wrong[0]}); nothing was written.")
     difference = (_sample_logits(model) - expected).abs().max() / expected.abs().max()
     tolerance = _TOLERANCE[model.dtype]
-    if not difference <= tolerance:  # also where it isn't a number
+    if not difference <= tolerance:  # also true for NaN
         raise UserError(
             f"the exported model computes different logits: the largest difference is {difference:.1e} of the largest "
             f"logit, above {tolerance:.0e}. Nothing was written. Check that the weights are finite, or export with "

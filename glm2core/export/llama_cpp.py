@@ -1,7 +1,7 @@
-"""llama.cpp in this process (the package xllamacpp): a GGUF file is asked what it computes.
+"""llama.cpp in this process (the package xllamacpp), to run a GGUF file.
 
-Completions are asked by calls; ids of texts and chats by the HTTP server that the package opens on the loopback for as
-long as the model is loaded.
+Completions are function calls; ids of texts and chats come from the HTTP server that the package runs on the loopback
+interface while the model is loaded.
 """
 
 import json
@@ -21,18 +21,18 @@ _CERTAIN = 1e9  # added to a logit
 
 
 def is_there() -> bool:
-    """Whether llama.cpp can be asked on this machine."""
+    """Whether llama.cpp is installed on this machine."""
     return util.find_spec("xllamacpp") is not None
 
 
 class LlamaCpp:
-    """A GGUF file, loaded.
+    """A loaded GGUF file.
 
     Args:
         file: the model's.
         context: most tokens of prompt and answer together.
-        adapters: LoRA files to put on it.
-        exact: keys and values in fp32, and attention by plain products: as exact as it can.
+        adapters: LoRA files to apply.
+        exact: keys and values in fp32, and attention by plain products, for the highest precision.
     """
 
     def __init__(self, file: Path, *, context: int, adapters: Iterable[Path] = (), exact: bool = True) -> None:
@@ -48,7 +48,7 @@ class LlamaCpp:
         params.cpuparams.n_threads = available_cores()
         params.n_gpu_layers = 0
         params.fit_params = False
-        params.no_extra_bufts = True  # weights stay mapped, and are not packed anew into memory
+        params.no_extra_bufts = True  # weights stay mapped, and are not repacked in memory
         if exact:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -57,7 +57,7 @@ class LlamaCpp:
         self._drawn = self.text_ids("a")[-1]
 
     def log_probabilities(self, ids: Sequence[int], vocabulary: int) -> Tensor:
-        """Of the token after a prompt, [V]; -inf where none was told. What two prompts begin with is read once.
+        """Log-probabilities of the token after a prompt, [V]; -inf if not reported. Shared prefixes are read once.
 
         Args:
             vocabulary: `V`.
@@ -69,7 +69,7 @@ class LlamaCpp:
             "logprobs": vocabulary,
             "n_probs": vocabulary,
             "cache_prompt": True,
-            # Told of a token only if it is whole text and ends nothing: such a one is drawn, whatever is likely
+            # Reported only if the drawn token is whole text and does not end the answer, so such a token is forced
             "logit_bias": [[self._drawn, _CERTAIN]],
         }
         answer = self._server.handle_completions(request)
@@ -82,12 +82,12 @@ class LlamaCpp:
         return found
 
     def answer(self, ids: Sequence[int], tokens: int) -> str:
-        """Text of a greedy answer of at most so many tokens."""
+        """Text of a greedy answer of at most `tokens` tokens."""
         request = {"prompt": list(ids), "max_tokens": tokens, "temperature": 0, "cache_prompt": True}
         return str(self._server.handle_completions(request)["choices"][0]["text"])
 
     def greedy(self, ids: Sequence[int], tokens: int, vocabulary: int) -> tuple[list[int], Tensor]:
-        """The likeliest continuation of a prompt: its ids, and the log-probabilities [N, V] of each step."""
+        """The greedy continuation of a prompt: its ids, and the log-probabilities [N, V] of each step."""
         answer: list[int] = []
         rows = []
         for _ in range(tokens):
@@ -97,18 +97,18 @@ class LlamaCpp:
 
     @property
     def address(self) -> str:
-        """Of its HTTP server on the loopback."""
+        """The address of its HTTP server on the loopback interface."""
         return str(self._server.listening_address)
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text in which nothing is special."""
+        """Ids of a text, with no special tokens recognised."""
         ids: list[int] = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": False})[
             "tokens"
         ]
         return ids
 
     def chat_ids(self, messages: list[Message]) -> list[int]:
-        """Ids of a conversation's prompt, by the chat template in the file."""
+        """Ids of a conversation's prompt, using the chat template in the file."""
         prompt = self._post("/apply-template", {"messages": messages})["prompt"]
         ids: list[int] = self._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})[
             "tokens"
@@ -119,7 +119,7 @@ class LlamaCpp:
         request = urllib.request.Request(
             self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+        here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignore a proxy set in the environment
         with here.open(request, timeout=600) as answer:
             value: dict[str, Any] = json.load(answer)
         return value

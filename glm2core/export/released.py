@@ -1,7 +1,7 @@
-"""`export --format released`: names, keys and files of the released weights, for whatever runs the original.
+"""`export --format released`: names, keys and files of the released weights, for tools that run the original.
 
-The remote code that the original runs by is not made here: its *.py files are copied from the base's folder where they
-lie there, and named where they don't.
+The original's remote code is not generated: its *.py files are copied from the base's folder if they are there, and
+listed as missing if not.
 """
 
 import json
@@ -26,7 +26,7 @@ from glm2core.model.weight_files import mapped_weights, weight_files
 _SHARD_BYTES = 1 << 30
 _FREQUENCIES = "transformer.rotary_pos_emb.inv_freq"
 _CODE = ("configuration_chatglm.py", "modeling_chatglm.py", "quantization.py", "tokenization_chatglm.py")
-# What the released config.json files say beside sizes and positions
+# The keys of released config.json files other than sizes and positions
 _KEYS: dict[str, Any] = {
     "model_type": "chatglm",
     "architectures": ["ChatGLMModel"],
@@ -76,20 +76,20 @@ _TOKENIZER: dict[str, Any] = {
 def export_released(
     folder: Path, out: Path, *, dtype: torch.dtype | None = None, base: Path | None = None, notice: Notice = print
 ) -> str:
-    """Write `folder`'s model, an adapter merged, in the released layout as sharded safetensors.
+    """Write the model in `folder` (an adapter merged) in the released layout as sharded safetensors.
 
     Args:
         folder: full weights, released or tuned, or a LoRA adapter.
         out: a folder that does not exist yet.
-        dtype: of the weights; None = as they are stored.
-        base: where an adapter's base lies now; None = where it lay.
+        dtype: of the weights; None = as stored.
+    base: new place of an adapter's base; None = not moved.
 
     Returns:
-        What the folder still needs to run by the original's code; empty = nothing.
+        The files that the folder still needs to run with the original's code; empty = none.
 
     Raises:
-        UserError: `out` exists, the folder holds no model or a P-tuning prefix, or the released code has no such
-            scaling of positions.
+        UserError: `out` exists, the folder holds no model or a P-tuning prefix, or the released code does not support
+            the scaling of positions.
     """
     refuse_existing(out)
     source = Source.open(folder, base, notice=notice)
@@ -107,7 +107,7 @@ def export_released(
 
 
 def released_ratio(config: ChatGLM2Config) -> float:
-    """The `rope_ratio` by which released code computes these positions.
+    """The `rope_ratio` with which released code computes these positions.
 
     Raises:
         UserError: there is none.
@@ -136,7 +136,7 @@ def _config(source: Source, ratio: float, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _member(config: ChatGLM2Config, ratio: float) -> str:
-    """The member whose code computes these positions."""
+    """The family member whose code computes these positions."""
     if config.family == "chatglm2":
         return "chatglm2-6b" if ratio == 1 else "chatglm2-6b-32k"
     return "chatglm3-6b" if ratio == 1 else "chatglm3-6b-32k"
@@ -172,13 +172,13 @@ def _shards(names: list[str], size: dict[str, int]) -> list[list[str]]:
 
 
 def _copy_tokenizer_and_code(source: Source, ratio: float, folder: Path) -> list[str]:
-    """tokenizer.model, its config, and the base's *.py where they know the scaling; returns the names of the latter."""
+    """Copy tokenizer.model, its config, and the base's *.py if they support the scaling; returns the *.py names."""
     shutil.copy2(source.folder / "tokenizer.model", folder)
     config = source.base / "tokenizer_config.json"
     given = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     write_json(folder / config.name, given if "auto_map" in given else _TOKENIZER)
     files = sorted(source.base.glob("*.py"))
-    if ratio != 1:  # chatglm2-6b's own code does not look at the ratio, and would take plain positions
+    if ratio != 1:  # chatglm2-6b's own code ignores the ratio, and would use plain positions
         network = source.base / "modeling_chatglm.py"
         knows = network.is_file() and "rope_ratio" in network.read_text(encoding="utf-8", errors="replace")
         files = files if knows else []

@@ -1,4 +1,4 @@
-"""A model that is to be exported, open for reading tensor by tensor."""
+"""A model to export, opened for reading tensor by tensor."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class Source:
     """A network whose weights are read one at a time.
 
     Attributes:
-        folder: what was named: full weights or an adapter.
-        base: where the weights lie: `folder` itself, or the adapter's base.
+        folder: the given folder: full weights or an adapter.
+        base: the folder of the weights: `folder` itself, or the adapter's base.
         config: of the network, with the adapter's scaling of positions.
-        tensors: by released name, an adapter's update added.
-        shapes: that the config asks for, by released name.
+        tensors: by released name, with an adapter's update added.
+        shapes: expected from the config, by released name.
         updates: the adapter's own matrices; None = full weights.
     """
 
@@ -47,13 +47,13 @@ class Source:
 
     @classmethod
     def open(cls, folder: Path, moved_base: Path | None = None, *, notice: Notice = print) -> "Source":
-        """Open what `load_tuned` would load.
+        """Open a folder that `load_tuned` would load.
 
         Args:
-            moved_base: where an adapter's base lies now; None = where it lay.
+            moved_base: new place of an adapter's base; None = not moved.
 
         Raises:
-            UserError: no model there, a P-tuning prefix, or tensors that are missing, misshapen or too many.
+            UserError: no model there, a P-tuning prefix, or missing, misshapen or unexpected tensors.
         """
         chat_format = ChatFormat.load(folder)
         refuse_prefix(folder)
@@ -90,10 +90,10 @@ class Source:
 
 
 def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
-    """The dtype in which a folder's weights (an adapter's base) are stored; of packed ones that of their scales.
+    """The dtype of a folder's stored weights (of an adapter: its base's); of packed weights that of their scales.
 
     Raises:
-        UserError: a config.json or weights that can't be read.
+        UserError: config.json or weights can't be read.
     """
     folder = base_folder(folder, moved_base) or folder
     config = read_config_file(folder)
@@ -105,7 +105,7 @@ def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
 
 
 def refuse_prefix(folder: Path) -> None:
-    """Before gigabytes are read.
+    """Refuse a P-tuning prefix before gigabytes are read.
 
     Raises:
         UserError: `folder` is a P-tuning prefix.

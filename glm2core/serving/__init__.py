@@ -1,1 +1,1 @@
-"""A model that answers OpenAI's protocol, and the comparison of such a server with the model."""
+"""Serve a model with OpenAI's protocol, and compare such a server with the model."""

@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol around an engine: `/v1/chat/completions`, whole or as server-sent events, and `/v1/models`."""
+"""OpenAI's chat protocol for an engine: `/v1/chat/completions`, whole or as server-sent events, and `/v1/models`."""
 
 import json
 import re
@@ -18,10 +18,10 @@ _ROUTES = "GET /health, GET /v1/models and POST /v1/chat/completions"
 
 
 def make_app(engine: Engine, name: str) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
-        name: of the model, which requests must give.
+        name: of the model; requests must give it.
     """
     app = FastAPI(title="glm2core", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -54,7 +54,7 @@ def make_app(engine: Engine, name: str) -> FastAPI:
         if not asked.stream:
             answered = await run_in_threadpool(engine.answer, asked)
             return JSONResponse(_whole(answered, engine, name))
-        ids = await run_in_threadpool(engine.prompt_ids, asked)  # a refusal is a status, not an event
+        ids = await run_in_threadpool(engine.prompt_ids, asked)  # an error is a status, not an event
         return StreamingResponse(_events(engine, asked, ids, name), media_type="text/event-stream")
 
     return app
@@ -127,7 +127,7 @@ def _token(entry: TokenChoice, engine: Engine) -> dict[str, Any]:
 
 
 def _bytes(piece: str) -> list[int]:
-    """What a piece adds to a text: SentencePiece writes a space as U+2581, and a byte alone as <0x0A>."""
+    """The text of a piece: SentencePiece writes a space as U+2581, and a single byte as <0x0A>."""
     if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
         return [int(match.group(1), 16)]
     return list(piece.replace("\u2581", " ").encode())

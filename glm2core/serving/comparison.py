@@ -1,4 +1,4 @@
-"""Served = trained: the same prompts to a server and to the model here, answers side by side.
+"""Compare a server with the model: the same prompts to both, and their answers side by side.
 
 Shapes: `T` tokens of the prompt and the answer, `V` vocabulary.
 """
@@ -19,9 +19,9 @@ from glm2core.evaluation.tasks import GeneratedCases, LengthTooShortError
 from glm2core.serving.remote import Remote, RemoteAnswer
 from glm2core.text.chat_format import ChatFormat
 
-_UNSCALED = 2048  # positions that every member has without scaling
-_TIE = 0.5  # a lead of the likeliest token (in nats) that half precision and 8-bit weights can turn
-_ANOTHER_VOCABULARY = 0.1  # share of the tokens by which counts may differ for a template's sake
+_UNSCALED = 2048  # the unscaled range of every family member
+_TIE = 0.5  # a lead of the likeliest token (in nats) that half precision and 8-bit weights can reverse
+_ANOTHER_VOCABULARY = 0.1  # share of the tokens by which a template may change the count
 _FEW_TOKENS = 12
 _CHATS: dict[str, list[Message]] = {
     "a question": [{"role": USER, "content": "你好，请介绍一下你自己。"}],
@@ -36,14 +36,14 @@ _CHATS: dict[str, list[Message]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One prompt.
+    """The comparison for one prompt.
 
     Attributes:
-        tokens: of the prompt, here; `theirs_tokens` as the server counts them (None = it doesn't say).
-        goes_on: the server's answer is ours, and then more behind where ours ends.
-        lead: of our likeliest token over the next, in nats, where the answers part; None = they don't.
-        logprob_difference: the largest of the tokens of equal answers; None = the server does not tell each token's.
-        spaced: the server's answer had one space more in front, as servers leave it that read each token alone.
+        tokens: of the prompt, counted here; `theirs_tokens` is the server's count (None = not reported).
+        goes_on: the server's answer equals ours, then continues.
+        lead: of our likeliest token over the next, in nats, where the answers first differ; None = they don't.
+        logprob_difference: the largest over the tokens of equal answers; None = the server does not report all.
+        spaced: the server's answer had an extra leading space, as from servers that decode each token separately.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """In words: equal, or where they part."""
+        """A sentence: equal, or where they differ."""
         if self.equal:
             return f"equal{' except for a leading space' if self.spaced else ''}: {self.ours[:40]!r}"
         place = next(
@@ -80,10 +80,10 @@ def compare(
     """Ask both every prompt, greedily.
 
     Args:
-        lengths: of contexts to ask a question on, in tokens; longer ones than the model's range are left out.
+        lengths: of contexts for questions, in tokens; those beyond the model's range are left out.
 
     Raises:
-        UserError: the server is gone, refuses, or has another vocabulary.
+        UserError: the server does not answer, refuses, or has another vocabulary.
     """
     answerer = Answerer(model, chat_format, Sampling(max_new_tokens))
     for name, messages in _prompts(answerer, chat_format, lengths, max_new_tokens):
@@ -94,7 +94,7 @@ def compare(
 
 
 def usual_cause(results: Sequence[Result]) -> str:
-    """What differences of this kind usually come from, in a sentence."""
+    """The usual cause of such differences, as a sentence."""
     different = [result for result in results if not result.equal]
     if any(result.theirs_tokens not in (None, result.tokens) for result in results):
         odd = next(result for result in results if result.theirs_tokens not in (None, result.tokens))
@@ -149,7 +149,7 @@ def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: R
     [made] = answerer.continued([np.array(ids)])
     reply = answerer.read(made)
     unspaced = theirs.text.removeprefix(" ")
-    common, text = max(  # the first of equals
+    common, text = max(  # the first of equal ones
         ((_common_steps(answerer, made, text), text) for text in (theirs.text, unspaced)), key=lambda found: found[0]
     )
     parts = reply.answer != text
@@ -159,7 +159,7 @@ def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: R
         best = rows[common].topk(2).values
         lead = float(best[0] - best[1])
     difference = None
-    # Servers leave out the token that ends an answer, and llama.cpp those that are half a character
+    # Servers leave out the stop token, and llama.cpp tokens that are part of a character
     if theirs.logprobs and not parts and len(made) - len(theirs.logprobs) in (0, int(reply.finished)):
         own = [float(row[token]) for row, token in zip(rows, made, strict=True)]
         difference = max(abs(a - b) for a, b in zip(own, theirs.logprobs, strict=False))
@@ -169,7 +169,7 @@ def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: R
 
 
 def _common_steps(answerer: Answerer, made: list[int], theirs: str) -> int:
-    """How many of our tokens their text begins with."""
+    """Number of our tokens with which their text begins."""
     stops = answerer.chat_format.stop_ids
     for count in range(1, len(made) + 1):
         text = answerer.read(made[:count]).answer.rstrip("\ufffd")
@@ -181,6 +181,6 @@ def _common_steps(answerer: Answerer, made: list[int], theirs: str) -> int:
 
 
 def _log_probabilities(model: Any, ids: list[int], steps: int) -> Tensor:
-    """Of the last `steps` places, [N, V] in fp32, on the CPU."""
+    """Log-probabilities of the last `steps` places, [N, V] in fp32, on the CPU."""
     logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=steps).logits
     return logits[0].float().log_softmax(-1).cpu()

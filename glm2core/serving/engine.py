@@ -1,4 +1,4 @@
-"""A loaded model that answers one request at a time, whole or in pieces."""
+"""A loaded model that answers one request at a time, whole or streamed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _TOP_P = Sampling.top_p
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """A token of an answer, its log-probability, and the likeliest alternatives at its place with theirs."""
+    """A token of an answer, its log-probability, and the likeliest alternatives with theirs."""
 
     token: int
     logprob: float
@@ -65,7 +65,7 @@ class Engine:
         return self._answer(request, self.prompt_ids(request), None)
 
     def answer_in_pieces(self, request: ChatRequest, ids: list[int]) -> Iterator[str | Answered]:
-        """The answer's text as it grows, and the whole of it last. Who stops iterating stops the model.
+        """Stream the answer's text, then yield the whole answer. To stop iterating stops the model.
 
         Args:
             ids: `prompt_ids` of the request.
@@ -84,7 +84,7 @@ class Engine:
                 pieces.put(self._answer(request, ids, AnswerStream(self.chat_format, write)))
             except _GoneError:
                 pass
-            except BaseException as error:  # told where it is waited for
+            except BaseException as error:  # raised in the thread that waits for it
                 pieces.put(error)
 
         Thread(target=work, daemon=True).start()
@@ -103,7 +103,7 @@ class Engine:
         """Ids of a request's prompt.
 
         Raises:
-            RequestError: it leaves no room for the answer that is asked for.
+            RequestError: it leaves no room for the requested answer.
         """
         messages: list[Message] = request.conversation
         ids = self.chat_format.prompt_ids(messages)
@@ -132,18 +132,18 @@ class Engine:
 
 
 class _GoneError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client no longer waits for the answer."""
 
 
 class _Recorder(LogitsProcessor):
-    """Keeps the likeliest tokens of each step, and the log-probability of the one that was taken."""
+    """Records the likeliest tokens of each step, and the log-probability of the chosen one."""
 
     def __init__(self, alternatives: int) -> None:
         self._alternatives = alternatives
         self._rows: list[Tensor] = []  # [V] each
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits [1, V] of a step, which go on as they are."""
+        """Record the logits [1, V] of a step; returns them unchanged."""
         self._rows.append(scores[0].float().log_softmax(-1).cpu())
         return scores
 

@@ -1,4 +1,4 @@
-"""A server of OpenAI's protocol, asked over HTTP."""
+"""Client of a server with OpenAI's protocol, over HTTP."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ _LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class RemoteAnswer:
-    """logprobs: of each token of the answer; None = the server tells none. prompt_tokens: as it counts them."""
+    """logprobs: of each token of the answer; None = not reported. prompt_tokens: as counted by the server."""
 
     text: str
     finished: bool
@@ -28,9 +28,9 @@ class RemoteAnswer:
 @dataclass
 class Remote:
     """Attributes:
-    url: up to `/v1`.
-    model: the name that requests give.
-    tells_logprobs: False once it has refused to.
+    url: up to and including `/v1`.
+    model: the name given in requests.
+    tells_logprobs: False once the server has refused them.
     """
 
     url: str
@@ -39,13 +39,13 @@ class Remote:
 
     @classmethod
     def connect(cls, url: str, name: str | None, notice: Notice) -> "Remote":
-        """Ask which models there are.
+        """Connect, and ask which models the server has.
 
         Args:
-            name: of the model, believed where the server can't list it; None = the only one.
+            name: of the model, trusted if the server can't list models; None = the only one.
 
         Raises:
-            UserError: nobody answers there, or it does not list one model and there is no name.
+            UserError: no answer, or there is no name and the server does not list exactly one model.
         """
         if not url.lower().startswith(("http://", "https://")):
             raise UserError(f"--url is {url!r}. Give a URL like http://127.0.0.1:8080/v1")
@@ -53,7 +53,7 @@ class Remote:
         try:
             names = [entry["id"] for entry in _call(f"{url}/models", None)["data"]]
         except _RefusedError as error:
-            if name is not None:  # transformers serve without a cache of downloads can't list its models, say
+            if name is not None:  # e.g. transformers serve can't list its models without a download cache
                 notice(f"warning: {url}/models returned {error}")
                 return cls(url, name)
             raise UserError(
@@ -71,7 +71,7 @@ class Remote:
         """The greedy answer.
 
         Raises:
-            UserError: the server is gone, or refuses.
+            UserError: the server does not answer, or refuses.
         """
         body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         try:
@@ -104,7 +104,7 @@ _CONTEXT = (
 
 
 class _RefusedError(Exception):
-    """A status of 400 or more, with the server's words."""
+    """A status of 400 or more, with the server's message."""
 
 
 def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:

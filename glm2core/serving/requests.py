@@ -1,4 +1,4 @@
-"""What a client may ask for, in OpenAI's words; what is not served is refused in a sentence, never left out."""
+"""Requests in OpenAI's format; unsupported keys and values are refused with a sentence, never ignored."""
 
 import json
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from glm2core.conversation import ASSISTANT, SYSTEM, USER, Message
 
 MOST_BYTES = 1_000_000
 _MOST_ALTERNATIVES = 20
-# Named by clients of others, and without effect on an answer
+# Sent by some clients, and without effect on an answer
 _WITHOUT_EFFECT = (
     "user",
     "metadata",
@@ -19,7 +19,7 @@ _WITHOUT_EFFECT = (
     "prompt_cache_key",
     "parallel_tool_calls",
 )
-# What asks for nothing: other values are not served
+# Values that request nothing; others are not supported
 _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "stop": (None, []),
@@ -40,10 +40,10 @@ class RequestError(Exception):
     """A request that can't be answered.
 
     Args:
-        status: of HTTP, 4xx.
-        sentence: for the person who asked.
-        key: of the request that is wrong.
-        code: a word for programs.
+        status: HTTP status, 4xx.
+        sentence: for the user.
+        key: the wrong key of the request.
+        code: a machine-readable word.
     """
 
     def __init__(self, status: int, sentence: str, key: str | None = None, code: str | None = None) -> None:
@@ -52,7 +52,7 @@ class RequestError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """As OpenAI words an error."""
+        """The error in OpenAI's format."""
         error = {"message": self.sentence, "type": "invalid_request_error", "param": self.key, "code": self.code}
         return {"error": error}
 
@@ -90,7 +90,7 @@ class ChatRequest(BaseModel):
     Args:
         max_tokens: of the answer; None = as many as fit.
         temperature: 0 = always the likeliest token.
-        top_logprobs: alternatives that are told of each token, with `logprobs`.
+        top_logprobs: alternatives reported for each token, with `logprobs`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -109,15 +109,15 @@ class ChatRequest(BaseModel):
 
     @property
     def longest_answer(self) -> int | None:
-        """Tokens, by either of its names."""
+        """Most tokens of the answer, under either of its names."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def conversation(self) -> list[Message]:
-        """The messages as the chat template takes them.
+        """The messages as the chat template expects them.
 
         Raises:
-            RequestError: roles in an order that the template has no wording for.
+            RequestError: the template does not support this order of roles.
         """
         turns = [(SYSTEM if turn.role == "developer" else turn.role, _text(turn)) for turn in self.messages]
         rounds = turns[1:] if turns[0][0] == SYSTEM else turns
@@ -136,7 +136,7 @@ def parse(body: bytes) -> ChatRequest:
     """Read a body.
 
     Raises:
-        RequestError: not JSON, or something that is not served.
+        RequestError: not JSON, or not supported.
     """
     try:
         values = json.loads(body)

@@ -1,4 +1,4 @@
-"""An answer's text as it grows."""
+"""Streaming of an answer's text."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from glm2core.text.chat_format import ChatFormat
 
 
 class AnswerStream(BaseStreamer):
-    """Writes an answer as it grows. transformers' TextStreamer loses indents after a line end with SentencePiece.
+    """Streams an answer. transformers' TextStreamer loses indentation after a line end with SentencePiece.
 
     Args:
-        write: gets each new piece of text.
+        write: called with each new piece of text.
     """
 
     def __init__(self, chat_format: ChatFormat, write: Callable[[str], object]) -> None:
@@ -26,7 +26,7 @@ class AnswerStream(BaseStreamer):
             self._ids = []
             return
         self._ids += value.flatten().tolist()
-        # Characters of which not all bytes are there yet decode to U+FFFD
+        # Characters with missing bytes decode to U+FFFD until they are complete
         self._show(self._text().rstrip("\ufffd"))
 
     def end(self) -> None:

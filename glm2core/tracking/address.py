@@ -1,11 +1,14 @@
-"""Where runs are recorded: a database of the project, or the user's server, and how patiently that one is asked."""
+"""Where runs are recorded: the project's database or the user's server, and the time limits for that server."""
 
 import os
 from pathlib import Path
 
 _SQLITE = "sqlite:///"
-_SERVER = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}  # seconds; MLflow has 120 and 7
-_PATIENCE = 7.0  # seconds: two tries, and what MLflow waits between them
+_SERVER = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}  # seconds; MLflow's defaults are 120 and 7
+_PATIENCE = 7.0  # seconds: two tries, and MLflow's wait between them
 
 
 def store_uri(root: Path) -> str:
@@ -14,12 +17,12 @@ def store_uri(root: Path) -> str:
 
 
 def own_uri(root: Path) -> str:
-    """The file that plain `mlflow ui` opens at the project root."""
+    """The project's own store: the file that plain `mlflow ui` opens at the project root."""
     return f"{_SQLITE}{root / 'mlflow.db'}"
 
 
 def is_sqlite(uri: str) -> bool:
-    """Whether the store is a file of this machine."""
+    """Whether the store is a file on this machine."""
     return uri.startswith(_SQLITE)
 
 
@@ -29,14 +32,14 @@ def sqlite_file(uri: str) -> str:
 
 
 def limit_requests() -> None:
-    """Have MLflow give a server up soon, as far as the user has set no limits; read with each request."""
+    """Make MLflow give up on a server soon, unless the user has set limits; MLflow reads them with each request."""
     for name, value in _SERVER.items():
         os.environ.setdefault(name, value)
 
 
 def patience() -> float:
-    """Seconds that the end of a stage waits for a server: `_PATIENCE`, or a longer limit that the user has set."""
+    """Seconds to wait for a server at the end of a stage: `_PATIENCE`, or the user's limit if that is longer."""
     try:
         return max(_PATIENCE, float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "0")))
     except ValueError:
-        return _PATIENCE  # MLflow will say what is wrong with it
+        return _PATIENCE  # MLflow itself reports what is wrong with it

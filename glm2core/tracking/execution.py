@@ -1,4 +1,4 @@
-"""Which pipeline execution a stage belongs to, and which process runs it. Knows nothing of MLflow."""
+"""The pipeline execution that a stage belongs to, and the process that runs it. Independent of MLflow."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True)
 class Execution:
-    """One run of the pipeline, as all of its stages recognize it.
+    """One run of the pipeline, identified the same way in all of its stages.
 
     Attributes:
-        key: the same for all stages of the execution, and for its continuation after a kill.
-        name: for people: what params differ in from those of the commit, and DVC's experiment name where there is one.
+        key: the same for all stages of the execution, and when it is resumed after a kill.
+        name: for people: the params that differ from the commit's, and DVC's experiment name if there is one.
         commit: git commit that the workspace is based on; None outside git.
-        dirty: the workspace differs from that commit; outs and params apart, for they are on record.
+        dirty: the workspace differs from that commit, not counting outs and params, which are recorded anyway.
         experiment: DVC's experiment name; None under `dvc repro`.
     """
 
@@ -43,7 +43,7 @@ class Execution:
 def current_execution(params: Params) -> Execution:
     """The execution that this process is part of.
 
-    DVC names its experiments; `dvc repro` is known by what makes its result: params, commit, diff.
+    DVC names its experiments; a `dvc repro` is identified by what determines its result: params, commit, diff.
     """
     commit = (git_output("rev-parse", "HEAD") or "").strip() or None
     diff = (
@@ -59,7 +59,7 @@ def current_execution(params: Params) -> Execution:
 
 
 def changed_params(params: Params, commit: str | None) -> dict[str, str]:
-    """Dotted key -> value, of the keys that have another value in the commit's params.yaml, or none."""
+    """Dotted key -> value, for keys whose value in the commit's params.yaml differs or is missing."""
     committed = git_output("show", f"{commit}:./{PARAMS_FILE}") if commit else None
     if committed is None:
         return {}
@@ -85,13 +85,13 @@ def _name(changes: dict[str, str], experiment: str | None, commit: str | None) -
 
 
 def flat_params(params: Params) -> dict[str, str]:
-    """Dotted key -> value as params.yaml writes it (null, true, 1.0, lists as JSON); without those to be settled."""
+    """Dotted key -> value as in params.yaml (null, true, 1.0, lists as JSON), without those still to be settled."""
     later = unsettled(params)
     return {key: param_text(value) for key, value in flatten(params).items() if key not in later}
 
 
 def stages_before(stage: str) -> dict[str, str]:
-    """Earlier stages in dvc.yaml -> digest of what went into their current outs, as dvc.lock has it."""
+    """Earlier stages in dvc.yaml -> digest of the inputs of their current outs, from dvc.lock."""
     stages = list(read_yaml(PIPELINE_FILE).get("stages", {}))
     locked = read_yaml(LOCK_FILE).get("stages", {})
     earlier = stages[: stages.index(stage)] if stage in stages else []
@@ -99,12 +99,12 @@ def stages_before(stage: str) -> dict[str, str]:
 
 
 def this_process() -> str:
-    """Host, process id and start time: names this process even after its id is given to another."""
+    """Host, process id and start time, which identify this process even if its id is reused."""
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process named by `this_process` has ended. One on another host can't be known to have."""
+    """Whether a process named by `this_process` has ended; False for one on another host, as that can't be known."""
     host, pid, started = process.rsplit(" ", 2)
     if host != socket.gethostname():
         return False
@@ -120,7 +120,7 @@ def _inputs_digest(entry: dict[str, Any]) -> str:
 
 
 def _apart_from_code() -> list[str]:
-    """Paths that change while the pipeline runs, and so say nothing about what was run; params are known apart."""
+    """Paths that change while the pipeline runs and so do not identify the code; and params, compared separately."""
     paths = [str(LOCK_FILE), str(PARAMS_FILE)]
     for stage in read_yaml(PIPELINE_FILE).get("stages", {}).values():
         for kind in ("outs", "metrics", "plots"):
@@ -129,12 +129,12 @@ def _apart_from_code() -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's keys; none where there is no file."""
+    """A YAML file's keys; empty if there is no file."""
     return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
 
 
 def git_output(*arguments: str) -> str | None:
-    """What a git command prints; None where it fails."""
+    """The output of a git command; None if it fails."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -143,7 +143,7 @@ def git_output(*arguments: str) -> str | None:
 
 
 def param_text(value: Any) -> str:
-    """A value as params.yaml writes it; lists as JSON."""
+    """A value as in params.yaml; lists as JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(

@@ -1,4 +1,4 @@
-"""What the tuned model in the workspace was made from, and how it can be had again. Knows nothing of MLflow."""
+"""The origin of the tuned model in the workspace, and how to restore it. Independent of MLflow."""
 
 import json
 import shlex
@@ -20,14 +20,14 @@ _TOKENIZER = "tokenizer.model"
 
 @dataclass(frozen=True)
 class Lineage:
-    """The tuned model's bytes and what they came from.
+    """The identity of the tuned model and its origin.
 
     Attributes:
-        model_md5: DVC's hash of models/tuned, by which its cache keeps this version.
+        model_md5: DVC's hash of models/tuned, its key in DVC's cache.
         data_md5: DVC's hash of data/tokenized, the rows that were trained on.
         tokenizer_sha256: of tokenizer.model.
         params_sha256: of params.yaml.
-        lock_commit: the git commit whose dvc.lock and params.yaml are the workspace's; None = not committed.
+        lock_commit: the git commit with the workspace's dvc.lock and params.yaml; None = not committed.
     """
 
     model_md5: str
@@ -38,7 +38,7 @@ class Lineage:
 
 
 def current_lineage() -> Lineage:
-    """The lineage of models/tuned, which must be what dvc.lock says it is.
+    """The lineage of models/tuned, which must match dvc.lock.
 
     Raises:
         UserError: there is no tuned model, or `dvc repro` would still change something.
@@ -57,13 +57,13 @@ def current_lineage() -> Lineage:
 
 
 def stage_figures(stage: str) -> dict[str, float]:
-    """The figures of metrics/<stage>.json, without what was settled."""
+    """The figures of metrics/<stage>.json, without settled values."""
     values: dict[str, Any] = json.loads((METRICS / f"{stage}.json").read_text(encoding="utf-8"))
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def restore_command(lineage: Lineage, experiment: str | None) -> str | None:
-    """The command that brings this version of models/tuned back; None where neither a commit nor an experiment has it.
+    """The command that restores this version of models/tuned; None if neither a commit nor an experiment has it.
 
     Args:
         experiment: name of the DVC experiment that made it.
@@ -76,7 +76,7 @@ def restore_command(lineage: Lineage, experiment: str | None) -> str | None:
 
 
 def _require_up_to_date() -> None:
-    # A process of its own: DVC's state of the workspace is read by DVC's own command, as a user would.
+    # In a process of its own, as a user would run it: DVC's own command reads DVC's state of the workspace.
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -106,7 +106,7 @@ def _out_md5(entry: dict[str, Any], path: Path) -> str:
 
 
 def _commit_of_lock() -> str | None:
-    """HEAD, where it holds the workspace's dvc.lock and params.yaml."""
+    """HEAD, if it contains the workspace's dvc.lock and params.yaml."""
     files = ("--", str(LOCK_FILE), str(PARAMS_FILE))
     if git_output("diff", "HEAD", "--name-only", *files) or not git_output("ls-files", *files):
         return None

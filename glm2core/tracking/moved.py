@@ -1,4 +1,4 @@
-"""A project that was moved or copied keeps its artifacts: MLflow writes their places down as absolute ones."""
+"""Keep artifacts reachable after a project is moved or copied: MLflow stores their paths as absolute ones."""
 
 import contextlib
 import sqlite3
@@ -8,16 +8,16 @@ _ARTIFACTS = "mlruns"
 
 
 def artifacts_uri(root: Path) -> str:
-    """Where a project's own store keeps artifacts. DVC's temporary workspaces are deleted, so it is under the root."""
+    """Where a project's own store keeps artifacts: under the root, as DVC's temporary workspaces are deleted."""
     return (root / _ARTIFACTS).as_uri()
 
 
 def follow_move(database: Path, root: Path) -> None:
-    """Have the project's store name the places that artifacts have now.
+    """Update the artifact paths in the project's store to the project's current place.
 
     Args:
-        database: the store's file; nothing is done where it is missing, or is not MLflow's.
-        root: of the project, whose `mlruns` came along.
+        database: the store's file; nothing is done if it is missing or not MLflow's.
+        root: of the project, with its `mlruns`.
 
     Raises:
         sqlite3.Error: it can't be written.

@@ -1,4 +1,4 @@
-"""MLflow's own pages of the runs, on a port of this machine."""
+"""MLflow's web pages for the runs, on a local port."""
 
 import os
 import socket
@@ -14,13 +14,13 @@ _FIRST, _LAST = 5000, 5099
 
 
 def become_pages(experiment: str, port: int | None = None) -> None:
-    """Print the addresses that show an experiment's runs, then become MLflow's server.
+    """Print the addresses of an experiment's runs, then become MLflow's server.
 
     Args:
         port: None = the first free one from 5000.
 
     Raises:
-        UserError: no free port, or a store that is the user's own server, which has pages itself.
+        UserError: no free port, or the store is the user's own server, which has its own pages.
     """
     uri = store_uri(project_root())
     if not is_sqlite(uri):
@@ -28,7 +28,7 @@ def become_pages(experiment: str, port: int | None = None) -> None:
     with locked_client(project_root(), uri) as client:
         found = client.get_experiment_by_name(experiment)
     port = _free_port() if port is None else port
-    # Without the workflow MLflow opens on a page for GenAI
+    # Without the workflow parameter MLflow opens a page for GenAI
     address = f"http://{_HOST}:{port}/#/experiments/{found.experiment_id if found else 0}/runs"
     print(f"all runs, one per row:   {address}?workflowType=machine_learning")
     print(f"their figures as charts: {address}?workflowType=machine_learning&compareRunsMode=CHART")

@@ -1,7 +1,7 @@
-"""MLflow's model registry: the tuned model as a version, with its figures and where it came from.
+"""MLflow's model registry: the tuned model as a version, with its figures and its origin.
 
-The weights are not copied. DVC's cache holds them already, under the hash that the version records; the version's
-source is models/tuned, and its tag `restore` is the command that brings these weights back there.
+The weights are not copied. DVC's cache already holds them, under the hash recorded in the version; the version's
+source is models/tuned, and its tag `restore` is the command that restores these weights there.
 """
 
 import sqlite3
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-_ORIGIN = ("git_commit", "git_dirty", "dvc_experiment")  # tags of the run that trained
+_ORIGIN = ("git_commit", "git_dirty", "dvc_experiment")  # tags of the training run
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Promotion:
 
     Attributes:
         name, version: of the registered model.
-        new: False where these weights from this run were registered before; its tags are then written anew.
+        new: False if these weights from this run were registered before; its tags are then rewritten.
         figures: `<stage>/<name>` -> value.
-        restore: the command that brings the weights back; None where nothing committed names them.
-        run: id of the run that the figures are from.
+        restore: the command that restores the weights; None if nothing committed names them.
+        run: id of the run with these figures.
     """
 
     name: str
@@ -51,11 +51,11 @@ def promote(name: str, params: Params) -> Promotion:
         params: of the workspace; names the MLflow experiment.
 
     Raises:
-        UserError: no tuned model, a workspace that dvc.lock does not describe, no run with these figures in the
+        UserError: no tuned model, a workspace that differs from dvc.lock, no run with these figures in the
             store, or a store that can't be used.
     """
     lineage = current_lineage()
-    # Imported here: MLflow takes a second, and what is wrong with the workspace is told before.
+    # Imported here: MLflow takes a second, and problems of the workspace are reported first.
     from mlflow.exceptions import MlflowException
 
     try:
@@ -81,7 +81,7 @@ def _register(client: "MlflowClient", name: str, experiment: str, lineage: Linea
 
 
 def _run_of(client: "MlflowClient", experiment: str, stage: str) -> "Run":
-    """The newest finished run of a stage whose figures are those of metrics/<stage>.json, its seconds among them."""
+    """The newest finished run of a stage with the figures of metrics/<stage>.json, including its seconds."""
     figures = {metric_name(key): float(value) for key, value in stage_figures(stage).items()}
     found = client.get_experiment_by_name(experiment)
     wanted = f"tags.kind = 'stage' and tags.stage = '{stage}' and attributes.status = 'FINISHED'"
@@ -97,7 +97,7 @@ def _run_of(client: "MlflowClient", experiment: str, stage: str) -> "Run":
 
 
 def _headlines() -> dict[str, float]:
-    """`<stage>/<name>` -> figure, of those that tell one model from another."""
+    """`<stage>/<name>` -> figure, for the headline figures."""
     chosen: dict[str, float] = {}
     for stage in ("train", "evaluate"):
         figures = stage_figures(stage)
@@ -108,7 +108,7 @@ def _headlines() -> dict[str, float]:
 def _version(
     client: "MlflowClient", name: str, row: "Run", lineage: Lineage, tags: dict[str, str]
 ) -> tuple["ModelVersion", bool]:
-    """The version of these weights from this run: the one that is there, with `tags` written anew, or a new one."""
+    """The version of these weights from this run: the existing one with its `tags` rewritten, or a new one."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -127,13 +127,13 @@ def _version(
 
 
 def _source(row: "Run") -> str:
-    """models/tuned itself; a server takes no paths of other machines, so there it is the run's own dvc.lock."""
+    """models/tuned itself; a server does not accept paths of other machines, so there it is the run's own dvc.lock."""
     root = project_root()
     return (root / MODEL).as_uri() if is_sqlite(store_uri(root)) else f"runs:/{row.info.run_id}/dvc.lock"
 
 
 def _describe(tags: dict[str, str]) -> str:
-    """Markdown, as MLflow's page of a version shows it."""
+    """Markdown for MLflow's page of a version."""
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in tags.items())
     how = (
         f"`{tags['restore']}` restores these weights to {MODEL}."

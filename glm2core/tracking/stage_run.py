@@ -1,9 +1,9 @@
-"""MLflow tracking of the stages: the only package that imports mlflow (when a stage runs, not before).
+"""MLflow tracking of the stages: the only package that imports mlflow (only when a stage runs).
 
-One pipeline execution is one parent row that carries every param and the final figures; each stage
-is a child run with its curves, inputs and artifacts. Everything lands in one store at the project
-root, from `dvc repro`, `dvc exp run` (also `--temp`) and the queue alike, so that plain `mlflow ui`
-shows it. Tracking never makes a good run fail: what can't be recorded is said once, and work goes on.
+One pipeline execution is one parent row with every param and the final figures; each stage is a child
+run with its curves, inputs and artifacts. Everything goes into one store at the project root, whether
+from `dvc repro`, `dvc exp run` (also `--temp`) or the queue, so that plain `mlflow ui` shows it.
+Tracking never makes a good run fail: what can't be recorded is reported once, and work continues.
 """
 
 import os
@@ -25,13 +25,13 @@ from glm2core.tracking.writers import Action, DirectWriter, ServerWriter, Writer
 
 __all__ = ["StageRun", "stage_run"]
 
-_SHARE_OF_TIME = 0.02  # that may go to writing points
-# A locked store holds a writer up for 20 s (MLflow's busy timeout), so failed writes are retried rarely.
+_SHARE_OF_TIME = 0.02  # share of the time that may be spent on writing points
+# A locked store blocks a writer for 20 s (MLflow's busy timeout), so failed writes are rarely retried.
 _SECONDS_AFTER_FAILURE = 120.0
 
 
 class StageRun:
-    """What a stage tells MLflow. Without a writer (store not usable, not rank 0) every call does nothing."""
+    """A stage's interface to MLflow. Without a writer (store not usable, not rank 0) every call does nothing."""
 
     def __init__(self, writer: Writer | None) -> None:
         self._writer = writer
@@ -42,8 +42,8 @@ class StageRun:
     def report(self, metrics: Mapping[str, float], step: int) -> None:
         """Add points to the stage's curves.
 
-        Cheap: points are gathered, and writing them takes at most 2% of the time. A kill loses those
-        of the last moment.
+        Cheap: points are buffered, and writing them takes at most 2% of the time. A kill loses the
+        latest ones.
         """
         if self._writer is None:
             return
@@ -57,10 +57,10 @@ class StageRun:
         """Record final figures, named as in metrics/<stage>.json (nested keys joined by dots).
 
         The child gets `name`, at step 0, or at the end of the curve of that name; the parent row gets
-        `<stage>/name`. What isn't a number is left out.
+        `<stage>/name`. Values that aren't numbers are left out.
 
         Args:
-            on_row: names that the row gets; None = all.
+            on_row: names to write to the row; None = all.
         """
         figures = _numbers(metrics)
         row = [name for name in figures if on_row is None or name in on_row]
@@ -68,19 +68,19 @@ class StageRun:
         self._do(lambda recorder: recorder.headline(figures, steps, row))
 
     def result(self, metrics: Mapping[str, Any]) -> None:
-        """Open MLflow's page of the row with what evaluate found, in two tables."""
+        """Put two tables of evaluate's results at the top of MLflow's page of the row."""
         self._do(lambda recorder: recorder.note(result_note(dict(metrics))))
 
     def settled(self, values: Mapping[str, Any]) -> None:
-        """Record what each `auto` in params became, as params of the stage's run and of the row."""
+        """Record the settled value of each `auto` in params, as params of the stage's run and of the row."""
         self._do(lambda recorder: recorder.settled(values))
 
     def artifact(self, path: Path, *, on_row: bool = False) -> None:
-        """Keep a copy of a file, or of a folder under its name, with the stage's run, and if wanted with the row."""
+        """Copy a file, or a folder under its name, to the stage's run, and if wanted to the row."""
         self._do(lambda recorder: recorder.artifact(path, on_row=on_row))
 
     def dataset(self, path: Path, context: str) -> None:
-        """Name a file as the run's input: digest of its bytes, row count, path; `context` is e.g. training."""
+        """Record a file as the run's input: digest of its bytes, row count, path; `context` is e.g. training."""
         self._do(lambda recorder: recorder.dataset(path, context))
 
     def tag(self, name: str, value: object) -> None:
@@ -107,9 +107,9 @@ class StageRun:
 
 @contextmanager
 def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
-    """Track one stage: opens (or, after a kill, reopens) its run and closes it with how it ended.
+    """Track one stage: opens (or, after a kill, reopens) its run, and closes it with a status.
 
-    An exception ends the run FAILED, Ctrl-C KILLED; both go on to the caller.
+    An exception ends the run as FAILED, Ctrl-C as KILLED; both are passed on to the caller.
     """
     run = StageRun(_open(stage, params))
     try:
@@ -131,7 +131,7 @@ def _open(stage: str, params: Params) -> Writer | None:
         uri, execution = store_uri(project_root()), current_execution(params)
         if is_sqlite(uri):
             return DirectWriter(open_recorder(stage, params, execution, uri), words.incomplete)
-        import_client()  # before there is a thread that would do it
+        import_client()  # before a thread would import it
         return ServerWriter(
             lambda: open_recorder(stage, params, execution, uri),
             lambda: open_own_recorder(stage, params, execution),
@@ -144,7 +144,7 @@ def _open(stage: str, params: Params) -> Writer | None:
 
 
 class _Words:
-    """What a person is told of tracking, each once in a stage."""
+    """Messages about tracking, each printed once per stage."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage

@@ -38,7 +38,7 @@ _LOCK_SECONDS = 60
 _BUSY_SECONDS = 20
 _METRICS_A_WRITE = 1000  # MLflow's limit
 _DIGEST_CHARACTERS = 36  # MLflow's limit
-_CURVES_OF_ROW = ("loss", "validation_loss")  # so that several runs' curves lie over each other
+_CURVES_OF_ROW = ("loss", "validation_loss")  # so that the curves of several runs can be overlaid
 _A_SYSTEM_METRIC = "system/cpu_utilization_percentage"
 
 
@@ -54,7 +54,7 @@ class Recorder:
         self._watch: SystemWatch | None = None
 
     def watch_system(self, record: Callable[[list[Point]], object]) -> None:
-        """Start a thread that gives `record` memory, CPU and GPU use every 10 seconds."""
+        """Start a thread that passes memory, CPU and GPU use to `record` every 10 seconds."""
         before = self._client.get_metric_history(self._child, _A_SYSTEM_METRIC)
         first = max((point.step + 1 for point in before), default=0)
         self._watch = SystemWatch(record, first, self._client.tracking_uri)
@@ -65,14 +65,14 @@ class Recorder:
             self._watch.stop()
 
     def complete_row(self) -> None:
-        """Give the row what reproduces it, and the figures of stages that DVC did not need to run."""
+        """Add to the row the files that reproduce it, and the figures of stages that DVC took from its cache."""
         for file in (PARAMS_FILE, PIPELINE_FILE, LOCK_FILE):
             if file.exists():
                 self._client.log_artifact(self._parent, str(file))
         self._book.link_cached(self._stage, self._parent)
 
     def points(self, points: list[Point]) -> None:
-        """Write (name, value, milliseconds, step) to the child's curves; those of the loss to the row, too."""
+        """Write (name, value, milliseconds, step) to the child's curves; loss curves to the row as well."""
         self._log_metrics(self._child, points)
         self._log_metrics(self._parent, [point for point in points if point[0] in _CURVES_OF_ROW])
 
@@ -116,7 +116,7 @@ class Recorder:
         self._client.set_tag(self._parent, f"{self._stage}.{name}", value)
 
     def close(self, status: str) -> None:
-        """End the child with `status`, and the row too: the next stage, if there is one, opens it again."""
+        """End the child with `status`, and the row as well; the next stage, if there is one, reopens the row."""
         self.stop_watching()
         for run in (self._child, self._parent):
             self._client.set_terminated(run, status)
@@ -133,7 +133,7 @@ def open_recorder(stage: str, params: Params, execution: Execution, uri: str) ->
     """Find or create the execution's row and the stage's run in a store, and mark both as running.
 
     Raises:
-        Exception: of MLflow, its database, the lock (held for a minute) or the disk.
+        Exception: from MLflow, its database, the lock (held for a minute) or the disk.
     """
     root = project_root()
     with locked_client(root, uri) as client:
@@ -145,7 +145,7 @@ def open_recorder(stage: str, params: Params, execution: Execution, uri: str) ->
 
 
 def open_own_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
-    """The recorder of the project's own store, where the server has failed: both runs name that server."""
+    """The recorder of the project's own store, used when the server has failed; both runs name that server."""
     root = project_root()
     recorder = open_recorder(stage, params, execution, own_uri(root))
     recorder.tag("tracking_server_failed", masked(store_uri(root)))
@@ -153,12 +153,12 @@ def open_own_recorder(stage: str, params: Params, execution: Execution) -> Recor
 
 
 def server_is_gone(error: Exception) -> bool:
-    """Whether an error means that a tracking server does not answer, or not as one; else it refused one word."""
+    """Whether an error means that the tracking server does not answer properly, rather than refused one request."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
         return error.get_http_status_code() >= 500
-    response = getattr(error, "response", None)  # of the requests library, whose errors are OSErrors
+    response = getattr(error, "response", None)  # from the requests library, whose errors are OSErrors
     if response is not None:
         return bool(response.status_code >= 500)
     return isinstance(error, OSError) and error.filename is None
@@ -168,10 +168,10 @@ def server_is_gone(error: Exception) -> bool:
 def locked_client(root: Path, uri: str) -> "Iterator[MlflowClient]":
     """A client of a store, with the store's lock held in the body.
 
-    MLflow migrates the schema when a client is built: two processes on a fresh file would both fail.
+    MLflow migrates the schema when a client is created: two processes on a new file would both fail.
     """
     client_class = import_client()
-    kind = "lock" if is_sqlite(uri) else "server.lock"  # one that hangs must not keep the project's own store
+    kind = "lock" if is_sqlite(uri) else "server.lock"  # a server that hangs must not lock the project's own store
     with FileLock(root / f"mlflow.db.{kind}", timeout=_LOCK_SECONDS):
         _probe(uri)
         if uri == own_uri(root):
@@ -187,13 +187,13 @@ class _Book:
         self._experiment = experiment
 
     def close_abandoned(self) -> None:
-        """End the runs whose process was killed: nobody else will."""
+        """End the runs whose process was killed: nothing else does."""
         for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
             if is_gone(run.data.tags.get("process", this_process())):
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def parent(self, execution: Execution, params: Mapping[str, str]) -> str:
-        """The execution's row, running; all params but those to be settled are recorded when it is created."""
+        """The execution's row, running; all params except those still to be settled are recorded at its creation."""
         found = self._newest(execution=execution.key, kind="execution")
         if found:
             self._reopen(found)
@@ -204,7 +204,7 @@ class _Book:
         return run.info.run_id
 
     def add_params(self, run: str, params: Mapping[str, str]) -> None:
-        """Record those that the run has not yet: MLflow lets none change."""
+        """Record the params that the run does not have yet: MLflow does not allow changes."""
         from mlflow.entities import Param
 
         there = self._client.get_run(run).data.params
@@ -212,9 +212,9 @@ class _Book:
         self._client.log_batch(run, params=new)
 
     def child(self, stage: str, parent: str, execution: Execution) -> str:
-        """The stage's run: a killed one of the same execution goes on, else a new one."""
+        """The stage's run: a killed one of the same execution is resumed, else a new one is created."""
         found = self._newest(execution=execution.key, kind="stage", stage=stage)
-        # Two live runs of one stage of one execution can't be, so RUNNING here is a kill on another host.
+        # An execution can't have two live runs of one stage, so RUNNING here means a kill on another host.
         if found and found.info.status in ("KILLED", "RUNNING"):
             self._reopen(found)
             return found.info.run_id
@@ -222,10 +222,10 @@ class _Book:
         return self._client.create_run(self._experiment, run_name=f"{stage} {execution.name}", tags=tags).info.run_id
 
     def link_cached(self, stage: str, parent: str) -> None:
-        """Bring earlier stages that DVC took from its cache onto the row: a link to their run, and their figures.
+        """Add earlier stages that DVC took from its cache to the row: a link to their run, and their figures.
 
-        A stage's inputs are known once dvc.lock has them, that is, to the stage after it: so that is
-        where a run gets the tag by which later executions find it.
+        A stage's inputs are in dvc.lock only after it has finished. So the next stage sets the tag on its run
+        by which later executions find it.
         """
         for name, inputs in stages_before(stage).items():
             own = self._newest(**{"mlflow.parentRunId": parent, "stage": name})
@@ -240,7 +240,7 @@ class _Book:
         for name, value in row.data.metrics.items():
             if name.startswith(f"{stage}/"):
                 self._client.log_metric(parent, name, value)
-        self.add_params(parent, found.data.params)  # a stage's own run has those that it settled
+        self.add_params(parent, found.data.params)  # a stage's own run has the params that it settled
 
     def _newest(self, **tags: str) -> "Run | None":
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
@@ -252,18 +252,18 @@ class _Book:
 
 
 def import_client() -> "type[MlflowClient]":
-    """MLflow's client, with what MLflow reads from the environment set."""
+    """MLflow's client, after setting the environment variables that MLflow reads."""
     limit_requests()
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it prints a password that is in the URL
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in the URL
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is said once, by us
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # we report errors ourselves, once
     from mlflow.tracking import MlflowClient
 
     return MlflowClient
 
 
 def _probe(uri: str) -> None:
-    """Raise at once where a sqlite store can't be written: MLflow would retry for 100 seconds."""
+    """Raise at once if a sqlite store can't be written: MLflow would retry for 100 seconds."""
     if is_sqlite(uri):
         with contextlib.closing(sqlite3.connect(sqlite_file(uri), timeout=_BUSY_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
@@ -290,7 +290,7 @@ def _common_tags(execution: Execution) -> dict[str, str]:
 
 
 def metric_name(name: str) -> str:
-    """A figure's name as MLflow takes it."""
+    """A figure's name with only characters that MLflow allows."""
     return re.sub(r"[^/\w.\- :]", "_", name)
 
 

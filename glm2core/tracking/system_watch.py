@@ -7,29 +7,29 @@ from collections.abc import Callable
 Point = tuple[str, float, int, int]
 """Name, value, milliseconds since the epoch, step."""
 
-_PREFIX = "system/"  # where MLflow's pages look
+_PREFIX = "system/"  # the prefix that MLflow's pages expect
 
 
 class SystemWatch:
-    """A thread that measures every few seconds. MLflow's own writes by itself, and asks a server that has failed again.
+    """A thread that measures every few seconds. MLflow's own would write by itself, and keep asking a failed server.
 
     Args:
-        record: gets the points.
-        first_step: of the first ones; a run that goes on counts on.
-        uri: of the store; nothing is asked of it.
+        record: called with the points.
+        first_step: of the first points; a resumed run continues its count.
+        uri: of the store, which is not contacted.
     """
 
     def __init__(self, record: Callable[[list[Point]], object], first_step: int, uri: str) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        # Never started: it collects and adds up, and knows the user's MLFLOW_SYSTEM_METRICS_ variables
+        # Never started; used to collect and aggregate, and for the user's MLFLOW_SYSTEM_METRICS_ variables
         self._monitor = SystemMetricsMonitor("", tracking_uri=uri)
         self._record, self._step = record, first_step
         self._ended = threading.Event()
         threading.Thread(target=self._measure, daemon=True).start()
 
     def stop(self) -> None:
-        """Measure no more; returns at once."""
+        """Stop measuring; returns at once."""
         self._ended.set()
 
     def _measure(self) -> None:

@@ -1,7 +1,7 @@
-"""How a stage's words reach its MLflow run: at once into a file of this machine, or from a thread to a server.
+"""Writers of a stage's records to MLflow: directly to a local file, or from a thread to a server.
 
-Nothing in a stage waits for the network: what is meant for a server is put in a queue, and a thread sends it. The first
-time the server fails it is given up, and the rest, the failed word included, goes into the project's own store.
+A stage never waits for the network: records for a server go into a queue, and a thread sends them. After the first
+failure the server is given up, and the rest, including the failed record, goes into the project's own store.
 """
 
 import threading
@@ -15,29 +15,29 @@ from glm2core.tracking.store import Point, Recorder, server_is_gone
 
 Action = Callable[[Recorder], None]
 Say = Callable[[Exception], None]
-"""Is told why something could not be recorded."""
+"""Called with the reason why something could not be recorded."""
 
-_MOST_WAITING = 500  # actions; a server that is further behind is too slow
+_MOST_WAITING = 500  # actions; with more waiting, the server is too slow
 _POINTS_A_REQUEST = 1000
 _SECONDS_BETWEEN_POINTS = 1.0
 _SECONDS_FOR_OWN_STORE = 120.0  # at the end of a stage; its locks are held up to a minute
 
 
 class Writer(Protocol):
-    """Takes what a stage says."""
+    """Takes a stage's records."""
 
     def do(self, action: Action) -> bool:
-        """Do it now or soon; False where it failed at once."""
+        """Do the action now or soon; False if it failed at once."""
 
     def points(self, points: list[Point]) -> bool:
-        """Write points of curves; False where it failed at once, and they may be given again."""
+        """Write points of curves; False if it failed at once, so that they may be passed again."""
 
     def finish(self) -> None:
-        """Return when all is written, or can't be."""
+        """Return once everything is written, or can't be."""
 
 
 class DirectWriter:
-    """For a store that is a file: each word is written before the call returns."""
+    """For a store that is a file: each record is written before the call returns."""
 
     def __init__(self, recorder: Recorder, say: Say) -> None:
         self._recorder, self._say = recorder, say
@@ -60,12 +60,12 @@ class DirectWriter:
 
 
 def _first_actions(writer: Writer) -> list[Action]:
-    """What a stage's run and row get when they are opened; measurements of the machine go through `writer`."""
+    """The first actions of a stage's run and row; measurements of the machine go through `writer`."""
     return [Recorder.complete_row, lambda recorder: recorder.watch_system(writer.points)]
 
 
 class _Points:
-    """Points that go in one request."""
+    """Points for one request."""
 
     def __init__(self, points: list[Point]) -> None:
         self.gathered = list(points)
@@ -75,13 +75,13 @@ class _Points:
 
 
 class ServerWriter:
-    """For a server: a queue, and a thread that sends what is in it.
+    """For a server: a queue, and a thread that sends its actions.
 
     Args:
-        open_server: the recorder to begin with; called in the thread.
-        open_own: the recorder of the project's own store, once the server is given up; called in a thread.
-        say: is told of what a server that answers refuses, or the own store can't take.
-        say_gone: is told, once, why the server is given up.
+        open_server: opens the first recorder; called in the thread.
+        open_own: opens the recorder of the project's own store once the server is given up; called in a thread.
+        say: called with what a working server refuses, or the project's own store can't take.
+        say_gone: called once, with the reason why the server is given up.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class ServerWriter:
         self._open_own = open_own
         self._say, self._say_gone = say, say_gone
         self._changed = threading.Condition()
-        self._first = _first_actions(self)  # done again in the own store, whatever the server has of it
-        # An action leaves when it is done, so that one on which the server failed is done in the own store
+        self._first = _first_actions(self)  # repeated in the project's own store, whatever the server already has
+        # An action is removed when it is done, so one on which the server failed is repeated in the project's own store
         self._waiting: deque[Action] = deque(self._first)
-        self._sending: Action | None = None  # the first that waits, when the thread has begun it
+        self._sending: Action | None = None  # the first in the queue, once the thread has begun it
         self._recorder: Recorder | None = None
-        self._given_up = False  # the server; a thread whose `own` is not this has lost its task
+        self._given_up = False  # of the server; a thread whose `own` differs from this must stop
         self._lost = False  # both stores
         self._finishing = False
         self._start(open_server)
@@ -136,7 +136,7 @@ class ServerWriter:
         threading.Thread(target=self._work, args=(open_recorder, self._given_up), daemon=True).start()
 
     def _work(self, open_recorder: Callable[[], Recorder], own: bool) -> None:
-        """Do what waits, until the process ends or the task is lost."""
+        """Do the waiting actions until the process ends or this thread must stop."""
         recorder: Recorder | None = None
         next_points = 0.0
         while (action := self._next(own, next_points)) is not None:
@@ -159,10 +159,10 @@ class ServerWriter:
             if isinstance(action, _Points):
                 next_points = time.monotonic() + _SECONDS_BETWEEN_POINTS
             if not self._done(own):
-                recorder.stop_watching()  # it may have begun to after the server was given up
+                recorder.stop_watching()  # it may have started watching after the server was given up
 
     def _next(self, own: bool, next_points: float) -> Action | None:
-        """The first that waits, begun; None once this thread has lost its task."""
+        """The first waiting action, marked as begun; None once this thread must stop."""
         with self._changed:
             while own == self._given_up:
                 pause = next_points - time.monotonic()
@@ -170,7 +170,7 @@ class ServerWriter:
                 if not self._waiting:
                     self._changed.wait()
                 elif alone and pause > 0 and not self._finishing:
-                    self._changed.wait(pause)  # more points may come into the same request
+                    self._changed.wait(pause)  # more points may join the same request
                 else:
                     self._sending = self._waiting[0]
                     return self._sending
@@ -181,7 +181,7 @@ class ServerWriter:
             return own == self._given_up
 
     def _takes(self, recorder: Recorder, own: bool) -> bool:
-        """Keep a recorder that was opened; False where the server was given up meanwhile."""
+        """Keep an opened recorder; False if the server was given up meanwhile."""
         with self._changed:
             if own != self._given_up:
                 return False
@@ -189,7 +189,7 @@ class ServerWriter:
             return True
 
     def _done(self, own: bool) -> bool:
-        """Let the first action go; False where it has become another thread's."""
+        """Remove the first action; False if it now belongs to another thread."""
         with self._changed:
             if own != self._given_up:
                 return False
@@ -199,7 +199,7 @@ class ServerWriter:
             return True
 
     def _give_up(self, error: Exception) -> None:
-        """Ask the server no more: what waits goes into the own store."""
+        """Give up the server: the waiting actions go into the project's own store."""
         with self._changed:
             if self._given_up:
                 return

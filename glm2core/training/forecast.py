@@ -35,7 +35,7 @@ class Forecast:
         """Record that `step` (from 1) is done; time is measured from the first call.
 
         Args:
-            besides: seconds spent on other things than steps, until the end.
+            besides: seconds for other things than steps, from now to the end.
         """
         now = time.perf_counter()
         if self._first is None:

@@ -359,9 +359,8 @@ class Loop:
 def clip_gradients(model: nn.Module, limit: float | None, scale: float = 1.0) -> Tensor:
     """Clip gradients, sharded or not, to a global norm of `limit` (None = no clipping); returns the norm before.
 
-    The gradients are `scale` times too large; both norms are those divided by `scale`.
-
-    The returned norm, a scalar on the gradients' device, is not finite if any gradient isn't.
+    The gradients are `scale` times too large; both norms are of gradients divided by `scale`. The returned norm, a
+    scalar on the gradients' device, is not finite if any gradient isn't.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
