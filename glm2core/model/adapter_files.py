@@ -1,7 +1,7 @@
-"""The files of an adapter's folder: base.json, which is this project's, and adapter_config.json, which is peft's.
+"""The files of an adapter's folder: this project's base.json and peft's adapter_config.json.
 
-Of peft's file only what this project writes is read: plain LoRA on linears by their names, and a prefix. Its options
-that compute something else are refused, its regular expressions too; the rest never reaches peft.
+Of peft's file only what this project writes is read: plain LoRA on linears by their names, and a prefix. Options that
+compute something else are refused, as are regular expressions; the rest is never passed to peft.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ ADAPTER_FILE = "adapter_config.json"
 BASE_FILE = "base.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "prompt_embeddings"
-# peft's options that change what is computed, and their values that don't.
+# peft's options that change the computation, and their values that don't.
 _OPTIONS = (
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -51,13 +51,13 @@ _OFF: tuple[Any, ...] = (None, False, "none", [], {})
 
 
 class BaseReference(ModelFile):
-    """base.json: which network an adapter belongs to, and how it was set up while the adapter was trained.
+    """base.json: the network that an adapter belongs to, and its setup while the adapter was trained.
 
     Args:
-        path: the base's folder, against the project root; null = `base/` beside the adapter.
+        path: the base's folder, relative to the project root; null = `base/` beside the adapter.
         fingerprint: of the base's weights and config.
         bits: of the quantized weights; null = not quantized.
-        family: as `load_model` takes it.
+        family: as in `load_model`.
         rope: scaling on top of the base's own config; null = none.
     """
 
@@ -108,12 +108,12 @@ class AdapterFile(ModelFile):
 
     @property
     def method(self) -> Literal["lora", "ptuning"]:
-        """As train.method calls it."""
+        """The method's name in train.method."""
         return "lora" if self.peft_type == "LORA" else "ptuning"
 
     @property
     def lora(self) -> LoraParams:
-        """Of a LoRA."""
+        """The params of a LoRA."""
         assert self.target_modules is not None
         return LoraParams(
             rank=self.r,
@@ -125,13 +125,13 @@ class AdapterFile(ModelFile):
 
     @property
     def prefix(self) -> PrefixParams:
-        """Of a prefix."""
+        """The params of a prefix."""
         assert self.num_virtual_tokens is not None
         return PrefixParams(length=self.num_virtual_tokens)
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, and not a whole network."""
+    """Whether a folder holds an adapter rather than a whole network."""
     file = folder / ADAPTER_FILE
     return file.exists() or file.is_symlink()
 
@@ -156,7 +156,7 @@ def read_reference(folder: Path) -> BaseReference:
 
 
 def adapter_weights(folder: Path, adapter: AdapterFile, network: PreTrainedModel) -> dict[str, Tensor]:
-    """An adapter's tensors, as strictly checked as a network's.
+    """An adapter's tensors, checked as strictly as a network's.
 
     Args:
         network: the base, quantized or not.

@@ -1,9 +1,9 @@
-"""Adapters in peft's format, tied to the base they were trained on; and loading of any tuned folder.
+"""Adapters in peft's format, tied to the base they were trained on; and loading any tuned folder.
 
 models/tuned/
     adapter_config.json, adapter_model.safetensors      peft's own
     base.json       the base's path and fingerprint, its RoPE scaling, bits, and how positions count
-    base/           only where the base was made from scratch: nobody else has it
+    base/           only if the base was made from scratch and so exists nowhere else
 """
 
 import shutil
@@ -51,13 +51,13 @@ def reference_to(
     family: Literal["auto", "chatglm2", "chatglm3"] = "auto",
     rope: RopeScaling | None = None,
 ) -> BaseReference:
-    """Describe the base in `folder`; `own` says that it will be kept beside the adapter."""
+    """Describe the base in `folder`; `own` = it will be saved beside the adapter."""
     path = None if own else _against_root(folder)
     return BaseReference(path=path, fingerprint=fingerprint(folder), bits=bits, family=family, rope=rope)
 
 
 def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixParams) -> PeftModel:
-    """Freeze `model` (quantized or not) and put an adapter on it; the adapter's weights are fp32."""
+    """Freeze `model` (quantized or not) and add an adapter with fp32 weights."""
     if method == "ptuning" and model.config.pre_seq_len:
         raise UserError(
             f"train.method is ptuning, but the base already has a P-tuning prefix of {model.config.pre_seq_len}, which "
@@ -75,7 +75,7 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
 def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
     """Whether peft's layers (a dropout above 0) multiply an adapter's fp32 weights in `dtype`.
 
-    So on a GPU, where fp32 products are many times slower; layers of lora.py multiply as their input comes, anywhere.
+    They do on a GPU, where fp32 products are many times slower; lora.py's layers always multiply in their input's dtype.
     """
     computes = computes_in(dtype, torch.device(device))
     return method in ("lora", "qlora") and dtype.itemsize == 2 and device == "cuda" and computes
@@ -90,7 +90,7 @@ def load_base(
     quantized: bool = True,
     notice: Notice = print,
 ) -> PreTrainedModel:
-    """The base as the adapter knows it: quantized first, so that adapting comes after."""
+    """Load the base as the adapter's base.json describes it, quantized before an adapter is added."""
     return load_model(
         folder,
         dtype=dtype,
@@ -103,17 +103,17 @@ def load_base(
 
 
 def attach_prefix_length(model: PreTrainedModel, config: PeftConfig) -> None:
-    """Tell the network about a P-tuning prefix: it takes up no position, though peft counts it."""
+    """Tell the network about a P-tuning prefix, which takes up no positions although peft counts it."""
     if isinstance(config, PrefixTuningConfig):
         model.config.pre_seq_len = config.num_virtual_tokens
 
 
 def save_adapter(model: PeftModel, folder: Path, reference: BaseReference, base: Path) -> None:
-    """Write an adapter, and its base beside it where nobody else has that."""
+    """Write an adapter, and its base beside it if that was made from scratch."""
     config = model.peft_config["default"]
     config.base_model_name_or_path = reference.path or _OWN_BASE
     model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, with nothing filled in
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card template
     write_json(folder / BASE_FILE, reference.model_dump())
     if reference.path is None:
         shutil.copytree(base, folder / _OWN_BASE)
@@ -132,8 +132,8 @@ def load_tuned(
 
     Args:
         folder: `models/tuned`, or any folder that `load_model` reads.
-        base: where the network lies: an adapter's base that was moved (the same weights), or that of a released
-            P-tuning prefix alone; None = as base.json says.
+        base: folder of the network: of an adapter's base that was moved (with the same weights), or for a released
+            P-tuning prefix without its network; None = as in base.json.
         quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
 
     Raises:
@@ -147,7 +147,7 @@ def load_tuned(
     config = _prefix_config(model, adapter.prefix) if adapter.method == "ptuning" else _lora_config(adapter.lora)
     config.inference_mode = True
     attach_prefix_length(model, config)
-    # Values and tensors, not the folder: peft would ask the hub for what is not there
+    # Values and tensors, not the folder: peft would ask the hub for missing files
     adapted = PeftModelForCausalLM(model, config)
     set_peft_model_state_dict(adapted, weights)
     add_in_one_function(adapted)
@@ -155,10 +155,10 @@ def load_tuned(
 
 
 def base_of(folder: Path, base: Path | None = None) -> tuple[Path, BaseReference] | None:
-    """Where the base of an adapter's folder lies, and how the adapter knows it; None for full weights.
+    """The folder of an adapter's base and the adapter's reference to it; None for full weights.
 
     Args:
-        base: where it lies now, if it was moved.
+        base: its new place, if it was moved.
 
     Raises:
         UserError: the base is missing, or isn't the one the adapter was trained on.
@@ -167,7 +167,7 @@ def base_of(folder: Path, base: Path | None = None) -> tuple[Path, BaseReference
 
 
 def base_folder(folder: Path, base: Path | None = None) -> Path | None:
-    """Where the base of an adapter's folder lies; None for full weights.
+    """The folder of an adapter's base; None for full weights.
 
     Raises:
         UserError: it is an adapter without `base.json`.
@@ -176,9 +176,9 @@ def base_folder(folder: Path, base: Path | None = None) -> Path | None:
 
 
 def is_base_inside(folder: Path) -> bool:
-    """Whether a folder's network is its base as that came, once the adapter is switched off.
+    """Whether a folder's network equals its unchanged base once the adapter is switched off.
 
-    So it is with LoRA where no RoPE scaling was added; a P-tuning prefix stays a part of how positions count.
+    True for LoRA without an added RoPE scaling; a P-tuning prefix still affects how positions are counted.
 
     Raises:
         UserError: it is an adapter without `base.json`.
@@ -187,7 +187,7 @@ def is_base_inside(folder: Path) -> bool:
 
 
 def network_parameters(folder: Path, base: Path | None = None) -> int:
-    """Numbers in the network that `load_tuned` would load from a folder; an adapter's own, a few, are not counted.
+    """Number of parameters of the network that `load_tuned` would load, without the few of an adapter.
 
     Raises:
         UserError: no config.json there, or an adapter's base is missing.
@@ -212,7 +212,7 @@ def _lora_config(lora: LoraParams) -> LoraConfig:
 
 
 def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuningConfig:
-    # Sizes are given outright: peft would read keys that this family's config names otherwise.
+    # Sizes are given explicitly: peft would read keys that have other names in this family's config.
     config = model.config
     return PrefixTuningConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -237,7 +237,7 @@ def _place(folder: Path, reference: BaseReference) -> Path:
         return folder / _OWN_BASE
     try:
         place = resolve_path(reference.path)
-        place.is_dir()  # a name that is too long says so here
+        place.is_dir()  # raises for a name that is too long
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{folder / BASE_FILE}: path is not a valid path here ({printable(str(error))[:200]}). Fix it."
@@ -265,6 +265,6 @@ def _require_same_base(folder: Path, base: Path, reference: BaseReference) -> No
 
 
 def _against_root(folder: Path) -> str:
-    """The path to keep: relative inside the project, so that the folder may move with it."""
+    """The path to store: relative if inside the project, so that the project can be moved."""
     absolute, root = folder.resolve(), project_root()
     return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()

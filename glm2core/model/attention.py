@@ -1,8 +1,8 @@
-"""Causal grouped-query attention by the kernel that is fastest for the case.
+"""Causal grouped-query attention with the fastest kernel for each case.
 
-transformers' `sdpa` function expands keys and values to all query heads wherever there is a mask, and
-needs a mask for every chunk after the first of a long prompt. Here neither happens on the CPU;
-`python -m benchmarks.attention` measures what each choice gains.
+transformers' `sdpa` function expands keys and values to all query heads whenever there is a mask, and
+needs a mask for every chunk after the first of a long prompt. Here neither is needed on the CPU;
+`python -m benchmarks.attention` measures the gain of each choice.
 
 Shapes: `B` batch, `T` query tokens, `K` keys, `H` query heads, `G` key/value heads, `D` channels a head.
 """
@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from glm2core.hardware import product_dtype
 from glm2core.model.attention_kernels import chosen_kernel
 
-# Rows of scores that one product makes in `_Blocks`: few enough for a core's cache, enough for fast products.
+# Rows of scores per product in `_Blocks`: few enough for a core's cache, enough for fast products.
 _TRAINING_ROWS, _READING_ROWS = 256, 512
 _SHAPES = 32
 
@@ -41,11 +41,11 @@ def attention(
         module: holds `num_key_value_groups`, H / G, for transformers' functions.
         query: [B, H, T, D].
         key, value: [B, G, K, D].
-        attention_mask: as the implementation takes it; None = causal, and no key is padding.
-        implementation: sdpa, eager, or any other that transformers knows.
+        attention_mask: in the implementation's format; None = causal, without padded keys.
+    implementation: sdpa, eager, or any other known to transformers.
 
     Returns:
-        Context [B, T, H, D], and weights [B, H, T, K] where the implementation has them.
+        Context [B, T, H, D], and weights [B, H, T, K] if the implementation returns them.
     """
     wide = product_dtype(query.dtype, query.device)
     if wide != query.dtype:
@@ -54,7 +54,7 @@ def attention(
     if implementation == "sdpa" and query.device.type == "cpu":
         return _on_cpu(query, key, value, attention_mask, scaling), None
     if implementation == "sdpa" and attention_mask is None and 1 < query.shape[2] < key.shape[2]:
-        # A later chunk of a prompt: this bias reaches the flash kernel, a mask would not.
+        # A later chunk of a prompt: with this bias torch uses the flash kernel, with a mask it would not.
         bias = causal_lower_right(query.shape[2], key.shape[2])
         context = F.scaled_dot_product_attention(query, key, value, bias, scale=scaling, enable_gqa=True)
         return context.transpose(1, 2), None
@@ -73,7 +73,7 @@ def grouped_attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """`attn_implementation="eager"`, with the arguments that transformers passes; see `_by_products`."""
+    """`attn_implementation="eager"`, with transformers' arguments; see `_by_products`."""
     return _by_products(query, key, value, attention_mask, scaling)
 
 
@@ -122,7 +122,7 @@ def _on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
 
 
 def _next_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """One query token: a group's heads become its tokens, so that its keys are read once (up to 12 times faster)."""
+    """One query token: a group's heads are treated as its tokens, so its keys are read once (up to 12 times faster)."""
     batch, heads, _, channels = query.shape
     stacked = query.reshape(batch, key.shape[1], -1, channels)  # [B, G, H / G, D]
     context = F.scaled_dot_product_attention(stacked, key, value, mask, scale=scaling)
@@ -130,11 +130,11 @@ def _next_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
 
 
 def _later_chunk(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """A later chunk of a prompt, without gradients: no mask of T x K, and about twice as fast as with one.
+    """A later chunk of a prompt, without gradients: no T x K mask, and about twice as fast as with one.
 
-    What came before is seen by every token, so that needs no mask; the chunk itself is plainly causal.
-    The two are one softmax, put together by their log-sum-exps (as in ring attention, Liu et al. 2023,
-    arXiv:2310.01889). torch gives these only through the operator itself.
+    Every token sees all earlier chunks, so they need no mask; the chunk itself is plainly causal. The two
+    parts are merged into one softmax by their log-sum-exps (as in ring attention, Liu et al. 2023,
+    arXiv:2310.01889), which torch returns only from the operator itself.
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     before = key.shape[2] - query.shape[2]
@@ -145,10 +145,10 @@ def _later_chunk(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> T
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Causal attention in half precision by `_Blocks`, with scores computed again in backward.
+    """Causal attention in half precision by `_Blocks`; backward recomputes the scores.
 
-    As in Dao et al. 2022 (arXiv:2205.14135) nothing of T x T is kept. The CPU's flash kernel has a backward
-    that is slow in half precision: this is 1.8 to 3 times faster up to 256 tokens and 1.3 times at 2,048.
+    As in Dao et al. 2022 (arXiv:2205.14135) no T x T matrix is kept. The backward of the CPU's flash kernel is
+    slow in half precision: this is 1.8 to 3 times faster up to 256 tokens and 1.3 times at 2,048.
     """
 
     @staticmethod
@@ -165,7 +165,7 @@ class _BlockedAttention(torch.autograd.Function):
         blocks = _Blocks(scaled, key, _TRAINING_ROWS)
         gradient = gradient.transpose(1, 2).unflatten(1, (key.shape[1], -1))  # [B, G, H / G, T, D]
         of_query = torch.empty_like(blocks.query)
-        # Sums over all blocks, in fp32 so that no block's share is rounded away
+        # Sums over all blocks, in fp32 so that no block's contribution is rounded away
         of_key, of_value = (torch.zeros(key.shape, dtype=torch.float32) for _ in range(2))
         for block in blocks:
             seen = blocks.seen(block)
@@ -180,8 +180,8 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def _attend(scaled: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
-    """Context [B, T, H, D] of queries [B, H, T, D] that are scaled already; reading 16,384 tokens so is 1.4 times
-    faster than by the flash kernel."""
+    """Context [B, T, H, D] of scaled queries [B, H, T, D]; reading 16,384 tokens is 1.4 times faster than with the
+    flash kernel."""
     blocks = _Blocks(scaled, key, rows)
     context = torch.empty_like(blocks.query)
     for block in blocks:
@@ -191,21 +191,21 @@ def _attend(scaled: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
 
 
 class _Blocks:
-    """Causal scores by matrix products, for a block of query tokens at a time.
+    """Causal scores by matrix products, for one block of query tokens at a time.
 
-    A block meets the keys up to its own end only, or a little further, which halves the work. Further, because
-    oneDNN keeps a kernel for every shape: a long text has `_SHAPES` of them, not one for each block. The query
-    heads of a group are stacked, so that one product serves them all. Scores and probabilities have one buffer
-    each: fresh memory for every block would cost as much as a product.
+    A block is multiplied with the keys up to its own end, or slightly further, which halves the work. The ends are
+    rounded up because oneDNN keeps a kernel for every shape: a long text then has `_SHAPES` shapes instead of one for
+    each block. The query heads of a group are stacked, so that one product serves them all. Scores and probabilities
+    have one buffer each: new memory for every block would cost as much as a product.
 
-    Scores are kept in half precision, which rounds one of 100 to a half. Softmax sees differences only, so each row
-    is lowered by the token's score with itself before it is rounded, by one more channel in the product: heads
-    that look at a token's neighbours have their largest scores near that. Errors of the context are a tenth.
+    Scores are stored in half precision, where values near 100 round to 0.5. Softmax ignores a constant per row, so
+    each row is shifted by the token's score with itself before rounding, with one extra channel in the product: heads
+    that attend to a token's neighbours have their largest scores near it. This cuts the error of the context tenfold.
 
     Args:
         query: [B, H, T, D], scaled.
         key: [B, G, T, D].
-        rows: of scores in a block, all heads of a group together.
+        rows: of scores in a block, over all heads of a group.
     """
 
     def __init__(self, query: Tensor, key: Tensor, rows: int) -> None:
@@ -225,11 +225,11 @@ class _Blocks:
         return (slice(start, min(start + self._size, tokens)) for start in range(0, tokens, self._size))
 
     def seen(self, block: slice) -> slice:
-        """The keys that a block meets."""
+        """The slice of keys for a block."""
         return slice(0, min(self.query.shape[3], math.ceil(block.stop / self._step) * self._step))
 
     def probabilities(self, block: slice) -> Tensor:
-        """Of a block's queries over the keys it meets, [B, G, H / G * block, keys]; valid until the next call."""
+        """Scores of a block's queries over its keys, [B, G, H / G * block, keys]; valid until the next call."""
         queries = self._lowered[..., block, :].flatten(2, 3)  # [B, G, H / G * block, D + 1]
         keys = self.seen(block).stop
         size, shape = block.stop - block.start, (*queries.shape[:3], keys)

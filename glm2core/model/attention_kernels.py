@@ -1,6 +1,6 @@
-"""Which of torch's attention kernels a GPU takes, by a table that `python -m benchmarks.attention_kernels` makes.
+"""The choice of torch's attention kernel on a GPU, from a table that `python -m benchmarks.attention_kernels` writes.
 
-A GPU that no row is about keeps torch's own choice, which is right everywhere and the fastest somewhere.
+A GPU without a row in the table keeps torch's own choice, which is always correct but not always the fastest.
 """
 
 import csv
@@ -22,11 +22,11 @@ Row = dict[str, str]
 
 
 def chosen_kernel(device: torch.device) -> AbstractContextManager[None]:
-    """A context in which causal attention on `device` takes the kernel that was measured to be the fastest."""
+    """A context in which causal attention on `device` uses the kernel that was measured as fastest."""
     name = _kernel_of(device) if device.type == "cuda" else None
     if name is None:
         return nullcontext()
-    # The others after it: a kernel refuses shapes that it is not made for
+    # The others follow as fallbacks: a kernel refuses shapes that it does not support
     order = [KERNELS[name], *(kernel for other, kernel in KERNELS.items() if other != name), SDPBackend.MATH]
     context: AbstractContextManager[None] = sdpa_kernel(order, set_priority=True)
     return context
@@ -39,21 +39,21 @@ def read_table(file: Path = TABLE) -> list[Row]:
 
 
 def kernel_in(table: list[Row], capability: tuple[int, int], version: str) -> str | None:
-    """The kernel for a GPU of this compute capability, as measured with the newest torch up to `version`."""
+    """The kernel for a GPU of this compute capability, measured with the newest torch up to `version`."""
     name, now = "{}.{}".format(*capability), _numbers(version)
     rows = [row for row in table if row["capability"] == name and _numbers(row["torch"]) <= now]
     return max(rows, key=lambda row: _numbers(row["torch"]))["kernel"] if rows else None
 
 
 def with_row(table: list[Row], capability: tuple[int, int], version: str, kernel: str) -> list[Row]:
-    """The table with this measurement in the place of an older one of the same GPU and torch, in order."""
+    """The sorted table, with this measurement replacing an older one of the same GPU and torch."""
     row = {"capability": "{}.{}".format(*capability), "torch": "{}.{}".format(*_numbers(version)), "kernel": kernel}
     others = [other for other in table if (other["capability"], other["torch"]) != (row["capability"], row["torch"])]
     return sorted([*others, row], key=lambda r: (_numbers(r["capability"]), _numbers(r["torch"])))
 
 
 def write_table(table: list[Row], file: Path = TABLE) -> None:
-    """Write what `read_table` reads."""
+    """Write a table for `read_table`."""
     with file.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(lines, ["capability", "torch", "kernel"], lineterminator="\n")
         writer.writeheader()

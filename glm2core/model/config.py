@@ -12,7 +12,7 @@ from glm2core.family import family_of, guess_member
 from glm2core.model.rope import BASE, PARTIAL_ROTARY_FACTOR, RopeScaling, linear_rope, plain_rope
 from glm2core.params.model_files import CONFIG_FILE, checked_config
 
-# Released switches with the one value that the released weights have, and that is built here.
+# Switches in released config.json files. Only the released value is supported.
 _FIXED_SWITCHES: dict[str, Any] = {
     "rmsnorm": True,
     "post_layer_norm": True,
@@ -25,7 +25,7 @@ _FIXED_SWITCHES: dict[str, Any] = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
 }
-# Released keys without effect on what is computed, or about remote code, which is never run.
+# Released keys without effect on the computation, or about remote code, which is never run.
 _DROPPED = (
     "apply_query_key_layer_scaling",
     "attention_softmax_in_fp32",
@@ -50,16 +50,16 @@ class ChatGLM2Config(PreTrainedConfig):
         kv_channels: `D`, channels a head; the first half is rotary.
         num_attention_heads: query heads.
         multi_query_group_num: key/value heads.
-        seq_length: positions the network is meant for.
+        seq_length: positions that the network is made for.
         layernorm_epsilon: of the RMS norms.
         add_qkv_bias: whether `query_key_value` has a bias.
-        family: chatglm2, chatglm3, or auto (found from what the config says; chatglm2 in doubt).
+        family: chatglm2, chatglm3, or auto (derived from the config; chatglm2 in doubt).
         rope_parameters: transformers' standard dict; empty = from the released `rope_ratio`, or plain.
         pre_seq_len: length of a P-tuning v2 prefix, which shifts no position; None = no prefix.
         prefix_projection: whether an MLP makes the prefix from its embedding.
 
     Raises:
-        UserError: a released switch with a value that is not built here, or sizes that don't fit.
+        UserError: a released switch with an unsupported value, or sizes that don't fit.
     """
 
     model_type = "chatglm"
@@ -110,16 +110,16 @@ class ChatGLM2Config(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Adds the family, by all that the folder tells."""
+        """Add the family, using everything in the folder."""
         values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         return _with_family(values, pretrained_model_name_or_path), unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As a config.json is read: by its schema, and with the family by the folder that the values are from.
+        """Build the config from a config.json's values, checked by its schema; the family comes from their folder.
 
         Raises:
-            UserError: another network's values, or a value that is out of range.
+            UserError: another network's values, or a value out of range.
         """
         place = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or ""
         values = checked_config(config_dict, Path(str(place), CONFIG_FILE)).given()
@@ -127,7 +127,7 @@ class ChatGLM2Config(PreTrainedConfig):
 
     @property
     def rotary_channels(self) -> int:
-        """`R`: channels of a head that turn with the position."""
+        """`R`: channels of a head that rotate with the position."""
         return int(self.kv_channels * PARTIAL_ROTARY_FACTOR)
 
     def _check_sizes(self) -> None:
@@ -145,10 +145,10 @@ class ChatGLM2Config(PreTrainedConfig):
 
 
 def apply_rope(config: ChatGLM2Config, scaling: RopeScaling | None) -> None:
-    """Give `config` a scaling; None = leave it as it is.
+    """Give `config` a scaling; None = leave it unchanged.
 
     Raises:
-        UserError: the config has a scaling already.
+        UserError: the config already has a scaling.
     """
     if scaling is None:
         return
@@ -175,7 +175,7 @@ def _with_family(values: dict[str, Any], folder: Any) -> dict[str, Any]:
 
 
 def _rope_of_ratio(rope_ratio: float | None, family: str) -> dict[str, Any]:
-    """chatglm2 divides positions by the ratio; chatglm3 multiplies the base with it."""
+    """chatglm2 divides positions by the ratio; chatglm3 multiplies the base by it."""
     if rope_ratio is None or rope_ratio == 1:
         return plain_rope()
     if rope_ratio <= 0:

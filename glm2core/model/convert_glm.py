@@ -1,6 +1,6 @@
-"""The same network as transformers' own `GlmForCausalLM`: config and weights under its names.
+"""Convert the network to transformers' own `GlmForCausalLM`: config and weights under its names.
 
-That layout is what transformers, vLLM and llama.cpp's converter load without remote code.
+transformers, vLLM and llama.cpp's converter load that layout without remote code.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,10 +29,10 @@ _LAYER_PREFIX = "transformer.encoder.layers."
 
 
 def glm_config(config: ChatGLM2Config) -> GlmConfig:
-    """The configuration of the same function in `GlmForCausalLM`.
+    """The configuration with which `GlmForCausalLM` computes the same function.
 
     Raises:
-        UserError: the network has a P-tuning prefix, which that layout cannot hold.
+        UserError: the network has a P-tuning prefix, which that layout can't hold.
     """
     if config.pre_seq_len:
         raise UserError(
@@ -63,7 +63,7 @@ def glm_state_dict(state_dict: Mapping[str, Tensor], config: ChatGLM2Config) -> 
     """The weights under `GlmForCausalLM`'s names; the fused projection is split, nothing is computed.
 
     Raises:
-        UserError: a tensor that has no place there.
+        UserError: a tensor has no place there.
     """
     return {name: tensor for key, value in state_dict.items() for name, tensor in _mapped(key, value, config)}
 

@@ -1,4 +1,4 @@
-"""Operations that the network needs, counted from its shapes."""
+"""The network's operations, counted from its shapes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,12 @@ import torch
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations that a batch needs, whatever the implementation does besides (padding, recomputation).
+    """Operations that a batch needs, not counting extra work of the implementation (padding, recomputation).
 
     Args:
         config: the network's configuration.
-        backward_factor: backward's products of a linear for each one of forward: 2, or 1 where weights are frozen and
-            only the gradient of the activations is needed; 0 = forward alone. Attention has no weights: its backward
+        backward_factor: products of a linear in backward per product in forward: 2, or 1 if weights are frozen and
+            only the gradient of the activations is needed; 0 = forward only. Attention has no weights: its backward
             is twice its forward in both cases.
     """
 
@@ -21,13 +21,13 @@ class Cost:
     backward_factor: int
 
     def operations(self, lengths: torch.Tensor, supervised: int) -> float:
-        """Of forward and backward over rows of `lengths` real tokens, `supervised` of them in the loss."""
+        """Operations of forward and backward over rows of `lengths` real tokens, `supervised` of them in the loss."""
         c = self.config
         attended = c.num_attention_heads * c.kv_channels
         keys_and_values = 2 * c.multi_query_group_num * c.kv_channels
         block = c.hidden_size * (2 * attended + keys_and_values + 3 * c.ffn_hidden_size)
         linears = 2 * block * c.num_layers * int(lengths.sum())
-        # Scores and context, over the causal half.
+        # Scores and context, only the causal half.
         attention = 2 * attended * c.num_layers * int((lengths * lengths).sum())
         output = 2 * c.padded_vocab_size * c.hidden_size * supervised
         backward_of_attention = 2 if self.backward_factor else 0

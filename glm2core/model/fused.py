@@ -1,7 +1,7 @@
-"""Functions of several elementwise operations as one kernel on a GPU, where there is a compiler to make it.
+"""Fuse several elementwise operations into one kernel on a GPU, if there is a compiler.
 
-Each operation reads and writes all of its tensor, and on a GPU that is what it costs. On a CPU the functions stay as
-they are: there they are a small part of a step, and a compiled one has other last bits.
+Each operation reads and writes its whole tensor, which dominates its cost on a GPU. On a CPU the functions stay
+unchanged: there they are a small part of a step, and compiled ones differ in the last bits.
 """
 
 import importlib.util
@@ -17,19 +17,19 @@ TensorFunction = Callable[..., Tensor]
 
 
 def fused(function: TensorFunction, device: torch.device) -> TensorFunction:
-    """`function`, which must be pure and take tensors alone: compiled on a GPU if it can be, elsewhere itself."""
+    """`function`, which must be pure and take only tensors: compiled on a GPU if possible, elsewhere unchanged."""
     return _compiled(function) if device.type == "cuda" and has_compiler() else function
 
 
 @cache
 def has_compiler() -> bool:
-    """Whether torch.compile has what it needs for a GPU: triton, and a C compiler for the launchers."""
+    """Whether torch.compile's requirements for a GPU are met: triton, and a C compiler for the launchers."""
     compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "cc", "clang"]
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
 class Compiled:
-    """A function as torch compiles it at its first call, or as it was where that fails."""
+    """A function that torch compiles at its first call; unchanged if that fails."""
 
     def __init__(self, function: TensorFunction) -> None:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import, and a CPU needs no compiler
@@ -41,7 +41,7 @@ class Compiled:
         if self.works:
             try:
                 return self.compiled(*tensors)
-            except self._failure:  # a compiler that is there and does not work
+            except self._failure:  # the compiler is installed but does not work
                 self.works = False
         return self.plain(*tensors)
 

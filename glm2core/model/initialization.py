@@ -1,4 +1,4 @@
-"""How the weights of a network from scratch start."""
+"""Initial weights of a network from scratch."""
 
 import math
 from typing import Literal, cast
@@ -19,23 +19,23 @@ _OFFSETS = (1, 2, 3, 4, 6, 8, 10, 12)
 
 @torch.no_grad()
 def initialize(model: ChatGLM2ForCausalLM, kind: Literal["default", "retrieval"], seed: int) -> None:
-    """Draw all weights anew, in place; the same seed gives the same weights (in fp32, then rounded).
+    """Initialize all weights in place; the same seed gives the same weights (in fp32, then rounded).
 
     `default` is N(0, initializer_range), biases 0, norms 1.
 
-    `retrieval` makes small networks find a line in a long text within minutes instead of staying at
-    chance for long:
+    `retrieval` lets small networks learn within minutes to find a line in a long text, instead of staying
+    at chance for long:
     - output and down projections and the output layer at zero, so that every block starts as the
       identity and nothing has to be unlearned first;
     - embeddings N(0, 1), other matrices N(0, 1 / inputs);
     - in each layer a head's query weights = 0.8 x its group's key weights + 0.6 x noise: equal
-      tokens attend to each other from the start, which is what matching a key needs;
-    - in the first layer, biases on the five fastest rotary pairs that let each head begin by looking
-      1, 2, 3, ... tokens back: composing with the token before is the other half of an induction
+      tokens attend to each other from the start, as needed to match a key;
+    - in the first layer, biases on the five fastest rotary pairs that make each head start by attending
+      1, 2, 3, ... tokens back: composing with the previous token is the other half of an induction
       head (Olsson et al. 2022, arXiv:2209.11895).
 
     Raises:
-        UserError: another kind.
+        UserError: unknown kind.
     """
     generator = Generator().manual_seed(seed)
     if kind == "default":
@@ -70,7 +70,7 @@ def _retrieval(model: ChatGLM2ForCausalLM, generator: Generator) -> None:
 
 
 def _normal(parameter: Tensor, deviation: float, generator: Generator) -> None:
-    """Row by row, so that half-precision weights get the rounded fp32 draws without a whole fp32 copy."""
+    """Draw row by row, so that half-precision weights get rounded fp32 values without a whole fp32 copy."""
     for row in parameter:
         row.copy_(torch.randn(row.shape, generator=generator) * deviation)
 
@@ -82,9 +82,9 @@ def _correlate_queries(attention: SelfAttention) -> None:
 
 
 def _look_back(attention: SelfAttention) -> None:
-    """Biases whose product is largest where the key stands `offset` tokens before the query.
+    """Biases whose product is largest if the key is `offset` tokens before the query.
 
-    A key at position j is (b, 0) turned by j * f, a query at i is (b, 0) turned by (i - offset) * f:
+    A key at position j is (b, 0) rotated by j * f, a query at i is (b, 0) rotated by (i - offset) * f:
     their product, b^2 cos((i - offset - j) * f), peaks at j = i - offset.
     """
     if not attention.config.add_qkv_bias:

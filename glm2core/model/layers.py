@@ -1,8 +1,8 @@
 """The network's parts: norm, attention, MLP, block and P-tuning prefix, with the released parameter names.
 
 Shapes: `B` batch, `T` tokens, `K` tokens seen (cache included), `H` query heads, `G` key/value
-heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP, `S` positions that are
-asked for where that is not all of them.
+heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP, `S` requested positions
+if not all of them.
 """
 
 from abc import ABC, abstractmethod
@@ -24,9 +24,9 @@ from glm2core.model.rope import rotate
 
 
 class Normalization(torch.autograd.Function):
-    """What RMSNorm computes, done again in backward: its input alone is kept, not two fp32 copies of it.
+    """RMSNorm's function, recomputed in backward: it keeps only its input instead of two fp32 copies.
 
-    In 28 blocks of chatglm2-6b those take 0.9 GiB at 500 tokens.
+    In the 28 blocks of chatglm2-6b those copies take 0.9 GiB at 500 tokens.
     """
 
     @staticmethod
@@ -55,9 +55,9 @@ class Normalization(torch.autograd.Function):
 
 
 def normalized_by_torch(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`Normalization` by torch's own function: on a GPU one kernel, in fp32 inside, that keeps its input and a scale.
+    """`Normalization` by torch's own function: on a GPU one kernel with fp32 inside, which keeps its input and a scale.
 
-    On a CPU it is several, keeps fp32 copies, and has other last bits.
+    On a CPU it is several kernels, keeps fp32 copies, and differs in the last bits.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         return F.rms_norm(hidden, (len(weight),), weight, eps)
@@ -82,7 +82,7 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention with a fused projection; its rows are query, key and value heads in this order."""
+    """Grouped-query attention with a fused projection, whose rows are query, key and value heads in this order."""
 
     is_causal = True
 
@@ -95,7 +95,7 @@ class SelfAttention(nn.Module):
             config.multi_query_group_num,
             config.kv_channels,
         )
-        # transformers' attention functions read this name: query heads for each key/value head.
+        # transformers' attention functions read this attribute: query heads per key/value head.
         self.num_key_value_groups = self.heads // self.groups
         rows = (self.heads + 2 * self.groups) * self.channels
         self.query_key_value = Linear(config.hidden_size, rows, bias=config.add_qkv_bias)
@@ -111,15 +111,15 @@ class SelfAttention(nn.Module):
         before: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Context [B, T, C], or [B, S, C] of the positions `kept`, [B or 1, S]; keys and values are those of all.
+        """Context [B, T, C], or [B, S, C] for the positions `kept`, [B or 1, S]; keys and values are always of all.
 
         Args:
-            before: keys and values [B, G, P, D] in front of the tokens', which no cache is extended by.
+            before: keys and values [B, G, P, D] in front of the tokens', not added to any cache.
         """
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
         turning, value = mixed.split((self.heads + self.groups, self.groups), dim=2)
-        # Queries and keys turn together: one call on [B, T, H + G, D].
+        # Queries and keys are rotated together, in one call on [B, T, H + G, D].
         query, key = rotate(turning, rotations).split((self.heads, self.groups), dim=2)
         if kept is not None:
             query = pick(query, kept)  # [B, S, H, D]
@@ -137,7 +137,7 @@ class SelfAttention(nn.Module):
 
 
 def pick(tensor: Tensor, positions: Tensor) -> Tensor:
-    """[B, T, ...] at `positions`, [B or 1, S], which gives [B, S, ...]."""
+    """Select `positions`, [B or 1, S], of [B, T, ...]: [B, S, ...]."""
     if positions.shape[0] == 1:
         return tensor.index_select(1, positions[0])
     return tensor.gather(
@@ -146,7 +146,7 @@ def pick(tensor: Tensor, positions: Tensor) -> Tensor:
 
 
 def _mask_of(kept: Tensor, mask: Tensor | None, tokens: int, seen: int) -> Tensor:
-    """What the queries at `kept` see, [B or 1, 1, S, K]: as the mask of all `tokens` says, or causally by index."""
+    """The mask for the queries at `kept`, [B or 1, 1, S, K]: from the mask of all `tokens`, or causal by index."""
     if mask is not None:
         mask = mask.expand(max(len(mask), len(kept)), -1, -1, -1)
         return pick(mask.transpose(1, 2), kept).transpose(1, 2)
@@ -160,7 +160,7 @@ def swiglu(both: Tensor) -> Tensor:
 
 
 def swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
-    """Of `both` [..., 2F], where that of the result is `gradient` [..., F]."""
+    """The gradient of `both` [..., 2F], from the gradient of the result, [..., F]."""
     return fused(_swiglu_gradient, both.device)(both, gradient)
 
 
@@ -176,9 +176,9 @@ def _swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
 
 
 class SwiGLU(torch.autograd.Function):
-    """`swiglu`, which keeps its input alone for backward.
+    """`swiglu`, keeping only its input for backward.
 
-    Autograd would keep silu(gate) too: 0.4 GiB in 28 blocks of chatglm2-6b at 500 tokens.
+    Autograd would also keep silu(gate): 0.4 GiB in the 28 blocks of chatglm2-6b at 500 tokens.
     """
 
     @staticmethod
@@ -194,7 +194,7 @@ class SwiGLU(torch.autograd.Function):
 
 
 class LinearAfterSwiGLU(ABC):
-    """A linear that computes SwiGLU itself, so that its backward need not keep both of its sides."""
+    """A linear that computes SwiGLU itself, so that backward need not keep both the input and the output of SwiGLU."""
 
     @abstractmethod
     def of_gates(self, both: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class LinearAfterSwiGLU(ABC):
 
 
 class MLP(nn.Module):
-    """Up through a SwiGLU and down again; the first F rows of `dense_h_to_4h` are the gate."""
+    """Up projection, SwiGLU, down projection; the first F rows of `dense_h_to_4h` are the gate."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class GLMBlock(GradientCheckpointingLayer):
         kept: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """[B, T, C] to [B, T, C], or to [B, S, C] at the positions `kept`, [B or 1, S]."""
+        """[B, T, C] to [B, T, C], or to [B, S, C] for the positions `kept`, [B or 1, S]."""
         attended, _ = self.self_attention(
             self.input_layernorm(hidden), rotations, attention_mask, past_key_values, kept, **kwargs
         )

@@ -1,8 +1,8 @@
-"""Products of half-precision weights on a device without that arithmetic: weights are widened a block at a time.
+"""Products with half-precision weights on a device without that arithmetic: weights are widened one block at a time.
 
-Such a product, emulated by a CPU, takes about 100 times as long as the same in fp32. Here a block of rows of the weight
-is widened to fp32, which is exact, into one buffer that a product takes before the next block comes. Memory stays that
-of the half-precision weights, and speed that of fp32 (`python -m benchmarks.products`).
+Such a product, emulated on a CPU, takes about 100 times as long as in fp32. Here one block of the weight's rows at a
+time is widened to fp32, which is exact, into a buffer that is multiplied before the next block replaces it. The memory
+is that of half-precision weights, the speed that of fp32 (`python -m benchmarks.products`).
 
 Shapes: `M` rows of the input, `I` input and `O` output channels.
 """
@@ -18,13 +18,13 @@ from torch.overrides import TorchFunctionMode
 
 from glm2core.hardware import computes_in, product_dtype
 
-# Elements of a widened block: many rows of input have a product worth a large one, and a few (the next token of an
-# answer) are done while the block is still in cache. Both measured.
+# Elements of a widened block: with many input rows a large block pays off; with few (the next token of an answer) a
+# small one is still in cache when it is multiplied. Both were measured.
 WIDENED_ELEMENTS, _FEW_ROWS_ELEMENTS, _FEW_ROWS = 1 << 22, 1 << 20, 8
 
 
 class Linear(nn.Linear):
-    """nn.Linear, whose half-precision weights are widened where the device can't multiply in them."""
+    """nn.Linear that widens half-precision weights if the device can't multiply in their dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., I] to [..., O], in the dtype of `input`."""
@@ -34,16 +34,16 @@ class Linear(nn.Linear):
 
 
 def widened_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear of a half-precision weight [O, I] in fp32, with the result of `weight.float()` in the inputs' dtype.
+    """F.linear of a half-precision weight [O, I], computed as with `weight.float()`; the result has the input's dtype.
 
-    A gradient of the weight is in the weight's dtype, rounded once.
+    The weight's gradient has the weight's dtype, rounded once.
     """
     result: Tensor = _WidenedLinear.apply(inputs.float(), weight, bias)
     return result.to(inputs.dtype)
 
 
 def times_weight(rows: Tensor, weight: Tensor) -> Tensor:
-    """rows [M, O] by a frozen weight [O, I]: [M, I], the gradient of what `Linear` takes, by products as its own."""
+    """rows [M, O] times a frozen weight [O, I]: [M, I], the gradient of `Linear`'s input, with the same products."""
     if not _is_widened(rows, weight):
         return rows @ weight.to(rows.dtype)
     result = rows.new_zeros(len(rows), weight.shape[1], dtype=torch.float32)
@@ -53,7 +53,7 @@ def times_weight(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def wide_products() -> TorchFunctionMode:
-    """A context in which networks of others, made of plain modules, never multiply in what the device can't."""
+    """A context in which other networks, of plain modules, never multiply in a dtype that the device can't."""
     return _WideProducts()
 
 
@@ -62,7 +62,7 @@ def _is_widened(inputs: Tensor, weight: Tensor) -> bool:
         return False
     if weight.dtype == inputs.dtype and computes_in(weight.dtype, inputs.device):
         return False
-    return inputs.is_meta or not torch.is_autocast_enabled(inputs.device.type)  # which has its own say
+    return inputs.is_meta or not torch.is_autocast_enabled(inputs.device.type)  # autocast decides itself
 
 
 class _WidenedLinear(torch.autograd.Function):
@@ -97,7 +97,7 @@ class _WidenedLinear(torch.autograd.Function):
 
 
 def _widened_blocks(weight: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
-    """Each block of the rows of `weight` in fp32, in a buffer that the next one overwrites."""
+    """Each block of rows of `weight` in fp32, in a buffer that the next block overwrites."""
     elements = WIDENED_ELEMENTS if rows > _FEW_ROWS else _FEW_ROWS_ELEMENTS
     size = min(len(weight), max(1, elements // weight.shape[1]))
     buffer = torch.empty(size, weight.shape[1], device=weight.device)
@@ -107,7 +107,7 @@ def _widened_blocks(weight: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]
 
 
 class _WideProducts(TorchFunctionMode):
-    """Sends products and attention of half-precision tensors through fp32, and gives their results back in half."""
+    """Runs products and attention of half-precision tensors in fp32, and returns their results in half precision."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -136,5 +136,5 @@ _PRODUCTS = {
 
 
 def _is_half(value: Any) -> bool:
-    """Whether it is a tensor in a dtype that its device can't multiply in."""
+    """Whether this is a tensor of a dtype in which its device can't multiply."""
     return isinstance(value, Tensor) and product_dtype(value.dtype, value.device) != value.dtype

@@ -1,4 +1,4 @@
-"""Networks from folders, networks from scratch, and a fingerprint of a folder's weights."""
+"""Load networks from folders, create them from scratch, and fingerprint a folder's weights."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ from glm2core.params.model_files import (
     read_model_file,
 )
 
-# Keys of config.json that say nothing about what is computed, or change with who wrote the file.
+# Keys of config.json that do not affect the computation, or depend on the program that wrote the file.
 _UNRELATED_KEYS = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map")
 _NO_CONFIG = f"holds no {CONFIG_FILE}. Name a folder with a released or tuned model in it."
 
@@ -49,30 +49,30 @@ def load_model(
 ) -> ChatGLM2ForCausalLM:
     """Load a released or tuned network, strictly.
 
-    Weights are read tensor by tensor from mapped files, so that anonymous memory stays near the size
-    of the weights in `dtype`.
+    Weights are read tensor by tensor from mapped files, so that anonymous memory stays close to the
+    size of the weights in `dtype`.
 
     Args:
         folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not, packed to 4 or 8 bits or not.
-        dtype: of the weights; with `bits`, of what is not quantized.
-        device: where to.
-        family: chatglm2, chatglm3 or auto; decides what a released `rope_ratio` means.
-        rope: scaling to add; None = as the checkpoint has it.
-        base: of a released P-tuning prefix alone; None = as its base.json says.
+        dtype: of the weights; with `bits`, of those that are not quantized.
+        device: to load to.
+        family: chatglm2, chatglm3 or auto; decides the meaning of a released `rope_ratio`.
+        rope: scaling to add; None = keep the checkpoint's.
+        base: for a released P-tuning prefix without its network; None = as in its base.json.
         bits: quantize to 4 (nf4) or 8 (LLM.int8) bits while loading.
-        notice: is told the family and its evidence, and the RoPE in use.
+        notice: called with the family and its evidence, and the RoPE in use.
 
     Returns:
         The network, in eval mode.
 
     Raises:
-        UserError: a file that is missing or damaged, or has a value out of its range; a missing, unexpected or
-            misshapen tensor, or one with NaN; a scaling on top of one that is there.
+        UserError: a file that is missing or damaged, or has a value out of range; a missing, unexpected or
+            misshapen tensor, or one with NaN; a second scaling on top of an existing one.
     """
     files = network_files(folder, base)
     config = read_config(folder, family=family, notice=notice)
     generation = read_model_file(folder / GENERATION_FILE, GenerationFile)
-    weights = _network_weights(files, config, folder)  # whatever is wrong is told before the long part starts
+    weights = _network_weights(files, config, folder)  # errors are reported before the long part starts
     apply_rope(config, rope)
     notice(f"{folder}: positions up to {config.seq_length:,}, {describe_rope(config.rope_parameters)}")
     options: dict[str, Any] = {"config": config, "dtype": dtype, "device_map": {"": torch.device(device)}}
@@ -80,7 +80,7 @@ def load_model(
         options["quantization_config"] = quantization_config(bits, dtype, device)
     if generation is not None and (given := generation.given()):
         options["generation_config"] = GenerationConfig(**given)
-    # Values and tensors, not the folder: of its other files transformers sees none
+    # Values and tensors, not the folder: transformers sees none of its other files
     config.name_or_path = str(folder)
     network: ChatGLM2ForCausalLM = ChatGLM2ForCausalLM.from_pretrained(None, state_dict=weights, **options)
     network.config.name_or_path = network.name_or_path = str(folder)
@@ -96,22 +96,22 @@ def new_model(
     initialization: Literal["default", "retrieval"] = "default",
     seed: int = 0,
 ) -> ChatGLM2ForCausalLM:
-    """A network from scratch; the same arguments give the same weights.
+    """Create a network from scratch; the same arguments give the same weights.
 
     Args:
         preset: see presets.py.
         vocab_size: tokens of the tokenizer; None = the preset's own.
         dtype: of the weights.
-        rope: scaling of the positions; None = as the preset has it.
+        rope: scaling of the positions; None = the preset's.
         initialization: see initialization.py.
         seed: of the weights.
 
     Raises:
-        UserError: no such preset or initialization, or a scaling on top of the preset's own.
+        UserError: unknown preset or initialization, or a second scaling on top of the preset's own.
     """
     config = preset_config(preset, vocab_size)
     apply_rope(config, rope)
-    with torch.device("meta"):  # no memory, and no draw that would be thrown away
+    with torch.device("meta"):  # uses no memory, and draws no values that would be discarded
         model: torch.nn.Module = ChatGLM2ForCausalLM(config)
     network = cast(ChatGLM2ForCausalLM, model.to(dtype).to_empty(device="cpu"))
     initialize(network, initialization, seed)
@@ -119,10 +119,10 @@ def new_model(
 
 
 def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], None] = print) -> ChatGLM2Config:
-    """The configuration in a folder; with family auto, what was found and by which evidence is told.
+    """The configuration in a folder; with family auto, the detected family and its evidence are reported.
 
     Raises:
-        UserError: no config.json, or one that is not of this family.
+        UserError: no config.json, or one of another family.
     """
     config = read_config_file(folder)
     if config is None:
@@ -131,7 +131,7 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
         family, evidence = family_of(folder)
         notice(f"{folder}: family {family} ({evidence})")
     given = config.given()
-    given.pop("quantization_bit", None)  # `packed_bits`; what is built is never packed
+    given.pop("quantization_bit", None)  # `packed_bits` reads it; the network itself is never packed
     try:
         return ChatGLM2Config(**{**given, "family": family})
     except UserError as error:
@@ -139,7 +139,7 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
 
 
 def packed_bits(folder: Path) -> int:
-    """4 or 8 where a folder holds a released packed form (chatglm2-6b-int4 and kin), else 0.
+    """4 or 8 if a folder holds released packed weights (chatglm2-6b-int4 and the like), else 0.
 
     Raises:
         UserError: integers of another width.
@@ -155,13 +155,13 @@ def packed_bits(folder: Path) -> int:
 
 
 def parameter_count(config: ChatGLM2Config) -> int:
-    """Numbers in a network, which is not built for it."""
+    """Number of parameters of a network, without building it."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in ChatGLM2ForCausalLM(config).parameters())
 
 
 def fingerprint(folder: Path) -> str:
-    """Hex SHA-256 over the weights' bytes and what config.json says about the computation.
+    """Hex SHA-256 over the weights' bytes and the keys of config.json that affect the computation.
 
     Raises:
         UserError: no weights or no config.json.
@@ -177,7 +177,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _network_weights(files: list[Path], config: ChatGLM2Config, folder: Path) -> dict[str, Any]:
-    """The weights in these files, compared with the network that `config` describes, which is not built for it."""
+    """The weights in these files, checked against the network that `config` describes, without building it."""
     weights = mapped_weights(files)
     stored = StoredTensors(weights, packed_bits(files[0].parent))
     with torch.device("meta"):

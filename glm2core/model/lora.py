@@ -1,9 +1,9 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685) as one function with its backward, in the place of peft's layers.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) as one function with its backward, replacing peft's layers.
 
-peft adds an update by six passes over every output, in fp32, and keeps an fp32 copy of every input. Here a product adds
-it in place, in the dtype of the activations, and backward adds its share of the inputs' gradient in the same way.
-Parameters, their names and files stay peft's; whatever is not one plain adapter takes peft's own path: a dropout that
-drops something, several adapters, a variant such as DoRA, merged weights, an adapter that is switched off.
+peft adds an update in six passes over every output, in fp32, and keeps an fp32 copy of every input. Here a product
+adds it in place, in the dtype of the activations, and backward adds its share of the inputs' gradient in the same way.
+Parameters, their names and files stay peft's. Anything but a single plain adapter takes peft's own path: active
+dropout, several adapters, a variant such as DoRA, merged weights, an adapter that is switched off.
 
 Shapes: `M` rows of the input, `I` input and `O` output channels, `F` channels inside the MLP, `r` the rank.
 """
@@ -22,17 +22,17 @@ from glm2core.model.linear import times_weight
 
 
 def add_in_one_function(model: nn.Module) -> None:
-    """Replace peft's LoRA layers in `model` by layers of the same parameters that compute as this file says."""
+    """Replace peft's LoRA layers in `model` by layers with the same parameters that use this file's function."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear):
             model.set_submodule(name, _taking_over(layer))
 
 
 class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
-    """What is ours in a LoRA layer; beside it stands peft's layer for the kind of linear, as the second base class."""
+    """Our part of a LoRA layer; the second base class is peft's layer for the kind of linear."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """[..., I] to [..., O], in the dtype that the frozen linear gives."""
+        """[..., I] to [..., O], in the frozen linear's output dtype."""
         adapter = self._only_adapter()
         if adapter is None or args or kwargs:
             of_peft: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
@@ -40,14 +40,14 @@ class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
         return self._with_update(x, adapter, gated=False)
 
     def of_gates(self, both: Tensor) -> Tensor:
-        """[..., 2F], gate first, to [..., O]; backward keeps `both` and no output of SwiGLU, which it does again."""
+        """[..., 2F], gate first, to [..., O]; for backward only `both` is kept, and SwiGLU is recomputed."""
         adapter = self._only_adapter()
         if adapter is None:
             return self.forward(swiglu(both))
         return self._with_update(both, adapter, gated=True)
 
     def _only_adapter(self) -> str | None:
-        """The one that is active, where it is plain LoRA and drops nothing."""
+        """The active adapter, if it is the only one, plain LoRA, and without active dropout."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         (name,) = self.active_adapters
@@ -75,7 +75,7 @@ class _Updated(torch.autograd.Function):
         outputs: Tensor = base(activations)
         dtype = outputs.dtype
         lowered = activations.flatten(0, -2).to(dtype) @ lower.to(dtype).T  # [M, r]
-        raising = upper.to(dtype).T.contiguous()  # [r, O]: both products of backward are faster on this side
+        raising = upper.to(dtype).T.contiguous()  # [r, O]: both products of backward are faster in this layout
         outputs.flatten(0, -2).addmm_(lowered, raising, alpha=scale)
         ctx.save_for_backward(inputs, lower, lowered, raising)
         ctx.base, ctx.scale, ctx.gated, ctx.upper_dtype = base, scale, gated, upper.dtype
@@ -102,7 +102,7 @@ class _Updated(torch.autograd.Function):
 
 
 def _times_frozen(rows: Tensor, base: nn.Linear) -> Tensor:
-    """[M, O] by the frozen weight [O, I], in the dtype of the rows; quantized weights are what bitsandbytes takes."""
+    """[M, O] times the frozen weight [O, I], in the dtype of the rows; quantized weights go through bitsandbytes."""
     weight: Any = base.weight
     match get_bnb_param_type(weight):
         case "4bit":
@@ -115,7 +115,7 @@ def _times_frozen(rows: Tensor, base: nn.Linear) -> Tensor:
 
 
 def _taking_over(layer: LoraLayer) -> nn.Module:
-    """A layer of ours with all that peft's holds, as if it were unpickled."""
+    """A layer of ours with all attributes of peft's, made as if unpickled."""
     kind = _one_function_kind(type(layer))
     ours = kind.__new__(kind)
     ours.__setstate__(layer.__dict__)
@@ -124,5 +124,5 @@ def _taking_over(layer: LoraLayer) -> nn.Module:
 
 @cache
 def _one_function_kind(kind: type[LoraLayer]) -> Any:
-    """Of peft's class for a kind of linear; bitsandbytes, for two of them, need not be imported for the third."""
+    """Our subclass of peft's class for a kind of linear; bitsandbytes is imported only for the two that need it."""
     return type(f"OneFunction{kind.__name__}", (OneFunctionLora, kind), {})

@@ -1,4 +1,4 @@
-"""The loss, on supervised positions only."""
+"""The loss at supervised positions only."""
 
 import torch
 from torch import Tensor, nn
@@ -9,18 +9,18 @@ from glm2core.errors import UserError
 from glm2core.hardware import sent
 from glm2core.labels import IGNORED
 
-_CHUNK_ELEMENTS = 1 << 25  # fp32 logits alive at once: 128 MiB
+_CHUNK_ELEMENTS = 1 << 25  # fp32 logits in memory at once: 128 MiB
 
 
 def supervised_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions that a supervised label is predicted from, and these labels.
+    """Positions from which supervised labels are predicted, and these labels.
 
     Args:
         labels: [B, T], IGNORED = not supervised; label t is predicted from position t - 1.
 
     Returns:
         Positions [B, S], ascending, and their labels [B, S]; `S` is the largest number in a row, at least 1. Rows with
-        fewer are filled up with positions whose label is IGNORED.
+        fewer are filled with positions whose label is IGNORED.
     """
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     supervised = targets != IGNORED
@@ -39,21 +39,21 @@ def supervised_loss(
 ) -> Tensor:
     """Cross-entropy of the labels of `supervised_positions`.
 
-    The output layer takes chunks of positions whose logits are recomputed in backward: [N, V] in fp32 never exists. A
-    batch that fits one chunk recomputes nothing.
+    The output layer processes chunks of positions whose logits are recomputed in backward: [N, V] in fp32 never exists.
+    A batch that fits one chunk recomputes nothing.
 
     Args:
         hidden: [B, S, C], of these positions.
-        targets: [B, S]; IGNORED = not supervised. Best on the CPU: what is supervised is counted where they are.
+        targets: [B, S]; IGNORED = not supervised. Best on the CPU, as supervised ones are counted on their device.
         output_layer: C -> V.
         num_items_in_batch: divides the sum; None = the number of supervised positions (then the mean).
-        by_row: the sum of each row apart.
+        by_row: return the sum of each row.
 
     Returns:
         A scalar in fp32; 0 where nothing is supervised. By row: [B].
 
     Raises:
-        UserError: a label outside the vocabulary.
+        UserError: a label is outside the vocabulary.
     """
     labels = targets[targets != IGNORED]  # [N]
     _check_range(labels, output_layer.out_features)
@@ -78,7 +78,7 @@ def _check_range(targets: Tensor, vocabulary: int) -> None:
 
 
 def _losses(hidden: Tensor, labels: Tensor, output_layer: nn.Linear, reduction: str) -> Tensor:
-    """Of all positions together (`sum`), or of each (`none`)."""
+    """The loss over all positions (`sum`), or of each (`none`)."""
     size = max(1, _CHUNK_ELEMENTS // output_layer.out_features)
     if len(hidden) <= size:
         return _cross_entropy(hidden, labels, output_layer, reduction)

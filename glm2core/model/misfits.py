@@ -1,4 +1,4 @@
-"""Tensors that don't fit: what is missing, unexpected or misshapen, in one sentence."""
+"""Report missing, unexpected or misshapen tensors in one sentence."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ Misshapen = tuple[str, Sequence[int], Sequence[int]]  # name, shape found, shape
 
 
 def require_fit(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], rule: str) -> None:
-    """Compare tensors, by name and shape, with what is expected.
+    """Compare tensors with the expected names and shapes.
 
     Args:
-        rule: what a misfit breaks, with its place: the sentence's beginning.
+        rule: start of the sentence: the place, and the rule that is broken.
 
     Raises:
-        UserError: the first tensors that are wrong.
+        UserError: names the first wrong tensors.
     """
     both = shapes.keys() & expected.keys()
     misshapen = [(n, shapes[n], expected[n]) for n in both if tuple(shapes[n]) != tuple(expected[n])]
@@ -41,7 +41,7 @@ def refuse_misfits(
 
 
 def refuse_prefix_alone(missing: Collection[str], path: Path | str) -> None:
-    """Raises: UserError: the embedding is missing and of the prefix nothing: a P-tuning prefix is all there is."""
+    """Raises: UserError: only a P-tuning prefix is there: the embedding is missing, nothing of the prefix is."""
     if any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing):
         raise UserError(
             f"{path} holds only a P-tuning prefix, as the released ptuning script saves it, and no network. Name "

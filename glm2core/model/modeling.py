@@ -1,7 +1,6 @@
 """ChatGLM2ForCausalLM: the released network as a transformers model.
 
-Shapes: `B` batch, `T` tokens, `S` positions that something is computed from (a loss, logits), `C` hidden channels,
-`V` vocabulary.
+Shapes: `B` batch, `T` tokens, `S` positions used for a loss or logits, `C` hidden channels, `V` vocabulary.
 """
 
 from typing import Any
@@ -26,7 +25,7 @@ from glm2core.model.rope import RotaryEmbedding
 
 
 class ChatGLM2PreTrainedModel(PreTrainedModel):
-    """What transformers needs to know about the network."""
+    """Class attributes that transformers requires."""
 
     config: ChatGLM2Config
     config_class = ChatGLM2Config
@@ -38,13 +37,13 @@ class ChatGLM2PreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # The released checkpoints store the frequencies; they are computed here (rope.py says why).
+    # The released checkpoints store the frequencies; here they are computed (rope.py says why).
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]  # noqa: RUF012
     _can_record_outputs = {"hidden_states": GLMBlock, "attentions": SelfAttention}  # noqa: RUF012
 
 
 class Embedding(nn.Module):
-    """Token ids -> vectors; a module of its own because the released names say so."""
+    """Token ids -> vectors; a module of its own to match the released names."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -71,7 +70,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         self.embedding = Embedding(config)
         self.rotary_pos_emb = RotaryEmbedding(config.rope_parameters, config.rotary_channels)
         self.encoder = Encoder(config)
-        # Under `transformer` because the released name is `transformer.output_layer`; applied by the model around.
+        # Under `transformer` because the released name is `transformer.output_layer`; applied by the outer model.
         self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None
         self.post_init()
@@ -97,12 +96,12 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         """See `ChatGLM2ForCausalLM.forward`; returns the last hidden state [B, T, C], or [B, S, C].
 
         Args:
-            kept: positions [B or 1, S] whose hidden state is asked for; None = all. Keys and values apart, the last
-                block then computes nothing else.
+            kept: positions [B or 1, S] whose hidden state is needed; None = all. Apart from keys and values, the last
+                block then computes only these.
         """
         _shape_and_device(input_ids, inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden = hidden.to(product_dtype(hidden.dtype, hidden.device))  # and so is all that follows, the cache too
+        hidden = hidden.to(product_dtype(hidden.dtype, hidden.device))  # as is everything after it, even the cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         cache = past_key_values
@@ -117,7 +116,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         for index, layer in enumerate(self.encoder.layers):
             asked = kept if index == last else None
             if self.training and layer.gradient_checkpointing and cache is not None:
-                # Computed twice, it must find the cache as it was: a prefix, which it is given as tensors
+                # Recomputation must not find a changed cache, so a prefix is passed as tensors
                 held: Any = cache.layers[index]
                 seen: dict[str, Any] = {"before": (held.keys, held.values)}
             else:
@@ -127,17 +126,17 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
     def _causal_mask(self, hidden: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Any:
-        """As the attention implementation takes it; None = causal, and no key is padding.
+        """The mask in the attention implementation's format; None = causal, without padded keys.
 
         Causal by index, not by position: positions may have gaps.
         """
-        static = cache is not None and cache.is_compileable  # it holds keys beyond the tokens seen
+        static = cache is not None and cache.is_compileable  # it has keys beyond the tokens seen
         if attention_mask is None and self.config._attn_implementation == "sdpa" and not static:
             return None
         return create_causal_mask(self.config, hidden, attention_mask, cache, allow_is_causal_skip=not static)
 
     def _with_prefix(self, cache: Cache | None, hidden: Tensor) -> Cache:
-        """The cache, with the learned prefix in it."""
+        """The cache, including the learned prefix."""
         assert self.prefix_encoder is not None
         cache = DynamicCache() if cache is None else cache
         if cache.get_seq_length() == 0:
@@ -148,12 +147,12 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
     def _positions(
         self, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None, hidden: Tensor
     ) -> Tensor:
-        """Positions [B or 1, T]. A P-tuning prefix takes up none, unlike in peft, which counts it."""
+        """Positions [B or 1, T]. A P-tuning prefix takes up none, although peft counts it."""
         tokens = hidden.shape[1]
         seen = int(cache.get_seq_length()) if cache is not None else 0
         prefix = (self.config.pre_seq_len or 0) if seen else 0
         if position_ids is not None:
-            # A prefix put into the cache by peft: it has added the length to the positions it was given.
+            # peft put the prefix into the cache, and added its length to the positions.
             return position_ids if self.prefix_encoder is not None else position_ids - prefix
         if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape[1] == seen + tokens:
             counted = attention_mask.long().cumsum(-1)[:, -tokens:] - 1 - prefix
@@ -184,7 +183,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         self.transformer.output_layer = value
 
     def train(self, mode: bool = True) -> "ChatGLM2ForCausalLM":
-        """As any module's; 4-bit weights stay as they are through it (quantization.py says why)."""
+        """As in any module, but 4-bit linears stay in train mode (quantization.py says why)."""
         super().train(mode)
         keep_frozen_weights(self)
         return self
@@ -211,11 +210,11 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
             attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
             position_ids: [B, T]; gaps are allowed. None = counted from the mask.
             past_key_values: keys and values of earlier tokens, extended in place.
-            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1. On the
-                CPU, whatever the device of the network, a GPU need not be waited for.
+            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1. If they
+                are on the CPU, there is no need to wait for a GPU.
             num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
-            use_cache: None = as the config says, and never with labels.
-            logits_to_keep: without labels: compute only the last so many positions (0 = all), or these [N].
+            use_cache: None = as in the config, and never with labels.
+            logits_to_keep: without labels: number of last positions to compute (0 = all), or the positions [N].
             loss_by_row: with labels: the loss is [B], each row's own sum divided by `num_items_in_batch`.
 
         Returns:
@@ -229,7 +228,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         if labels is not None:
             if labels.shape != shape:
                 raise UserError(f"labels must have the input's shape, {list(shape)}; got {list(labels.shape)}")
-            # Where the labels are: counting them on a GPU would wait for all that it was given before.
+            # On the labels' device: counting them on a GPU would wait for all its earlier work.
             positions, targets = supervised_positions(labels)
             kept = sent(positions, device)
         else:
@@ -263,7 +262,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         )
 
     def _last_block_may_skip(self, kept: Tensor | None, tokens: int, kwargs: dict[str, Any]) -> bool:
-        """Whether the last block computes `kept` alone: a mask for over half the tokens would cost more."""
+        """Whether the last block computes only `kept`: for over half the tokens its mask would cost more."""
         recorded = any(
             kwargs.get(name, getattr(self.config, name, False))
             for name in ("output_hidden_states", "output_attentions")
@@ -273,16 +272,16 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As transformers', but strict.
+        """As in transformers, but strict.
 
         Raises:
             UserError: names each tensor that is missing, unexpected or of another shape.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("quantization_config") is not None:
-            kwargs["to_be_quantized"] = True  # on its way to __init__
-        place = pretrained_model_name_or_path or kwargs["config"].name_or_path  # tensors alone: where they came from
-        kwargs["ignore_mismatched_sizes"] = True  # they are refused below, all of them by name
+            kwargs["to_be_quantized"] = True  # passed on to __init__
+        place = pretrained_model_name_or_path or kwargs["config"].name_or_path  # if only tensors are given: their place
+        kwargs["ignore_mismatched_sizes"] = True  # misfits are refused below, with all their names
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
@@ -295,7 +294,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
 
 
 def _shape_and_device(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[torch.Size, torch.device]:
-    """B and T of the one that is given, and where it lies."""
+    """B and T of the given input, and its device."""
     given = input_ids if inputs_embeds is None else inputs_embeds
     if given is None or (input_ids is not None and inputs_embeds is not None):
         raise UserError("give either input_ids or inputs_embeds, but not both")
@@ -312,21 +311,21 @@ def _last_positions(logits_to_keep: int | Tensor, tokens: int, device: torch.dev
 
 
 def _without_right_padding(attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:
-    """None where padding follows the tokens of every row: causal attention alone hides it from them.
+    """None if in every row padding comes after the tokens: causal attention already hides it from them.
 
-    What padding itself computes is never looked at, and kernels are faster without a mask.
+    Outputs at padding are never used, and kernels are faster without a mask.
     """
     if attention_mask is None or attention_mask.ndim != 2:
         return attention_mask
     if cache is not None and cache.get_seq_length():
-        # Padding on the right of an earlier chunk lies before the tokens of this one.
+        # Right padding of an earlier chunk comes before this chunk's tokens.
         return None if bool(attention_mask.all()) else attention_mask
     starts_again = attention_mask[:, 1:] > attention_mask[:, :-1]
     return attention_mask if bool(starts_again.any()) else None
 
 
 def _seen(attention_mask: Tensor | None, prefix: int) -> Tensor | None:
-    """The mask [B, T] with `prefix` ones in front."""
+    """The mask [B, T] with `prefix` ones prepended."""
     if attention_mask is None or attention_mask.ndim != 2:
         return attention_mask
     return torch.nn.functional.pad(attention_mask, (prefix, 0), value=1)

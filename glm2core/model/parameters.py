@@ -1,9 +1,9 @@
-"""The network's parameters as optimizers take them; the estimate of their memory counts the same."""
+"""The grouping of parameters for optimizers, shared with the estimate of their memory."""
 
 from torch import Tensor
 
 BLOCK_ELEMENTS = 1 << 20
-"""Adafactor takes a matrix as blocks of rows of N elements: 4 MiB in fp32, so that passes over one stay in a cache."""
+"""Adafactor splits a matrix into blocks of rows of N elements: 4 MiB in fp32, so that a block stays in cache."""
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:

@@ -1,7 +1,7 @@
-"""A look at the pickles of a `.bin` before torch reads them: what no file of weights has, and what costs without end.
+"""Check the pickles of a `.bin` before torch reads them, for content that no weights have or that never ends.
 
-torch's reader of weights runs nothing of a file. A few bytes can still keep it busy for years: parts that are packed a
-thousandfold, or a tuple that holds another twice, which holds another twice, and so on, and whose hash is asked for.
+torch's reader of weights runs no code from a file. A few bytes can still keep it busy for years: parts compressed a
+thousandfold, or hashing a tuple that contains another twice, which contains another twice, and so on.
 """
 
 import pickletools
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 _MOST_BYTES = 4 << 20  # of names and shapes; the numbers lie in parts of their own, or behind
-_LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys: then the numbers follow
+_LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then come the numbers
 
 
 def require_harmless(file: Path) -> bool:
-    """Look through the pickles of a `.bin`; returns whether it is an archive, whose tensors can be mapped.
+    """Check the pickles of a `.bin`; returns whether it is an archive, whose tensors can be mapped.
 
     Raises:
-        ValueError: something that torch.save does not write.
+        ValueError: it has content that torch.save does not write.
     """
     if not zipfile.is_zipfile(file):
         with file.open("rb") as opened:
@@ -36,7 +36,7 @@ def require_harmless(file: Path) -> bool:
 
 
 def _look_through(opened: IO[bytes]) -> None:
-    tuples: set[Any] = set()  # numbers of remembered ones
+    tuples: set[Any] = set()  # numbers of memoized objects
     before, remembered, start = "", 0, opened.tell()
     for code, argument, _ in pickletools.genops(opened):
         if opened.tell() - start > _MOST_BYTES:

@@ -9,7 +9,7 @@ from glm2core.model.config import ChatGLM2Config
 _VOCABULARY_MULTIPLE = 64
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # 1.3 M parameters, most of what a minute of CPU time can use.
+    # 1.3 M parameters, about as many as a minute of CPU time can train.
     "tiny": {
         "num_layers": 3,
         "padded_vocab_size": 2048,
@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seq_length": 2048,
         "family": "chatglm2",
     },
-    # 2.7 M parameters: the shape of models/base, two layers more than an induction head needs.
+    # 2.7 M parameters: the shape of models/base, with two layers more than an induction head needs.
     "mini": {
         "num_layers": 4,
         "padded_vocab_size": 2560,
@@ -59,8 +59,8 @@ def preset_config(name: str, vocab_size: int | None = None) -> ChatGLM2Config:
 
     Args:
         name: a key of `PRESETS`.
-        vocab_size: tokens of the tokenizer; the rows are padded to a multiple of 64, as matrix
-            kernels like them. None = the preset's own.
+        vocab_size: tokens of the tokenizer; the rows are padded to a multiple of 64, which suits matrix
+            kernels. None = the preset's own.
 
     Raises:
         UserError: no such preset.

@@ -1,4 +1,4 @@
-"""4-bit and 8-bit weights, by bitsandbytes."""
+"""4-bit and 8-bit weights with bitsandbytes."""
 
 from typing import Literal
 
@@ -19,9 +19,9 @@ def quantization_config(
     """4 = nf4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314), 8 = LLM.int8 (arXiv:2208.07339).
 
     Args:
-        bits: of a weight of the blocks' linears. Embedding, norms and output layer are not quantized.
-        dtype: of what is not quantized; products are in it where `device` computes in it, else in fp32. (8 bits have
-            no such setting: bitsandbytes multiplies in the input's dtype.)
+        bits: per weight of the blocks' linears. Embedding, norms and output layer are not quantized.
+        dtype: of all other weights; products use it if `device` computes in it, else fp32. (With 8 bits there is no
+            such setting: bitsandbytes multiplies in the input's dtype.)
     """
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_FULL_PRECISION)
@@ -35,7 +35,7 @@ def quantization_config(
 
 
 def make_quantizable(model: nn.Module) -> None:
-    """Make plain nn.Linear of the linears to be quantized, in place: transformers replaces no subclass of it."""
+    """Turn the linears to be quantized into plain nn.Linear, in place: transformers does not replace subclasses."""
     for name, module in model.named_modules():
         if type(module) is Linear and name.rpartition(".")[2] not in _FULL_PRECISION:
             with torch.device("meta"):
@@ -47,12 +47,12 @@ def keep_frozen_weights(model: nn.Module) -> None:
     """Keep a model's 4-bit linears in train mode.
 
     On CPUs with AVX512-BF16 a forward without gradients in eval mode repacks the frozen weights in
-    place, and the next training step fails ("a view of a leaf Variable that requires grad"). The
-    mode changes nothing else in these linears.
+    place, and the next training step fails ("a view of a leaf Variable that requires grad"). The mode
+    affects nothing else in these linears.
     """
     if not getattr(model, "is_loaded_in_4bit", False):
         return
-    from bitsandbytes.nn import Linear4bit  # takes a second to import, and only 4-bit models need it
+    from bitsandbytes.nn import Linear4bit  # importing takes a second, and only 4-bit models need it
 
     for module in model.modules():
         if isinstance(module, Linear4bit):

@@ -1,4 +1,4 @@
-"""A result of the released P-tuning script: a folder with the prefix alone, beside the network that it belongs to.
+"""The output of the released P-tuning script: a folder with only the prefix, separate from its network.
 
 Its `base.json`, `{"path": "models/chatglm2-6b"}`, or a command's `--base` names the network.
 """
@@ -21,20 +21,20 @@ class PrefixBase(ModelFile):
     """Content of a prefix's base.json.
 
     Args:
-        path: folder of the network, against the project root.
+        path: folder of the network, relative to the project root.
     """
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 def network_files(folder: Path, base: Path | None = None) -> list[Path]:
-    """The files that hold a whole network's weights: the folder's, after those of a prefix's base.
+    """The files with a whole network's weights: those of a prefix's base first, then the folder's own.
 
     Args:
-        base: of a prefix alone; None = as base.json says, where there is one.
+        base: of a prefix without its network; None = as in base.json, if there is one.
 
     Raises:
-        UserError: weights are missing, base.json is none, or there is a base and no prefix alone.
+        UserError: weights are missing, base.json is invalid, or there is a base but the folder is not only a prefix.
     """
     own = weight_files(folder)
     base = base or _stated(folder)

@@ -1,4 +1,4 @@
-"""Rotary position embedding: its parameters, and tables that no cast of the model can touch.
+"""Rotary position embedding: its parameters, and frequencies that casting the model does not affect.
 
 Shapes: `B` batch, `T` tokens, `H` heads, `D` channels a head, `R` rotary channels (D / 2).
 """
@@ -29,39 +29,39 @@ def plain_rope(base: float = BASE) -> dict[str, Any]:
 
 
 def linear_rope(factor: float, base: float = BASE) -> dict[str, Any]:
-    """Position interpolation (Chen et al. 2023, arXiv:2306.15595): every position is divided by `factor`."""
+    """Position interpolation (Chen et al. 2023, arXiv:2306.15595): positions are divided by `factor`."""
     return {**plain_rope(base), "rope_type": "linear", "factor": float(factor)}
 
 
 def yarn_rope(factor: float, unit: int, base: float = BASE) -> dict[str, Any]:
-    """YaRN (Peng et al. 2023, arXiv:2309.00071), from an unscaled range of `unit` positions."""
+    """YaRN (Peng et al. 2023, arXiv:2309.00071), for an unscaled range of `unit` positions."""
     return {**plain_rope(base), "rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": unit}
 
 
 def ntk_base(factor: float, rotary_channels: int, base: float = BASE) -> float:
     """The base of NTK-aware scaling: base * factor ** (R / (R - 2)).
 
-    The slowest pair then turns `factor` times slower, as in interpolation, and the fastest as before
+    The slowest pair then rotates `factor` times slower, as in interpolation, and the fastest as before
     (bloc97, "NTK-Aware Scaled RoPE", 2023; arXiv:2309.00071, section 3.1). transformers has no such
-    type: a config holds it as `default` with the larger base, which every tool understands.
+    type: configs store it as `default` with the larger base, which every tool understands.
     """
     return base * factor ** (rotary_channels / (rotary_channels - 2))
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """The scaling of positions that params.yaml's `model.rope` asks for; None in its place keeps the checkpoint's.
+    """The scaling of positions set by `model.rope` in params.yaml; None instead of it keeps the checkpoint's.
 
     Args:
         type: default, linear, ntk or yarn.
         factor: context multiplier.
-        unit: positions of the unscaled range that `factor` multiplies.
+        unit: unscaled range in positions, multiplied by `factor`.
 
     Raises:
         UserError: unknown type.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=False)  # an adapter's base.json has it as an object
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=False)  # in an adapter's base.json it is an object
 
     type: RopeType
     factor: Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)] = 1.0
@@ -74,7 +74,7 @@ class RopeScaling:
 
     @classmethod
     def of(cls, params: RopeParams) -> "RopeScaling | None":
-        """The scaling in params; None where they keep the checkpoint's."""
+        """The scaling in params; None if they keep the checkpoint's."""
         return None if params.type is None else cls(params.type, params.factor, params.unit)
 
     @property
@@ -86,11 +86,11 @@ class RopeScaling:
         """The rotary parameters of a checkpoint with this scaling.
 
         Args:
-            existing: what the checkpoint has.
+            existing: the checkpoint's own.
             rotary_channels: `R`.
 
         Raises:
-            UserError: the checkpoint is scaled already.
+            UserError: the checkpoint is already scaled.
         """
         if is_scaled(existing):
             raise UserError(
@@ -117,16 +117,16 @@ def is_scaled(rope: dict[str, Any]) -> bool:
 
 
 def describe_rope(rope: dict[str, Any]) -> str:
-    """The parameters in words, e.g. 'linear scaling by 16'."""
+    """Describe the parameters, e.g. 'linear scaling by 16'."""
     if rope["rope_type"] != "default":
         return f"{rope['rope_type']} scaling by {rope.get('factor', 1):g}"
     return f"a rotary base of {rope['rope_theta']:g}" + ("" if is_scaled(rope) else " (no scaling)")
 
 
 def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Tensor, float]:
-    """Radians a position for each rotary pair [R / 2] in fp32, and YaRN's factor on cosine and sine.
+    """Radians per position for each rotary pair [R / 2] in fp32, and YaRN's factor on cosine and sine.
 
-    Computed by transformers' own functions; plain RoPE, which it leaves to each network, is here.
+    Computed by transformers' own functions, except plain RoPE, which transformers leaves to each network.
 
     Args:
         rope: a config's `rope_parameters`.
@@ -134,7 +134,7 @@ def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Ten
     """
     cpu = torch.device("cpu")
     if rope["rope_type"] != "default":
-        # They read a config: here that of one head, of which all channels are rotary
+        # They read a config: here one of a single head with only rotary channels
         positions = round(rope.get("original_max_position_embeddings", 1) * rope.get("factor", 1))
         values: dict[str, Any] = {
             "rope_parameters": {**rope, "partial_rotary_factor": 1.0},
@@ -149,17 +149,17 @@ def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Ten
 
 
 class RotaryEmbedding(nn.Module):
-    """Positions -> rotations, in fp32 whatever the weights' dtype.
+    """Positions -> rotations, in fp32 for any dtype of the weights.
 
-    The frequencies are kept as Python numbers, not as a buffer: `.to(bf16)`, `.half()`, quantization
-    and loading on the meta device cast or drop buffers, and half precision leaves 6,145 distinct
-    angles of the fastest pair in 32,768 positions.
+    The frequencies are stored as Python numbers, not as a buffer: `.to(bf16)`, `.half()`, quantization
+    and loading on the meta device cast or drop buffers, and half precision leaves only 6,145 distinct
+    angles of the fastest pair over 32,768 positions.
     """
 
     def __init__(self, rope: dict[str, Any], rotary_channels: int) -> None:
         super().__init__()
         self._rope, self._channels = rope, rotary_channels
-        self._on: dict[torch.device, Tensor] = {}  # on a GPU once: a copy makes it wait
+        self._on: dict[torch.device, Tensor] = {}  # copied to a GPU only once: each copy makes it wait
 
     @cached_property
     def _frequencies(self) -> tuple[list[float], float]:
@@ -176,17 +176,17 @@ class RotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids: Tensor) -> Tensor:
-        """position_ids [B, T] -> rotations [B, T, 1, R / 2], complex64 (one number turns one pair)."""
+        """position_ids [B, T] -> rotations [B, T, 1, R / 2], complex64 (one number rotates one pair)."""
         angles = self.angles(position_ids)
         radius = torch.full_like(angles, self._frequencies[1])
         return torch.polar(radius, angles).unsqueeze(2)
 
 
 def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
-    """Turn the first R channels of each head, as the interleaved pairs (x0, x1), (x2, x3), ...
+    """Rotate the first R channels of each head, as the interleaved pairs (x0, x1), (x2, x3), ...
 
     Args:
-        heads: [B, T, H, D] in any dtype; the turn itself is in fp32.
+        heads: [B, T, H, D] in any dtype; the rotation itself is in fp32.
         rotations: [B or 1, T, 1, R / 2], complex64.
 
     Returns:
@@ -203,11 +203,11 @@ def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
 
 
 class Turn(torch.autograd.Function):
-    """`rotate` in real numbers, which a compiler makes one kernel of; its backward turns the other way."""
+    """`rotate` in real numbers, which compile to one kernel; backward rotates the other way."""
 
     @staticmethod
     def forward(ctx: Any, heads: Tensor, parts: Tensor) -> Tensor:
-        """[B, T, H, D], by cosines and sines [B or 1, T, 1, R / 2, 2]."""
+        """Rotate [B, T, H, D] by cosines and sines [B or 1, T, 1, R / 2, 2]."""
         ctx.save_for_backward(parts)
         return fused(turned, heads.device)(heads, parts)
 
@@ -219,7 +219,7 @@ class Turn(torch.autograd.Function):
 
 
 def turned(heads: Tensor, parts: Tensor) -> Tensor:
-    """The pairs of the first R channels, each times cosine + i sine, in fp32."""
+    """The pairs of the first R channels times cosine + i sine, in fp32."""
     return _turned(heads, parts[..., 0], parts[..., 1])
 
 

@@ -1,9 +1,9 @@
-"""What other engines make of a folder's config, and what half precision makes of its positions.
+"""How other engines read a folder's config, and how half precision affects its positions.
 
-As read in their sources, not run: vLLM 0.32 and SGLang 0.5.23 take a released ChatGLM config with a rotary base of
+From their sources, not from runs: vLLM 0.32 and SGLang 0.5.23 read a released ChatGLM config with a rotary base of
 10,000 x `rope_ratio`, and llama.cpp's convert_hf_to_gguf.py (October 2026) writes that. So a ratio that divides
-positions, as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters` of that layout;
-of transformers' Glm layout vLLM and SGLang do, and the converter does not.
+positions, such as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters` in that layout;
+in transformers' Glm layout vLLM and SGLang do, but the converter does not.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ Verdict = Literal["right", "wrong base", "plain"]
 
 @dataclass(frozen=True)
 class Served:
-    """How an engine turns queries and keys.
+    """How an engine rotates queries and keys.
 
     Args:
-        rope: what it takes for the network's rotary parameters.
-        verdict: plain = without the scaling or the base that the network has.
-        note: what else it takes to be served right.
+        rope: the rotary parameters that it uses.
+        verdict: plain = without the network's scaling or base.
+        note: what else is needed to serve the network correctly.
     """
 
     engine: str
@@ -38,19 +38,19 @@ class Served:
 
 
 def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -> list[Served]:
-    """What each engine makes of a config.json.
+    """How each engine reads a config.json.
 
     Args:
         values: of the config.json.
         rope: the network's rotary parameters.
-        positions: it is meant for.
+        positions: the network's range.
     """
     by_ratio = plain_rope(BASE * float(values.get("rope_ratio") or 1))
     if values.get("model_type") != GLM:
         note = "" if _known(values) else f"architecture {_architecture(values)} is not supported: export first"
         return [Served(engine, by_ratio, _verdict(by_ratio, rope), note) for engine in ENGINES]
     lengths = {"vLLM": f"--max-model-len {positions}", "SGLang": f"--context-length {positions}"}
-    too_long = rope["rope_type"] == "linear"  # both multiply the positions, which are the scaled ones already, again
+    too_long = rope["rope_type"] == "linear"  # both scale the positions again, although they are already scaled
     notes = {engine: f"give {option}" if too_long else "" for engine, option in lengths.items()}
     read = [Served(engine, dict(rope), "right", notes[engine]) for engine in lengths]
     converter = ENGINES[-1]
@@ -59,12 +59,12 @@ def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -
 
 
 def distinct_angles(rope: dict[str, Any], channels: int, positions: int, dtype: torch.dtype) -> tuple[int, float]:
-    """How many angles of the fastest pair differ, and the largest error of any angle in radians.
+    """Number of distinct angles of the fastest pair, and the largest error of any angle in radians.
 
-    As the released code builds its tables: positions, frequencies and their product in `dtype`.
+    For tables built as in the released code: positions, frequencies and their product in `dtype`.
 
     Args:
-        channels: `R`, those of a head that turn.
+        channels: `R`, the rotary channels of a head.
     """
     frequencies = inverse_frequencies(rope, channels)[0]
     place = torch.arange(positions)[:, None]

@@ -1,6 +1,6 @@
-"""A checkpoint's tensors one at a time: as they are stored, packed integers unpacked, an adapter's update added.
+"""Read stored weights one tensor at a time, unpacking packed integers and adding an adapter's update.
 
-Files stay mapped, so that memory is that of the tensor that is asked for.
+Files stay mapped, so only the requested tensor is in memory.
 """
 
 import math
@@ -42,7 +42,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all tensors, unpacked; nothing is read for it."""
+        """Unpacked shapes of all tensors, without reading them."""
         return {name: self._shape(name) for name in self}
 
     def is_packed(self, name: str) -> bool:
@@ -67,12 +67,12 @@ class LazyTensor:
         return self._tensors[self._name][index]
 
     def get_dtype(self) -> str:
-        """As safetensors names it; what is read is a float, whatever it was unpacked from."""
+        """The dtype's name in safetensors; tensors are always read as floats, even if unpacked from integers."""
         return "F32"
 
 
 class MergedTensors(Mapping[str, Tensor]):
-    """A base's tensors with a LoRA adapter's update added; what is changed is in fp32, so that it is rounded once.
+    """A base's tensors with a LoRA adapter's update added; changed tensors are in fp32, to be rounded only once.
 
     Args:
         base: the network's tensors.
@@ -134,13 +134,13 @@ class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
 
 
 def unpacked(packed: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """A released packed weight in fp32, which holds it exactly.
+    """A released packed weight in fp32, which is exact.
 
-    Symmetric integers with a scale a row; of two 4-bit ones in a byte the even column is the upper.
+    Symmetric integers with one scale per row; of two 4-bit ones in a byte the upper is the even column.
 
     Args:
         packed: int8 [O, I * bits / 8].
-        scale: [O]; the largest number of a row by the largest integer.
+        scale: [O]; the largest number of a row divided by the largest integer.
 
     Returns:
         [O, I]

@@ -1,7 +1,7 @@
-"""The files that hold a folder's weights: which they are, and their tensors, checked before any is used.
+"""Find the files with a folder's weights, and check their tensors before any is used.
 
-Tensors are mapped: a name, a shape and a type are read at once, the numbers when they are used. Nothing in a file is
-run: `.bin` files are unpickled by torch's own reader of weights, which knows tensors and nothing else.
+Tensors are mapped: names, shapes and types are read at once, numbers only when used. No code in a file is run:
+`.bin` files are unpickled by torch's own reader of weights, which knows only tensors.
 """
 
 import struct
@@ -18,21 +18,21 @@ from glm2core.files import refuse_lfs_pointer
 from glm2core.model.pickles import require_harmless
 from glm2core.params.model_files import IndexFile, read_model_file
 
-# In the order in which transformers looks for them.
+# In the order in which transformers searches for them.
 _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _MOST_INDEX_BYTES = 16 << 20
 _MOST_HEADER_BYTES = 16 << 20  # of names and shapes
 _LONGEST_REASON = 200
-SCALE = "_scale"  # behind the name of a packed weight: its rows' scales
+SCALE = "_scale"  # suffix to the name of a packed weight: the scales of its rows
 _PACKED = torch.int8
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, sorted.
+    """The files with a folder's weights, sorted.
 
     Raises:
-        UserError: no such folder, no weights in it, or an index that is wrong or names a file that isn't there.
+        UserError: no such folder, no weights in it, or an index that is invalid or names a missing file.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name one with config.json and weights in it.")
@@ -49,7 +49,7 @@ def mapped_weights(files: Iterable[Path]) -> dict[str, Tensor]:
     """The tensors of all files by name; their numbers stay in the files until they are used.
 
     Raises:
-        UserError: a file that is damaged, holds other things than weights, or repeats a tensor of another.
+        UserError: a file is damaged, holds something other than weights, or repeats another file's tensor.
     """
     weights: dict[str, Tensor] = {}
     for file in files:
@@ -66,7 +66,7 @@ def mapped_weights(files: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def require_finite(weights: dict[str, Tensor], place: Path) -> None:
-    """Read all numbers once.
+    """Read all numbers once and refuse NaN or infinity.
 
     Raises:
         UserError: names tensors that hold NaN or infinity.
@@ -83,7 +83,7 @@ def require_finite(weights: dict[str, Tensor], place: Path) -> None:
 def _is_finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0:
         return True
-    least, most = torch.aminmax(tensor)  # NaN if any is; needs no memory of the tensor's size
+    least, most = torch.aminmax(tensor)  # NaN if any element is; allocates no memory of the tensor's size
     return bool(torch.isfinite(least) and torch.isfinite(most))
 
 
@@ -94,7 +94,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         _require_tensors(found, file.stat().st_size)
     except UserError:
         raise
-    except Exception as error:  # damaged bytes make the parsers fail in any way
+    except Exception as error:  # damaged bytes can make the parsers fail in any way
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"{file} cannot be read as weights ({printable(lines[0][:_LONGEST_REASON])}). Copy it again, and compare "
@@ -132,7 +132,7 @@ def _require_tensors(found: Any, file_bytes: int) -> None:
 
 def _shards(index: Path) -> list[Path]:
     names = read_model_file(index, IndexFile, most_bytes=_MOST_INDEX_BYTES)
-    assert names is not None  # the caller has seen it
+    assert names is not None  # the caller has checked that it exists
     files = [index.parent / name for name in sorted(set(names.weight_map.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise UserError(
