@@ -1,4 +1,4 @@
-"""docs/architecture.md, held by the code: layers, what each stage depends on, what no module does."""
+"""The code follows docs/architecture.md: layers, dependencies of each stage, forbidden calls."""
 
 import ast
 import os
@@ -38,7 +38,7 @@ BASE = {
     "result_tables",
     "sentences",
 }
-# layer -> the layers it may import, itself apart
+# layer -> the layers it may import, besides itself
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "tracking": BASE,
@@ -85,7 +85,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only the type checker sees; function bodies included."""
+    """All nodes except those for the type checker only; including function bodies."""
     for child in ast.iter_child_nodes(node):
         if not is_type_checking(child):
             yield child
@@ -93,7 +93,7 @@ def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports_of(module: str) -> set[str]:
-    """Dotted names a module imports at run time, in functions too; ours to the module that has the name."""
+    """Dotted names that a module imports at run time, also in functions; ours resolved to the module with the name."""
     names: set[str] = set()
     for node in runtime_nodes(TREES[module]):
         if isinstance(node, ast.Import):
@@ -107,7 +107,7 @@ def imports_of(module: str) -> set[str]:
 
 
 def import_closure(module: str) -> set[str]:
-    """Our modules that a module brings along; tracking is left out: a change of tags must not retrain."""
+    """Our modules that a module imports, directly or not; without tracking, as a change of tags must not retrain."""
     seen: set[str] = set()
     open_ends = [module]
     while open_ends:
@@ -157,7 +157,7 @@ def test_params_are_checked_before_torch_or_mlflow_is_imported(module: str) -> N
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_dependencies_are_its_import_closure(stage: str) -> None:
-    # The two outermost __init__.py hold names only.
+    # The two outermost __init__.py contain only names.
     closure = {relative(MODULES[name]) for name in import_closure(f"stages.{stage}")}
     closure -= {"glm2core/__init__.py", "stages/__init__.py"}
     listed = {dep for dep in DVC_YAML["stages"][stage]["deps"] if dep.startswith(("glm2core", "stages"))}
@@ -169,7 +169,7 @@ def test_a_stages_dependencies_are_its_import_closure(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_runs_as_a_module_with_all_its_params(stage: str) -> None:
     entry = DVC_YAML["stages"][stage]
-    # A script's folder would shadow the library's tokenize; and a shell is given nothing out of params.
+    # A script's folder would shadow the library's tokenize; and nothing from params is passed to a shell.
     assert entry["cmd"] == f"python -m stages.{stage}"
     assert stage in entry["params"]
     assert entry["desc"].endswith(".")
@@ -238,7 +238,7 @@ def imported_names(tree: ast.Module) -> set[str]:
 
 
 def own_names(function: ast.FunctionDef) -> set[str]:
-    """Parameters and local variables: these may be changed."""
+    """Parameters and local variables, which may be changed."""
     names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     return names | {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
 
@@ -289,7 +289,7 @@ def test_no_file_names_the_machine_it_was_written_on() -> None:
 
 
 def missing_keys(section: type[BaseModel], values: dict[str, Any], place: str = "") -> Iterator[str]:
-    """Dotted keys of a section that the file's values lack."""
+    """Dotted keys of a section that are missing from the file's values."""
     for name, field in section.model_fields.items():
         inner = field.annotation
         if name not in values:

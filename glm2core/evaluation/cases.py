@@ -46,7 +46,7 @@ class Case:
     """A context with its questions.
 
     Args:
-        length: tokens asked for, prompt and question included; 0 for cases read from a file.
+        length: requested tokens, including prompt and question; 0 for cases read from a file.
         index: number of the context within task and length.
         context: empty if a file's prompt has no line break to split at.
     """

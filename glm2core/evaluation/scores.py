@@ -24,13 +24,13 @@ class Answer:
     """One question as it was asked and answered."""
 
     task: str
-    length: int  # tokens asked for; 0 for cases read from a file
+    length: int  # requested tokens; 0 for cases read from a file
     context: int  # index of the context within task and length
     depth: float | None  # place of the asked line: 0 = at the start of the context, below 1; None for several lines
     colliding: bool  # another key of the context shares one of the two words
     chance: float  # probability that naming one value of the context at random is right
     prompt_tokens: int
-    expected: int | None  # the number that is asked for; None if there are references
+    expected: int | None  # the right number; None if there are references
     output: str
     model: str = TUNED
     references: Sequence[str] = ()

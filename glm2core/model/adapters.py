@@ -75,7 +75,7 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
 def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
     """Whether peft's layers (a dropout above 0) multiply an adapter's fp32 weights in `dtype`.
 
-    They do on a GPU, where fp32 products are many times slower; lora.py's layers always multiply in their input's dtype.
+    They do on a GPU, where fp32 products are many times slower; lora.py's layers always use their input's dtype.
     """
     computes = computes_in(dtype, torch.device(device))
     return method in ("lora", "qlora") and dtype.itemsize == 2 and device == "cuda" and computes

@@ -11,7 +11,7 @@ from glm2core.console import Notice
 from glm2core.conversation import Message
 from glm2core.errors import UserError, printable, shown_names
 
-_SECONDS = 3600  # a long prompt on a CPU takes its time
+_SECONDS = 3600  # a long prompt on a CPU takes long
 _LONGEST_REASON = 300
 
 

@@ -102,7 +102,7 @@ def first_decides(choose: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Wait until every process is here: whatever each did before is then visible to all."""
+    """Wait until every process is here: everything each did before is then visible to all."""
     if _several():
         PartialState().wait_for_everyone()
 

@@ -91,7 +91,7 @@ class Loop:
         self.step, self.validation_seconds = 0, 0.0
         self._autocast, self._scale = autocast, loss_scale
         self._random_state: State | None = None
-        set_seed(params.seed)  # the same dropout, whatever random numbers initialization used
+        set_seed(params.seed)  # the same dropout however many random numbers initialization used
         if rank():  # else all processes would drop the same channels; the first process keeps the seed
             torch.manual_seed(params.seed + 1_000_003 * rank())
         optimizer = make_optimizer(

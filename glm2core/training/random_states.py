@@ -10,7 +10,7 @@ State = dict[str, Any]
 
 
 def random_state() -> State:
-    """The states of torch (CPU, and this process's GPU where there is one), Python and numpy."""
+    """The states of torch (CPU, and this process's GPU if there is one), Python and numpy."""
     state = np.random.get_state(legacy=False)
     assert isinstance(state, dict)  # as legacy=False promises
     key = torch.from_numpy(state["state"]["key"].astype(np.int64))

@@ -1,4 +1,4 @@
-"""Reports of an evaluation as the stage writes them, over answers that would run, or turn lines, if they could."""
+"""Reports of an evaluation as the stage writes them, with answers that try to run as code or to reverse lines."""
 
 import json
 from pathlib import Path

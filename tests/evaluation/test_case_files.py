@@ -1,4 +1,4 @@
-"""LongEval's and RULER's own files are asked as they are."""
+"""LongEval's and RULER's own files are used unchanged."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Held-out loss is the network's own, however rows are batched; positions are counted right."""
+"""Held-out loss equals the network's own for any batching; positions are counted correctly."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""RULER's kinds and shared contexts: all are answerable, fill their length, and are told where they don't fit."""
+"""RULER's kinds and shared contexts: all are answerable, fill their length, and report when they don't fit."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Packed questions after one shared context answer as each question alone does."""
+"""Packed questions on one shared context get the same answers as each question alone."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ QUESTIONS = [[(11 * q + 5 * i) % 500 + 3 for i in range(3 + q)] for q in range(6
 
 
 def alone(model: torch.nn.Module, question: Sequence[int], steps: int) -> list[int]:
-    """Greedy, one question, the whole sequence computed anew for each token, no cache."""
+    """Greedy, one question, the whole sequence recomputed for each token, no cache."""
     ids = [*CONTEXT, *question]
     for _ in range(steps):
         with torch.inference_mode():

@@ -47,14 +47,14 @@ def test_kind_and_language_of_each_row(tmp_path: Path) -> None:
     order = [str(number) for number in reversed(range(len(ROWS)))]
     found = read_rows(tmp_path / "test.parquet", order)
     assert found.rows() == [(str(i), "a.json", *ROWS[i][2:]) for i in reversed(range(len(ROWS)))]
-    with pytest.raises(UserError, match="lacks 2 of the 3 rows"):
+    with pytest.raises(UserError, match="lacks 2 of the 3 tokenized rows"):
         read_rows(tmp_path / "test.parquet", ["0", "9", "10"])
     with pytest.raises(UserError, match="lacks 1 of the 1 rows"):
         read_rows(tmp_path / "none.parquet", ["0"])
 
 
 def answered(count: int, right: float, seed: int) -> polars.DataFrame:
-    """Rows of which a share is answered word by word, the others with nothing in common."""
+    """Rows of which a share is answered word for word, the others with nothing in common."""
     marks = np.random.default_rng(seed).random(count) < right
     scores = [row_scores(answer, "a b c d") for answer in ("e f", "a b c d")]
     rows = [scores[int(mark)] for mark in marks]

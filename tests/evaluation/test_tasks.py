@@ -1,4 +1,4 @@
-"""Cases fill their length, ask equally at every depth, and say truly what is asked."""
+"""Cases fill their length, ask equally at every depth, and describe their questions correctly."""
 
 import re
 from collections import Counter

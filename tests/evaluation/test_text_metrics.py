@@ -1,4 +1,4 @@
-"""ROUGE and BLEU: known values, and no text that stops them."""
+"""ROUGE and BLEU: known values, and no text makes them fail."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""The answers that a page shows as worst."""
+"""The choice of the worst answers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""GGUF files: llama.cpp computes from them what the model computes."""
+"""GGUF files: llama.cpp computes the same from them as the model."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def difference(source, file, places, *, exact=True):
 
 
 def test_a_source_computes_what_the_model_computes(lora_model):
-    """The reference of every check below: a block at a time, an adapter's update added to each weight."""
+    """The reference of every check below: one block at a time, with an adapter's update added to each weight."""
     source = Source.open(lora_model, notice=silent)
     ids = torch.randint(0, 1200, (1, 70), generator=torch.Generator().manual_seed(1))
     model = load_tuned(lora_model, dtype=torch.float32, quantized=False, notice=silent)
@@ -79,7 +79,7 @@ def test_heads_wider_than_the_hidden_size_run_as_llama(rope, tokenizer, tmp_path
 
 @needs_llama_cpp
 def test_chatglm3_ends_its_turn(tokenizer, tmp_path):
-    """llama.cpp finds the tokens that end an answer by their text, and chatglm3's are not among them."""
+    """llama.cpp recognises stop tokens by their text, and does not know chatglm3's."""
     folder = released_folder(tmp_path / "chatglm3-6b", "chatglm3-6b", tokenizer, seq_length=512)
     export_gguf(folder, tmp_path / "model.gguf", quantization="f32", notice=silent)
     fields = gguf.GGUFReader(tmp_path / "model.gguf").fields

@@ -1,4 +1,4 @@
-"""An exported folder: plain transformers, without glm2core, computes what the model computes."""
+"""An exported folder: plain transformers, without glm2core, computes the same as the model."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from glm2core.model.rope import RopeScaling
 from glm2core.text.chat_format import ChatFormat
 from tests.cli.conftest import make_adapter, make_full
 
-# What another tool does: no glm2core, no remote code.
+# Like another tool: no glm2core, no remote code.
 PLAIN = """
 import json, sys
 sys.modules["glm2core"] = None
@@ -125,7 +125,7 @@ def test_an_existing_folder_is_kept(full_model, tmp_path):
 
 
 def test_a_tokenizer_of_another_network_is_named(tokenizer, tmp_path, capsys):
-    """As when a tokenizer.model of 64,789 pieces lies beside the weights of a smaller network."""
+    """For example a tokenizer.model of 64,789 pieces beside the weights of a smaller network."""
     new_model("tiny", 640, dtype=torch.float32).save_pretrained(tmp_path / "model")
     tokenizer.save(tmp_path / "model", "chatglm2")
     with pytest.raises(UserError, match=r"tokenizer\.model has [\d,]+ tokens, but the network has 640 rows"):

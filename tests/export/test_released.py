@@ -1,4 +1,4 @@
-"""The released layout, written: names, keys and positions are those that were read."""
+"""Writing the released layout: names, keys and positions are the same as those read."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_an_adapter_is_merged_and_what_runs_it_is_named(tokenizer, tmp_path, cap
     assert main(["export", str(folder), str(tmp_path / "out"), "--format", "released", "--dtype", "float32"]) == 0
     told = capsys.readouterr().out
     assert "configuration_chatglm.py, quantization.py, tokenization_chatglm.py of chatglm2-6b-32k" in told
-    # the base lies beside the adapter without its code, so nothing is copied from there
+    # the base beside the adapter has no code, so nothing is copied from there
     merged = load_tuned(folder, dtype=torch.float32, notice=silent).merge_and_unload().state_dict()
     written = load_model(tmp_path / "out", dtype=torch.float32, notice=silent).state_dict()
     for name, tensor in merged.items():

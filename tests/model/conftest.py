@@ -1,4 +1,4 @@
-"""What the model's tests share: a small network, its inputs, and the golden values where they are."""
+"""Fixtures of the model's tests: a small network, its inputs, and the golden values if present."""
 
 import os
 from pathlib import Path

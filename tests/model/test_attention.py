@@ -43,7 +43,7 @@ def test_as_defined(tokens: int, keys: int, dtype: torch.dtype, tolerance: float
 
 @pytest.mark.parametrize("tokens", [2, 70, 300, 2200, 4500])
 def test_blocks_are_the_flash_kernels_result_and_gradients(tokens: int) -> None:
-    """Half precision on the CPU goes by blocks: from one that is not full to more than `_SHAPES` of them."""
+    """Half precision on the CPU is computed in blocks: from one that is not full to more than `_SHAPES` of them."""
     torch.manual_seed(tokens)
     shapes = [(1, HEADS, tokens, CHANNELS), *[(1, GROUPS, tokens, CHANNELS)] * 2]
     half = [torch.randn(shape).bfloat16().requires_grad_() for shape in shapes]
@@ -61,7 +61,7 @@ def test_blocks_are_the_flash_kernels_result_and_gradients(tokens: int) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_large_scores_of_neighbours_are_told_apart(training: bool) -> None:
-    """Heads that look a token back have scores of 50 and more that differ by less than half precision holds."""
+    """Heads that attend one token back have scores above 50 with differences below half precision."""
     torch.manual_seed(0)
     query, key = torch.randn(1, HEADS, 300, CHANNELS), torch.randn(1, GROUPS, 300, CHANNELS)
     query[..., :2] += 14

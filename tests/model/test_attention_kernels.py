@@ -1,4 +1,4 @@
-"""The table of attention kernels: which row is taken, and that the committed one can be read."""
+"""The table of attention kernels: the chosen row, and the committed table can be read."""
 
 from pathlib import Path
 

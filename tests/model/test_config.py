@@ -1,4 +1,4 @@
-"""Configurations: as released, by family, and what is refused."""
+"""Configurations: as released, by family, and refused ones."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_transformers_names() -> None:
 
 
 def test_saved_config_is_its_own(tmp_path: Path) -> None:
-    """What `rope_ratio` means is settled once: the saved file states family and rope_parameters."""
+    """The meaning of `rope_ratio` is settled once: the saved file states family and rope_parameters."""
     read_config(write(tmp_path / "a", **released_config("chatglm3-6b-32k"))).save_pretrained(tmp_path / "b")
     saved = json.loads((tmp_path / "b" / "config.json").read_text())
     assert saved["family"] == "chatglm3"

@@ -1,4 +1,4 @@
-"""Counted operations, against what torch counts of the network itself."""
+"""Counted operations, against torch's count for the network itself."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @pytest.mark.parametrize(("frozen", "factor"), [(False, 2), (True, 1)])
 def test_forward_and_backward_are_those_that_torch_counts(frozen: bool, factor: int) -> None:
-    """With plain products for attention, which compute both halves of what is causal; Cost counts one."""
+    """Attention by plain products computes both halves of the causal matrix; Cost counts one."""
     model = tiny_model().train()
     model.set_attn_implementation("eager")
     model.requires_grad_(not frozen)

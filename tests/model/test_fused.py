@@ -1,4 +1,4 @@
-"""What a GPU computes by other kernels than a CPU: the same values, held here on the CPU."""
+"""Functions for which a GPU uses other kernels than a CPU: the same values, checked here on the CPU."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_norm_of_torch_is_ours(dtype: torch.dtype) -> None:
-    """In bf16 too: fp32 inside, rounded once."""
+    """In bf16 as well: fp32 inside, rounded once."""
     hidden, gradient = drawn(3, 5, 64, dtype=dtype) * 3, drawn(3, 5, 64, dtype=dtype, seed=1)
     weight = 1 + drawn(64, dtype=dtype, seed=2) / 4
     found = []

@@ -33,7 +33,7 @@ def test_default_has_the_configured_spread() -> None:
 
 @torch.no_grad()
 def test_retrieval_heads_begin_by_looking_back() -> None:
-    """By its biases alone, each head of the first layer likes best the key so many tokens before."""
+    """From its biases alone, each head of the first layer scores highest the key 1, 2, 3, ... tokens back."""
     model = new_model("tiny", None, dtype=torch.float32, initialization="retrieval")
     attention = model.transformer.encoder.layers[0].self_attention
     heads = attention.query_key_value.bias.view(1, 1, -1, 64).expand(1, 40, -1, -1)  # [1, T, H + 2G, D]

@@ -1,4 +1,4 @@
-"""Backwards that keep less, against autograd's."""
+"""Memory-saving backward functions, against autograd's."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def random(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
 
 
 def with_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], into: Tensor) -> list[Tensor | None]:
-    """The function's value, and what backward gives each input."""
+    """The function's value, and the gradient of each input."""
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     value = function(*leaves)
     value.backward(into)

@@ -1,4 +1,4 @@
-"""A widened product is that of the widened weight: forward, and both gradients."""
+"""A widened product equals the product with the widened weight: forward, and both gradients."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_a_widened_product_is_that_of_the_widened_weight(
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_widening_is_exact(dtype: torch.dtype) -> None:
-    """Every number of the dtype comes through a product with one."""
+    """Every number of the dtype survives a product with one."""
     numbers = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
     numbers = numbers[numbers.isfinite()]
     assert torch.equal(widened_linear(torch.ones(1, 1), numbers[:, None]).flatten(), numbers.float())

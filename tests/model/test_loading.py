@@ -1,4 +1,4 @@
-"""Folders in the released layout: read whole, strictly, and within the memory they need."""
+"""Folders in the released layout: read completely, strictly, and within the memory they need."""
 
 import json
 import os

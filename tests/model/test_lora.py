@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def of_peft(folder: Path, bits: int | None, dtype: torch.dtype, **options: object) -> PeftModel:
-    """A network with an adapter as peft makes it, in which neither side of an update is zero."""
+    """A network with an adapter made by peft, in which neither side of an update is zero."""
     network = load_model(folder, dtype=dtype, bits=bits, notice=lambda _: None).requires_grad_(False)
     torch.manual_seed(1)
     config = {"r": 4, "lora_alpha": 8, "target_modules": LINEARS, "init_lora_weights": False} | options
@@ -43,7 +43,7 @@ def of_peft(folder: Path, bits: int | None, dtype: torch.dtype, **options: objec
 
 
 def both(folder: Path, bits: int | None, dtype: torch.dtype, **options: object) -> tuple[PeftModel, PeftModel]:
-    """peft's, and ours with the same weights."""
+    """peft's network, and ours with the same weights."""
     theirs, ours = (of_peft(folder, bits, dtype, **options) for _ in range(2))
     add_in_one_function(ours)
     return theirs, ours

@@ -1,4 +1,4 @@
-"""Padding, caches, generation, training modes: the same numbers by every route."""
+"""Padding, caches, generation, training modes: the same numbers every way."""
 
 from collections.abc import Iterator
 
@@ -71,7 +71,7 @@ def test_chunks_with_a_cache_are_the_whole(sizes: list[int]) -> None:
 
 @torch.no_grad()
 def test_right_padding_in_the_cache_stays_hidden(network: ChatGLM2ForCausalLM) -> None:
-    """A right-padded batch may be continued: what lies between is masked, positions go on."""
+    """A right-padded batch may be continued: the padding between is masked, positions continue."""
     ids, mask = padded("right")
     cache = DynamicCache()
     network(ids, attention_mask=mask, past_key_values=cache, use_cache=True)

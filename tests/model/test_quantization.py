@@ -1,4 +1,4 @@
-"""4-bit and 8-bit weights on the CPU: what is quantized, and that training survives a validation."""
+"""4-bit and 8-bit weights on the CPU: which are quantized, and training survives a validation."""
 
 from pathlib import Path
 

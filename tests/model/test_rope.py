@@ -1,4 +1,4 @@
-"""Rotary positions: their parameters, and that no cast touches the tables."""
+"""Rotary positions: their parameters, and tables that no cast changes."""
 
 import math
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_every_position_has_its_own_angle(dtype: torch.dtype, cast: str, tmp_pat
     assert angles.dtype == torch.float32
     assert len(angles[:, 0].unique()) == POSITIONS
     assert model.transformer.rotary_pos_emb(positions).dtype == torch.complex64
-    # What half precision would leave: the reason for all this.
+    # The angles that half precision would leave: the reason for all this.
     in_half = positions[0].to(dtype) * torch.ones((), dtype=dtype)
     assert len(in_half.unique()) == {torch.float16: 6145, torch.bfloat16: 1153}[dtype]
 

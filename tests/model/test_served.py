@@ -1,4 +1,4 @@
-"""What other engines make of configs, and what half precision leaves of positions."""
+"""How other engines read configs, and the positions that half precision leaves."""
 
 from typing import Any
 

@@ -19,7 +19,7 @@ def silent(_: str) -> None:
 
 
 def packed(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the released quantization does it: a scale a row; of two columns in a byte the even one is the upper."""
+    """Like the released quantization: one scale per row; of two columns in a byte the even one is the upper."""
     scale = weight.float().abs().max(-1).values / (2 ** (bits - 1) - 1)
     integers = (weight.float() / scale[:, None]).round().to(torch.int8)
     if bits == 4:
@@ -28,7 +28,7 @@ def packed(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def packed_folder(folder: Path, bits: int, layout: str) -> dict[str, torch.Tensor]:
-    """A packed release; returns the half-precision weights it was made of."""
+    """Write a packed release; returns the half-precision weights that it was made from."""
     config = released_config("chatglm2-6b", quantization_bit=bits)
     weights = released_weights(config)
     stored = dict(weights)

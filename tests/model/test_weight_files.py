@@ -1,4 +1,4 @@
-"""Files of weights: tensors by name, and nothing else; what is wrong is told before anything is built."""
+"""Files of weights: only tensors by name; errors are reported before anything is built."""
 
 import json
 import pickle

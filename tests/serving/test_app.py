@@ -1,4 +1,4 @@
-"""`serve`: the openai client gets what `chat` gives, and what is not served is refused in a sentence."""
+"""`serve`: the openai client gets the same answers as `chat`; unsupported requests are refused with a sentence."""
 
 import socket
 import time

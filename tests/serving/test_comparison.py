@@ -1,4 +1,4 @@
-"""`compare`: a server of the model itself, of another one, and none."""
+"""`compare`: a server of the same model, of another one, and no server."""
 
 import socket
 import threading
@@ -84,7 +84,7 @@ def test_a_server_of_another_protocol_is_a_sentence(said, full_model, capsys):
 
 
 def test_a_space_in_front_is_no_difference(full_model):
-    """llama.cpp leaves the one that SentencePiece puts in front of an answer."""
+    """llama.cpp keeps the space that SentencePiece puts in front of an answer."""
     model, chat_format = load_tuned(full_model, dtype=torch.float32, quantized=False), ChatFormat.load(full_model)
 
     class Spaced(Remote):

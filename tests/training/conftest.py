@@ -60,7 +60,7 @@ def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> ChatGLM
 
 
 def write_rows(path: Path, tokenizer_sha256: str, rows: int, seed: int = 0, sources: Sequence[str] = ()) -> None:
-    """Rows whose answer repeats their question's ids, so that there is something to learn."""
+    """Rows whose answer repeats the question's ids, so that there is something to learn."""
     random = np.random.default_rng(seed)
     table: dict[str, list[object]] = {"id": [], "source": [], "input_ids": [], "labels": [], "segments": []}
     for index in range(rows):

@@ -8,7 +8,7 @@ from glm2core.training.optimizer import make_optimizer
 
 
 class Block(nn.Module):
-    """A linear whose name says that it is a block's: Muon takes those."""
+    """A linear with the name of a block's weight, which Muon takes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Adafactor inside backward: exact on average, transformers' own in fp32, and no memory that grows."""
+"""Adafactor inside backward: exact on average, equal to transformers' own in fp32, and with constant memory."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def test_adafactor_in_fp32_is_transformers() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 5), (7,)])
 def test_the_states_that_are_lent_are_those_that_transformers_begins(shape: tuple[int, ...]) -> None:
-    """Ours are made by the names of its keys: another name would begin every block's moments anew at each step."""
+    """Our states use the names of its keys: with another name every block's moments would restart at each step."""
     weight = nn.Parameter(torch.ones(shape))
     theirs = Adafactor([weight], lr=1e-3, scale_parameter=False, relative_step=False)
     weight.grad = torch.ones(shape)

@@ -1,4 +1,4 @@
-"""FSDP2's plan on two gloo processes, and what is refused under it."""
+"""FSDP2's plan on two gloo processes, and the settings that it refuses."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The time left: told once, from measured steps, the coming ones weighed by what they cost."""
+"""The time left: printed once, from measured steps, with later steps weighted by their cost."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""A run in this process: its loss, its curves, and what stops it."""
+"""A run in this process: its loss, its curves, and its ways to stop."""
 
 import os
 import re
@@ -125,7 +125,7 @@ def test_a_stage_of_the_curriculum_that_no_row_fits_is_named(
 def test_the_loss_is_divided_by_the_supervised_tokens_of_the_whole_accumulation(
     tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset
 ) -> None:
-    """Two batches of unlike size weigh by their tokens: the gradient is that of both in one batch."""
+    """Two batches of different size are weighted by their tokens: the gradient equals that of one joint batch."""
     changes = {"max_steps": 1, "gradient_accumulation_steps": 2, "eval_steps": None, "logging_steps": 1}
     run = make_run(tmp_path / "c", rows, held_out, **changes, warmup_fraction=0.0, max_grad_norm=None)
     before = weights(run)

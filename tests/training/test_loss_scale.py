@@ -73,7 +73,7 @@ def test_a_run_in_float16_is_the_run_in_float32_to_rounding(
 
 
 def test_a_scale_that_is_too_large_is_halved_and_no_row_is_lost(tmp_path: Path, rows: TokenizedDataset) -> None:
-    """A power of 2 rounds nothing, so what is learned is the same from any scale that fits."""
+    """Multiplying by a power of 2 is exact, so any scale that fits gives the same weights."""
     first, batches = loop_of(tmp_path / "a", rows, LossScale(value=2.0**12), dtype="float16")
     second, _ = loop_of(tmp_path / "b", rows, LossScale(value=2.0**24), dtype="float16")
     for loop in (first, second):

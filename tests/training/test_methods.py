@@ -1,4 +1,4 @@
-"""Which tensors each method moves, and that the frozen ones keep their bytes."""
+"""Each method changes the right tensors, and frozen ones keep their bytes."""
 
 from pathlib import Path
 
@@ -112,7 +112,7 @@ def test_gradients_reach_every_trainable_tensor(method: str, bits: int | None, b
 @pytest.mark.skipif(not computes_in(torch.bfloat16, torch.device("cpu")), reason="this CPU has no bfloat16 arithmetic")
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_adapters_multiplied_in_half_learn_the_same(bits: int | None, base: Path, tmp_path: Path) -> None:
-    """What a GPU run does under autocast: no fp32 copy of an input, and the adapter itself stays fp32."""
+    """Under autocast, as in a GPU run: no fp32 copy of an input, and the adapter itself stays fp32."""
     method = "lora" if bits is None else "qlora"
     plain, half = (prepared(method, bits, base, tmp_path).model for _ in range(2))
     multiply_adapters_in_half(half)
@@ -120,7 +120,7 @@ def test_adapters_multiplied_in_half_learn_the_same(bits: int | None, base: Path
     for module in half.modules():
         if isinstance(module, nn.Dropout):  # in front of the update matrices
             module.register_forward_hook(lambda module, inputs, output: kept.append(output.dtype))
-    # As the loop does: autocast around the forward alone, since its copies of weights live as long as it does
+    # As in the loop: autocast only around the forward, since it keeps its copies of weights until it ends
     half.forward = torch.autocast("cpu", torch.bfloat16)(half.forward)
     for model in (plain, half):
         torch.manual_seed(0)  # dropout

@@ -1,4 +1,4 @@
-"""Updates that bf16 would swallow, Muon, and optimizers that go on from a file."""
+"""Updates that bf16 would lose, Muon, and optimizers that resume from a file."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Two real processes under torchrun train as one does, stop together, and leave one set of files."""
+"""Two real processes under torchrun train like one, stop together, and write one set of files."""
 
 import csv
 import signal
@@ -76,7 +76,7 @@ def test_two_processes_give_the_curve_of_one(two: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_give_the_curve_of_one_with_lora(tmp_path: Path) -> None:
-    """By its one function, with recomputation; DDP adds its gradients up."""
+    """With its single function and recomputation; DDP sums its gradients."""
     lora = {"method": "lora", "lora": {"rank": 4, "dropout": 0.0}, "gradient_checkpointing": True}
     one = project(tmp_path / "one", gradient_accumulation_steps=2, **lora)
     several = project(tmp_path / "several", **lora)
@@ -99,7 +99,7 @@ def test_only_the_first_process_writes_and_tracks(two: Path) -> None:
 
 
 def stopped(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> str:
-    """What two processes say whom `stop` reaches after their fifth step; nothing of a result may be there."""
+    """The output of two processes that get `stop` after their fifth step; there must be no part of a result."""
     process = start_stage(project(folder), 2)
     wait_for(folder, "*/step-00000005")
     stop(process)
@@ -112,7 +112,7 @@ def stopped(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_stop_reaches_all_processes_at_the_same_step(two: Path, tmp_path: Path, first: bool) -> None:
-    """A signal to either process saves the step in both; going on gives the same bytes."""
+    """A signal to either process saves the step in both; resuming gives the same bytes."""
     folder = tmp_path / "stopped"
     output = stopped(folder, lambda launcher: workers(launcher)[0 if first else 1].terminate())
     assert "stopped after step" in output
@@ -134,7 +134,7 @@ TORCHRUN = "torchrun --nproc_per_node 2 --rdzv_backend c10d --rdzv_endpoint loca
 
 @pytest.mark.slow
 def test_the_stage_becomes_its_launcher(two: Path, tmp_path: Path) -> None:
-    """`train.launcher` starts two processes, once; the stage's own process is the launcher, with its signals."""
+    """`train.launcher` starts two processes, once; the stage's own process becomes the launcher and gets its signals."""
     folder = project(tmp_path / "launched", launcher=TORCHRUN)
     process = start_stage(folder)
     wait_for(folder, "*/step-00000005")

@@ -1,4 +1,4 @@
-"""Every generator goes on from a file as if nothing had happened."""
+"""Every generator resumes from a file as if nothing had happened."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, verified, locked, the newest few."""
+"""Checkpoints: atomic, verified, locked, only the newest few kept."""
 
 from pathlib import Path
 

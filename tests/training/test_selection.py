@@ -1,4 +1,4 @@
-"""Which rows are trained on, and for how many steps."""
+"""The choice of training rows and of the number of steps."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How often a step waits for its device: once, counted on the CPU by what is read of tensors that a GPU would hold."""
+"""A step waits for its device only once; counted on the CPU as reads of tensors that a GPU would hold."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -122,7 +122,7 @@ def test_a_step_waits_once(tmp_path: Path, rows: TokenizedDataset, changes: dict
 
 
 def test_a_read_inside_the_network_is_counted(tmp_path: Path, rows: TokenizedDataset) -> None:
-    """Each way to wait that this file knows, so that the count above can fail."""
+    """Each way to wait that this file detects, so that the count above can fail."""
     reads: list[tuple[Callable[[Tensor], object], str]] = [
         (lambda hidden: hidden.sum().item(), "aten._local_scalar_dense"),
         (lambda hidden: bool((hidden > 0).any()), "aten._local_scalar_dense"),
@@ -143,7 +143,7 @@ def test_a_read_inside_the_network_is_counted(tmp_path: Path, rows: TokenizedDat
 
 
 def test_labels_may_be_on_the_device_of_the_network() -> None:
-    """As they come from others' trainers: the same loss, at the price of a wait."""
+    """Labels as other trainers pass them: the same loss, at the cost of a wait."""
     model = tiny_model()
     ids = torch.randint(3, 300, (2, 20), generator=torch.Generator().manual_seed(0))
     device = OnDevice()
