@@ -49,7 +49,7 @@ def test_kind_and_language_of_each_row(tmp_path: Path) -> None:
     assert found.rows() == [(str(i), "a.json", *ROWS[i][2:]) for i in reversed(range(len(ROWS)))]
     with pytest.raises(UserError, match="lacks 2 of the 3 tokenized rows"):
         read_rows(tmp_path / "test.parquet", ["0", "9", "10"])
-    with pytest.raises(UserError, match="lacks 1 of the 1 rows"):
+    with pytest.raises(UserError, match="lacks 1 of the 1 tokenized rows"):
         read_rows(tmp_path / "none.parquet", ["0"])
 
 

@@ -134,7 +134,7 @@ TORCHRUN = "torchrun --nproc_per_node 2 --rdzv_backend c10d --rdzv_endpoint loca
 
 @pytest.mark.slow
 def test_the_stage_becomes_its_launcher(two: Path, tmp_path: Path) -> None:
-    """`train.launcher` starts two processes, once; the stage's own process becomes the launcher and gets its signals."""
+    """`train.launcher` starts two processes, once; the stage's own process becomes the launcher, with its signals."""
     folder = project(tmp_path / "launched", launcher=TORCHRUN)
     process = start_stage(folder)
     wait_for(folder, "*/step-00000005")
