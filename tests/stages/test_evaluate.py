@@ -301,7 +301,7 @@ def test_wrong_inputs_stop_the_stage_with_a_sentence(inputs: Path, capsys: pytes
     small_tokenizer().save(MODEL, "chatglm2")
     rows = pq.read_table(CONVERTED)
     pq.write_table(rows.slice(2), CONVERTED)
-    assert "data/converted/test.parquet lacks 2 of the 12 rows" in message()
+    assert "data/converted/test.parquet lacks 2 of the 12 tokenized rows" in message()
     TEST.unlink()
     assert "Run the tokenize stage first" in message()
 

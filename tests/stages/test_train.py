@@ -228,4 +228,4 @@ def test_only_generated_rows_and_unchanged_positions_are_a_sentence(
     )
     write_params(prepared, model={"base": "models/base"})
     assert run() == 1
-    assert "all 60 training rows are generated ones" in capsys.readouterr().err
+    assert "all 60 training rows are generated," in capsys.readouterr().err

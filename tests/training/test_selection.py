@@ -44,7 +44,7 @@ def test_a_share_is_always_of_the_same_rows(rows: TokenizedDataset) -> None:
 
 def test_nothing_left_is_a_sentence(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.parquet", "", 60, sources=GENERATED * 30)
-    with pytest.raises(UserError, match="all 60 training rows are generated ones"):
+    with pytest.raises(UserError, match="all 60 training rows are generated,"):
         without_generated(TokenizedDataset.load(tmp_path / "train.parquet"), 0.0)
 
 
