@@ -98,12 +98,12 @@ def _card(name: str, clones: list[Path]) -> str:
     ]
     trained = [_metrics(clone, "train") for clone in clones]
     steps, tokens, seconds = (sum(run[key] for run in trained) for key in ("steps", "tokens", "seconds"))
-    return f"""# The embedded {"base model" if name == "base" else f"base {name}"}
+    return f"""# The embedded {"base model" if name == "base" else f"base `{name}`"}
 
 A ChatGLM2 network of {trained[0]["trainable_parameters"]:,} parameters with its tokenizer, made by this project's own
 pipeline from its own data: {DATA[name]}. It stands
-in for released weights, so that the pipeline shows on any laptop what it does with those. Positions are plain RoPE,
-below 2,048. Licence: Apache-2.0, as the project.
+in for released weights, so that the whole pipeline can be shown on any laptop. Positions are plain RoPE,
+below 2,048. Licence: Apache-2.0, like the project.
 
 - made by: `python scripts/base.py --name {name}`, with {
         ", then ".join(
@@ -113,7 +113,7 @@ below 2,048. Licence: Apache-2.0, as the project.
     }
 - training: {steps:,} steps, {tokens:,} tokens, {seconds / 60:.0f} minutes
 
-Answers right by plain RoPE, keys and values never trained on; of RULER's kinds the share of the references found:
+Right answers with plain RoPE and held-out keys and values; for RULER's kinds, the fraction of references found:
 
 {_table(_metrics(clones[-1], "evaluate"))}
 """
