@@ -1,10 +1,10 @@
-"""Conversations about copying a part of a text, for `make base`: words, names, numbers, single Chinese characters.
+"""Conversations that ask to copy a part of a text, for `make base`: words, names, numbers, single Chinese characters.
 
     python scripts/copying.py data/raw/copying.jsonl --rows 16000
 
-A text is a list of two-part notes, given all at once or one per round. A question names one part and asks for the
-other, which is in the text word for word. It uses no wording and no held-out entity of `glm2core.analysis`. The same
-arguments give the same bytes.
+A text is a list of notes of two parts, all told at once or some in each round. A question names one part and asks for
+the other, which stands in the text word for word. No wording of `glm2core.analysis` and no entity that it holds out is
+among them. The same arguments give the same bytes.
 """
 
 import argparse
@@ -23,26 +23,46 @@ from glm2core.analysis.entities import split_of  # noqa: E402
 
 Message = dict[str, str]
 Unit = Callable[[random.Random], str]
+_INVENTED_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class Verb:
-    """The text between the parts of a note, and the questions for its right and its left part."""
+    """How a note says its two parts, and the questions for its right, its left and all of its kind's right parts.
 
-    between: str
+    Args:
+        named: its questions tell it from other verbs.
+    """
+
+    note: str
     right: str
     left: str
+    all_right: str | None = None
+    named: bool = True
+
+
+Note = tuple[str, Verb, str]
 
 
 @dataclass(frozen=True)
 class Language:
-    """How notes are joined, asked about and acknowledged."""
+    """Of notes: how they are worded, joined, asked about and acknowledged.
+
+    Args:
+        filler: a word to invent wordings from.
+        space: what stands between two such words.
+        marks: at the end of a question.
+    """
 
     verbs: tuple[Verb, ...]
     units: tuple[Unit, ...]
     joints: tuple[str, ...]
+    listing: str
     whole: str
     acknowledged: tuple[str, ...]
+    filler: Unit
+    space: str
+    marks: tuple[str, ...]
 
 
 _CHARACTERS = (
@@ -71,10 +91,11 @@ def main() -> None:
 
 def conversation(rng: random.Random, language: Language) -> list[Message]:
     """One to four questions about two to seven notes."""
-    notes = _notes(rng, language, rng.randint(2, 7))
-    asked = [_question(rng, language, note) for note in rng.sample(notes, min(len(notes), rng.randint(1, 4)))]
-    texts = [left + verb.between + right for left, verb, right in notes]
-    if rng.random() < 0.25:  # one note per round
+    verbs = _invented_verbs(rng, language) if rng.random() < _INVENTED_SHARE else rng.sample(language.verbs, 3)
+    notes = _notes(rng, language, verbs[: rng.randint(1, 3)], rng.randint(2, 7))
+    asked = [_question(rng, language, notes, note) for note in rng.sample(notes, min(len(notes), rng.randint(1, 4)))]
+    texts = [verb.note.format(left=left, right=right) for left, verb, right in notes]
+    if rng.random() < 0.25:  # told one by one
         rounds = [(text, rng.choice(language.acknowledged)) for text in texts] + asked
     else:
         text, (question, answer) = rng.choice(language.joints).join(texts), asked[0]
@@ -87,27 +108,57 @@ def conversation(rng: random.Random, language: Language) -> list[Message]:
     ]
 
 
-def _notes(rng: random.Random, language: Language, count: int) -> list[tuple[str, Verb, str]]:
-    """Unambiguous notes: a left part that appears twice has a different verb each time."""
-    verbs = rng.sample(language.verbs, rng.randint(1, 3))
-    notes: list[tuple[str, Verb, str]] = []
+def _notes(rng: random.Random, language: Language, verbs: Sequence[Verb], count: int) -> list[Note]:
+    """Notes that no question confuses: a left part that comes twice has another verb each time."""
+    notes: list[Note] = []
     while len(notes) < count:
         left, verb = _drawn(rng, language.units), rng.choice(verbs)
-        if notes and rng.random() < 0.3:
+        if notes and rng.random() < 0.3 and all(verb.named for verb in verbs):
             left = rng.choice(notes)[0]
         if (left, verb) not in [note[:2] for note in notes]:
             notes.append((left, verb, _drawn(rng, language.units)))
     return notes
 
 
-def _question(rng: random.Random, language: Language, note: tuple[str, Verb, str]) -> tuple[str, str]:
+def _invented_verbs(rng: random.Random, language: Language) -> list[Verb]:
+    """Three verbs in words that say nothing: a network that meets each once can only learn to look and to copy."""
+    return [_invented_verb(rng, language) for _ in range(3)]
+
+
+def _invented_verb(rng: random.Random, language: Language) -> Verb:
+    def words(least: int, most: int) -> str:
+        return language.space.join(language.filler(rng) for _ in range(rng.randint(least, most)))
+
+    def joined(*parts: str) -> str:
+        return language.space.join(part for part in parts if part)
+
+    word = words(1, 2)
+    parts = ("{left}", "{right}") if rng.random() < 0.7 else ("{right}", "{left}")
+    asked = word if rng.random() < 0.7 else ""
+
+    def question(key: str) -> str:
+        order = [words(0, 2), asked, key] if rng.random() < 0.5 else [words(0, 2), key, asked]
+        return joined(*order, words(0, 2)) + rng.choice(language.marks)
+
+    return Verb(
+        joined(words(0, 2), parts[0], word, parts[1], words(0, 1)),
+        question("{left}"),
+        question("{right}"),
+        joined(words(1, 2), word, words(0, 1)) + rng.choice(language.marks),
+        bool(asked),
+    )
+
+
+def _question(rng: random.Random, language: Language, notes: Sequence[Note], note: Note) -> tuple[str, str]:
     left, verb, right = note
     kind = rng.random()
+    if verb.all_right is not None and kind < 0.1:
+        return verb.all_right, language.listing.join(other[2] for other in notes if other[1] == verb)
     if kind < 0.6:
         return verb.right.format(left=left), right
     if kind < 0.9:
         return verb.left.format(right=right), left
-    return language.whole.format(right=right), left + verb.between + right
+    return language.whole.format(right=right), verb.note.format(left=left, right=right)
 
 
 def _drawn(rng: random.Random, units: Sequence[Unit]) -> str:
@@ -159,39 +210,47 @@ def _chinese_amount(rng: random.Random) -> str:
 
 ENGLISH = Language(
     verbs=(
-        Verb(" -> ", "What follows {left}?", "What stands before {right}?"),
-        Verb(": ", "{left}?", "Copy the left side of {right}"),
-        Verb(" = ", "What is equal to {left}?", "What is it that equals {right}?"),
-        Verb(" likes ", "What does {left} like?", "What likes {right}?"),
-        Verb(" carries ", "What does {left} carry?", "What carries {right}?"),
-        Verb(" stands near ", "What does {left} stand near?", "What stands near {right}?"),
-        Verb(" was sent to ", "Where was {left} sent?", "What was sent to {right}?"),
-        Verb(" was swapped for ", "For what was {left} swapped?", "What was swapped for {right}?"),
-        Verb(" begins at ", "At what does {left} begin?", "What begins at {right}?"),
-        Verb(" weighs ", "What does {left} weigh?", "What weighs {right}?"),
+        Verb("{left} -> {right}", "What follows {left}?", "What stands before {right}?"),
+        Verb("{left}: {right}", "{left}?", "Copy the left side of {right}"),
+        Verb("{left} = {right}", "What is equal to {left}?", "What is it that equals {right}?"),
+        Verb("{left} likes {right}", "What does {left} like?", "What likes {right}?"),
+        Verb("{left} carries {right}", "What does {left} carry?", "What carries {right}?"),
+        Verb("{left} stands near {right}", "What does {left} stand near?", "What stands near {right}?"),
+        Verb("{left} was sent to {right}", "Where was {left} sent?", "What was sent to {right}?"),
+        Verb("{left} was swapped for {right}", "For what was {left} swapped?", "What was swapped for {right}?"),
+        Verb("{left} begins at {right}", "At what does {left} begin?", "What begins at {right}?"),
+        Verb("{left} weighs {right}", "What does {left} weigh?", "What weighs {right}?"),
     ),
     units=(_word, _name, _number, _full_name, _full_name, _dated, _measured),
-    joints=("\n", "; ", ". "),
+    joints=("\n", "; ", ". ", ". "),
+    listing="; ",
     whole="Copy the note that ends with {right}",
     acknowledged=("Yes.", "Go on.", "And then?"),
+    filler=_word,
+    space=" ",
+    marks=("?", ".", "", ":"),
 )
 CHINESE = Language(
     verbs=(
-        Verb("：", "{left}？", "抄写{right}左边的字"),
-        Verb("＝", "{left}等于什么？", "什么等于{right}？"),
-        Verb("→", "{left}后面是什么？", "{right}前面是什么？"),
-        Verb("喜欢", "{left}喜欢什么？", "什么喜欢{right}？"),
-        Verb("带着", "{left}带着什么？", "什么带着{right}？"),
-        Verb("放在", "{left}放在哪？", "什么放在{right}？"),
-        Verb("换成", "{left}换成什么？", "什么换成{right}？"),
-        Verb("遇见", "{left}遇见什么？", "什么遇见{right}？"),
-        Verb("重", "{left}有多重？", "什么重{right}？"),
-        Verb("通向", "{left}通向哪？", "什么通向{right}？"),
+        Verb("{left}：{right}", "{left}？", "抄写{right}左边的字"),
+        Verb("{left}＝{right}", "{left}等于什么？", "什么等于{right}？"),
+        Verb("{left}→{right}", "{left}后面是什么？", "{right}前面是什么？"),
+        Verb("{left}喜欢{right}", "{left}喜欢什么？", "什么喜欢{right}？"),
+        Verb("{left}带着{right}", "{left}带着什么？", "什么带着{right}？"),
+        Verb("{left}放在{right}", "{left}放在哪？", "什么放在{right}？"),
+        Verb("{left}换成{right}", "{left}换成什么？", "什么换成{right}？"),
+        Verb("{left}遇见{right}", "{left}遇见什么？", "什么遇见{right}？"),
+        Verb("{left}重{right}", "{left}有多重？", "什么重{right}？"),
+        Verb("{left}通向{right}", "{left}通向哪？", "什么通向{right}？"),
     ),
     units=(_characters, _characters, _characters, _number, _chinese_date, _chinese_amount),
-    joints=("\n", "；", "。"),
+    joints=("\n", "；", "。", "。"),
+    listing="；",
     whole="抄写以{right}结尾的一条",
     acknowledged=("嗯。", "请继续。", "然后呢？"),
+    filler=lambda rng: "".join(rng.choices(_CHARACTERS, k=rng.randint(1, 2))),
+    space="",
+    marks=("？", "。", "", "："),
 )
 
 if __name__ == "__main__":
