@@ -24,6 +24,7 @@ from glm2core.analysis.entities import split_of  # noqa: E402
 Message = dict[str, str]
 Unit = Callable[[random.Random], str]
 _INVENTED_SHARE = 0.6
+_CHECKED_FROM = 0.85
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Language:
         filler: a word to invent wordings from.
         space: what stands between two such words.
         marks: at the end of a question.
+        check: asks whether a note is there; `checked` is the answer, with one of `verdicts` (it is, it is not).
     """
 
     verbs: tuple[Verb, ...]
@@ -59,6 +61,9 @@ class Language:
     joints: tuple[str, ...]
     listing: str
     whole: str
+    check: str
+    checked: str
+    verdicts: tuple[str, str]
     acknowledged: tuple[str, ...]
     filler: Unit
     space: str
@@ -152,13 +157,27 @@ def _invented_verb(rng: random.Random, language: Language) -> Verb:
 def _question(rng: random.Random, language: Language, notes: Sequence[Note], note: Note) -> tuple[str, str]:
     left, verb, right = note
     kind = rng.random()
+    if verb.named and kind > _CHECKED_FROM:
+        claimed = right if rng.random() < 0.5 else _another_right(rng, language, notes, right)
+        claim = verb.note.format(left=left, right=claimed)
+        verdict = language.verdicts[claimed != right]
+        return language.check.format(claim=claim), language.checked.format(
+            right=right, claimed=claimed, verdict=verdict
+        )
     if verb.all_right is not None and kind < 0.1:
         return verb.all_right, language.listing.join(other[2] for other in notes if other[1] == verb)
-    if kind < 0.6:
+    if kind < 0.55:
         return verb.right.format(left=left), right
-    if kind < 0.9:
+    if kind < 0.85:
         return verb.left.format(right=right), left
     return language.whole.format(right=right), verb.note.format(left=left, right=right)
+
+
+def _another_right(rng: random.Random, language: Language, notes: Sequence[Note], right: str) -> str:
+    others = [note[2] for note in notes if note[2] != right]
+    if others and rng.random() < 0.5:
+        return rng.choice(others)
+    return next(drawn for drawn in iter(lambda: _drawn(rng, language.units), None) if drawn != right)
 
 
 def _drawn(rng: random.Random, units: Sequence[Unit]) -> str:
@@ -225,6 +244,9 @@ ENGLISH = Language(
     joints=("\n", "; ", ". ", ". "),
     listing="; ",
     whole="Copy the note that ends with {right}",
+    check="Check this: {claim}",
+    checked="written {right}, claimed {claimed}: {verdict}",
+    verdicts=("equal", "unequal"),
     acknowledged=("Yes.", "Go on.", "And then?"),
     filler=_word,
     space=" ",
@@ -247,6 +269,9 @@ CHINESE = Language(
     joints=("\n", "；", "。", "。"),
     listing="；",
     whole="抄写以{right}结尾的一条",
+    check="核对：{claim}",
+    checked="写的{right}，说的{claimed}：{verdict}",
+    verdicts=("相同", "不同"),
     acknowledged=("嗯。", "请继续。", "然后呢？"),
     filler=lambda rng: "".join(rng.choices(_CHARACTERS, k=rng.randint(1, 2))),
     space="",

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +26,33 @@ def test_an_answer_stands_in_the_text(language: Any) -> None:
         told = ""
         for question, answer in zip(messages[::2], messages[1::2], strict=True):
             told += question["content"] + "\n"
-            parts = answer["content"].split(language.listing)
+            parts = re.split("|".join(map(re.escape, separators(language))), answer["content"])
             assert answer["content"] in language.acknowledged or all(part in told for part in parts)
+
+
+def separators(language: Any) -> list[str]:
+    """What an answer of several parts has between and around them."""
+    written = language.checked.replace("{verdict}", "|").split("|")[0]
+    around = re.split(r"\{\w+\}", written)
+    return [language.listing, *(f"{around[2]}{verdict}" for verdict in language.verdicts[::-1]), around[0], around[1]]
+
+
+@pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])
+def test_a_checked_claim_gets_the_verdict_that_it_deserves(language: Any) -> None:
+    pattern = re.compile(
+        re.escape(language.checked)
+        .replace(r"\{", "{")
+        .replace(r"\}", "}")
+        .format(right="(.+)", claimed="(.+)", verdict="(.+)")
+    )
+    verdicts = []
+    for seed in range(300):
+        for message in copying.conversation(random.Random(seed), language):
+            if message["role"] == "assistant" and (found := pattern.fullmatch(message["content"])):
+                written, claimed, verdict = found.groups()
+                assert verdict == language.verdicts[written != claimed]
+                verdicts.append(verdict)
+    assert min(verdicts.count(verdict) for verdict in language.verdicts) > 20
 
 
 def test_the_same_arguments_give_the_same_rows(tmp_path: Path) -> None:
