@@ -29,10 +29,10 @@ _CHECKED_FROM = 0.85
 
 @dataclass(frozen=True)
 class Verb:
-    """How a note says its two parts, and the questions for its right, its left and all of its kind's right parts.
+    """The template of a note, and the questions for its right part, its left part, and all right parts of the verb.
 
     Args:
-        named: its questions tell it from other verbs.
+        named: whether its questions differ from those of other verbs.
     """
 
     note: str
@@ -47,13 +47,13 @@ Note = tuple[str, Verb, str]
 
 @dataclass(frozen=True)
 class Language:
-    """Of notes: how they are worded, joined, asked about and acknowledged.
+    """How notes are worded, joined, asked about and acknowledged.
 
     Args:
-        filler: a word to invent wordings from.
-        space: what stands between two such words.
+        filler: draws a word for invented wordings.
+        space: between two such words.
         marks: at the end of a question.
-        check: asks whether a note is there; `checked` is the answer, with one of `verdicts` (it is, it is not).
+        check: asks whether a note is in the text; `checked` is the answer, with one of `verdicts` (it is, it is not).
     """
 
     verbs: tuple[Verb, ...]
@@ -100,7 +100,7 @@ def conversation(rng: random.Random, language: Language) -> list[Message]:
     notes = _notes(rng, language, verbs[: rng.randint(1, 3)], rng.randint(2, 7))
     asked = [_question(rng, language, notes, note) for note in rng.sample(notes, min(len(notes), rng.randint(1, 4)))]
     texts = [verb.note.format(left=left, right=right) for left, verb, right in notes]
-    if rng.random() < 0.25:  # told one by one
+    if rng.random() < 0.25:  # one note per round
         rounds = [(text, rng.choice(language.acknowledged)) for text in texts] + asked
     else:
         text, (question, answer) = rng.choice(language.joints).join(texts), asked[0]
@@ -114,7 +114,7 @@ def conversation(rng: random.Random, language: Language) -> list[Message]:
 
 
 def _notes(rng: random.Random, language: Language, verbs: Sequence[Verb], count: int) -> list[Note]:
-    """Notes that no question confuses: a left part that comes twice has another verb each time."""
+    """Unambiguous notes: a left part that appears twice has a different verb each time."""
     notes: list[Note] = []
     while len(notes) < count:
         left, verb = _drawn(rng, language.units), rng.choice(verbs)
@@ -126,7 +126,7 @@ def _notes(rng: random.Random, language: Language, verbs: Sequence[Verb], count:
 
 
 def _invented_verbs(rng: random.Random, language: Language) -> list[Verb]:
-    """Three verbs in words that say nothing: a network that meets each once can only learn to look and to copy."""
+    """Three verbs made of meaningless words: each is met once, so all a network can learn is to look up and copy."""
     return [_invented_verb(rng, language) for _ in range(3)]
 
 
