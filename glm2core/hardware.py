@@ -18,6 +18,7 @@ DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
 
 _GIB = 2**30
 _STATUS = Path("/proc/self/status")  # Linux
+_SMALL = 20_000_000  # parameters below which a CPU takes about as long in fp32 as in bf16, and is more exact
 _LARGE = 1_000_000_000  # parameters above which fp32 weights take more than most machines have
 # Instructions that a CPU needs to multiply in half precision: x86 (AVX512, AMX) and ARM.
 _INSTRUCTIONS = {
@@ -55,7 +56,8 @@ def choose_dtype(
 
     Args:
         parameters: of the network. `auto` on a GPU without bfloat16 arithmetic is float16, on a CPU without it float32,
-            and for more than 1e9 parameters bfloat16, which takes half the memory.
+            and for more than 1e9 parameters bfloat16, which takes half the memory. On a CPU it is float32 for fewer
+            than 2e7 parameters.
         key: the option that holds the name.
         half_steps: whether the optimizer can take steps in float16.
 
@@ -70,6 +72,9 @@ def choose_dtype(
     if name == "float32":
         return torch.float32
     if computes_in(torch.bfloat16, device):
+        if name == "auto" and kind == "CPU" and parameters < _SMALL:
+            notice(f"dtype auto: float32, as {parameters / 1e6:.1f} million parameters gain no time from bfloat16")
+            return torch.float32
         if name == "auto":
             notice(f"dtype auto: bfloat16, which this {kind} computes in")
         return torch.bfloat16

@@ -118,6 +118,15 @@ def test_a_gpu_without_bfloat16(name, half_steps: bool, expected: torch.dtype, s
     assert len(told) == 1 and told[0].startswith(said)
 
 
+def test_a_small_network_is_float32_on_any_cpu() -> None:
+    told: list[str] = []
+    assert choose_dtype("auto", CPU, parameters=1_313_920, notice=told.append) == torch.float32
+    assert len(told) == 1 and told[0].startswith("dtype auto: float32, as ")
+    assert choose_dtype("bfloat16", CPU, parameters=1_313_920, notice=told.append) == torch.bfloat16
+    large = choose_dtype("auto", CPU, parameters=85_700_000, notice=told.append)
+    assert large == (torch.bfloat16 if computes_in(torch.bfloat16, CPU) else torch.float32)
+
+
 def test_float16_is_for_gpus_and_for_optimizers_that_can() -> None:
     with pytest.raises(UserError, match=r"evaluate\.dtype is float16, which is only for GPUs"):
         choose_dtype("float16", CPU, parameters=10**6, key="evaluate.dtype")

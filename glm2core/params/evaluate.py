@@ -102,8 +102,8 @@ class EvaluateChoices(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if there is one, else cpu")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="dtype of the weights; auto = bfloat16 where the device computes in it or above 1e9 parameters, "
-        "float16 on any other GPU, else float32; float16 only on GPUs",
+        description="dtype of the weights; auto = float32 below 2e7 parameters on a CPU; else bfloat16 where the device "
+        "computes in it or above 1e9 parameters, float16 on any other GPU, else float32; float16 only on GPUs",
     )
     threads: Auto[Threads] = Field(
         "auto", description="CPU threads; auto = all cores; another count changes the last bits of results"
