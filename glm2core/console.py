@@ -1,4 +1,4 @@
-"""What users see while a run works: progress bars on long work and a closing table."""
+"""What users see during a run: progress bars while long work is done, and a closing table."""
 
 import logging
 import os
@@ -26,17 +26,17 @@ Notice = Callable[[str], None]
 """Shows the user a sentence."""
 
 Report = Callable[[dict[str, float], int], None]
-"""Takes figures of a run at a step."""
+"""Receives figures of a run at a step."""
 
 
 @contextmanager
 def progress_bar(
     description: str, total: int | None, *, seconds_between_lines: float = 60
 ) -> Iterator[tuple[Progress, TaskID]]:
-    """A bar on stderr with count, elapsed and remaining time; yields it and its task to advance.
+    """Show a bar with count, elapsed and remaining time on stderr; yield the bar and the task to advance.
 
     The description may be changed with `bar.update(task, description=...)`. Without a terminal
-    (a log file, CI) a line is printed every `seconds_between_lines`, and one at the end.
+    (a log file, CI), a line is printed every `seconds_between_lines`, and one at the end.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -76,10 +76,10 @@ def _lines(bar: Progress, seconds: float) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' own messages off the screen; call it before they are imported.
+    """Keep libraries' own messages off the screen; call this before importing the libraries.
 
-    bitsandbytes recommends a package that would fetch code from a hub; transformers reads these
-    variables when it is imported, and shows its own bar for each folder of weights; peft uses a
+    bitsandbytes recommends a package that would fetch code from a hub; transformers shows its own
+    bar for each folder of weights, unless environment variables forbid it at import; peft uses a
     deprecated name of transformers.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -92,7 +92,7 @@ _LONG_SECONDS = 30 * 60
 
 
 def time_left(seconds: float, *, shortened_by: str) -> str:
-    """`about 6 min on this machine`; if that is over half an hour, with what shortens it.
+    """A duration as text, `about 6 min on this machine`; above half an hour, followed by what would shorten it.
 
     Args:
         shortened_by: the params to change, as the rest of a sentence: `fewer train.max_steps, or ...`.
@@ -111,9 +111,11 @@ def time_left(seconds: float, *, shortened_by: str) -> str:
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:
-    """Print a stage's figures and where to look next: {what is there: command or path}.
+    """Print a stage's figures, then where to look next.
 
-    Nested figures (per source) are only in the files.
+    Args:
+        rows: name -> figure; nested figures (per source) are not printed, only written to files.
+        look_next: what to find -> the command or path where it is.
     """
     console = Console()
     table = Table(title=title, title_justify="left", show_header=False)
@@ -133,7 +135,7 @@ _WIDEST_LINE = 250  # columns: a log has no width, and lines wrapped by a termin
 
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Print lines under a header, each on one line; print nothing if there are none."""
+    """Print `lines` as a table under `header`, without wrapping; print nothing if `lines` is empty."""
     if not lines:
         return
     table = Table(*header, title=title, title_justify="left")

@@ -1,4 +1,4 @@
-"""Conversations: every raw row becomes one, and every later step reads them."""
+"""Conversations: every raw row is converted to a conversation, and every later step reads conversations."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ _HASH_BITS = 64
 
 
 class RejectionError(ValueError):
-    """Why a row can't be used; short and without the row's own text, so that equal reasons can be counted."""
+    """The reason why a row can't be used: short, and without the row's text, so that equal reasons can be counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """At most one system message, then user and assistant in turn.
+    """At most one system message, then messages of user and assistant in turn.
 
-    messages: `{"role", "content"}` each, the ecosystem's standard shape.
+    messages: each a dict with the keys `role` and `content`, as chat libraries expect.
     question_chars: how many characters at the start of the last user message are the question;
-        the rest is the text it is about, which may be cut. None = all of it is the question.
+        the rest is the text that the question is about, which may be truncated. None = the whole
+        message is the question.
     """
 
     messages: list[Message]
@@ -35,20 +36,20 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`id`: hash of the whole content. `split_point`: place of its prompt in [0, 1)."""
+    """`id` is a hash of the whole content; `split_point` is a number in [0, 1), derived from the prompt."""
 
     id: str
     split_point: float
 
 
 def identify(messages: list[Message], seed: int) -> Identity:
-    """Hash the content for finding duplicates, and the prompt (all but the answer) for splitting.
+    """Hash the content, to find duplicates, and the prompt (all but the answer), to choose the split.
 
     The split depends only on the prompt and `seed`: a row keeps its split when other rows are added
     or removed, and rows with the same prompt are always in the same split.
 
     Raises:
-        RejectionError: a text holds a lone surrogate, which no UTF-8 file can hold.
+        RejectionError: a text has a lone surrogate, which UTF-8 can't encode.
     """
     try:
         prompt = _SEPARATOR.join(m["role"] + _SEPARATOR + m["content"] for m in messages[:-1]).encode()
@@ -65,7 +66,7 @@ def identify(messages: list[Message], seed: int) -> Identity:
 
 
 def split_of(split_point: float, validation_fraction: float, test_fraction: float) -> str:
-    """Which split a point in [0, 1) falls into."""
+    """The name of the split that a `split_point` belongs to."""
     if split_point < test_fraction:
         return "test"
     if split_point < test_fraction + validation_fraction:
@@ -74,7 +75,7 @@ def split_of(split_point: float, validation_fraction: float, test_fraction: floa
 
 
 def undecodable(text: str) -> str | None:
-    """What is wrong with a text that no UTF-8 file can hold, and the likely fix; None for others."""
+    """What is wrong with a text that UTF-8 can't encode, and the likely fix; None if UTF-8 can encode it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -86,5 +87,5 @@ def undecodable(text: str) -> str | None:
     try:
         text.encode("utf-8", "surrogateescape").decode("gb18030")
     except ValueError:
-        return "bytes that its encoding does not have"
+        return "bytes that are invalid in its encoding"
     return "bytes that are not UTF-8, but fit GB18030 (then set the source's encoding: gb18030)"

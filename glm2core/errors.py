@@ -1,4 +1,4 @@
-"""The error that users see as a sentence, without a traceback; and how such a sentence shows names."""
+"""The error that users see as a sentence without a traceback, and functions that make text safe to show in it."""
 
 import os
 import re
@@ -12,30 +12,30 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 
 
 class UserError(ValueError):
-    """Something the user can fix: names the place, the value, the rule and the fix."""
+    """An error that the user can fix: its text states the place, the value, the rule and the fix."""
 
 
 def shown_names(names: Collection[object]) -> str:
-    """Names from a file for a message: a limited number, shortened, without characters that move a cursor."""
+    """Names from a file, as a message shows them: limited in number and length, with unprintable characters escaped."""
     shown = [_cut(str(name)) for _, name in zip(range(_MOST_NAMES), names, strict=False)]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "") if shown else "none"
 
 
 def printable(text: str) -> str:
-    """A text from a file, or from a library about one, with characters that move a cursor escaped."""
+    """Text from a file, or from a library's error, with unprintable characters escaped: they could move the cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def masked(text: str) -> str:
-    """A text without the user names and passwords of its URLs, and without those of `MLFLOW_TRACKING_URI`."""
+    """`text` with user names and passwords masked: those in its URLs, and those of `MLFLOW_TRACKING_URI`."""
     for secret in _secrets(os.environ.get("MLFLOW_TRACKING_URI", "")):
         text = text.replace(secret, _MASK)
     return _CREDENTIALS.sub(f"{_MASK}@", text)
 
 
 def _secrets(uri: str) -> list[str]:
-    """User name and password as a URI has them, and parts of the password, as errors quote it; longest first."""
+    """A URI's user name and password, and parts of the password, as errors may quote them; longest first."""
     if uri.startswith(("sqlite:", "file:")):
         return []
     written = uri.partition("://")[2].rpartition("@")[0]

@@ -1,9 +1,9 @@
-"""Detects which member of the family a model folder holds: the meaning of its `rope_ratio`, and its prompt wording.
+"""Detects which member of the family a model folder holds: it decides what `rope_ratio` means, and the prompt template.
 
-The released files share keys and shapes, and do not say what `rope_ratio` means: positions divided
-by it (chatglm2) or a rotary base multiplied by it (chatglm3). TensorRT-LLM's
-models/chatglm/config.py and vllm-project/vllm#1806 met the same question. The network asks for the
-family and the tokenizer for the template; both get the same guess unless a file states otherwise.
+The released files of both members have the same keys and shapes, and do not say what `rope_ratio`
+does: it divides positions (chatglm2) or multiplies the rotary base (chatglm3). TensorRT-LLM's
+models/chatglm/config.py and vllm-project/vllm#1806 face the same question. The network asks for the
+family, and the tokenizer asks for the template; both get the same guess unless a file states otherwise.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ _MOST_BYTES = 16 << 20  # of a file that is searched for the token
 
 
 def family_of(folder: Path) -> Found:
-    """What `rope_ratio` means in a folder's config.json, and the evidence: stated there, else `guess_member`.
+    """The family that a folder's config.json states, else the guess of `guess_member`; and the evidence.
 
     Raises:
-        UserError: a file of the folder is damaged, or another network's.
+        UserError: a file of the folder is damaged, or belongs to another network.
     """
     config = _config(folder)
     return _stated(config, "family", CONFIG_FILE) or guess_member(config, folder)
 
 
 def template_of(folder: Path) -> Found:
-    """The prompt wording of a folder's model, and the evidence: stated, else the family's.
+    """The prompt template that a folder's tokenizer_config.json states, else the family's; and the evidence.
 
     Raises:
         UserError: as `family_of`.
@@ -50,14 +50,14 @@ def guess_member(config: Mapping[str, Any], folder: Path | None = None) -> Found
     """The member suggested by names, tokenizer files and `rope_ratio`, and the evidence; chatglm2 if in doubt.
 
     Args:
-        config: the values of its config.json.
-        folder: its folder, to use its name and tokenizer; None = use only the config.
+        config: the values of the model's config.json.
+        folder: the model's folder, whose name and tokenizer files are evidence too; None = use only the config.
     """
     return (
         _by_name(config, folder)
         or _by_tokenizer(folder)
         or _by_rope_ratio(config)
-        or ("chatglm2", "assumed: no name, tokenizer or rope_ratio tells")
+        or ("chatglm2", "assumed: no name, tokenizer or rope_ratio tells which")
     )
 
 
@@ -98,8 +98,8 @@ def _by_rope_ratio(config: Mapping[str, Any]) -> Found | None:
         return None
     # The released ones: 16 divides positions (chatglm2-6b-32k); 50 and 500 multiply the base (chatglm3-6b-32k, -128k).
     if ratio <= _LARGEST_LINEAR_RATIO:
-        return "chatglm2", f"rope_ratio {ratio:g} is a usual division of positions"
-    return "chatglm3", f"rope_ratio {ratio:g} is a usual multiple of the rotary base"
+        return "chatglm2", f"rope_ratio {ratio:g} is usual as a divisor of positions"
+    return "chatglm3", f"rope_ratio {ratio:g} is usual as a multiplier of the rotary base"
 
 
 def _config(folder: Path) -> dict[str, Any]:

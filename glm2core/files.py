@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, hashes, and paths relative to the project root."""
+"""Atomic writes, so that a file is complete or absent; hashes; and paths relative to the project root."""
 
 import errno
 import glob
@@ -23,7 +23,7 @@ _TRIAL_BYTES = 1 << 20  # a disk that refuses this little explains a failed writ
 
 
 def project_root() -> Path:
-    """The project's folder, also from DVC's temporary workspaces.
+    """The project's folder, even if the stage runs in one of DVC's temporary workspaces.
 
     `dvc exp run --temp` and `dvc queue start` run stages in a copy that is deleted afterwards;
     DVC_ROOT still names the project, so files that must outlive the run are kept there.
@@ -37,7 +37,7 @@ def resolve_path(path: str | Path) -> Path:
     Untracked files and `../` paths do not exist in DVC's temporary workspaces.
 
     Raises:
-        UserError: it begins with ~ and the name of an unknown user.
+        UserError: the path begins with ~ and the name of an unknown user.
     """
     try:
         path = Path(path).expanduser()
@@ -60,11 +60,11 @@ def require_utf8_name(path: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a file or folder; it is renamed to `path` only on success.
 
-    An existing `path` is replaced. After an error or a kill no half-written `path` exists, and the
-    leftovers of a killed process are removed by the next one.
+    An existing `path` is replaced. After an error or a kill, no half-written `path` exists; leftovers
+    of a killed process are removed by the next process that writes `path`.
 
     Raises:
-        UserError: the disk is full, or the place can't be written to. Other errors of the body are raised unchanged.
+        UserError: the disk is full, or `path` can't be written. Other errors of the body are raised unchanged.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -87,9 +87,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_line(value: Any) -> bytes:
-    """A line of strict JSON: as UTF-8 if possible, else escaped (lone surrogates).
+    """`value` as a line of strict JSON in UTF-8; if it has lone surrogates, all but ASCII is escaped.
 
-    Values that JSON lacks are written as text, NaN as null.
+    Values of types that JSON lacks are written as text, and NaN is written as null.
     """
     try:
         return _dumped(value).encode() + b"\n"
@@ -125,13 +125,13 @@ def sha256_folder(folder: Path) -> str:
 
 
 def run_fingerprint(values: Any) -> str:
-    """Hex digest of everything a result depends on, given as plain JSON values."""
+    """Hex digest of `values`: everything that a result depends on, as plain JSON values."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def source_fingerprint(*places: Path) -> str:
-    """Hex digest of Python files and of those in folders: other code may give another result."""
+    """Hex digest of Python files, given themselves or by their folder: changed code may give another result."""
     digest = hashlib.sha256()
     for place in places:
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
@@ -167,7 +167,7 @@ def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterat
 
 
 def heed_umask(path: Path) -> None:
-    """Give a file, or the files in a folder, the umask's permissions: some libraries write only for the owner."""
+    """Give a file, or all files in a folder, the permissions that the umask allows: some libraries allow fewer."""
     umask = os.umask(0o077)
     os.umask(umask)
     for entry in (path, *path.rglob("*")):
@@ -177,7 +177,7 @@ def heed_umask(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes, or a folder's names, to the disk."""
+    """Force the bytes of a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -200,7 +200,7 @@ def _why_not_written(error: Exception, partial: Path) -> str | None:
 
 
 def _refused_by_disk(folder: Path) -> str | None:
-    """Why a MiB can't be written to a folder; None when it can."""
+    """Why 1 MiB can't be written to a folder; None if it can."""
     trial = folder / f".trial-{os.getpid()}"
     try:
         trial.write_bytes(bytes(_TRIAL_BYTES))

@@ -31,7 +31,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.dev
     """The device that `name` means on this machine; under torchrun each process gets its own GPU.
 
     Raises:
-        UserError: cuda is asked for, but there is none.
+        UserError: `name` is cuda, but torch sees no CUDA device.
     """
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
@@ -52,17 +52,19 @@ def choose_dtype(
     half_steps: bool = True,
     notice: Notice = print,
 ) -> torch.dtype:
-    """The weights' dtype that `name` means on `device`; prints what it means for products.
+    """The dtype of the weights that `name` means on `device`; `notice` is told what is not obvious about it.
+
+    Where the device computes in bfloat16, `auto` means bfloat16, but float32 on a CPU for fewer than 2e7 parameters.
+    Elsewhere `auto` means float16 on a GPU if `half_steps`; else float32, but bfloat16 for more than 1e9 parameters,
+    to save half the memory.
 
     Args:
-        parameters: of the network. `auto` on a GPU without bfloat16 arithmetic is float16, on a CPU without it float32,
-            and for more than 1e9 parameters bfloat16, which takes half the memory. On a CPU it is float32 for fewer
-            than 2e7 parameters.
-        key: the option that holds the name.
+        parameters: number of parameters in the network.
+        key: the params key or option that has the value `name`, for errors.
         half_steps: whether the optimizer can take steps in float16.
 
     Raises:
-        UserError: float16 on a CPU, or with an optimizer that can't train in it.
+        UserError: `name` is float16, but the device is a CPU or the optimizer can't train in float16.
     """
     kind: Literal["CPU", "GPU"] = "CPU" if device.type == "cpu" else "GPU"
     if name == "float16":
@@ -115,10 +117,10 @@ def _require_float16(device: torch.device, key: str, *, half_steps: bool) -> Non
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `device` has arithmetic for products in `dtype`; otherwise they are emulated, about 100 times slower.
+    """Whether `device` has instructions for products in `dtype`; without them, products are about 100 times slower.
 
     Raises:
-        UserError: `GLM2CORE_CPU` is set to an unknown class.
+        UserError: `GLM2CORE_CPU` names an unknown class of CPUs.
     """
     if dtype not in _INSTRUCTIONS or device.type not in ("cpu", "cuda"):
         return True
@@ -128,12 +130,12 @@ def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of products of weights in `dtype` on `device`: the same, or float32 without that arithmetic."""
+    """The dtype of products with weights in `dtype`: the same dtype, or float32 if `device` does not compute in it."""
     return dtype if computes_in(dtype, device) else torch.float32
 
 
 def cpu_class() -> str:
-    """The class of this CPU, by the widest instructions that products can use; benchmarks have a column for each."""
+    """The class of this CPU, named by the widest instructions that products can use; benchmarks compare classes."""
     cap, found = cpu_cap(), _capabilities()
     if found.get("neon") or found.get("architecture") in ("aarch64", "arm64"):
         return "NEON with bf16" if computes_in(torch.bfloat16, torch.device("cpu")) else "NEON"
@@ -144,14 +146,14 @@ def cpu_class() -> str:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on `device`, without waiting for the device: the copy uses pinned memory."""
+    """Copy a tensor to `device` without waiting for the device: the copy uses pinned memory."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()  # itself if already pinned
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory so far, in GiB: of the GPU's tensors, or resident in this process."""
+    """Peak memory so far, in GiB: on a GPU, that of tensors; on a CPU, that of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     if _STATUS.exists():

@@ -1,4 +1,4 @@
-"""The results of a long run so far, in a file that outlives a kill: a stopped run continues from it.
+"""A journal holds the results of a long run so far, in a file from which a stopped or killed run continues.
 
 {"model": ..., "seed": ...}          the settings of the run
 {"key": 17, "value": ...}            one line per value, complete before the next begins
@@ -18,7 +18,7 @@ Memo = Callable[[Any, Callable[[], Any]], Any]
 
 
 def compute_only(key: Any, compute: Callable[[], Any]) -> Any:
-    """The `Memo` that remembers nothing."""
+    """A `Memo` that remembers nothing: it computes every value."""
     return compute()
 
 
@@ -49,11 +49,11 @@ class _Values(Mapping[Key, Any]):
 
 
 class Journal:
-    """JSON values by key; each is on the disk before `add` returns, and memory holds only their places.
+    """JSON values by key. `add` returns when its values are on the disk; memory holds only their places in the file.
 
     Args:
-        file: created by the first `add`. A last line cut short by a kill is dropped.
-        made_with: JSON values of everything the values depend on besides their keys.
+        file: the journal's file, created by the first `add`. An incomplete last line, left by a kill, is dropped.
+        made_with: everything that the values depend on besides their keys, as JSON values.
         failed: called when the file can't be written; if it returns, the run continues without a journal.
     """
 
@@ -71,18 +71,18 @@ class Journal:
 
     @property
     def differences(self) -> list[str] | None:
-        """The names in `made_with` whose values differ from the file's run; None = no difference, or no file."""
+        """The names in `made_with` whose values differ from those in the file; None = no difference, or no file."""
         if self._found is None or self._found == self._made_with:
             return None
         return [name for name in self._made_with if self._found.get(name) != self._made_with[name]]
 
     @property
     def values(self) -> Mapping[Key, Any]:
-        """All values so far; each is read from the file."""
+        """All values so far; each is read from the file on access."""
         return self._values
 
     def memo(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """The value of a key: from the earlier run, or computed now and kept.
+        """The value of a key: read if the journal has it, else computed and added.
 
         Args:
             key: plain JSON values that identify this value.
@@ -96,7 +96,7 @@ class Journal:
         return value
 
     def add(self, values: Mapping[Key, Any]) -> None:
-        """Keep values, and force them to the disk; values of existing keys are dropped."""
+        """Write values to the disk; a key that already has a value keeps that value."""
         new = {key: value for key, value in values.items() if key not in self._values}
         if not self._kept:
             self._values.unwritten |= new
@@ -104,7 +104,7 @@ class Journal:
             self._append(new)
 
     def remove(self) -> None:
-        """The run has ended."""
+        """Remove the file, because the run has ended."""
         self._file.unlink(missing_ok=True)
 
     def _append(self, values: Mapping[Key, Any]) -> None:
@@ -129,7 +129,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The complete lines that a run left, each with its place; the file is truncated after them."""
+    """The complete lines that a run left, each with its place; the rest of the file is cut off."""
     if not path.is_file():
         return
     size = 0

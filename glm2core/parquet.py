@@ -1,7 +1,7 @@
-"""How parquet is written, and read between the stages: zstd, one writer, one thread, checksums.
+"""Writes parquet files, and reads those of earlier stages: always pyarrow, with zstd, one thread and checksums.
 
-DVC hashes bytes, and every other writer lays out other bytes. Each page has a checksum: a damaged file gives an error
-in the stage that reads it, never wrong numbers.
+DVC hashes the bytes of files, and another library would lay out other bytes. Each page has a checksum: a damaged file
+gives an error in the stage that reads it, never wrong numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from glm2core.errors import UserError, printable
 def parquet_writer(
     path: Path, schema: pa.Schema, dictionary_columns: bool | Sequence[str] = True
 ) -> Iterator[pq.ParquetWriter]:
-    """A writer that closes the file with its footer, also after an error."""
+    """Yield a writer; afterwards the file is closed with its footer, also after an error."""
     writer = pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=dictionary_columns, write_page_checksum=True
     )
@@ -36,7 +36,7 @@ def parquet_writer(
 def rows_at(
     path: Path, stage: str, places: Sequence[int], columns: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Some rows of a stage's file, in the order of `places`; only their row groups are read.
+    """The rows of a stage's file at `places`, in that order; only row groups that hold these rows are read.
 
     Raises:
         UserError: the file is damaged.
@@ -57,7 +57,7 @@ def open_parquet(path: Path, stage: str) -> pq.ParquetFile:
     """Open a stage's file for reading with checksum verification; wrap reads in `damage_told`.
 
     Raises:
-        UserError: its end is missing or damaged.
+        UserError: the end of the file is missing or damaged.
     """
     with damage_told(path, stage):
         return pq.ParquetFile(path, page_checksum_verification=True)
@@ -65,7 +65,7 @@ def open_parquet(path: Path, stage: str) -> pq.ParquetFile:
 
 @contextmanager
 def damage_told(path: Path, stage: str) -> Iterator[None]:
-    """Turn the errors of a damaged or cut-off file of a stage into a sentence."""
+    """Turn errors from reading a damaged or cut-off file of a stage into a sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
@@ -76,10 +76,10 @@ def damage_told(path: Path, stage: str) -> Iterator[None]:
 
 
 def require_whole(path: Path, stage: str) -> None:
-    """Read the whole file once, for readers that do not check checksums.
+    """Read the whole file once to verify its checksums, before it is read by a library that ignores them.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     with open_parquet(path, stage) as file, damage_told(path, stage):
         for group in range(file.num_row_groups):

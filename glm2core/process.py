@@ -1,4 +1,4 @@
-"""Process set-up, before anything heavy is imported."""
+"""Sets up the process, before heavy libraries are imported."""
 
 import io
 import os
@@ -18,14 +18,14 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_
 
 
 def prepare_process() -> None:
-    """Keep libraries off the network, let threads share the cores, heed `GLM2CORE_CPU`, print line by line into a file.
+    """Keep libraries off the network, let threads share cores, apply `GLM2CORE_CPU`, and flush every printed line.
 
-    Libraries read the variables when torch is imported. Threads that spin while waiting take cores from each other: two
-    trainings at once (`dvc queue start -j 2`) were eight times slower. Threads that sleep at once wake late: a single
-    training was twice as slow. A short spin avoids both.
+    Libraries read their environment variables when torch is imported. Threads that spin while waiting take cores from
+    each other: two trainings at once (`dvc queue start -j 2`) were eight times slower. Threads that sleep immediately
+    wake late: a single training was twice as slow. A short spin avoids both.
 
     Raises:
-        UserError: `GLM2CORE_CPU` is not a class of CPUs.
+        UserError: `GLM2CORE_CPU` names an unknown class of CPUs.
     """
     os.environ.update(_OFFLINE)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,10 +38,10 @@ def prepare_process() -> None:
 
 
 def cpu_cap() -> str | None:
-    """The highest class of CPUs to treat this one as, from `GLM2CORE_CPU`; None = no cap.
+    """The class of CPUs in `GLM2CORE_CPU`, beyond which no instructions are used; None = no cap.
 
     Raises:
-        UserError: the variable is not such a class.
+        UserError: the variable names an unknown class.
     """
     cap = os.environ.get("GLM2CORE_CPU")
     if cap and cap not in _CAPS:
@@ -50,7 +50,7 @@ def cpu_cap() -> str | None:
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use; several processes on one machine (torchrun) share them equally."""
+    """Number of CPU cores that this process may use; processes on one machine (torchrun) share cores equally."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,4 +1,4 @@
-"""The reports' tables as CSV, written by polars, with the same number format in all of them."""
+"""Writes the reports' tables as CSV by polars, with the same number format in all of them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""metrics/evaluate.json as two small tables: retrieval in long texts, and answers to held-out rows."""
+"""Two small tables from metrics/evaluate.json: retrieval in long texts, and answers to held-out rows."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _UNKNOWN = "–"
 
 
 def retrieval_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines: two per task, of the base (if asked) and of the tuned model, with one column per length."""
+    """A header, then for each task a line for the base (if asked) and a line for the tuned model; a column per length."""
     found = {key: match.groups() for key in metrics if (match := _RETRIEVAL.fullmatch(key))}
     lengths = sorted({int(length) for _, length in found.values()})
     tasks = list(dict.fromkeys(task for task, _ in found.values()))
@@ -28,7 +28,7 @@ def retrieval_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]
 
 
 def answers_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines: one for all held-out rows, and one for each generated source."""
+    """A header, then one line for all held-out rows and one for each generated source."""
     generated = {name: of_it for name, of_it in metrics.get("by_source", {}).items() if not Path(name).suffix}
     groups = {"all": metrics, **generated} if any(name in metrics for name in _SCORES) else {}
     lines = [
@@ -39,7 +39,7 @@ def answers_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def result_note(metrics: dict[str, Any]) -> str:
-    """Both tables as Markdown, without empty ones."""
+    """Both tables as Markdown; a table without lines is left out."""
     tables = ((RETRIEVAL, *retrieval_table(metrics)), (ANSWERS, *answers_table(metrics)))
     return "\n\n".join(f"**{title}**\n\n{_markdown(header, lines)}" for title, header, lines in tables if lines)
 

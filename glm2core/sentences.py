@@ -1,4 +1,4 @@
-"""Errors of the machine, not of the code, as sentences: no memory, no permission, a folder in a file's place."""
+"""Turns errors of the machine, not of the code, into sentences: no memory, no permission, a folder in a file's place."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Raw sources -> data/converted/: one conversation per row, split by prompt; rejected rows kept with their reason."""
+"""Converts raw sources to data/converted/: one conversation per row, split by prompt; keeps rejected rows and why."""
 
 import sys
 from pathlib import Path

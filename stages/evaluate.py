@@ -1,4 +1,4 @@
-"""models/tuned -> metrics and reports: held-out loss, answers scored by ROUGE and BLEU, long-context retrieval."""
+"""Evaluates models/tuned: loss on held-out rows, answers scored by ROUGE and BLEU, and long-context retrieval."""
 
 import sys
 import tempfile

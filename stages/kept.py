@@ -11,14 +11,15 @@ from glm2core.files import project_root
 
 
 def put_back(stage: str, out: Path) -> None:
-    """Restore an out that DVC has removed from DVC's cache, as dvc.lock describes it.
+    """Restore, from DVC's cache, an out that DVC removed before the stage started.
 
-    The stage replaces it as a whole when it succeeds; until then, and after an error, Ctrl-C or a kill, it stays. Does
-    nothing outside DVC, in DVC's temporary workspaces, or if the cache lacks the out.
+    The version in dvc.lock is restored. It stays until the stage succeeds and replaces it as a whole; so it also stays
+    after an error, Ctrl-C or a kill. Does nothing outside DVC, in DVC's temporary workspaces, or if the cache lacks the
+    out.
 
     Args:
-        stage: by its name in dvc.yaml.
-        out: one of its outs.
+        stage: the stage's name in dvc.yaml.
+        out: path of one of the stage's outs.
     """
     in_workspace = os.environ.get("DVC_STAGE") == stage and Path.cwd().resolve() == project_root()
     if not in_workspace or out.exists():

@@ -1,4 +1,4 @@
-"""The train stage becomes its launcher: same process, so signals and exit codes are the launcher's; no shell."""
+"""Replaces the train stage by its launcher in the same process, so that signals and exit codes pass; no shell."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def is_launched() -> bool:
 
 
 def become_launcher(launcher: str, module: str) -> None:
-    """Replace this process by `module` under `train.launcher`; does nothing for plain python or a launched process.
+    """Replace this process by the launcher, which runs `module`; do nothing for plain python or in a launched process.
 
     Raises:
         UserError: accelerate's config file is missing, is outside the project, or would start something else.

@@ -1,4 +1,4 @@
-"""Runs any stage: params are checked first, errors are sentences, the exit code is 0 only on success."""
+"""Runs any stage: checks params first, prints errors as sentences, and returns 0 only on success."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def run_stage(name: str, stage: Callable[[Params], None], process: str | None = 
     """Run one stage and return its exit code: 0 only when its outputs are complete.
 
     Args:
-        process: number of this process, if there are several; for messages.
+        process: number of this process, shown in messages; None = there is only one process.
     """
     shown = name if process is None else f"{name}, process {process}"
     try:

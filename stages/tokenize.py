@@ -1,4 +1,4 @@
-"""data/converted/ -> data/tokenized/: supervised token pairs and the tokenizer that made them."""
+"""Tokenizes data/converted/ to data/tokenized/: supervised token pairs, and the tokenizer that made them."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train: tunes the network as set in params; writes weights or an adapter, curves and metrics."""
+"""Tunes the network as params say; writes weights or an adapter, curves and metrics."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ METRICS = Path("metrics/train.json")
 
 
 def train(params: Params) -> None:
-    """Tune the network in params on data/tokenized, in this process or in those that `train.launcher` starts."""
+    """Tune the network on data/tokenized, in this process or in processes that `train.launcher` starts."""
     become_launcher(params.train.launcher, "stages.train")
     # Imported here, so that wrong params are reported first.
     quiet_libraries()

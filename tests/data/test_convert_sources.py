@@ -201,7 +201,7 @@ def test_shares_of_the_splits_and_the_seed():
 
 
 def test_a_lone_surrogate_and_a_wrong_byte_have_no_identity():
-    for character, reason in (("\ud83d", "a lone surrogate"), ("\udcc4", "bytes that its encoding does not have")):
+    for character, reason in (("\ud83d", "a lone surrogate"), ("\udcc4", "bytes that are invalid in its encoding")):
         with pytest.raises(RejectionError, match=reason):
             identify([{"role": "user", "content": "q"}, {"role": "assistant", "content": character}], 0)
 

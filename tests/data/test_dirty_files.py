@@ -227,7 +227,7 @@ def test_broken_utf8_in_parquet_rejects_its_row_alone(tmp_path):
     pq.write_table(pa.table({"instruction": column, "output": ["a", "b"]}), tmp_path / "a.parquet")
     convert(tmp_path / "a.parquet", tmp_path / "out")
     assert said(tmp_path / "out") == [["u:fine", "a:b"]]
-    assert reasons(tmp_path / "out") == ["bytes that its encoding does not have"]
+    assert reasons(tmp_path / "out") == ["bytes that are invalid in its encoding"]
 
 
 def test_pipes_are_refused(tmp_path):
