@@ -14,7 +14,7 @@ _UNKNOWN = "–"
 
 
 def retrieval_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """A header, then for each task a line for the base (if asked) and a line for the tuned model; a column per length."""
+    """A header, then for each task a line of the base (if asked) and one of the tuned model; one column per length."""
     found = {key: match.groups() for key in metrics if (match := _RETRIEVAL.fullmatch(key))}
     lengths = sorted({int(length) for _, length in found.values()})
     tasks = list(dict.fromkeys(task for task, _ in found.values()))

@@ -1,4 +1,4 @@
-"""Turns errors of the machine, not of the code, into sentences: no memory, no permission, a folder in a file's place."""
+"""Turns errors of the machine, not of the code, into sentences: no memory, no permission, a folder for a file."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Shared by `chat`, `predict`, `serve` and `compare`: loads the model named by their arguments."""
+"""Loads the model that the arguments of `chat`, `predict`, `serve` or `compare` name."""
 
 import argparse
 from typing import cast
@@ -17,7 +17,7 @@ def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
     """The model named by a command's arguments, with its sampling settings.
 
     Raises:
-        UserError: no such folder, no model in it, or a missing device.
+        UserError: there is no such folder, no model in it, or no such device.
     """
     model, chat_format = load_model_and_format(arguments, notice)
     torch.manual_seed(arguments.seed)
@@ -25,10 +25,10 @@ def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
 
 
 def load_model_and_format(arguments: argparse.Namespace, notice: Notice) -> tuple[PreTrainedModel, ChatFormat]:
-    """The model named by `model`, `device` and `dtype` of a command's arguments.
+    """The model that a command's arguments name, on their device and in their dtype, and its chat format.
 
     Raises:
-        UserError: as `load_answerer`.
+        UserError: as for `load_answerer`.
     """
     chat_format = ChatFormat.load(arguments.model)
     device = choose_device(arguments.device, key="--device")

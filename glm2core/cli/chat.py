@@ -1,4 +1,4 @@
-"""`chat`: several rounds with a model; answers are streamed."""
+"""`chat`: talks with a model over several rounds and streams its answers."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     if parameters < _CONVERSES:
         _note(
             f"With {parameters / 1e6:.1f} million parameters it can find and copy parts of a text, but not converse. "
-            f"To see it find: python -m glm2core predict {arguments.model} data/examples/needles.jsonl"
+            f"To see it do so: python -m glm2core predict {arguments.model} data/examples/needles.jsonl"
         )
     chat = Chat(answerer, arguments.system)
     for line in _lines():
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 class Chat:
-    """The rounds so far."""
+    """A chat with its rounds so far."""
 
     def __init__(self, answerer: Answerer, system: str | None = None) -> None:
         self._answerer = answerer
@@ -47,7 +47,7 @@ class Chat:
         self.messages = list(self._start)
 
     def clear(self) -> None:
-        """Forget all rounds; the system text stays."""
+        """Forget all rounds; the system message stays."""
         self.messages = list(self._start)
 
     def ask(self, question: str) -> str:
@@ -79,7 +79,7 @@ def _answer(chat: Chat, question: str) -> None:
 
 
 def _lines() -> Iterator[str]:
-    """What the user types; with line editing and history in a terminal."""
+    """The lines that the user types, with line editing and history in a terminal."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

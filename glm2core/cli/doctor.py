@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, what params need, and what will go wrong; also for bug reports."""
+"""`doctor`: shows what this machine has, what params need, and what will go wrong; also for bug reports."""
 
 import argparse
 import locale
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Property -> value, as printed."""
+    """The machine's properties by name, as they are printed."""
     rates = {dtype: product_rate(dtype, _CPU) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
     bf16 = "" if computes_in(torch.bfloat16, _CPU) else " (emulated: glm2core multiplies in fp32 instead)"
     whole = psutil.virtual_memory().total

@@ -1,4 +1,4 @@
-"""`export`: a tuned or released model in another tool's format."""
+"""`export`: writes a tuned or released model in another tool's format."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m glm2core figures`: the last run's results, before and after tuning."""
+"""`python -m glm2core figures`: prints the last run's results, before and after tuning."""
 
 import argparse
 import json

@@ -15,7 +15,7 @@ _INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 an error in a sentence, 2 wrong usage, 130 interrupted."""
+    """Run one command; return 0 if it is done, 1 after an error that is told in a sentence, 130 if interrupted."""
     parsed = _parser().parse_args(arguments)
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # meant for developers of libraries
@@ -65,8 +65,8 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat = commands.add_parser(
         "chat",
         help="chat with a model; answers are streamed",
-        description="Chat with a model over several rounds. Type `clear` to forget them, `stop` (or Ctrl-D) to quit. "
-        "Lines from a pipe are answered one by one.",
+        description="Chat with a model over several rounds. Type `clear` to forget the rounds, `stop` (or Ctrl-D) to "
+        "quit. Lines from a pipe are answered one by one.",
     )
     chat.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     chat.add_argument("--system", help="system message before the first round")
@@ -77,12 +77,12 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict = commands.add_parser(
         "predict",
         help="answer the rows of a file; write JSON lines",
-        description="Answer the rows of a file: Alpaca, chatGLM, messages or ShareGPT; JSON, JSON lines, CSV or "
-        "parquet, plain or compressed with gzip, bzip2, xz or zstd. To continue a killed run, give the same command "
-        "again.",
+        description="Answer the rows of a file. Formats of rows: Alpaca, chatGLM, messages, ShareGPT. Formats of "
+        "files: JSON, JSON lines, CSV, parquet, plain or compressed with gzip, bzip2, xz or zstd. To continue a killed "
+        "run, give the same command again.",
     )
     predict.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    predict.add_argument("file", type=Path, metavar="FILE", help="rows with questions; answers in them are ignored")
+    predict.add_argument("file", type=Path, metavar="FILE", help="rows with questions; answers in the file are ignored")
     predict.add_argument(
         "-o", "--output", type=Path, help="JSON lines file to write (default: FILE.answers.jsonl beside FILE)"
     )
@@ -101,7 +101,7 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="append",
         default=[],
         metavar="NAME=THEIRS",
-        help="name of a standard column in this file; may be repeated",
+        help="the standard column NAME is called THEIRS in this file; may be repeated",
     )
     predict.add_argument("--batch-size", type=_count, default=8, help="rows answered at once (8)")
     _add_generation(predict, max_new_tokens=512)
@@ -121,7 +121,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--format",
         choices=["hf", "gguf", "released", "adapter-gguf"],
         default="hf",
-        help="hf = transformers' GlmForCausalLM, also for vLLM and SGLang (the default); gguf = llama.cpp and Ollama; "
+        help="hf (the default) = transformers' GlmForCausalLM, also for vLLM and SGLang; gguf = llama.cpp and Ollama; "
         "released = the layout of the released weights; adapter-gguf = a LoRA adapter alone, for llama.cpp",
     )
     export.add_argument(
@@ -144,9 +144,9 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     serve.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
-    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 = any free one (8000)")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 = any free port (8000)")
     serve.add_argument(
-        "--max-context", type=_count, help="maximum tokens of prompt and answer together (MODEL's positions)"
+        "--max-context", type=_count, help="maximum tokens of prompt and answer together (default: MODEL's positions)"
     )
     _add_device(serve)
 
@@ -161,7 +161,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     compare.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     compare.add_argument("--url", required=True, help="address of the server, up to /v1: http://127.0.0.1:8080/v1")
-    compare.add_argument("--name", help="name of the model on the server (the only one)")
+    compare.add_argument("--name", help="name of the model on the server (default: the only one there)")
     compare.add_argument(
         "--lengths",
         type=_count,
@@ -176,9 +176,9 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     retrieval = commands.add_parser(
         "retrieval",
-        help="test how much of its context a model can use: the evaluate stage's retrieval alone, on any folder",
+        help="test how much of its context a model can use: only the evaluate stage's retrieval, for any model folder",
         description="Ask MODEL the questions set by `evaluate.retrieval` in params.yaml and those of LongEval's and "
-        "RULER's own files, with greedy decoding and rotary tables in fp32. Writes every answer, tables and pictures.",
+        "RULER's own files, with greedy decoding and rotary tables in fp32. Write every answer, tables and pictures.",
     )
     retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
@@ -188,10 +188,10 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--lengths",
         type=_count,
         nargs="*",
-        help="context lengths in tokens, instead of the params file's; no value = []",
+        help="context lengths in tokens, instead of the params file's; without a value, no context is generated",
     )
     retrieval.add_argument(
-        "--tasks", nargs="*", metavar="TASK", help="tasks to ask, instead of the params file's; no value = []"
+        "--tasks", nargs="*", metavar="TASK", help="tasks to ask, instead of the params file's; without a value, none"
     )
     retrieval.add_argument("--contexts", type=_count, help="contexts per length, instead of the params file's")
     retrieval.add_argument(
@@ -213,9 +213,9 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     rope = commands.add_parser(
         "rope",
-        help="show a model's RoPE, and whether other engines would apply the same",
+        help="show a model's RoPE, and whether other engines would apply the same RoPE",
         description="Print MODEL's family and RoPE scaling, how many positions stay distinct in half precision, and "
-        "how vLLM, SGLang and llama.cpp's converter would read its config: right, with a wrong base, or plain.",
+        "how vLLM, SGLang and llama.cpp's converter would read its config: right, with a wrong rotary base, or plain.",
     )
     rope.add_argument("model", type=Path, metavar="MODEL", help="folder of weights, of an adapter, or of an export")
 
@@ -224,8 +224,8 @@ def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     memory = commands.add_parser(
         "memory",
         help="estimate the memory and disk that the train stage will need",
-        description="Estimate for the settings in params.yaml: the memory of weights, gradients, optimizer and "
-        "activations on a CPU and on a GPU, the memory of the cache when the model is used, and the disk space.",
+        description="Estimate what the settings in params.yaml need: memory for weights, gradients, optimizer and "
+        "activations, on a CPU and on a GPU; memory for the cache when the model is used; and disk space.",
     )
     _add_params_file(memory)
 
@@ -237,13 +237,13 @@ def _add_promote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Register models/tuned in MLflow's model registry with its headline figures and what it was made "
         "from. The weights are not copied: DVC keeps them, and the version holds the command that restores them.",
     )
-    promote.add_argument("--name", help="name of the registered model (tracking.experiment of params.yaml)")
+    promote.add_argument("--name", help="name of the registered model (default: tracking.experiment)")
 
 
 def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parameters = commands.add_parser(
         "parameters",
-        help="every key of params.yaml: type, allowed values, default, meaning",
+        help="list every key of params.yaml with its type, allowed values, default and meaning",
         description="Print every key of params.yaml as Markdown tables, with the file's current values.",
     )
     parameters.add_argument(
@@ -255,9 +255,9 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     show = commands.add_parser(
         "show",
-        help="show one tokenized row: every token with its id, what is supervised, what was cut",
-        description="Print a row of a file of data/tokenized as the model sees it; reports/tokenize/rows.html has some "
-        "rows of each source. Cut text is read from data/converted beside it.",
+        help="show one tokenized row: every token with its id, what is supervised, and what was cut off",
+        description="Print one row of a file in data/tokenized as the model sees it; reports/tokenize/rows.html shows "
+        "some rows of each source. Text that was cut off is read from data/converted beside data/tokenized.",
     )
     show.add_argument("file", type=Path, metavar="FILE", help="a parquet file of data/tokenized")
     show.add_argument("--row", type=int, required=True, metavar="N", help="row number, from 0")
@@ -298,8 +298,8 @@ def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         type=Path,
-        help="folder of the base, if an adapter's base was moved (the weights must be the same) or MODEL is a released "
-        "P-tuning prefix alone",
+        help="folder of the base; needed if an adapter's base was moved (its weights must be the same), or if MODEL "
+        "holds only a released P-tuning prefix",
     )
 
 
@@ -329,7 +329,7 @@ def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     _add_base(parser)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda if there is one")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda if present")
     parser.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],

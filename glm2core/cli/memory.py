@@ -1,4 +1,4 @@
-"""`memory`: the memory and disk that the settings in params.yaml will need, before anything runs."""
+"""`memory`: estimates the memory and disk that the settings in params.yaml will need, before anything runs."""
 
 import argparse
 import math
@@ -64,7 +64,7 @@ def _as_run(params: TrainParams, workload: Workload, device: str) -> TrainParams
 
 
 def workload_of(params: Params, settled: Settled, device: str) -> Workload:
-    """What the train stage would do on a cpu or cuda device, with rows as long as tokenize allows."""
+    """The workload of the train stage on a cpu or cuda device, if rows are as long as tokenize allows."""
     sources = [s for s in params.convert.sources if s.analysis is None or s.analysis.rows]
     trained = [s for s in sources if s.generate is None or settled.train.generated_rows]
     source = max([params.tokenize.max_source_length, *(s.max_source_length or 0 for s in trained)])

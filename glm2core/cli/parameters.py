@@ -1,4 +1,4 @@
-"""`python -m glm2core parameters`: the reference of params.yaml, from the types that check it."""
+"""`python -m glm2core parameters`: prints the reference of params.yaml, made from the types that check the file."""
 
 import argparse
 import json
@@ -25,14 +25,14 @@ _LONGEST = 60  # characters of a default that a table cell shows
 _HEAD = """# Parameters
 
 Every key of [params.yaml](../params.yaml), from the types that check it (`python -m glm2core parameters`). The default
-is the value in the params.yaml that comes with the project. Keep every key in the file: a missing one takes the code's
+is the value in the params.yaml that comes with the project. Keep every key in the file: a missing key takes the code's
 default, which may be another value.
 
 To change a key for one experiment: `dvc exp run -S section.key=value`. Values are YAML, so lists are written
 `-S 'evaluate.retrieval.lengths=[512, 1024]'` (with brackets: a bare `512,1024` makes two experiments, and only with
 `--queue`). A wrong key, type, value or combination stops every stage at once, with a sentence that names it. DVC itself
-refuses a key that is not in params.yaml (`Key 'methd' is not in struct`). With the `+` that it suggests
-(`-S +train.methd=lora`) the sentence names the nearest key; `git checkout params.yaml` removes it again.
+refuses a key that is not in params.yaml (`Key 'methd' is not in struct`). With the `+` that DVC suggests
+(`-S +train.methd=lora`), the stage names the nearest key; `git checkout params.yaml` removes the wrong key again.
 """
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
@@ -54,9 +54,10 @@ def reference(params_file: Path) -> str:
 
 
 def commented(params_file: Path) -> str:
-    """A params file with the types' descriptions as comments of its keys.
+    """The text of a params file, in which each key has its description as a comment.
 
-    A long comment goes above its key. Section lines, entries of `sources` and comments at the margin are unchanged.
+    A long comment goes above its key. The lines of sections, entries of `sources`, and comments at the margin are
+    unchanged.
     """
     lines: list[str] = []
     above: list[str] = []  # comment lines that may be an old description

@@ -1,7 +1,7 @@
 """`predict`: answers the rows of a file as JSON lines; a killed run continues where it stopped.
 
-Until the run is done, its lines are in a journal, `<out>.partial`; then they are written to `<out>`, in the order of
-their numbers.
+Until the run is done, its lines are in a journal, `<out>.partial`; then they are written to `<out>`, ordered by the
+numbers of their rows.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def _locked(out: Path) -> Iterator[None]:
     """Reserve an output for this process; a lock left by a killed process is ignored.
 
     Raises:
-        UserError: another process is writing it, or its folder can't be written to.
+        UserError: another process is writing the output, or its folder can't be written to.
     """
     file = out.with_name(f"{out.name}.lock")
     lock = FileLock(file)
@@ -99,7 +99,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False) -> Journal:
-    """The lines written so far for `out`, by their numbers.
+    """Open the journal of `out`, which has the lines written so far, by row number.
 
     Args:
         out: the finished file; must not exist.
@@ -147,7 +147,7 @@ class Questions:
     use: ColumnUse
 
     def messages(self, record: Record) -> list[Message]:
-        """Raises: RejectionError: why the row can't be answered."""
+        """The messages of a row; raises a RejectionError with the reason if the row can't be answered."""
         if record.problem is not None:
             raise RejectionError(record.problem)
         return to_conversation(record.value, self.row_format, self.columns, answer_needed=False).messages
@@ -157,7 +157,7 @@ def read_questions(path: Path, row_format: str, columns: dict[str, str], encodin
     """Detect the format of a file and count its rows.
 
     Raises:
-        UserError: no rows, or columns that don't reveal the format.
+        UserError: the file has no rows, or its columns don't reveal the format.
     """
     rows = open_rows(path, encoding, columns)
     first = first_row(rows)
@@ -182,7 +182,7 @@ def answer_rows(
     seed: int,
     progress: Callable[[int], object],
 ) -> None:
-    """Answer all rows without a line; a row that can't be answered gets a line with its problem."""
+    """Answer all rows that have no line in the journal; a row that can't be answered gets a line with its problem."""
 
     def add(lines: list[OutputLine]) -> None:
         before = len(journal.values)

@@ -11,7 +11,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Register models/tuned under `arguments.name` (default: the experiment's name).
 
     Raises:
-        UserError: no tuned model, a stale workspace, or no run that made it.
+        UserError: there is no tuned model, the workspace is stale, or no run made this model.
     """
     params = load_params()
     name = arguments.name or params.tracking.experiment

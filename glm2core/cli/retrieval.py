@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Ask `arguments.model` the questions of `evaluate.retrieval` in the params file; write the same files as evaluate.
 
     Raises:
-        UserError: OUT exists, an unknown task, no model in the folder, a scaling that can't be added, or a file of
-            cases that is neither LongEval's nor RULER's.
+        UserError: OUT exists, a task is unknown, the folder has no model, the scaling can't be added, or a file of
+            cases is neither LongEval's nor RULER's.
     """
     if arguments.out.exists():
         raise UserError(f"{arguments.out} already exists. Name another folder, or remove it.")
@@ -85,5 +85,5 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _record_of(model: Path) -> TuningRecord:
-    """For weights that were not tuned here: what their folder says."""
+    """The record of weights that were not tuned here, from what their folder says."""
     return TuningRecord(model=ModelParams(base=str(model)), train=TrainParams(), base=read_base(model))

@@ -1,4 +1,4 @@
-"""`rope`: the RoPE of a folder's network, its precision in half precision, and how other engines would read it."""
+"""`rope`: shows the RoPE of a folder's network, its errors in half precision, and how other engines would read it."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print what `arguments.model`'s config says about positions.
 
     Raises:
-        UserError: no config.json there, or one that is neither the family's nor an export.
+        UserError: the folder has no config.json, or the file is neither this family's nor an export's.
     """
     folder = base_folder(arguments.model) or arguments.model
     values = _values(folder)

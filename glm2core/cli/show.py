@@ -1,4 +1,4 @@
-"""`python -m glm2core show`: one tokenized row, token by token, with supervision and cuts marked."""
+"""`python -m glm2core show`: prints one tokenized row token by token, with marks for supervised and cut-off tokens."""
 
 import argparse
 from pathlib import Path
@@ -20,19 +20,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Print row `arguments.row` of a tokenized file.
 
     Raises:
-        UserError: no tokenized file, a row beyond its end, or another tokenizer than the file's.
+        UserError: the file is not tokenized, the row is beyond its end, or the tokenizer is not the file's.
     """
     print(rendered(_read(arguments.file, arguments.row, arguments.tokenizer)))
 
 
 def rendered(row: ShownRow) -> str:
-    """A row as text: `piece:id` each, supervised tokens in « », cut ones in [- -]; a line starts with its position."""
+    """A row as text: each token as `piece:id`, supervised tokens in « », cut-off ones in [- -]; a position per line."""
     cuts = f"; cut: {', '.join(row.cuts)}" if row.cuts else ""
     head = [
         f"row {row.number:,} of {row.place}: {row.length:,} tokens, {row.supervised:,} supervised{cuts}",
         f"id {row.id}, source {row.source}",
-        "piece:id each; « » supervised (=> with another label), [- -] cut; a line starts with its position, then as an "
-        f"example its position when the row is spread over {STRETCHED:,}",
+        "tokens as piece:id; « » supervised (=> with another label), [- -] cut off; a line starts with its position, "
+        f"then with its position if, as an example, the row is spread over {STRETCHED:,}",
         "",
     ]
     more = [f"{row.left_out:,} more tokens are left out"] if row.left_out else []

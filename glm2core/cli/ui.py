@@ -10,6 +10,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the addresses, then become MLflow's server.
 
     Raises:
-        UserError: no free port, or a store that is the user's own server.
+        UserError: no port is free, or the store is the user's own server.
     """
     become_pages(load_params().tracking.experiment, arguments.port)

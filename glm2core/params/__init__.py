@@ -1,10 +1,10 @@
-"""params.yaml -> frozen typed sections. The only reader of that file; imports no torch.
+"""Reads params.yaml into frozen typed sections, without importing torch. No other package reads that file.
 
-A section as written is called Choices, because some keys may be `auto`. `settle` turns it into Params, which all other
-code takes.
+A class whose name ends in Choices is a section as written: some keys may be `auto`. `settle` turns it into the class
+that ends in Params, which all other code takes.
 
-Every stage calls `load_params` first, so a wrong key, type, value or combination stops the run within a second, with
-the key, the value, what is allowed, and the nearest name.
+Every stage calls `load_params` first, so a wrong key, type, value or combination stops the run within a second; the
+error states the key, the value, what is allowed, and the nearest name.
 """
 
 from glm2core.params.advice import Base, read_base

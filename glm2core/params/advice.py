@@ -1,7 +1,7 @@
-"""What a base folder says about its tuning: its size from config.json, and its own advice, tuning.yaml.
+"""Reads what a base's folder says about tuning it: the size in config.json, and the advice in tuning.yaml.
 
-tuning.yaml comes with the weights, so it is untrusted: it must be small and hold plain values of keys of params.yaml
-that take `auto`. Nothing else is read from it.
+tuning.yaml comes with the weights, so it is untrusted: it must be small, and may hold only plain values for those keys
+of params.yaml that take `auto`.
 """
 
 from pathlib import Path
@@ -55,14 +55,14 @@ _Size = Annotated[int, Field(ge=1)]  # of an existing network: a fact, not a cho
 
 
 class Base(Section):
-    """Facts that settling needs about the base, or about the network from scratch.
+    """Facts about the base, or about a network from scratch, on which `settle` depends.
 
     Attributes:
-        from_scratch: there is no base.
-        parameters: numbers in the network; None = there is no config.json.
-        positions: it was made for (its seq_length).
-        tuning_sha256: of its tuning.yaml; None = it has none.
-        advice: sections of tuning.yaml, checked.
+        from_scratch: whether there is no base.
+        parameters: number of parameters in the network; None = unknown, as there is no config.json.
+        positions: number of positions that the network was made for (its seq_length).
+        tuning_sha256: SHA-256 of the base's tuning.yaml; None = there is no tuning.yaml.
+        advice: the checked sections of tuning.yaml.
     """
 
     from_scratch: bool = True
@@ -73,7 +73,7 @@ class Base(Section):
 
     @property
     def is_large(self) -> bool:
-        """Whether to treat it as released weights; an unknown size counts as large."""
+        """Whether to treat the network like released weights; an unknown size counts as large."""
         return self.parameters is None or self.parameters > SMALL_NETWORK
 
 
@@ -87,7 +87,8 @@ def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
     A missing config.json is reported later, when the weights are read.
 
     Raises:
-        UserError: a config.json that is wrong or another network's; a wrong tuning.yaml, with each wrong key.
+        UserError: config.json is wrong or describes another network; or tuning.yaml is wrong, and each wrong key is
+            named.
     """
     if folder is None:
         parameters = _SMALL_PRESETS.get(preset)
@@ -106,10 +107,10 @@ def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
 
 
 def checked_advice(values: Any, name: str) -> dict[str, Any]:
-    """The sections of advice, with only the keys that it gives.
+    """Check the values of a tuning.yaml; return its sections, with only the keys that it has.
 
     Args:
-        name: of the file, for error messages.
+        name: the file's name, for error messages.
 
     Raises:
         UserError: a key that takes no advice, or a value that the key doesn't take.
@@ -122,14 +123,14 @@ def checked_advice(values: Any, name: str) -> dict[str, Any]:
     for key, value in dotted(sections).items():
         if _is_too_much(value):
             raise UserError(
-                f"{name}: {key} is more than advice may hold (numbers to {_LARGEST:,}, {_MOST_ENTRIES} entries). "
+                f"{name}: {key} is more than advice may hold (numbers up to {_LARGEST:,}, {_MOST_ENTRIES} entries). "
                 "Lower it there, or remove it and set the key in params.yaml."
             )
     return sections
 
 
 def dotted(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value; a curriculum's stages are in a list, so every dict is a section."""
+    """The values by dotted key; every dict is a section, because a curriculum's stages are in a list."""
     flat: dict[str, Any] = {}
     for name, value in sections.items():
         flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

@@ -1,4 +1,4 @@
-"""Reads a key's annotation: whether it takes `auto` or null, and what else."""
+"""Reads the type annotation of a key: whether the key takes `auto` or null, and which other values."""
 
 import types
 import typing
@@ -10,7 +10,7 @@ from glm2core.params.section import AUTO
 
 
 def is_section(annotation: Any) -> bool:
-    """Whether it is a section with keys of its own."""
+    """Whether the type is a section with keys of its own."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -25,14 +25,14 @@ def takes_null(annotation: Any) -> bool:
 
 
 def without_auto(annotation: Any) -> Any:
-    """Auto[X] -> X, with the bounds of X; other annotations unchanged."""
+    """Turn Auto[X] into X with its bounds; return other annotations unchanged."""
     if takes_auto(annotation):
         return next(branch for branch in _branches(annotation) if not _is_auto(branch))
     return annotation
 
 
 def without_null(annotation: Any) -> Any:
-    """X | None, Auto[X], and Annotated[X, ...] -> X."""
+    """Turn X | None, Auto[X] and Annotated[X, ...] into X."""
     annotation = without_auto(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         return without_null(typing.get_args(annotation)[0])

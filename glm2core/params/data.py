@@ -20,13 +20,13 @@ from glm2core.params.section import (
 
 
 class GeneratedLines(Section):
-    """Long conversations: one record, many questions about it, of LongEval's `lines` and RULER's kinds."""
+    """Generated long conversations: a record, then many questions about it, as in LongEval's `lines` and RULER."""
 
     conversations: Count = Field(description="how many conversations to generate")
     lines: list[Count] = Field(
         min_length=1,
-        description="lines in a record, about 22 tokens each with the embedded tokenizer; each conversation gets one "
-        "of these counts",
+        description="possible numbers of lines in a record, one of which is drawn for each conversation; a line has "
+        "about 22 tokens with the embedded tokenizer",
     )
     questions: Count = Field(description="questions (rounds) asked about one record")
     repeats: Fraction = Field(
@@ -38,23 +38,24 @@ class GeneratedLines(Section):
     kinds: list[FactKind] = Field(
         ["lines"],
         min_length=1,
-        description="kinds of facts, one or several of them drawn for each record: lines, and RULER's kinds, whose "
-        "facts are longer and therefore fewer",
+        description="kinds of facts, of which one or several are drawn for each record: lines, and RULER's kinds, "
+        "whose facts are longer and therefore fewer",
     )
     wording: Literal["other", "all"] = Field(
-        "other", description="of RULER's kinds: other = never the wording of evaluation, all = that wording as well"
+        "other",
+        description="wording of RULER's kinds; other = wordings that evaluation does not use; all = its wording too",
     )
     seed: Seed = Field(0, description="seed of the generator; another seed gives other records")
 
 
 class AnalysisKinds(Section):
-    """How often each kind of generated text analysis is drawn; shares of their sum."""
+    """How often each kind of generated text analysis is drawn, relative to the sum of all kinds."""
 
-    extract: Share = Field(3.0, description="one text, one question: a name, date, amount, place or relation")
-    texts: Share = Field(2.0, description="several texts, one task over all of them")
+    extract: Share = Field(3.0, description="one question about one text: a name, date, amount, place or relation")
+    texts: Share = Field(2.0, description="one task about several texts")
     tasks: Share = Field(2.0, description="several questions about one text, in one conversation")
-    judgement: Share = Field(2.0, description="whether a claim is true, with EXPLAIN and CONCLUSION")
-    dialogue: Share = Field(1.0, description="a user asks about something they said rounds ago")
+    judgement: Share = Field(2.0, description="whether a claim is true; the answer has EXPLAIN and CONCLUSION")
+    dialogue: Share = Field(1.0, description="a question about something the user said several rounds before")
 
     @model_validator(mode="after")
     def _some(self) -> "AnalysisKinds":
@@ -64,13 +65,15 @@ class AnalysisKinds(Section):
 
 
 class GeneratedAnalysis(Section):
-    """Short rows of text analysis with the answers in the text, in English and Chinese."""
+    """Generated short rows of text analysis, whose answers are in the text; in English and Chinese."""
 
     rows: NonNegative = Field(description="how many rows to generate for training; 0 = this source is off")
     held_out_rows: NonNegative = Field(
-        120, description="rows about entities that no training row has, half for validation and half for test"
+        120,
+        description="how many held-out rows to generate, about entities that no training row has: half of them for "
+        "validation, half for test",
     )
-    chinese: Fraction = Field(0.5, description="share of the rows in Chinese; the others are English")
+    chinese: Fraction = Field(0.5, description="share of rows in Chinese; the others are in English")
     kinds: AnalysisKinds = Field(AnalysisKinds(), description="how often each kind is drawn")
     seed: Seed = Field(0, description="seed of the generator; another seed gives other rows")
 
@@ -91,7 +94,7 @@ class Source(Section):
         "a mapped column is read only under its standard name",
     )
     encoding: Literal["gb18030"] | None = Field(
-        None, description="encoding of a text file; null = UTF-8, UTF-16 or UTF-32, detected; gb18030 includes GBK"
+        None, description="encoding of a text file; null = detect UTF-8, UTF-16 or UTF-32; gb18030 includes GBK"
     )
     limit: Count | None = Field(None, description="take only the first N rows; null = all")
     max_source_length: Count | None = Field(
@@ -113,7 +116,7 @@ class Source(Section):
 
     @property
     def is_generated(self) -> bool:
-        """Whether its rows come from no file."""
+        """Whether the rows are generated, not read from a file."""
         return self.path is None
 
     @model_validator(mode="after")
@@ -135,17 +138,19 @@ class Source(Section):
 
 
 class ConvertParams(Section):
-    """Raw files -> conversations."""
+    """From raw files to conversations."""
 
     sources: list[Source] = Field(min_length=1, description="what to read, in order: files, globs, generated lines")
     validation_fraction: Fraction = Field(
-        0.05, description="share of prompts held out to watch training; a prompt's rows stay together"
+        0.05, description="share of prompts held out to validate during training; rows of one prompt stay together"
     )
     test_fraction: Fraction = Field(
-        0.05, description="share of prompts held out for the evaluate stage; with validation_fraction below 1"
+        0.05,
+        description="share of prompts held out for the evaluate stage; this and validation_fraction must add up to "
+        "less than 1",
     )
     max_rejected_fraction: Fraction = Field(
-        0.05, description="a higher share of rejected rows stops the stage; below it they are counted and kept"
+        0.05, description="if a larger share of the rows is rejected, the stage stops; else it counts and lists them"
     )
     seed: Seed = Field(0, description="salt of the split's hash: another seed gives other splits")
 
@@ -158,10 +163,12 @@ class ConvertParams(Section):
 
 
 class TokenizeChoices(Section):
-    """Conversations -> token pairs."""
+    """From conversations to token pairs."""
 
     pair_format: Literal["glm2", "llama"] = Field(
-        "glm2", description="order of a pair; glm2: [gMASK] sop A B </s>, as released; llama: <s> A B </s>"
+        "glm2",
+        description="order of prompt A and answer B; glm2: [gMASK] sop A B </s>, as in released models; llama: "
+        "<s> A B </s>",
     )
     template: Literal["auto", "chatglm2", "chatglm3"] = Field(
         "auto", description="prompt wording; auto = chatglm3 for a ChatGLM3 base, else chatglm2's [Round n]"
@@ -172,19 +179,21 @@ class TokenizeChoices(Section):
     truncation: Literal["rounds", "left", "right", "drop"] = Field(
         "rounds",
         description="how to shorten a prompt over max_source_length: rounds drops the oldest rounds, then the middle "
-        "of the text, never the question; left and right cut tokens on that side; drop removes the row",
+        "of the text, never the question; left and right remove tokens on that side; drop removes the row",
     )
     max_source_length: Count = Field(
-        300, description="maximum tokens of [gMASK] sop and prompt; memory and time grow with it"
+        300, description="maximum tokens of a prompt, including [gMASK] sop; memory and time grow with it"
     )
-    max_target_length: Count = Field(200, description="maximum tokens of an answer and its </s>; longer ones are cut")
+    max_target_length: Count = Field(
+        200, description="maximum tokens of an answer, including </s>; longer answers are truncated"
+    )
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
-        2000, description="pieces of the tokenizer trained when model.base is null"
+        2000, description="number of pieces in the tokenizer, which is trained only if model.base is null"
     )
     threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; no effect on the result")
 
 
 class TokenizeParams(TokenizeChoices):
-    """The same, settled."""
+    """`TokenizeChoices` with every `auto` settled."""
 
     threads: Threads = 1

@@ -25,20 +25,20 @@ class GenerationChoices(Section):
 
     rows: Auto[NonNegative] = Field(
         "auto",
-        description="held-out rows answered for ROUGE and BLEU; 0 = none; auto = the base's advice, else 64, "
-        "or 8 for a large network on a CPU",
+        description="number of held-out rows to answer for ROUGE and BLEU; 0 = none; auto = the base's advice, else "
+        "64, or 8 for a large network on a CPU",
     )
     base: Auto[bool] = Field(
         "auto",
         description="whether the untuned model.base answers the same rows; auto = the base's advice, else true, but "
-        "false above 1 billion parameters on a CPU",
+        "false for more than 1 billion parameters on a CPU",
     )
     batch_size: Count = Field(16, description="rows answered at once")
     max_new_tokens: Count = Field(128, description="maximum tokens of an answer")
 
 
 class GenerationParams(GenerationChoices):
-    """The same, settled."""
+    """`GenerationChoices` with every `auto` settled."""
 
     rows: NonNegative = 64
     base: bool = False
@@ -49,21 +49,23 @@ class RetrievalChoices(Section):
 
     tasks: list[RetrievalTask] = Field(
         ["lines"],
-        description="what to ask: lines of a record, RULER's kinds in this project's own words, one passkey, several "
-        "keys in plain text; [] = nothing",
+        description="what to ask: lines = lines of a record; RULER's kinds, in this project's own words; passkey = "
+        "one passkey in plain text; multikey = one of several keys in plain text; [] = nothing",
     )
     shared: bool = Field(
-        False, description="true: all tasks are asked on the same contexts, each read once; false: each on its own"
+        False,
+        description="true: all tasks share their contexts, so that each context is read only once; false: each task "
+        "has its own contexts",
     )
     lengths: Auto[Lengths] = Field(
         "auto",
-        description="context lengths in tokens; time grows with the square; auto = the base's advice, else up to "
+        description="context lengths in tokens; time grows with their square; auto = the base's advice, else up to "
         "8,192; for a large network up to its positions on a GPU, up to 1,024 on a CPU",
     )
     base_lengths: Auto[Lengths] = Field(
         "auto",
-        description="lengths at which the untuned model.base is asked the same cases; [] = not asked; auto = the "
-        "base's advice, else those of lengths within its positions, for a large network on a CPU 512",
+        description="context lengths at which the untuned model.base is asked the same questions; [] = not asked; auto "
+        "= the base's advice, else those of lengths that fit its positions, or only 512 for a large network on a CPU",
     )
     contexts: Auto[Count] = Field(
         "auto",
@@ -72,12 +74,14 @@ class RetrievalChoices(Section):
     )
     questions: Auto[Count] = Field(
         "auto",
-        description="questions per context, spread over its depth; a multiple of depths; auto = the base's advice, "
-        "else 25",
+        description="questions per context, spread over its depth; must be a multiple of depths; auto = the base's "
+        "advice, else 25",
     )
-    depths: Count = Field(5, description="rows of the length-by-depth grid")
+    depths: Count = Field(5, description="number of depths in the length-by-depth grid")
     max_new_tokens: Count = Field(64, description="maximum tokens of an answer")
-    files: list[FilePath] = Field([], description="LongEval *_lines.jsonl and RULER .jsonl files to answer as they are")
+    files: list[FilePath] = Field(
+        [], description="LongEval *_lines.jsonl and RULER .jsonl files, whose questions are asked unchanged"
+    )
     seed: Seed = Field(1234, description="seed of the generated cases")
 
     @model_validator(mode="after")
@@ -88,7 +92,7 @@ class RetrievalChoices(Section):
 
 
 class RetrievalParams(RetrievalChoices):
-    """The same, settled."""
+    """`RetrievalChoices` with every `auto` settled."""
 
     lengths: Lengths = Field([512, 1024, 2048, 4096, 8192])
     base_lengths: Lengths = Field([])
@@ -99,36 +103,39 @@ class RetrievalParams(RetrievalChoices):
 class EvaluateChoices(Section):
     """Measurements on the tuned model."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if there is one, else cpu")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if torch sees a GPU, else cpu")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="dtype of the weights; auto = float32 below 2e7 parameters on a CPU; else bfloat16 where the device "
-        "computes in it or above 1e9 parameters, float16 on any other GPU, else float32; float16 only on GPUs",
+        description="dtype of the weights; auto = float32 below 2e7 parameters on a CPU, else bfloat16 if the device "
+        "computes in it, else float16 on a GPU, else bfloat16 above 1e9 parameters, else float32; only GPUs take "
+        "float16",
     )
     threads: Auto[Threads] = Field(
         "auto", description="CPU threads; auto = all cores; another count changes the last bits of results"
     )
-    batch_tokens: Count = Field(4096, description="tokens in a batch of the held-out loss")
+    batch_tokens: Count = Field(4096, description="tokens in a batch when the held-out loss is measured")
     prefill_chunk: Count = Field(
-        32768, description="longer contexts are read in chunks of N tokens: less memory, 2 to 3 times slower"
+        32768,
+        description="contexts of more than N tokens are read in chunks of N tokens, which takes less memory but is 2 "
+        "to 3 times slower",
     )
     generation: GenerationChoices = Field(GenerationChoices(), description="answers to held-out rows")
     general: FilePath | None = Field(
         None,
-        description="file of rows of another kind: its first generation.rows rows are answered as well, and the change "
-        "of their loss from the base shows what was forgotten; null = none",
+        description="file of rows of another kind; its first generation.rows rows are answered too, and how their loss "
+        "differs from the base's shows what was forgotten; null = none",
     )
     retrieval: RetrievalChoices = Field(RetrievalChoices(), description="long-context retrieval")
 
     @model_validator(mode="after")
     def _general_rows_are_answered(self) -> Self:
         if self.general is not None and self.generation.rows == 0:
-            raise ValueError("general needs generation.rows above 0: that many of its rows are answered")
+            raise ValueError("general needs generation.rows above 0, the number of rows of its file to answer")
         return self
 
 
 class EvaluateParams(EvaluateChoices):
-    """The same, settled."""
+    """`EvaluateChoices` with every `auto` settled."""
 
     threads: Threads = 1
     generation: GenerationParams = GenerationParams()

@@ -1,4 +1,4 @@
-"""params.yaml as a whole: read, checked, and flattened."""
+"""Reads, checks and flattens params.yaml as a whole."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ _MOST_BYTES = 1 << 20
 
 
 class TrackingParams(Section):
-    """MLflow."""
+    """What MLflow records."""
 
     experiment: Name = Field("glm2core", description="name of the MLflow experiment, and of promoted models")
     log_examples: bool = Field(True, description="false keeps users' texts out of MLflow")
@@ -49,7 +49,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check a params file.
 
     Raises:
-        UserError: a sentence for each wrong key.
+        UserError: some keys are wrong; the error has a sentence for each.
     """
     try:
         text = read_yaml_file(path, _MOST_BYTES)
@@ -72,7 +72,7 @@ def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
 
 
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value, as `-S` and MLflow name them; lists stay values."""
+    """The values by dotted key, as `-S` and MLflow name keys; a list is one value."""
     flat: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -84,11 +84,11 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> value and default, of each key whose value is not the default; includes keys without a default.
+    """By dotted key, the value and the default of each key whose value differs from the default, or that has none.
 
     Args:
-        default: of the whole section; None = the defaults of its keys.
-        prefix: in front of the keys.
+        default: the default of the whole section; None = use the defaults of its keys.
+        prefix: text put in front of each key.
     """
     found: dict[str, tuple[Any, Any]] = {}
     for name, field in type(section).model_fields.items():
@@ -104,7 +104,7 @@ def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = 
 
 
 def unsettled(section: BaseModel, prefix: str = "") -> set[str]:
-    """Dotted keys whose `auto` is replaced by `settle`; torch decides the `auto` of device and dtype."""
+    """The dotted keys whose `auto` is replaced by `settle`: not device and dtype, whose `auto` torch decides."""
     keys: set[str] = set()
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)

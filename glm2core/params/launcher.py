@@ -1,4 +1,4 @@
-"""`train.launcher`: which program starts the train stage, with which options. None of it reaches a shell."""
+"""Checks `train.launcher`: the program that starts the train stage, and its options. No part of it reaches a shell."""
 
 import re
 import shlex
@@ -43,10 +43,10 @@ _PROGRAMS: dict[str, tuple[str, dict[str, tuple[re.Pattern[str], str]]]] = {
 
 
 def launcher_command(launcher: str) -> tuple[str, list[str]]:
-    """The module that starts the stage, and its options with their values, in turn; ("", []) for plain python.
+    """The module that starts the stage, and its options, each followed by its value; ("", []) for plain python.
 
     Raises:
-        ValueError: another program, an unknown option, or a value of another form.
+        ValueError: the program or an option is unknown, or a value has another form.
     """
     if not launcher.isprintable():
         raise ValueError("holds a control character or a line break; write one line")

@@ -1,4 +1,4 @@
-"""Sentences for wrong params: place, value, what is allowed, nearest name."""
+"""Sentences about wrong params: each states the place, the value, what is allowed, and the nearest name."""
 
 import difflib
 import typing
@@ -119,7 +119,7 @@ def _dotted(location: Location) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML writes it, cut when long."""
+    """A value as YAML writes it, truncated if it is long."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -14,14 +14,14 @@ class RopeChoices(Section):
 
     type: Auto[RopeType] = Field(
         "auto",
-        description="auto = the base's advice, else as the checkpoint has it; default = plain; linear divides every "
-        "position by factor; ntk enlarges the rotary base; yarn scales only slow pairs. A checkpoint that is already "
-        "scaled takes only auto",
+        description="scaling of positions; auto = the base's advice, else that of the checkpoint; default = none; "
+        "linear divides every position by factor; ntk enlarges the rotary base; yarn scales only slow pairs. A "
+        "checkpoint that is already scaled takes only auto",
     )
     factor: Auto[Factor] = Field(
         "auto", description="context multiplier; auto = the base's advice; must be 1 if type scales nothing"
     )
-    unit: Count = Field(2048, description="positions of the unscaled range that factor multiplies")
+    unit: Count = Field(2048, description="number of positions in the unscaled range, which factor multiplies")
 
     @model_validator(mode="after")
     def _factor_needs_a_type(self) -> Self:
@@ -31,7 +31,7 @@ class RopeChoices(Section):
 
 
 class RopeParams(Section):
-    """How positions are scaled, settled; type None = as the checkpoint has them."""
+    """`RopeChoices` with every `auto` settled; type None = positions are scaled as in the checkpoint."""
 
     type: RopeType | None = None
     factor: Factor = 1.0
@@ -98,6 +98,6 @@ class ModelChoices(_Network):
 
 
 class ModelParams(_Network):
-    """The same, settled."""
+    """`ModelChoices` with every `auto` settled."""
 
     rope: RopeParams = RopeParams()

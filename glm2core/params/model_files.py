@@ -1,8 +1,8 @@
-"""The JSON files of a model's folder. They come with third-party weights, so a strict schema reads each.
+"""Reads the JSON files of a model's folder. They come with third-party weights, so each is read by a strict schema.
 
-A schema names the keys that are read, with types and bounds. All other keys are dropped: settings for code to run,
-kernels, quantization or attention (`auto_map`, `attn_implementation`, `quantization_config`) never reach transformers
-or peft. An error is one sentence.
+A schema names the keys that are read, with types and bounds. All other keys are dropped, so that settings for code to
+run, kernels, quantization or attention (`auto_map`, `attn_implementation`, `quantization_config`) never reach
+transformers or peft. An error is one sentence.
 """
 
 import json
@@ -98,9 +98,9 @@ class RopeFile(ModelFile):
 
 
 class ConfigFile(ModelFile):
-    """config.json: sizes and positions of the network, by the released names or transformers'.
+    """config.json: sizes and positions of the network, under the released names or those of transformers.
 
-    Defaults are the released sizes; `given` has only what the file says.
+    Defaults are the sizes of the released models; `given` returns only what the file says.
     """
 
     num_layers: Layers = Field(28, validation_alias=AliasChoices("num_layers", "num_hidden_layers"))
@@ -160,7 +160,7 @@ class ConfigFile(ModelFile):
         return self
 
     def given(self) -> dict[str, Any]:
-        """What the file says, by the released names."""
+        """The values that the file has, under the released names."""
         values = self.model_dump(exclude_unset=True, by_alias=True)
         rope = self.rope_parameters
         if rope is not None:
@@ -193,7 +193,7 @@ class GenerationFile(ModelFile):
     from_model_config: bool = Field(False, validation_alias="_from_model_config")
 
     def given(self) -> dict[str, Any]:
-        """The file's own settings; nothing if transformers derived it from config.json."""
+        """The settings that the file has; none if transformers derived the file from config.json."""
         sampling = set() if self.do_sample else {"temperature", "top_p", "top_k"}
         if self.from_model_config:
             return {}
@@ -201,7 +201,7 @@ class GenerationFile(ModelFile):
 
 
 class IndexFile(ModelFile):
-    """*.index.json: which file has which tensor."""
+    """*.index.json: which file holds which tensor."""
 
     weight_map: Annotated[dict[str, Annotated[str, AfterValidator(_plain_name)]], Field(min_length=1)]
 
@@ -210,30 +210,30 @@ Schema = TypeVar("Schema", bound=ModelFile)
 
 
 def read_model_file(file: Path, schema: type[Schema], *, most_bytes: int = _MOST_BYTES) -> Schema | None:
-    """One JSON file, checked; None if there is none.
+    """Read and check one JSON file; None if there is none.
 
     Raises:
-        UserError: not a file, too long, not JSON, or a value that the schema doesn't take.
+        UserError: `file` is not a file, is too long, is not JSON, or has a value that the schema doesn't take.
     """
     values = read_json(file, most_bytes)
     return None if values is None else checked(values, schema, file)
 
 
 def read_config_file(folder: Path) -> ConfigFile | None:
-    """A folder's config.json; None if there is none.
+    """Read and check a folder's config.json; None if there is none.
 
     Raises:
-        UserError: as `read_model_file`, and for another network, which is named.
+        UserError: as for `read_model_file`, or the file describes another network, which the error names.
     """
     values = read_json(folder / CONFIG_FILE)
     return None if values is None else checked_config(values, folder / CONFIG_FILE)
 
 
 def checked_config(values: Mapping[str, Any], place: Path) -> ConfigFile:
-    """The checked values of the config.json at `place`.
+    """Check the values of the config.json at `place`.
 
     Raises:
-        UserError: it is another network's, or a value is wrong.
+        UserError: the file describes another network, or a value is wrong.
     """
     if (other := _other_network(values)) is not None:
         raise UserError(
@@ -244,10 +244,10 @@ def checked_config(values: Mapping[str, Any], place: Path) -> ConfigFile:
 
 
 def checked(values: Mapping[str, Any], schema: type[Schema], place: Path) -> Schema:
-    """Values by a schema.
+    """Check values by a schema.
 
     Raises:
-        UserError: the first wrong values, each with its rule.
+        UserError: values are wrong; the error names the first ones, each with its rule.
     """
     try:
         return schema.model_validate(values)
@@ -263,7 +263,7 @@ def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | Non
     """The object in a JSON file; None if there is no file.
 
     Raises:
-        UserError: not a file, too long, not JSON, or not one object.
+        UserError: `file` is not a file, is too long, is not JSON, or does not hold one object.
     """
     if not file.exists() and not file.is_symlink():
         return None
@@ -289,7 +289,7 @@ def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | Non
 
 
 def _other_network(values: Mapping[str, Any]) -> str | None:
-    """Which other network a config.json describes; None for this family."""
+    """Which other network a config.json describes; None if it describes this family."""
     kind = values.get("model_type", "chatglm")
     if kind != "chatglm":
         return f"model_type is {_cut(repr(kind))}{_KNOWN.get(kind, '') if isinstance(kind, str) else ''}"

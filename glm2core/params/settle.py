@@ -1,4 +1,4 @@
-"""Replaces `auto`: the only place that does. Afterwards every key has a value.
+"""Replaces every `auto` by a value. No other module does.
 
 A value is taken from params.yaml, else from the base's tuning.yaml, else from the defaults here, which depend on the
 method, on whether the network is large (released weights) or small, and on whether it runs on a CPU or a GPU. Nothing
@@ -50,11 +50,12 @@ def settle(params: Params, base: Base, kind: DeviceKind, record: TuningRecord | 
 
     Args:
         base: facts about the network in params, from `read_base`.
-        kind: of the device that the stage runs on.
-        record: of the tuned model to evaluate; its model and train sections are taken unchanged.
+        kind: the kind of device that the stage runs on.
+        record: the record of the tuned model to evaluate, whose model and train sections are taken unchanged; None =
+            settle these sections as well.
 
     Raises:
-        UserError: incompatible values, with what to set instead.
+        UserError: values are incompatible; the error says what to set instead.
     """
     if record is not None:
         base = record.base
@@ -71,7 +72,7 @@ def settle(params: Params, base: Base, kind: DeviceKind, record: TuningRecord | 
 
 
 def settle_tokenize(choices: TokenizeChoices) -> TokenizeParams:
-    """The section of the tokenize stage; it depends only on the machine."""
+    """Settle the section of the tokenize stage, whose `auto` depends only on the machine."""
     threads = available_cores() if choices.threads == AUTO else choices.threads
     return TokenizeParams.model_validate({**choices.model_dump(), "threads": threads})
 
@@ -164,7 +165,7 @@ def _settle_train(choices: _Choices, base: Base, kind: DeviceKind) -> None:
 
 
 def _settle_memory(choices: _Choices, base: Base, method: str) -> None:
-    """Memory, and the keys that depend on it."""
+    """Settle `train.memory`, and the keys that depend on it."""
     can_be_low = (
         method == "full"
         and choices.written("train.optimizer") in (AUTO, "adafactor")
@@ -181,7 +182,7 @@ def _settle_memory(choices: _Choices, base: Base, method: str) -> None:
 
 
 def _settle_length(choices: _Choices, base: Base, kind: DeviceKind) -> None:
-    """Steps or epochs: the one not asked for becomes null."""
+    """Settle steps and epochs: one of them becomes null."""
     steps, epochs = choices.written("train.max_steps"), choices.written("train.epochs")
     size = _size(base, kind)
     if steps not in (AUTO, None) or epochs is None:

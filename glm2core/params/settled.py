@@ -48,19 +48,19 @@ class Settled(Section):
     base: Base = Base()
 
     def values(self, *sections: str) -> dict[str, Any]:
-        """Dotted key -> value, of the keys of these sections that take `auto`."""
+        """The values by dotted key, of those keys in these sections that take `auto`."""
         dumped = self.model_dump(include=set(sections))
         settled = [key for key in flatten(self) if key in self.origins]
         return {key: value_of(dumped, key) for key in settled if key.partition(".")[0] in sections}
 
     def lines(self, *sections: str) -> list[str]:
-        """The keys of these sections as lines: `train.optimizer  muon  the base's tuning.yaml`."""
+        """Such a key, its value and its origin on each line: `train.optimizer  muon  the base's tuning.yaml`."""
         rows = [(key, shown(value), self.origins[key]) for key, value in self.values(*sections).items()]
         wide = [min(_WIDEST, max((len(row[column]) for row in rows), default=0)) for column in (0, 1)]
         return [f"  {key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows]
 
     def metrics(self, *sections: str) -> dict[str, Any]:
-        """For metrics/<stage>.json: numbers as numbers, other values as text, and the digest of the base's advice."""
+        """The settled values for metrics/<stage>.json, as numbers or text, and the digest of the base's advice."""
         values = self.values(*sections)
         found: dict[str, Any] = {
             "settled": {key: value if type(value) in (int, float) else shown(value) for key, value in values.items()}
@@ -70,7 +70,7 @@ class Settled(Section):
         return found
 
     def write_record(self, folder: Path) -> None:
-        """Write the record that evaluate reads into a tuned model's folder."""
+        """Write into a tuned model's folder the record that evaluate reads."""
         record = TuningRecord(model=self.model, train=self.train, base=self.base)
         write_json(folder / SETTLED_FILE, record.model_dump(mode="json"))
 
@@ -79,7 +79,7 @@ def read_tuning_record(folder: Path) -> TuningRecord | None:
     """The record in a tuned model's folder; None if there is none, as in a folder of released weights.
 
     Raises:
-        UserError: a file that train did not write.
+        UserError: the file was not written by train.
     """
     file = folder / SETTLED_FILE
     if not file.is_file():

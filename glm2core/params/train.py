@@ -14,10 +14,10 @@ class LoraParams(Section):
     """The adapter of the methods lora and qlora."""
 
     rank: Count = Field(8, description="rank of the update matrices; memory grows with it")
-    alpha: Count = Field(32, description="scale of the update: alpha / rank")
+    alpha: Count = Field(32, description="the update is scaled by alpha / rank")
     rslora: bool = Field(False, description="true: the scale is alpha / sqrt(rank), which lets high ranks learn more")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of the input that is dropped before the update matrices; above 0 steps take longer"
+        0.0, description="share of the input that is dropped before the update matrices; above 0, steps take longer"
     )
     targets: list[LoraTarget] = Field(
         ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
@@ -29,7 +29,7 @@ class LoraParams(Section):
 class PrefixParams(Section):
     """The prefix of the method ptuning."""
 
-    length: Count = Field(128, description="virtual tokens in front of every layer's keys and values")
+    length: Count = Field(128, description="number of virtual tokens in front of every layer's keys and values")
 
 
 # What auto is settled to before the rows are counted: recompute only as many blocks as needed to fit memory.
@@ -39,7 +39,7 @@ ScheduleName = Literal["linear", "cosine", "constant", "wsd"]
 
 
 class CurriculumStage(Section):
-    """A part of the steps with short rows only."""
+    """A part of the training that uses only short rows."""
 
     until: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the steps at which this stage ends")
     max_tokens: Count = Field(description="maximum tokens of a row in this stage")
@@ -48,7 +48,7 @@ class CurriculumStage(Section):
 class TrainChoices(Section):
     """Tuning."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if there is one, else cpu")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if torch sees a GPU, else cpu")
     launcher: Launcher = Field(
         "python",
         description="program that starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch; "
@@ -56,8 +56,8 @@ class TrainChoices(Section):
     )
     method: Literal["full", "lora", "qlora", "ptuning"] = Field(
         "full",
-        description="full: every weight; lora: update matrices; qlora: the same on quantized weights; "
-        "ptuning: a prefix in every layer",
+        description="what is trained; full: every weight; lora: update matrices; qlora: update matrices on quantized "
+        "weights; ptuning: a prefix in every layer",
     )
     quantization_bits: Auto[Literal[4, 8] | None] = Field(
         "auto",
@@ -66,12 +66,13 @@ class TrainChoices(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="dtype of the weights; auto = float32 below 2e7 parameters on a CPU; else bfloat16 where the device "
-        "computes in it or above 1e9 parameters, float16 on any other GPU, else float32; float16 only on GPUs",
+        description="dtype of the weights; auto = float32 below 2e7 parameters on a CPU, else bfloat16 if the device "
+        "computes in it, else float16 on a GPU, else bfloat16 above 1e9 parameters, else float32; only GPUs take "
+        "float16",
     )
     max_steps: Auto[Steps | None] = Field(
         "auto",
-        description="optimizer steps; null = set by epochs; auto = the base's advice, else 500, or 100 for a "
+        description="number of optimizer steps; null = set by epochs; auto = the base's advice, else 500, or 100 for a "
         "large network on a CPU",
     )
     epochs: Auto[Epochs | None] = Field(
@@ -81,27 +82,28 @@ class TrainChoices(Section):
     )
     batch_tokens: Auto[Count] = Field(
         "auto",
-        description="tokens in a batch, padding included; a longer row is a batch of its own; memory grows with it; "
-        "auto = the base's advice, else 2048; for a large network 1024 on a GPU, 512 on a CPU",
+        description="maximum tokens in a batch, padding included; a longer row is a batch of its own; memory grows "
+        "with this; auto = the base's advice, else 2048; for a large network 1024 on a GPU, 512 on a CPU",
     )
     gradient_accumulation_steps: Count = Field(1, description="batches per optimizer step")
     learning_rate: Auto[Positive] = Field(
         "auto",
-        description="auto = the base's advice, else the method's: full 1e-5 on trained weights and 1e-3 from "
-        "scratch, lora 1e-4, qlora 2e-4, ptuning 1e-2",
+        description="highest learning rate; auto = the base's advice, else that of the method: full 1e-5 on trained "
+        "weights and 1e-3 from scratch, lora 1e-4, qlora 2e-4, ptuning 1e-2",
     )
     schedule: Auto[ScheduleName] = Field(
         "auto",
-        description="learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to 0; "
-        "auto = the base's advice, else cosine",
+        description="course of the learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to "
+        "0; auto = the base's advice, else cosine",
     )
     decay_fraction: Auto[Fraction] = Field(
         "auto",
-        description="share of the steps that lower the learning rate, for wsd; auto = the base's advice, else 0.6",
+        description="share of the steps during which wsd lowers the learning rate; auto = the base's advice, else 0.6",
     )
     warmup_fraction: Auto[Fraction] = Field(
         "auto",
-        description="share of the steps that raise the learning rate from 0; auto = the base's advice, else 0.03",
+        description="share of the steps during which the learning rate rises from 0; auto = the base's advice, else "
+        "0.03",
     )
     optimizer: Auto[Optimizer] = Field(
         "auto",
@@ -111,8 +113,8 @@ class TrainChoices(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = Field(0.0, description="decoupled weight decay")
     bias_rate: Auto[Positive] = Field(
         "auto",
-        description="learning-rate multiplier for biases, for small networks after a change of RoPE; auto = the base's "
-        "advice, else 1",
+        description="multiplier of the learning rate for biases, meant for small networks after a change of RoPE; auto "
+        "= the base's advice, else 1",
     )
     max_grad_norm: Auto[Positive | None] = Field(
         "auto",
@@ -121,28 +123,28 @@ class TrainChoices(Section):
     )
     memory: Auto[Literal["normal", "low"]] = Field(
         "auto",
-        description="low updates weights during backward and holds one gradient at a time: slower, and only for "
-        "method full with optimizer adafactor; auto = low for all weights of a large network, else normal",
+        description="low updates weights during backward and holds one gradient at a time, which is slower and works "
+        "only for method full with optimizer adafactor; auto = low for all weights of a large network, else normal",
     )
     gradient_checkpointing: Auto[bool] = Field(
         "auto",
-        description="recompute the blocks in backward: less memory, about a third slower; auto = the base's "
-        "advice, else only as many blocks as needed to fit memory",
+        description="whether to recompute the blocks in backward, which takes less memory but is about a third slower; "
+        "auto = the base's advice, else recompute only as many blocks as needed to fit memory",
     )
     position_stretch: Auto[bool] = Field(
         "auto",
-        description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit; auto = the "
-        "base's advice, else false",
+        description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit positions; auto = "
+        "the base's advice, else false",
     )
     position_gaps: Literal["pose", "cream"] = Field(
         "pose",
-        description="where position_stretch puts its gaps: pose = anywhere; cream = head and tail of a row at the ends "
-        "of the range, its middle in between",
+        description="where position_stretch puts its gaps: pose = anywhere; cream = around the middle of a row, so "
+        "that its head and tail lie at the ends of the range",
     )
     curriculum: Auto[list[CurriculumStage]] = Field(
         "auto",
-        description="short rows first; after the last stage, all rows; [] = all rows from the start; auto = the "
-        "base's advice, else []",
+        description="stages that use short rows first; after the last stage, all rows are used; [] = all rows from the "
+        "start; auto = the base's advice, else []",
     )
     generated_rows: Auto[Fraction] = Field(
         "auto",
@@ -150,11 +152,11 @@ class TrainChoices(Section):
         "positions or the network is from scratch, else none",
     )
     logging_steps: Count = Field(10, description="steps between points of the training curves")
-    eval_steps: Count | None = Field(None, description="steps between validations; null = only first and last")
+    eval_steps: Count | None = Field(None, description="steps between validations; null = only at start and end")
     save_steps: Auto[Count] = Field(
         "auto",
-        description="steps between checkpoints; each writes weights and optimizer; auto = the base's advice, else 100, "
-        "or 20 for a large network on a CPU",
+        description="steps between checkpoints, each of which holds weights and optimizer; auto = the base's advice, "
+        "else 100, or 20 for a large network on a CPU",
     )
     keep_checkpoints: Count = Field(2, description="how many of the newest checkpoints to keep")
     early_stopping: Count | None = Field(
@@ -231,7 +233,7 @@ class TrainChoices(Section):
 
 
 class TrainParams(TrainChoices):
-    """The same, settled: no `auto`, and null means none."""
+    """`TrainChoices` with every `auto` settled; null means none."""
 
     quantization_bits: Literal[4, 8] | None = None
     max_steps: Steps | None = 500
@@ -254,17 +256,17 @@ class TrainParams(TrainChoices):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps; training/selection.py sets them from epochs before this is read."""
+        """Number of optimizer steps; training/selection.py computes it from epochs before it is read here."""
         assert self.max_steps is not None
         return self.max_steps
 
     @property
     def steps_in_half(self) -> bool:
-        """Whether weights may be float16: RoundingAdafactor rounds its own to bf16; an adapter's are fp32."""
+        """Whether weights may be float16: RoundingAdafactor rounds its weights to bf16; an adapter's are fp32."""
         return self.method != "full" or self.optimizer != "adafactor"
 
     def recomputed_blocks(self, layers: int) -> int:
-        """How many of the first blocks are recomputed; estimate/fit.py counts them for `fit`."""
+        """How many blocks are recomputed, counted from the first; estimate/fit.py has replaced `fit` by a number."""
         assert self.gradient_checkpointing != FIT
         if isinstance(self.gradient_checkpointing, bool):
             return layers if self.gradient_checkpointing else 0

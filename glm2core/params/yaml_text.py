@@ -33,8 +33,8 @@ def read_yaml_file(file: Path, most_bytes: int) -> str:
     """A YAML file's text.
 
     Raises:
-        UserError: no file, a larger one, or not UTF-8.
-        OSError: it can't be read.
+        UserError: `file` is not a file, has more than `most_bytes`, or is not UTF-8.
+        OSError: the file can't be read.
     """
     if file.exists() and not file.is_file():
         raise UserError(f"{file} is not a file. Remove it, or put the YAML file there.")
@@ -51,13 +51,13 @@ def read_yaml_file(file: Path, most_bytes: int) -> str:
 
 
 def parse_yaml(text: str, name: object) -> Any:
-    """The values of a YAML text; None if it is empty.
+    """The values of a YAML text; None if the text is empty.
 
     Args:
-        name: of the file, for error messages.
+        name: the file's name, for error messages.
 
     Raises:
-        UserError: it is not YAML, or not plain values of bounded size.
+        UserError: the text is not YAML, or has more than plain values of bounded size.
     """
     try:
         _Bounds(name).check(text)
@@ -81,7 +81,7 @@ class _Bounds:
         self.sizes: dict[str, int] = {}
 
     def check(self, text: str) -> None:
-        """Raise a UserError at the first place that exceeds a bound."""
+        """Raise a UserError at the first place where the text exceeds a bound or is not plain."""
         for event in YAML(typ="safe", pure=True).parse(text):
             line = event.start_mark.line + 1
             if isinstance(event, AliasEvent):
