@@ -1,1 +1,1 @@
-"""Raw files -> conversations."""
+"""Converts raw files to conversations."""

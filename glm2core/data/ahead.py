@@ -1,4 +1,4 @@
-"""Estimates how many rows convert will read, without reading them: for the time left."""
+"""Estimates how many rows convert will read, without reading them, so that its progress bar shows the time left."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _CHUNK = 1 << 22
 
 
 def rows_ahead(params: ConvertParams) -> int | None:
-    """Rows of all sources; each line of a text file counts as a row. None if a source would have to be read."""
+    """Number of rows in all sources, if each line of a text file is a row; None if a source would have to be read."""
     counts = [_of_source(source) for source in params.sources]
     return sum(count for count in counts if count is not None) if None not in counts else None
 

@@ -1,4 +1,4 @@
-"""The columns of a raw file: which are read, which are not, and the likely name of a missing one."""
+"""The columns of a raw file: which are read, which are not, and which name a missing column is likely to have."""
 
 import difflib
 from collections import Counter
@@ -19,10 +19,10 @@ _OTHER_NAMES = (
 
 @dataclass
 class ColumnUse:
-    """Which columns a file's rows have.
+    """Counts which columns the rows of a file have, and which of these are not read.
 
     read, unread: names in the file, in order of first appearance.
-    lost: for each known name that is not read, the number of rows with a value in it.
+    lost: for each column that is not read although its name is known, the number of rows with a value in it.
     """
 
     row_format: str
@@ -57,12 +57,12 @@ class ColumnUse:
 
 
 def file_names(standard: Iterable[str], columns: Mapping[str, str]) -> list[str]:
-    """The names of standard columns in a file."""
+    """The names that standard columns have in a file."""
     return [columns.get(name, name) for name in standard]
 
 
 def nearest(missing: Iterable[str], there: Iterable[str]) -> dict[str, str]:
-    """Missing column -> the name in the file that likely means it."""
+    """For missing columns, by name, the column of the file that is likely meant."""
     left = [str(name) for name in there][:_MOST_NAMES]
     found = {}
     for name in missing:

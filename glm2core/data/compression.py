@@ -1,4 +1,4 @@
-"""Compressed files as streams, detected by their first bytes, not their names: gzip, bzip2, xz, zstandard."""
+"""Reads files compressed by gzip, bzip2, xz or zstandard as streams; their first bytes tell which, not their names."""
 
 import bz2
 import gzip
@@ -18,14 +18,14 @@ _CHUNK = 1 << 16
 
 
 def compression_of(head: bytes) -> str | None:
-    """gzip, bzip2, xz, zstd, or None for a plain file."""
+    """The compression of a file that begins with `head`: gzip, bzip2, xz or zstd; None for a plain file."""
     if head.startswith(_BZIP2) and head[4:MAGIC_LENGTH] in _BZIP2_BLOCKS:
         return "bzip2"
     return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def open_binary(path: Path, compression: str | None) -> BinaryIO:
-    """The file's bytes, decompressed as they are read, in little memory.
+    """Open a file for reading its bytes, which are decompressed little by little, in little memory.
 
     Reading a damaged file raises EOFError, OSError, zlib.error or lzma.LZMAError.
     """

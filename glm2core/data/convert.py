@@ -1,4 +1,4 @@
-"""Raw sources -> one parquet of conversations per split; each row is kept, rejected, a duplicate, or over the limit."""
+"""Converts raw sources to one parquet file per split; each row is kept, rejected, a duplicate, or over the limit."""
 
 import reprlib
 import sys
@@ -60,7 +60,7 @@ class Tally:
 
 @dataclass
 class ConvertReport:
-    """Row counts by source and by split, and the reasons of the first rejected rows; fates.parquet lists every row."""
+    """Row counts by source and by split, and the reasons of the first rejections; fates.parquet lists every row."""
 
     total: Tally = field(default_factory=Tally)
     by_source: dict[str, Tally] = field(default_factory=dict)
@@ -72,14 +72,14 @@ class ConvertReport:
 
     @property
     def rows_losing(self) -> int:
-        """Rows with a value in a known column that their format does not read."""
+        """Number of rows with a value in a known column that their format does not read."""
         return sum(use.rows_losing for use in self.columns.values())
 
 
 class _RawConversation(NamedTuple):
-    """A raw row, and how to turn it into a conversation.
+    """A raw row, and the function that turns it into a conversation.
 
-    split, kind: of generated rows that have them.
+    split, kind: only generated rows may have them.
     """
 
     record: Record
@@ -151,7 +151,7 @@ class _Conversion:
             )
 
     def _add_parts(self, parts: list[Path], source: Source, place: str, left: int) -> None:
-        """A folder as one source; its rows are numbered across all parts."""
+        """Add the parts of a folder as one source, whose rows are numbered across all parts."""
         name = source_name(parts[0].parent)
         start = 0
         for path in parts:
@@ -164,11 +164,11 @@ class _Conversion:
     def _add_file(
         self, path: Path, source: Source, place: str, left: int, name: str | None = None, start: int = 0
     ) -> int:
-        """Keep at most `left` rows; returns how many were kept.
+        """Keep at most `left` rows of a file; return how many were kept.
 
         Args:
-            name: of the source, if the file is one of its parts.
-            start: rows of the source before this file.
+            name: the source's name, if the file is a part of it.
+            start: number of the source's rows in earlier parts.
         """
         rows = open_rows(path, source.encoding, source.columns)
         columns = source.columns
@@ -262,7 +262,7 @@ class _Conversion:
 
 
 def _of_needed_columns(rows: RowFile, columns: Mapping[str, str]) -> tuple[RowFile, list[str]]:
-    """A parquet file reduced to columns of a known format, and the names of the others."""
+    """A parquet file reduced to the columns of known formats, and the names of its other columns."""
     names = rows.column_names()
     mapped = {*columns.values()}
     needed = frozenset(name for name in names if name in mapped or name.strip().lower() in COLUMN_NAMES)
@@ -275,7 +275,7 @@ def _generated_lines(spec: GeneratedLines) -> Iterator[_RawConversation]:
 
 
 def _generated_analysis(spec: GeneratedAnalysis, held_out: bool) -> Iterator[_RawConversation]:
-    """Rows with their split: held-out rows have entities that no training row has, so a hash may not decide it."""
+    """Rows with their split: no training row may have an entity of a held-out row, so a hash can't choose the split."""
     for number, row in enumerate(generate_rows(spec, held_out=held_out)):
         split = "train" if row.split == "training" else ("validation", "test")[number % 2]
         yield _RawConversation(Record(number, row.conversation), _as_it_is, split, row.kind)

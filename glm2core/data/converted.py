@@ -1,4 +1,4 @@
-"""The converted layer's parquet: its schema, its one writer, and its reader."""
+"""The parquet files of converted rows: their schema, their only writer, and their reader."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -147,7 +147,7 @@ class ConvertedBatch:
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a parquet file, from its footer."""
+    """Number of rows in a converted file, from its footer."""
     with open_parquet(path, "convert") as file:
         return int(file.metadata.num_rows)
 

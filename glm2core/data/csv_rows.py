@@ -1,4 +1,4 @@
-"""CSV files, row by row."""
+"""Reads CSV files row by row."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ _SKIPPED_AT_ONCE = 1 << 20
 
 
 def read_csv(text: TextIO, delimiter: str = ",") -> Iterator[Record]:
-    """Rows of a CSV file with a header, as dicts of strings, numbered by the line they end on.
+    """Yield the rows of a CSV file with a header as dicts of strings; a row's number is that of its last line.
 
     White space around the header's names is stripped.
     """
@@ -66,10 +66,10 @@ class _TooLongError(Exception):
 
 
 class _Remembered:
-    """Lines of a text, remembered since the last `forget`: the raw text of a row that can't be parsed.
+    """Lines of a text; those since the last `forget` are remembered, as the raw text of a row that can't be parsed.
 
     Raises:
-        _TooLongError: the row exceeds the bound; reading continues with the next line.
+        _TooLongError: the row exceeds the bound; reading continues with the line after it.
     """
 
     def __init__(self, text: TextIO) -> None:
@@ -101,7 +101,7 @@ class _Remembered:
         return self._since.getvalue().rstrip("\r\n")
 
     def _skip(self, line: str) -> None:
-        """Skip to the row's end: the end of a line with no open quote."""
+        """Skip to the end of the row, which is the first end of a line outside quotes."""
         quotes = self._since.getvalue().count('"')
         while line and (quotes % 2 or not line.endswith(("\n", "\r"))):
             line = self._file.readline(_SKIPPED_AT_ONCE)

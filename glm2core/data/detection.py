@@ -14,10 +14,10 @@ _ROWS_TO_DETECT = 1000
 
 
 def first_row(rows: RowFile) -> dict[str, Any]:
-    """The first row that is an object, within the file's first thousand.
+    """The first row that is an object, among the first thousand rows of the file.
 
     Raises:
-        UserError: there is none; with the place and problem of the first row, and what the file looks like.
+        UserError: there is none; the error has the place and problem of the first row, and what the file looks like.
     """
     first: Record | None = None
     for count, record in enumerate(rows):
@@ -41,16 +41,17 @@ def first_row(rows: RowFile) -> dict[str, Any]:
 def format_of(
     rows: RowFile, row: dict[str, Any], wanted: str, columns: Mapping[str, str], mapping: str, *, answer_needed: bool
 ) -> str:
-    """The requested row format, or the detected one.
+    """The format of a file's rows: the requested one, or, for auto, the detected one.
 
     Args:
         row: the file's first row.
         wanted: a row format, or auto.
         columns: standard column name -> its name in the file.
-        mapping: how the user writes a mapping of a name, with `{name}` and `{theirs}`.
+        mapping: how the user writes that a column `{name}` is called `{theirs}`.
+        answer_needed: whether the rows must have answers.
 
     Raises:
-        UserError: no known format, not the requested one, or `columns` that it does not have.
+        UserError: the rows have no known format or not the requested one, or `columns` names columns it lacks.
     """
     detected = detect(row, columns)
     row_format = detected if wanted == "auto" else wanted
@@ -75,7 +76,7 @@ def format_of(
 
 
 def missing_sentence(rows: RowFile, row_format: str, missing: list[str], names: Collection[str], mapping: str) -> str:
-    """The error for a file whose rows all lack a column."""
+    """The error text for a file whose rows all lack needed columns."""
     return (
         f"{rows.path} as {row_format} needs {' and '.join(missing)}; its columns are: {shown_names(names)}."
         f"{_mapping_hint(missing, names, mapping)}"

@@ -1,4 +1,4 @@
-"""What happened to each raw row, as a parquet file; the reports are queries over it."""
+"""Writes what happened to each raw row into a parquet file, which the reports are made from."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +23,7 @@ _ROW_GROUP_ROWS = 1 << 16
 
 
 class FatesWriter:
-    """Collects one line per raw row and writes them one row group at a time."""
+    """Collects an entry for each raw row, and writes the entries one row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._closing = ExitStack()

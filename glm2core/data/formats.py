@@ -1,10 +1,12 @@
-"""The formats of raw rows; each row becomes a conversation or is rejected with a reason.
+"""Reads the formats of raw rows; each row becomes a conversation or is rejected with a reason.
+
+The columns of each format:
 
 alpaca: `instruction`, `input`, `output`, and optionally `explain`, `history` (pairs of past rounds) and `system`.
-chatglm: `prompt`, `input`, `response`, `system`, `history` (pairs of past rounds; or texts that the
-prompt asks about; or empty, null or absent).
+chatglm: `prompt`, `input`, `response`, `system`, and `history` (pairs of past rounds, or texts that the prompt asks
+about, or nothing).
 messages: `messages`, a list of `{"role", "content"}`, and `system`.
-sharegpt: `conversations`, a list of `{"from", "value"}` (or of role and content), and `system`.
+sharegpt: `conversations`, a list of `{"from", "value"}` or of `{"role", "content"}`, and `system`.
 """
 
 import json
@@ -24,7 +26,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages", "sharegpt": "conversations"}
 ANSWER = {"alpaca": "output", "chatglm": "response"}
 UNUSABLE = ("tools", "functions", "images", "audios", "videos")
-"""Columns that are part of a prompt but that no format supports: a row with a value in one is rejected."""
+"""Columns that belong to a prompt but that no format supports: a row with a value in such a column is rejected."""
 
 _ROLES = {"system": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT}
 _TURN_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value", "role", "content")}
@@ -32,7 +34,7 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a tex
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
-    """The format whose columns a row has, or None. `columns` renames: standard name -> name in the file."""
+    """The format whose columns a row has, or None; `columns` maps standard names to the names in the file."""
     if not isinstance(row, dict):
         return None
     row = _renamed(row, columns)
@@ -50,10 +52,10 @@ def to_conversation(
     Args:
         row_format: alpaca, chatglm, messages or sharegpt.
         columns: standard column name -> its name in this file; a mapped column has no other meaning.
-        answer_needed: False for rows to be answered: an existing answer is dropped.
+        answer_needed: False for rows that will be answered, whose own answers are dropped.
 
     Raises:
-        RejectionError: why the row can't be used.
+        RejectionError: the row can't be used; the error says why.
     """
     if not isinstance(row, dict):
         raise RejectionError(f"the row is {kind_of(row)}, not an object")
@@ -70,10 +72,10 @@ def to_conversation(
 def unread_columns(
     row: RawRow, row_format: str, columns: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, bool]]:
-    """(name in the file, whether known content is lost) of each column that `row_format` does not read.
+    """For each column that `row_format` does not read: its name in the file, and whether known content is lost.
 
-    Known are columns of other formats and misspelt ones of this format, if they have a value. Further keys of a turn of
-    a conversation are named as in `messages[].name`.
+    Content is known if its column belongs to another format, or to this one except for case and spaces in the name.
+    Keys of a message that are not read are named as in `messages[].name`.
     """
     taken = set((columns or {}).values())
     read, known = COLUMNS[row_format], COLUMN_NAMES
@@ -159,7 +161,7 @@ def _history(history: Any) -> tuple[list[list[str]], list[str]]:
 
 
 def _list_cell(cell: str, name: str) -> Any:
-    """A CSV cell holds the list as JSON."""
+    """The list in a CSV cell, which holds it as JSON."""
     if not cell.strip():
         return None
     try:
@@ -211,7 +213,7 @@ def _turns(row: RawRow, name: str, answer_needed: bool) -> Conversation:
 
 
 def _checked_message(entry: Any) -> Message:
-    """A turn as a message; its keys are `role` and `content`, or `from` and `value`."""
+    """A turn, whose keys are `role` and `content` or `from` and `value`, as a message."""
     if not isinstance(entry, dict):
         raise RejectionError(f"a message is {kind_of(entry)}, not an object")
     speaker, said = ("role", "content") if "role" in entry or "from" not in entry else ("from", "value")
@@ -227,7 +229,7 @@ def _checked_message(entry: Any) -> Message:
 
 
 def _joined_parts(parts: list[Any]) -> str:
-    """Content in parts that are all text, joined by line breaks."""
+    """Content that is a list of parts, joined by line breaks; all parts must be text."""
     if not all(isinstance(part, dict) for part in parts):
         raise RejectionError("content is a list, not a text")
     if any(part.get("type") != "text" for part in parts):
@@ -245,7 +247,7 @@ COLUMN_NAMES = frozenset(name for columns in COLUMNS.values() for name in column
 
 
 def _with_text(question: str, text: str) -> tuple[str, int | None]:
-    """The query: question, newline, text; a blank one of the two is left out."""
+    """The query: question, newline, text; if one of the two is blank, only the other."""
     if not text.strip():
         return question, None
     if not question.strip():
@@ -287,7 +289,7 @@ def kind_of(value: Any) -> str:
 
 
 def _is_blank(value: Any) -> bool:
-    """Null, or an empty text or list, including their forms in a CSV cell or a float column."""
+    """Whether a value is null or an empty text or list, also in the forms of a CSV cell or a float column."""
     if isinstance(value, str):
         return value.strip() in ("", "[]")
     return value is None or value != value or value in ([], {})

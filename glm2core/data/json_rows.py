@@ -1,8 +1,8 @@
-"""Streaming JSON: the elements of an array or the lines of a file, one at a time, with their places.
+"""Reads JSON as a stream: the elements of an array, or the lines of a file, one at a time, with their places.
 
 `json.load` needs the whole file in memory and stops at the first fault; here a faulty element is
-yielded as a problem and reading continues after it. The rows of every text file have the same
-bound, so that no small file, compressed or not, takes much memory.
+yielded as a problem, and reading continues after the element. The length of a row is bounded in
+every text file, so that no small file, compressed or not, takes much memory.
 """
 
 import json
@@ -23,9 +23,9 @@ _REST_OF_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class Record(NamedTuple):
-    """One raw row: its parsed value or, when `problem` says why it can't be parsed, its text.
+    """One raw row: its parsed value; or its text, if it can't be parsed, and then `problem` says why.
 
-    whole: returns the row with all its columns, if `value` has only some of them.
+    whole: returns the row with all its columns; None = `value` has all of them.
     """
 
     number: int
@@ -43,12 +43,12 @@ class _DuplicateKeyError(ValueError):
 
 
 def too_long(number: int, start: str) -> Record:
-    """A row over `LONGEST_ROW`; only its start is kept."""
+    """The record of a row that is longer than `LONGEST_ROW`; only the start of the row is kept."""
     return Record(number, start[:_KEPT], f"longer than {LONGEST_ROW:,} characters; only its start is kept")
 
 
 def read_lines(text: TextIO) -> Iterator[Record]:
-    """One JSON value per line, numbered from 1; empty lines are skipped."""
+    """Yield the JSON value of each line; lines are numbered from 1, and empty lines are skipped."""
     decoder = json_decoder()
     number = 0
     while line := text.readline(LONGEST_ROW + 1):
@@ -62,10 +62,10 @@ def read_lines(text: TextIO) -> Iterator[Record]:
 
 
 def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
-    """The elements of one JSON array, numbered from 0.
+    """Yield the elements of one JSON array, numbered from 0.
 
     Args:
-        key: of the array, if the file is one object; None = the file is the array.
+        key: the array's key, if the file is an object that holds the array; None = the file is the array.
 
     Raises:
         BrokenFileError: the array does not end, or rows follow it.
@@ -93,7 +93,7 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
 
 
 def read_objects(text: TextIO) -> Iterator[Record]:
-    """Consecutive objects, each on any number of lines, numbered from 0."""
+    """Yield consecutive objects, numbered from 0; each may span any number of lines."""
     window = _Window(text)
     index = 0
     while mark := window.peek():
@@ -105,7 +105,7 @@ def read_objects(text: TextIO) -> Iterator[Record]:
 
 
 def _leave(window: "_Window", key: str, index: int) -> None:
-    """Read to the end of the object around the array: only single values may follow."""
+    """Read from the array to the end of the object around it; only keys with single values may follow the array."""
     while window.peek() == ",":
         window.advance()
         window.peek()
@@ -135,7 +135,7 @@ class _Window:
         self._ended = False
 
     def peek(self) -> str:
-        """The next character that is not space; empty at the end of the file."""
+        """The next character that is not white space; empty at the end of the file."""
         while True:
             mark = self._buffer[self._position : self._position + 1]
             if mark and mark not in _SPACES:
@@ -153,7 +153,7 @@ class _Window:
         self._position += 1
 
     def enter(self, key: str) -> None:
-        """Step into the object that holds the array `key`, to its bracket."""
+        """Step into the object that holds the array `key`, up to the array's bracket."""
         self.peek()
         self.advance()
         while True:
@@ -192,7 +192,7 @@ class _Window:
             self._fill()
 
     def _parts(self, start: int) -> int:
-        """Lists and objects in the part of the element at `start` that was read."""
+        """Number of lists and objects in the element at `start`, as far as the element was read."""
         end = _element_end(self._buffer, start)
         return self._buffer.count("{", start, end) + self._buffer.count("[", start, end)
 
@@ -228,7 +228,7 @@ class _Window:
         return f"index {index} (line {line})"
 
     def _fill(self) -> None:
-        """Drop what was read and read more; doubling the amount, up to the bound, keeps long rows linear in time."""
+        """Drop what was parsed and read more; reads double, up to the bound, so that long rows take linear time."""
         self._lines_before += self._buffer.count("\n", 0, self._position)
         self._buffer = rest = self._buffer[self._position :]
         more = self._text.read(max(_CHUNK, min(len(rest), LONGEST_ROW + 1 - len(rest))))
@@ -241,14 +241,14 @@ def json_decoder() -> json.JSONDecoder:
 
 
 def _constant(name: str) -> float | None:
-    """Python's and pandas' additions to JSON: NaN is an empty cell."""
+    """The value of a constant that Python and pandas add to JSON: NaN is an empty cell."""
     return None if name == "NaN" else float(name)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _DuplicateKeyError("a key is there twice")
+        raise _DuplicateKeyError("a key occurs twice")
     return found
 
 
@@ -274,7 +274,7 @@ def _problem(error: Exception) -> str:
 
 
 def _element_end(buffer: str, start: int) -> int:
-    """Where the element at `start` ends, judged only by brackets; the buffer's end if the element is longer."""
+    """Where the element at `start` ends, judged only by brackets and quotes; the buffer's end if it is longer."""
     depth = 0
     for match in _STRUCTURE.finditer(buffer, start):
         mark = match.group()

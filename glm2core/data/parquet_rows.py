@@ -1,6 +1,6 @@
-"""Users' parquet files, row by row, with pyarrow: polars ends the whole process on some damaged files.
+"""Reads users' parquet files row by row, with pyarrow, because polars ends the whole process on some damaged files.
 
-A small file can hold a lot: a text stored once in a dictionary and used by every row, a page of zeros, a list of 10^9
+A small file can hold much: a text stored once in a dictionary and used by every row, a page of zeros, or a list of 10^9
 nulls in a few bytes. So texts stay in their dictionary until their row is built, columns with an extreme compression
 ratio are refused, and rows are built in batches of 64 MiB.
 """
@@ -34,14 +34,14 @@ def parquet_columns(path: Path) -> list[str]:
     """The names of a parquet file's columns.
 
     Raises:
-        BrokenFileError: the file is damaged, or has two columns of one name.
+        BrokenFileError: the file is damaged, or two of its columns have the same name.
     """
     with _open(path) as file:
         return _names(file)
 
 
 def count_parquet_rows(path: Path) -> int:
-    """Rows of a parquet file, from its footer.
+    """Number of rows in a parquet file, from its footer.
 
     Raises:
         BrokenFileError: the file is damaged.
@@ -51,10 +51,11 @@ def count_parquet_rows(path: Path) -> int:
 
 
 def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator[Record]:
-    """Rows of a parquet file as dicts, numbered from 0.
+    """Yield the rows of a parquet file as dicts, numbered from 0.
 
     Args:
-        columns: the ones to read, if the file has them; the whole row is read only on request. None = all.
+        columns: names of the columns to read, if the file has them; whole rows are then read only on request. None =
+            all columns.
 
     Raises:
         BrokenFileError: a column that is read is damaged, or has an extreme compression ratio.
@@ -80,7 +81,7 @@ class _WholeRows:
         self._next, self._end = 0, 0  # row numbers in the current row group
 
     def row(self, number: int, known: dict[str, Any]) -> dict[str, Any]:
-        """Row `number`, or only its `known` columns: unreadable columns lose no row."""
+        """Row `number` with all columns; only its `known` columns if others can't be read, so that no row is lost."""
         try:
             if number >= self._end:
                 self._open_group(number)
@@ -136,7 +137,7 @@ def _names(file: pq.ParquetFile) -> list[str]:
 
 
 def _read(path: Path, file: pq.ParquetFile, names: list[str], group: int) -> Iterator[dict[str, Any] | None]:
-    """Rows of a row group; None for a row over the bound."""
+    """Yield the rows of a row group; None for a row that exceeds the bound."""
     if not names:
         yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
         return
@@ -154,7 +155,7 @@ def _read(path: Path, file: pq.ParquetFile, names: list[str], group: int) -> Ite
 
 
 def _bytes_of_a_row(file: pq.ParquetFile, names: list[str], number: int) -> float:
-    """Average bytes of a decoded row of a row group.
+    """Average size in bytes of a decoded row in a row group.
 
     Raises:
         BrokenFileError: a column has an extreme compression ratio.
@@ -177,7 +178,7 @@ def _bytes_of_a_row(file: pq.ParquetFile, names: list[str], number: int) -> floa
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """A batch's rows, as many at a time as the bound allows; None for a row that exceeds it alone."""
+    """Yield a batch's rows, building as many at a time as the bound allows; None for a row that exceeds it alone."""
     if sum(map(_size, batch.columns)) <= _BYTES_AT_ONCE:
         columns = [_values(column) for column in batch.columns]
         yield from (dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
@@ -190,7 +191,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
 
 
 def _size(values: pa.Array) -> int:
-    """Bytes of a column as Python values, counting texts once per cell."""
+    """Size in bytes of a column's Python values; a text counts in every cell that has it."""
     kind = values.type
     objects = _BYTES_OF_A_CELL * len(values)
     if isinstance(values, pa.ExtensionArray):

@@ -1,4 +1,4 @@
-"""The reports of convert: flat metrics, and tables that are queries over its output."""
+"""The reports of the convert stage: flat metrics, and tables that are computed from its output."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from glm2core.report_tables import write_table
 
 
 def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
-    """Figures of the convert stage; `rows_read` is the sum of the four that follow it.
+    """Figures of the convert stage; `rows_read` is the sum of the four figures that follow it.
 
     `rows_losing_columns` counts rows with a value in a known column that their format does not read.
     """
@@ -29,7 +29,7 @@ def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
 
 
 def write_convert_tables(report: ConvertReport, converted: Path, folder: Path) -> None:
-    """sources.csv: one line per source; fates.csv: row counts by fate, of rejected rows by reason."""
+    """Write sources.csv, with a line per source, and fates.csv, with row counts by fate and by reason of rejection."""
     rows = pl.scan_parquet(converted / FATES_FILE, glob=False)
     with atomic_path(folder) as partial:
         partial.mkdir()

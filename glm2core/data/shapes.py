@@ -1,4 +1,4 @@
-"""Detects how the rows of a text are laid out, from its start; for other files, says what they likely are."""
+"""Detects from a text's start how its rows are laid out; for other files, tells what they are likely to be."""
 
 import csv
 import re
@@ -23,7 +23,12 @@ _TAR_MAGIC, _TAR_OFFSET = b"ustar", 257
 
 
 class Shape(NamedTuple):
-    """kind: JSON array, JSON lines, JSON objects or CSV. key: of the array in its object. delimiter: of a CSV."""
+    """How the rows of a text are laid out.
+
+    kind: JSON array, JSON lines, JSON objects or CSV.
+    key: the array's key, if the text is an object that holds the array.
+    delimiter: the delimiter of a CSV file.
+    """
 
     kind: str
     key: str | None = None
@@ -31,18 +36,18 @@ class Shape(NamedTuple):
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """The kind of a file that must not be read as text, by its first bytes, with the fix."""
+    """The kind of a file that must not be read as text, judged by its first bytes, and the fix; None for others."""
     if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
         return "a tar archive. Unpack it"
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None = None) -> Shape | None:
-    """How a text is laid out, or None.
+    """How the rows of a text are laid out; None = in no known way.
 
     Args:
-        start: of the text, without leading white space.
-        suffixes: of the file's name, in lower case; they decide where the text is ambiguous.
+        start: the start of the text, without leading white space.
+        suffixes: those of the file's name, in lower case; they decide if the text is ambiguous.
         columns: standard column name -> its name in the file; these names count as known.
     """
     if start[0] == "[":
@@ -58,7 +63,7 @@ def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None =
 
 
 def likely_shape(text: str) -> str:
-    """What a row that is not valid JSON looks like, as a sentence to append; empty if nothing is likely."""
+    """A sentence about what a row that is not valid JSON looks like, to be appended; empty if nothing is likely."""
     text = text.strip()
     if text.startswith("<"):
         return " It looks like a web page; fetch the file itself."
@@ -70,7 +75,7 @@ def likely_shape(text: str) -> str:
 
 
 def _objects_shape(start: str, columns: Mapping[str, str] | None) -> Shape:
-    """A text that starts with `{`: one object per line unless its first object says otherwise."""
+    """The shape of a text that starts with `{`: one object per line, unless the first object shows another shape."""
     line, _, rest = start.partition("\n")
     one_line = _is_json(line)
     rest = rest.lstrip()

@@ -1,7 +1,7 @@
-"""Raw files, row by row: JSON arrays, lines and objects, CSV and parquet, plain or compressed, never loaded whole.
+"""Reads raw files row by row: JSON arrays, lines and objects, CSV and parquet, plain or compressed, never loaded whole.
 
 A row that can't be parsed is yielded as a problem with its place and raw text, so that the
-caller can keep it; only a file whose rest can't be read is an error.
+caller can keep the row; it is an error only if the rest of the file can't be read.
 """
 
 import glob
@@ -34,10 +34,10 @@ class RowFile:
     """A raw file whose kind is known.
 
     compression: gzip, bzip2, xz, zstd, or None.
-    key: of the array, if the file is one object.
-    delimiter: of a CSV file.
-    unit: of row numbers: `line` (from 1) or `index` (from 0).
-    columns: the only ones to read from a parquet file; None = all.
+    key: the array's key, if the file is an object that holds the array.
+    delimiter: the delimiter of a CSV file.
+    unit: what row numbers count: `line` (from 1) or `index` (from 0).
+    columns: the columns to read from a parquet file; None = all.
     """
 
     path: Path
@@ -93,10 +93,10 @@ class RowFile:
 
 
 def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str] | None = None) -> RowFile:
-    """Detect a file's kind, encoding and compression from its bytes; its name decides an ambiguous kind.
+    """Detect a file's kind, encoding and compression from its bytes; the file's name decides if the kind is ambiguous.
 
     Args:
-        encoding: of a text file; None = UTF-8, UTF-16 or UTF-32, detected.
+        encoding: the encoding of a text file; None = detect UTF-8, UTF-16 or UTF-32.
         columns: standard column name -> its name in this file.
 
     Raises:
@@ -129,8 +129,8 @@ def find_files(pattern: str, place: str) -> list[Path]:
     """The files of a path or glob in params, sorted; DVC's own `.dvc` files are left out.
 
     Args:
-        pattern: looked up in the workspace, else in the project root.
-        place: the params key, for the error.
+        pattern: the path or glob; it is looked up in the workspace, then in the project root.
+        place: the params key, for error messages.
     """
     if not glob.has_magic(pattern) or resolve_path(pattern).exists():  # a name may hold brackets
         return [_existing(resolve_path(pattern), place)]
@@ -143,10 +143,10 @@ def find_files(pattern: str, place: str) -> list[Path]:
 
 
 def parquet_parts(pattern: str, place: str) -> list[Path]:
-    """The parts of a folder written by a distributed engine, sorted by name; none for other paths.
+    """The parquet parts in a folder that a distributed engine wrote, sorted by name; none for other paths.
 
     Raises:
-        UserError: the folder has parts in subfolders, whose names hold columns.
+        UserError: parts are in subfolders, whose names would hold values of columns.
     """
     folder = resolve_path(pattern)
     if not folder.is_dir():
@@ -162,7 +162,7 @@ def parquet_parts(pattern: str, place: str) -> list[Path]:
 
 
 def rows_in_parquet(path: Path) -> int:
-    """Rows of a parquet source, from its footer.
+    """Number of rows in a parquet source, from its footer.
 
     Raises:
         UserError: the file is damaged.
@@ -172,7 +172,7 @@ def rows_in_parquet(path: Path) -> int:
 
 
 def source_name(path: Path) -> str:
-    """The name of a source in the data: relative to the project, so the same in every workspace."""
+    """The name of a source in the data: its path relative to the project, which is the same in every workspace."""
     inside = _in_project(path)
     if inside is not None:
         return inside.as_posix()
@@ -227,7 +227,7 @@ def _existing(path: Path, place: str) -> Path:
 
 @contextmanager
 def _readable(path: Path, compression: str | None) -> Iterator[None]:
-    """Turn the errors of a damaged file into a sentence."""
+    """Turn errors from reading a damaged file into a sentence."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError) as error:

@@ -101,7 +101,7 @@ def test_memory_stays_small_on_a_large_array(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"a": 1, "a": 2}', "a key is there twice"),
+        ('{"a": 1, "a": 2}', "a key occurs twice"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"a": ' + "9" * 5000 + "}", "not valid JSON: a number is too long"),
         ('{"a": "tab\there"}', "not valid JSON: Invalid control character at"),
