@@ -1,1 +1,1 @@
-"""Conversations -> supervised token pairs, and batches of them."""
+"""Converts conversations to supervised token pairs, and makes batches of these."""

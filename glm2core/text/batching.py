@@ -1,4 +1,7 @@
-"""Token-budget batches of rows of similar length, and their padding. `B` rows, `T` tokens of the longest."""
+"""Makes batches of rows of similar length within a token budget, and pads them.
+
+In shapes, `B` is the number of rows, and `T` the number of tokens in the longest row.
+"""
 
 from collections.abc import Sequence
 
@@ -19,9 +22,9 @@ def length_sorted_batches(
     arguments give the same batches.
 
     Args:
-        lengths: tokens of each row.
-        shuffle: shuffle the rows each epoch, then sort within pools and shuffle the batches; False
-            sorts all rows, longest first, for the fewest padded tokens.
+        lengths: number of tokens in each row.
+        shuffle: True = shuffle the rows each epoch, then sort them within pools and shuffle the
+            batches; False = sort all rows, longest first, for the fewest padded tokens.
     """
     lengths = np.asarray(lengths, np.int64)
     if not shuffle:
@@ -35,13 +38,13 @@ def length_sorted_batches(
 
 
 def rows_of_epoch(weights: np.ndarray, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of an epoch, and the copy number of each (0 = the first).
+    """The rows of an epoch, and for each its copy number (0 = the first copy).
 
-    A row of weight 2.5 is taken twice, and in half of the epochs once more. If all weights are 1, every row is taken
-    once.
+    A row of weight 2.5 is taken twice in every epoch, and once more in half of the epochs. If all weights are 1, every
+    row is taken once.
 
     Args:
-        weights: of each row, above 0.
+        weights: the weight of each row, above 0.
     """
     times = np.floor(weights).astype(np.int64)
     rest = weights - times
@@ -53,10 +56,10 @@ def rows_of_epoch(weights: np.ndarray, *, seed: int, epoch: int) -> tuple[np.nda
 
 
 def pad_batch(rows: Sequence[tuple[np.ndarray, ...]], pad_id: int) -> dict[str, np.ndarray]:
-    """Pad rows on the right to the longest.
+    """Pad rows on the right to the length of the longest row.
 
     Args:
-        rows: (input_ids [T], labels [T], ...) each; more than two arrays are ignored.
+        rows: for each row, (input_ids [T], labels [T], ...); further arrays are ignored.
 
     Returns:
         input_ids [B, T], labels [B, T] (IGNORED over padding), attention_mask [B, T]; int64.

@@ -1,4 +1,4 @@
-"""How to prompt a model: its tokenizer, its prompt template and pair format, and where its answers end."""
+"""How to prompt a model: its tokenizer, its prompt template, its pair format, and the tokens that end its answers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from glm2core.text.tokenizer import SpTokenizer
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Conversations -> ids of prompts, for one model."""
+    """Turns conversations into the ids of prompts for one model."""
 
     tokenizer: SpTokenizer
     template: TemplateName
@@ -22,10 +22,10 @@ class ChatFormat:
 
     @classmethod
     def load(cls, folder: Path) -> "ChatFormat":
-        """Read a model folder's tokenizer and its prompt settings.
+        """Read the tokenizer and the prompt settings in a model's folder.
 
         Raises:
-            UserError: no such folder, another network's, or no tokenizer.model in it.
+            UserError: there is no such folder, it holds another network, or it has no tokenizer.model.
         """
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder. Name one with a model in it; `dvc repro` makes models/tuned.")
@@ -45,27 +45,27 @@ class ChatFormat:
         return self.tokenizer.newline
 
     def require_rows(self, rows: int, folder: Path) -> None:
-        """Raises: UserError: the network's `rows` are too few for the tokenizer in `folder`."""
+        """Raise a UserError if the network has too few `rows` for the tokenizer in `folder`."""
         self.tokenizer.require_rows(rows, self.template, self.pair_format, folder)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """Ids up to where the answer begins."""
+        """The ids of the prompt, up to where the answer begins."""
         return self.tokenizer.prompt_ids(messages, self.template, self.pair_format)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of the whole prompt for a user's message."""
+        """Number of tokens in the whole prompt for a user's message."""
         return len(self.prompt_ids([{"role": USER, "content": text}]))
 
     def encode_questions(self, context: str, questions: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Prompts of several questions about one context; the context is encoded once.
+        """The ids of prompts for several questions about one context, which is encoded only once.
 
-        A part may be cut in front of a line end without changing its ids (prompt.py).
+        A part may be split in front of a line end without changing its ids (prompt.py).
 
         Args:
-            context: ends in a line end.
+            context: text that ends in a line end.
 
         Returns:
-            Ids that all prompts begin with, and the rest of each: together the ids of its whole prompt.
+            The ids that all prompts begin with, and the remaining ids of each prompt.
         """
         tails = []
         context_ids: list[int] = []
@@ -89,6 +89,6 @@ class ChatFormat:
 
 
 def _common_length(tails: Sequence[Sequence[int]]) -> int:
-    """Number of ids that all tails begin with; leaves at least one to each."""
+    """Number of ids that all tails begin with; at least one id of each tail is not counted."""
     shortest = min(map(len, tails)) - 1
     return next((i for i in range(shortest) if len({tail[i] for tail in tails}) > 1), shortest)

@@ -1,6 +1,6 @@
-"""The tokenized layer's parquet: its schema, its one writer, and the arrays for training.
+"""The parquet files of tokenized rows: their schema, their only writer, and their arrays for training.
 
-`B` rows, `T` tokens of a row. Rows are unpadded.
+In shapes, `B` is the number of rows, and `T` the number of tokens in a row. Rows are unpadded.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _FACTS = (
     pa.field("supervised_tokens", pa.int32(), nullable=False),
     pa.field("cuts", pa.list_(pa.string()), nullable=False),  # what the row lost, by kind, repeated for each loss
 )
-"""Further columns of a row, which training does not read: the reports are queries over them."""
+"""Further columns of a row, from which the reports are made; training does not read them."""
 
 _WEIGHT = pa.field("weight", pa.float32())  # how often an epoch takes the row; null = once
 
@@ -43,7 +43,7 @@ TokenRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TokenizedInfo:
-    """How a tokenized file was made, as the parquet's key-value metadata."""
+    """How a tokenized file was made; stored as the parquet file's key-value metadata."""
 
     tokenizer_sha256: str
     template: str
@@ -52,7 +52,7 @@ class TokenizedInfo:
 
 
 class TokenizedWriter:
-    """Writes batches of pairs, one row group each."""
+    """Writes batches of pairs; each batch becomes a row group."""
 
     def __init__(self, path: Path, info: TokenizedInfo, newline: int) -> None:
         self._schema = pa.schema([*SCHEMA, *_FACTS, _WEIGHT], vars(info))
@@ -63,7 +63,13 @@ class TokenizedWriter:
         )
 
     def write(self, ids: pa.Array, sources: pa.Array, pairs: PairBatch, weights: pa.Array | None = None) -> None:
-        """Args: ids, sources, weights: of the pairs' rows; no weights = each row once in an epoch. [B]"""
+        """Write a batch.
+
+        Args:
+            ids: the id of each pair's row. [B]
+            sources: the source of each row. [B]
+            weights: how often an epoch takes each row; None = once. [B]
+        """
         if not len(pairs.rows):
             return
         segments, segment_ends = pairs.segments(self._newline)
@@ -92,9 +98,10 @@ class TokenizedDataset:
     """A tokenized file as flat arrays, so that a row is a slice and not a list.
 
     Args:
-        ids: of the rows. [B]
-        flat: input_ids, labels, segments of all rows, int32.
-        offsets: of the rows in each of them, int64. [B + 1]
+        ids: the id of each row. [B]
+        sources: the source of each row. [B]
+        flat: input_ids, labels and segments, each of all rows in one int32 array.
+        offsets: where each row begins in each of these arrays, int64. [B + 1]
         weights: how often an epoch takes each row; None = once. [B]
     """
 
@@ -144,10 +151,10 @@ class TokenizedDataset:
     def of_pairs(
         cls, ids: Sequence[str], source: str, pairs: PairBatch, info: TokenizedInfo, newline: int
     ) -> "TokenizedDataset":
-        """Pairs of one source that were never in a file.
+        """Make a dataset of pairs that all have the same source and were never in a file.
 
         Args:
-            ids: of the pairs' rows. [B]
+            ids: the id of each pair's row. [B]
             newline: the token of a line end.
         """
         segments, segment_ends = pairs.segments(newline)
@@ -161,13 +168,13 @@ class TokenizedDataset:
 
     @property
     def ids(self) -> list[str]:
-        """Row ids, those of the converted layer. [B]"""
+        """The id of each row, as in the converted files. [B]"""
         found: list[str] = self._ids.to_pylist()
         return found
 
     @property
     def sources(self) -> list[str]:
-        """The source of each row, as in the converted layer. [B]"""
+        """The source of each row, as in the converted files. [B]"""
         found: list[str] = self._sources.to_pylist()
         return found
 
@@ -183,12 +190,12 @@ class TokenizedDataset:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64. [B]"""
+        """Number of tokens in each row, int64. [B]"""
         return np.diff(self._offsets["input_ids"])
 
     @property
     def supervised_tokens(self) -> int:
-        """Labels that are not ignored, over all rows."""
+        """Number of labels that are not ignored, in all rows together."""
         return int(np.count_nonzero(self._flat["labels"] != IGNORED))
 
     def row(self, index: int) -> TokenRow:
@@ -198,7 +205,7 @@ class TokenizedDataset:
         return (self._view("input_ids", index), self._view("labels", index), self._view("segments", index))
 
     def take(self, rows: Sequence[int]) -> "TokenizedDataset":
-        """Only these rows, in this order."""
+        """A dataset with only the given rows, in the given order."""
         flat, offsets = {}, {}
         for name, values in self._flat.items():
             flat[name] = np.concatenate([values[:0], *(self._view(name, row) for row in rows)])
@@ -225,7 +232,7 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_all(file: pq.ParquetFile, rows: int, offsets: dict[str, np.ndarray]) -> None:
-    """Check the number and length of the lists against the footer: no checksum covers a page header's counts."""
+    """Compare the number and length of the lists with the footer, because no checksum covers a page header's counts."""
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     leaves = [group.column(number) for group in groups for number in range(group.num_columns)]
     for name, ends in offsets.items():
@@ -239,7 +246,7 @@ def read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
     """How a tokenized file was made, from its metadata.
 
     Raises:
-        UserError: it is not a tokenized file, or another version's.
+        UserError: the file is not a tokenized file, or another version wrote it.
     """
     metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
     known = {name: metadata[name] for name in TokenizedInfo.__dataclass_fields__ if name in metadata}

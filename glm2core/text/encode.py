@@ -1,4 +1,4 @@
-"""Converted conversations -> tokenized pairs, by split, with a count of everything that was cut."""
+"""Turns converted conversations into tokenized pairs, split by split, and counts everything that was cut off."""
 
 import hashlib
 import itertools
@@ -34,13 +34,13 @@ class EncodeReport:
 
     rows: dict[str, int] = field(default_factory=dict)
     dropped: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """(split, source, id, reason) of each row without a pair."""
+    """(split, source, id, reason) of each row that gave no pair."""
     examples: list[tuple[str, np.ndarray, np.ndarray]] = field(default_factory=list)
     """(id, input_ids, labels) of the first rows of the training split."""
 
 
 def tokenizer_for(base: str | None, params: TokenizeParams, converted: Path) -> tuple[SpTokenizer, TemplateName, str]:
-    """The base's tokenizer, or a small one trained on the training split; and the wording, with its evidence."""
+    """The base's tokenizer, or a small one trained on the training split; and the template, with its evidence."""
     if base is None:
         tokenizer = train_tokenizer(_training_texts(converted / "train.parquet"), params.vocabulary_size)
         found: tuple[TemplateName, str] = ("chatglm2", "no base")
@@ -96,12 +96,12 @@ def encode_converted(
 
 
 def converted_rows(converted: Path) -> int:
-    """Rows of all splits, for a progress bar."""
+    """Number of rows in all splits, for a progress bar."""
     return sum(count_rows(path) for split in SPLITS if (path := converted / f"{split}.parquet").exists())
 
 
 def render_examples(report: EncodeReport, tokenizer: SpTokenizer) -> str:
-    """The first rows of the training split as Markdown, supervised text between « and »."""
+    """The first rows of the training split as Markdown, with supervised text between « and »."""
     blocks = ["Tokens between « and » are supervised; the rest is only read.\n"]
     for row_id, input_ids, labels in report.examples:
         title = f"## {row_id} ({len(input_ids)} tokens)"
@@ -177,5 +177,5 @@ def _training_texts(path: Path) -> Iterator[str]:
 
 
 def template_hash(template: TemplateName) -> str:
-    """Hash of the wording, as stored in the tokenized files."""
+    """Hash of the template's wording, as stored in the tokenized files."""
     return hashlib.sha256(jinja_template(template).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Encodes rows of a file as convert and tokenize would, without these stages: for evaluating on other data."""
+"""Encodes rows of a file as convert and tokenize would, without running these stages, to evaluate on other data."""
 
 import itertools
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class FileRows:
 
 
 def encode_file(path: Path, most: int, chat_format: ChatFormat, params: TokenizeParams, place: str) -> FileRows:
-    """The first `most` usable rows of a file; their ids are hashes of their content.
+    """Encode the first `most` usable rows of a file; the id of a row is a hash of its content.
 
     Args:
-        params: what is supervised, and how long a row may be.
-        place: the params key of the file, for messages.
+        params: settings that decide what is supervised, and how long a row may be.
+        place: the params key of the file, for error messages.
 
     Raises:
         UserError: the file can't be read, or has no usable row.

@@ -15,15 +15,16 @@ from glm2core.text.tokenizer import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer
 
 
 class ChatGLM2Tokenizer(PreTrainedTokenizer):
-    """Texts and chats to ids and back, as transformers' generate, pipelines and Trainer expect it.
+    """Turns texts and chats into ids and back, as transformers' generate, pipelines and Trainer expect it.
 
     A call puts `[gMASK] sop` in front, pads on the left and, as in `tokenizer.py`, never reads special
-    tokens from a text. `apply_chat_template` gives the ids used in training. Load it with this class:
-    AutoTokenizer knows only exported folders, and builds another tokenizer for tuned and released ones.
+    tokens from a text. `apply_chat_template` gives the ids used in training. Load tokenizers with this
+    class: AutoTokenizer works only for exported folders, and builds another tokenizer for tuned and
+    released ones.
 
     Args:
         vocab_file: path of a tokenizer.model.
-        prompt_template: wording of chats; None = as the file's folder says.
+        prompt_template: the template of chats; None = that of the model in the file's folder.
         pair_format: which special tokens come first.
     """
 
@@ -65,7 +66,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         return {self.sp.piece(token): token for token in range(len(self.sp))}
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
-        """The pieces of a text; text that spells special tokens stays text."""
+        """The pieces of a text; a special token that is spelled in the text stays text."""
         return self.sp.pieces(text)
 
     def build_inputs_with_special_tokens(
@@ -102,10 +103,10 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         tokenizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Render a chat with `prompt.py`, not through text, so that what a user types stays text.
+        """Turn a chat into ids by `prompt.py`, not by rendering it as text first, so that a user's input stays text.
 
         `add_generation_prompt` changes nothing for chatglm2: a chat that ends with a question is open.
-        With `tokenize=False` or another `chat_template`, transformers renders it.
+        With `tokenize=False` or another `chat_template`, transformers renders the chat.
         """
         if not tokenize or chat_template is not None:
             return super().apply_chat_template(

@@ -1,4 +1,4 @@
-"""Texts of data and models in a page: shown as they are, never executed, without changing the text direction."""
+"""Puts texts of data and models into an HTML page, where they are never executed and can't change text direction."""
 
 import html
 from collections.abc import Iterable
@@ -8,20 +8,20 @@ from glm2core.errors import printable
 
 
 def escaped(text: str) -> str:
-    """A text for HTML, in an element or a quoted attribute.
+    """A text as HTML needs it in an element or a quoted attribute.
 
-    Tags and quotes are escaped, control and bidi characters become codes (`\\u202e`), line breaks are kept.
+    Tags and quotes are escaped, control and bidi characters become codes (`\\u202e`), and line breaks are kept.
     """
     return html.escape("\n".join(printable(line) for line in text.split("\n")))
 
 
 def cut(text: str, most: int) -> str:
-    """The first `most` characters, and how many more there are."""
+    """The first `most` characters of a text, and how many more there are."""
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
 
 
 def write_within(file: TextIO, parts: Iterable[str], room: int) -> int:
-    """Write the parts of a page that fit into `room` bytes together, in order; return how many did not."""
+    """Write those parts of a page that together fit into `room` bytes, in order; return how many did not fit."""
     left_out = 0
     for part in parts:
         length = len(part.encode())

@@ -1,19 +1,19 @@
-"""Conversations -> supervised token pairs.
+"""Turns conversations into supervised token pairs.
 
-    glm2:  [gMASK] sop A B </s>        the released model's own order
+    glm2:  [gMASK] sop A B </s>        the order of the released models
     llama: <s> A B </s>
 
-A is the encoded prompt, B the encoded answer. Labels are at their token's own position (the model
-shifts them), are `IGNORED` (-100) everywhere but on B and `</s>`, and are set by position: padding shares
-id 0 with `<unk>`, and a real `<unk>` stays supervised.
+A is the encoded prompt, B the encoded answer. A label is at the position of its token (the model
+shifts labels). Labels are `IGNORED` (-100) everywhere but on B and `</s>`. They are set by position,
+not by id: padding has the same id as `<unk>`, 0, but a real `<unk>` stays supervised.
 
-With loss_on "every", the answers of all rounds are supervised in one pass over the prompt's own
+With loss_on "every", the answers of all rounds are supervised in one pass over the prompt's
 text, which has no `</s>` between rounds: the end of an earlier answer is taught only by a label,
-`</s>` instead of the line end or role token that follows it. Each answer is encoded by itself, as
-the model writes it, so ids at its borders may differ from those of the whole text at once.
+`</s>` instead of the line end or role token that follows the answer. Each answer is encoded by
+itself, as the model writes it, so ids at its borders may differ from those of the whole text.
 
-An answer of `max_target_length` tokens or more is cut to that length and gets no `</s>`. A prompt
-over `max_source_length` is cut by `truncation.py`.
+An answer of `max_target_length` tokens or more is truncated to that length and gets no `</s>`. A
+prompt over `max_source_length` is shortened by `truncation.py`.
 
 `spans.py` assembles the rows; this module has the steps.
 """
@@ -36,7 +36,7 @@ __all__ = ["Dropped", "Limits", "PairBatch", "PairBuilder"]
 
 
 class Dropped(NamedTuple):
-    """A row without a pair."""
+    """A row that gave no pair, and why."""
 
     row: int
     reason: str
@@ -44,13 +44,13 @@ class Dropped(NamedTuple):
 
 @dataclass
 class PairBatch:
-    """Pairs of some rows, flat; row i is `[ends[i] : ends[i + 1]]`.
+    """The pairs of some rows in flat arrays, where row i is `[ends[i] : ends[i + 1]]`.
 
-    rows: which of the given conversations each pair comes from. [B]
+    rows: the index of the conversation that each pair comes from. [B]
     input_ids, labels: int32. [tokens of all rows]
     ends: int64. [B + 1]
-    source_lengths: tokens before the last answer. [B]
-    row_cuts: what each row lost, by kind: rounds, answers, or itself once. [B]
+    source_lengths: number of tokens before the last answer. [B]
+    row_cuts: how much each row lost, by kind: counted in rounds or answers, else 1 for the row. [B]
     """
 
     rows: np.ndarray
@@ -68,18 +68,18 @@ class PairBatch:
 
     @property
     def supervised_tokens(self) -> np.ndarray:
-        """Labels that are not ignored, of each row. [B]"""
+        """Number of labels that are not ignored, for each row. [B]"""
         counted: np.ndarray = np.add.reduceat((self.labels != IGNORED).astype(np.int32), self.ends[:-1])
         return counted
 
     def segments(self, newline: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where rounds and lines start in each row: its first token and each token after a line end.
+        """Where rounds and lines start in each row: at its first token and at each token after a line end.
 
-        The start of a supervised answer is left out: an answer directly follows its question. With gaps
-        between them (text/stretch.py) a network would learn that the nearest question is not the one asked.
+        The start of a supervised answer is left out: an answer directly follows its question. With a gap
+        between the two (text/stretch.py), a network would learn that the nearest question is not the one asked.
 
         Returns:
-            indices within their rows (int32), and the end of each row's indices. [B + 1]
+            The indices of these tokens within their rows (int32), and where each row's indices end. [B + 1]
         """
         line_ends = self.input_ids == newline
         starts = np.zeros(len(self.input_ids), bool)
@@ -96,10 +96,10 @@ class PairBatch:
 
 
 class PairBuilder:
-    """Makes pairs with one tokenizer and one wording.
+    """Makes pairs with one tokenizer and one template.
 
     Args:
-        threads: of SentencePiece; None = one per core. The pairs are the same for any number.
+        threads: number of threads for SentencePiece; None = one per core. The pairs are the same for any number.
     """
 
     def __init__(
@@ -117,18 +117,18 @@ class PairBuilder:
         self._truncator = Truncator(tokenizer, template, truncation)
 
     def plan(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PlannedBatch:
-        """Render a batch of answered conversations: which texts to encode, and which row needs which."""
+        """Plan a batch of answered conversations: which texts to encode, and which of these each row needs."""
         plan = PlannedBatch(self._template, self._constants, conversations, limits)
         for conversation, limit in zip(conversations, limits, strict=True):
             plan.add(conversation, limit)
         return plan
 
     def encode(self, plan: PlannedBatch) -> list[np.ndarray]:
-        """Ids of the plan's texts: one call of SentencePiece, the bulk of the work."""
+        """The ids of the plan's texts, from one call of SentencePiece: most of the work."""
         return self._tokenizer.encode_batch(plan.texts, self._threads)
 
     def assemble(self, plan: PlannedBatch, encoded: list[np.ndarray]) -> PairBatch:
-        """Assemble the spans into rows, and cut rows that are too long."""
+        """Assemble the spans into rows, and shorten rows that are too long."""
         flat = plan.flatten(encoded)
         limits = np.array([limit.max_source_length for limit in plan.limits], np.int64)
         long = np.flatnonzero(flat.source_lengths > limits)
@@ -137,12 +137,12 @@ class PairBuilder:
         return PairBatch(np.arange(len(limits)), *flat[:4], _answer_cuts(flat))
 
     def build(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PairBatch:
-        """Pairs of a batch of answered conversations, in their order."""
+        """The pairs of a batch of answered conversations, in the same order."""
         plan = self.plan(conversations, limits)
         return self.assemble(plan, self.encode(plan))
 
     def _shorten(self, flat: FlatRows, plan: PlannedBatch, long: list[int]) -> PairBatch:
-        """Replace the prompts of the rows `long` by shorter ones, and leave dropped rows out."""
+        """Replace the prompts of the rows `long` by shorter ones, and leave out rows that must be dropped."""
         stretches = []
         whole = Tokens(flat.input_ids, flat.labels)
         lengths, sources = np.diff(flat.ends), flat.source_lengths.copy()

@@ -1,17 +1,17 @@
 """The wording of prompts, for tokenize, evaluate, predict and chat.
 
-chatglm2 (the released chatglm2 and codegeex2 models): past rounds and the open one as text,
+chatglm2 (the released chatglm2 and codegeex2 models) writes past rounds and the open round as text,
 
     [Round 1]\\n\\n问：{query}\\n\\n答：{answer}\\n\\n[Round 2]\\n\\n问：{query}\\n\\n答：
 
-with the full-width colon U+FF1A. It has no system role; a system text comes first, as a
+with the full-width colon U+FF1A. This template has no system role; a system text comes first, as a
 paragraph of its own.
 
-chatglm3: role tokens, `<|user|>\\n {query}<|assistant|>\\n {answer}`. The released chat code ends a
-prompt at `<|assistant|>` and lets the model write the line end; here the line end belongs to the
+chatglm3 writes role tokens, `<|user|>\\n {query}<|assistant|>\\n {answer}`. The released chat code ends
+a prompt at `<|assistant|>` and lets the model write the line end; here the line end belongs to the
 prompt, so that an answer is only its text. The ids in front of the answer are the same.
 
-A prompt is a list of `Part`s. It is cut only in front of line ends, which SentencePiece never
+A prompt is a list of `Part`s. Parts begin only in front of line ends, which SentencePiece never
 merges with anything (`tokenizer.py` checks this), so the parts' ids, concatenated, are the ids of
 the whole text.
 """
@@ -57,10 +57,10 @@ _JINJA: dict[TemplateName, str] = {
 class Part(NamedTuple):
     """A piece of a prompt.
 
-    text: what SentencePiece encodes.
-    special: a special token in front of it.
-    continues: the text continues the previous part, without the word-start that SentencePiece
-        puts in front of a text; it then begins with a line end.
+    text: the text that SentencePiece encodes.
+    special: a special token in front of the text.
+    continues: whether the text continues the previous part, without the word-start that
+        SentencePiece puts in front of a text; such a text begins with a line end.
     """
 
     text: str
@@ -69,16 +69,16 @@ class Part(NamedTuple):
 
 
 def jinja_template(template: TemplateName, prefix: tuple[str, ...] = ()) -> str:
-    """The same wording as a Jinja chat template for transformers.
+    """The wording of a template as a Jinja chat template for transformers.
 
     Args:
-        prefix: special tokens that the rendered text begins with, e.g. `("[gMASK]", "sop")`.
+        prefix: special tokens that the rendered text begins with, such as `("[gMASK]", "sop")`.
     """
     return "".join(prefix) + _JINJA[template]
 
 
 def system_parts(template: TemplateName, text: str) -> list[Part]:
-    """The system text in front of the first round."""
+    """The parts for the system text, in front of the first round."""
     if template == "chatglm3":
         return [Part("\n " + text, special="<|system|>")]
     return [Part(text)]
@@ -90,12 +90,12 @@ def has_heads(template: TemplateName) -> bool:
 
 
 def round_head(number: int, *, first: bool) -> Part:
-    """chatglm2's numbered line; `first`: nothing comes before this round."""
+    """The numbered line of a round in chatglm2; `first` says that nothing comes before this round."""
     return Part(f"[Round {number}]") if first else Part(f"\n\n[Round {number}]", continues=True)
 
 
 def round_parts(template: TemplateName, query: str, answer: str | None = None) -> list[Part]:
-    """One round after its head; without `answer` it is open: the model's answer follows."""
+    """The parts of one round after its head; without `answer` the round is open, so that the model's answer follows."""
     if template == "chatglm3":
         reply = "\n" if answer is None else "\n " + answer
         return [Part("\n " + query, special="<|user|>"), Part(reply, special="<|assistant|>")]
@@ -103,9 +103,9 @@ def round_parts(template: TemplateName, query: str, answer: str | None = None) -
 
 
 def open_round_pieces(template: TemplateName, question: str, text: str) -> tuple[Part, Part, Part]:
-    """The open round after its head, cut into the question, the text it is about, and its end.
+    """The open round after its head, in three parts: the question, the text that the question is about, and the end.
 
-    Together they are `round_parts(template, question + text)`; `text` is empty or begins with a line end.
+    Together these are `round_parts(template, question + text)`; `text` is empty or begins with a line end.
     """
     if template == "chatglm3":
         return Part("\n " + question, special="<|user|>"), Part(text, continues=True), Part("\n", "<|assistant|>")
@@ -113,11 +113,11 @@ def open_round_pieces(template: TemplateName, question: str, text: str) -> tuple
 
 
 def render(messages: list[Message], template: TemplateName) -> list[Part]:
-    """The parts of a whole prompt, open at its end.
+    """The parts of a whole prompt, which ends where the model's answer begins.
 
     Args:
-        messages: at most one system message first, then user and assistant in turn; a last
-            assistant message is left out, because the prompt ends where the answer begins.
+        messages: at most one system message first, then messages of user and assistant in turn; if
+            the last message is the assistant's, it is left out.
     """
     system, rounds = split_rounds(messages)
     parts = system_parts(template, system) if system is not None else []
@@ -129,7 +129,7 @@ def render(messages: list[Message], template: TemplateName) -> list[Part]:
 
 
 def split_rounds(messages: list[Message]) -> tuple[str | None, list[tuple[str, str | None]]]:
-    """System text, and the rounds as (query, answer); the last answer is None if there is none yet."""
+    """The system text, and the rounds as (query, answer); the last answer is None if there is no answer yet."""
     system = messages[0]["content"] if messages[0]["role"] == SYSTEM else None
     turns = messages[system is not None :]
     answers = [turn["content"] for turn in turns[1::2]]
@@ -139,5 +139,5 @@ def split_rounds(messages: list[Message]) -> tuple[str | None, list[tuple[str, s
 
 
 def prompt_text(messages: list[Message], template: TemplateName) -> str:
-    """The prompt as text, special tokens spelled out."""
+    """The prompt as text, with special tokens spelled out."""
     return "".join(part.special + part.text for part in render(messages, template))

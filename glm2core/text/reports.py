@@ -1,4 +1,4 @@
-"""The reports of tokenize: flat metrics, and tables that are queries over its output."""
+"""The reports of the tokenize stage: flat metrics, and tables that are computed from its output."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +25,7 @@ _BINS = 50
 
 
 def tokenize_metrics(report: EncodeReport, tokenized: Path, tokenizer: SpTokenizer) -> dict[str, int | float]:
-    """Figures of the tokenize stage; cuts are counted in rows, rounds or responses, as their names say."""
+    """Figures of the tokenize stage; losses are counted in rows, rounds or responses, as their names say."""
     tokens = pl.col("prompt_tokens") + pl.col("response_tokens")
     figures = _tokenized(tokenized).select(
         tokens=tokens.sum(),
@@ -45,10 +45,14 @@ def tokenize_metrics(report: EncodeReport, tokenized: Path, tokenizer: SpTokeniz
 def write_tokenize_tables(
     report: EncodeReport, tokenized: Path, examples: str, folder: Path, rows: Iterable[ShownRow] = ()
 ) -> None:
-    """lengths.csv: rows by tokens; cuts.csv; by_source.csv; dropped.csv: rows without a pair; examples.md; rows.html.
+    """Write the report's files into `folder`.
+
+    lengths.csv counts rows by their number of tokens, cuts.csv losses by kind, by_source.csv rows and tokens by source;
+    dropped.csv lists rows that gave no pair; examples.md and rows.html show rows.
 
     Args:
-        rows: for rows.html.
+        examples: the content of examples.md.
+        rows: the rows to show in rows.html.
     """
     dropped = pl.DataFrame(report.dropped, ["split", "source", "id", "reason"], orient="row")
     dropped = dropped.cast(pl.String)
@@ -88,7 +92,7 @@ def _lengths(tokenized: Path) -> pl.DataFrame:
 
 
 def _cuts(tokenized: Path) -> pl.DataFrame:
-    """cut, count: how often rows lost something, by kind."""
+    """A table (cut, count): how often rows lost something, by kind."""
     counted = _tokenized(tokenized).select(cut=pl.col("cuts").explode()).group_by("cut").agg(count=pl.len())
     kinds = pl.LazyFrame({"cut": CUTS})
     return kinds.join(counted, on="cut", how="left", maintain_order="left").fill_null(0).collect()

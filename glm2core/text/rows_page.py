@@ -1,4 +1,4 @@
-"""rows.html: tokenized rows for a browser, without scripts or network access. Every text in it is escaped."""
+"""Writes rows.html, which shows tokenized rows without scripts or network access; every text in it is escaped."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,13 +27,13 @@ i {{ display: block; color: #999; font-size: 9px; font-style: normal; }}
 <h1>Rows as the model sees them</h1>
 <p><span class="s">token<i>id</i></span> is supervised, <span>token<i>id</i></span> is only read,
 <span class="c">token<i>id</i></span> was cut. An id with an arrow is supervised with another label.
-Each line starts with its position; behind the arrow, as an example, the position when the row is spread over
-{STRETCHED:,} of them (train.position_stretch): gaps open at line starts only.</p>
+Each line starts with its position. After the arrow is, as an example, its position if the row is spread over
+{STRETCHED:,} positions (train.position_stretch): gaps open only at the starts of lines.</p>
 """
 
 
 def write_rows_page(rows: Iterable[ShownRow], path: Path) -> None:
-    """Write as many rows as fit into a page; its end says how many more there are."""
+    """Write as many rows as fit into a page; the end of the page says how many more there are."""
     room = MOST_BYTES - 200 - len(_HEAD.encode())
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_HEAD)

@@ -1,4 +1,4 @@
-"""A tokenized row for display: its tokens line by line, which are supervised, and what was cut.
+"""Prepares tokenized rows for display: tokens line by line, which of them are supervised, and which were cut off.
 
 A line starts where position stretching may open a gap: at the row's start, and after each line end.
 """
@@ -23,7 +23,7 @@ from glm2core.text.tokenizer import SpTokenizer
 
 MOST_TOKENS = 2000
 STRETCHED = 32_768
-"""Positions that a row is spread over as an example; in training, params decide."""
+"""The number of positions over which a row is spread as an example; in training, params decide."""
 
 _ROWS_OF_EACH = 2
 _MOST_COMPARED = 4_000_000  # pairs of tokens; beyond it the difference is shown as one piece
@@ -35,9 +35,9 @@ _COLUMNS = ("id", "source", "input_ids", "labels", "segments", "cuts")
 class ShownToken:
     """One token.
 
-    text: without characters that move a cursor or change the text direction.
+    text: its text, without characters that move a cursor or change the text direction.
     label: what is supervised here; empty if nothing is.
-    cut: it was cut, so it is not part of the row.
+    cut: whether the token was cut off, so that it is not part of the row.
     """
 
     text: str
@@ -48,7 +48,7 @@ class ShownToken:
 
 @dataclass(frozen=True)
 class ShownLine:
-    """Tokens up to the next place where a gap may open; position and stretched are its first token's."""
+    """Tokens up to the next place where a gap may open; `position` and `stretched` are those of the first token."""
 
     position: int
     stretched: int
@@ -57,12 +57,12 @@ class ShownLine:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row.
+    """A row for display.
 
-    number: its place in its file, from 0.
-    cuts: what it lost, by kind.
-    left_out: tokens beyond the `MOST_TOKENS` that are shown.
-    text: decoded, the first `MOST_TOKENS` tokens.
+    number: the row's number in its file, from 0.
+    cuts: what the row lost, by kind.
+    left_out: number of tokens that are not shown, beyond `MOST_TOKENS`.
+    text: the first `MOST_TOKENS` tokens, decoded.
     """
 
     place: str
@@ -80,10 +80,12 @@ class ShownRow:
 def shown_row(
     place: str, number: int, row: dict[str, Any], tokenizer: SpTokenizer, whole: np.ndarray | None = None
 ) -> ShownRow:
-    """Args:
-    place: the file's name.
-    row: `_COLUMNS` of the tokenized file.
-    whole: ids of the row before it was cut; None = nothing was cut, or it is not known what.
+    """Prepare a row for display.
+
+    Args:
+        place: the file's name.
+        row: the row's `_COLUMNS` in the tokenized file.
+        whole: ids of the row before it was shortened; None = nothing was cut off, or it is unknown what.
     """
     ids, labels = np.array(row["input_ids"]), np.array(row["labels"])
     stretched = stretched_positions(len(ids), row["segments"], STRETCHED, np.random.default_rng([0, 0, number]))
@@ -117,12 +119,12 @@ def shown_row(
 
 
 def visible(text: str) -> str:
-    """A token's text on one line; characters that move a cursor or change the text direction are escaped."""
+    """A token's text on one line, in which characters that move a cursor or change text direction are escaped."""
     return printable(text.replace("<0x0A>", "⏎"))
 
 
 def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, builder: PairBuilder) -> Iterator[ShownRow]:
-    """Of all splits, some rows of each source, then some of each kind of cut; each row once."""
+    """From each split, some rows of each source, then some rows with each kind of loss; no row twice."""
     for split in SPLITS:
         file = tokenized / f"{split}.parquet"
         scanned = pl.scan_parquet(file, glob=False).select("source", "cuts").with_row_index("number")
@@ -138,7 +140,7 @@ def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, build
 
 
 def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBuilder) -> dict[str, np.ndarray]:
-    """Row id -> token ids before the cut, of rows that were cut; rows that `converted` lacks are left out."""
+    """By row id, the token ids before shortening of rows that were shortened; rows not in `converted` are left out."""
     cut = {row["id"]: row for row in rows if row.get("cuts")}
     if not cut or not converted.is_file():
         return {}
@@ -154,20 +156,20 @@ def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBui
 
 
 def _loss_on(labels: Sequence[int]) -> LossOn:
-    """How a row's labels were made, if its source does not say it."""
+    """The `loss_on` with which a row's labels were made, if its source does not say it."""
     supervised = np.array(labels) != IGNORED
     return "every" if np.count_nonzero(np.diff(supervised.astype(np.int8)) == 1) > 1 else "last"
 
 
 def _label(token: int, label: int, tokenizer: SpTokenizer) -> str:
-    """`=` if the token itself is supervised; else the label, as at the end of an answer before the last one."""
+    """`=` if the token itself is supervised; else the label's text, as at the end of an answer before the last one."""
     if label == IGNORED:
         return ""
     return "=" if label == token else visible(tokenizer.piece(label))
 
 
 def _with_cut_tokens(ids: np.ndarray, whole: np.ndarray | None) -> Iterable[tuple[int | None, int | None]]:
-    """(position, None) of each token of the row, and (None, id) of each cut token, at its old place."""
+    """(position, None) for each token of the row, and (None, id) for each cut-off token, at its old place."""
     if whole is None:
         return ((position, None) for position in range(len(ids)))
     return _merged(ids.tolist(), whole.tolist())

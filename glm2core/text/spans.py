@@ -1,7 +1,7 @@
-"""A batch as rows of spans: the texts to encode in one call, and its rows by array arithmetic.
+"""Plans a batch as rows of spans: collects the texts to encode in one call, then builds rows by array arithmetic.
 
-A span is a slice of one long array of ids: an encoded text, or a constant such as a round's head.
-Two rows, Tea? -> Yes and 2 + 2 -> 4, + 1 -> 5, every answer supervised, with the tests' small tokenizer (/ = line end):
+A span is a slice of one long array of ids: an encoded text, or a constant such as a round's head. An example of two
+rows, (Tea? -> Yes) and (2 + 2 -> 4, + 1 -> 5), with every answer supervised, by the tests' tokenizer (/ = line end):
 
     texts      0 "//问：Tea?//答："   1 "Yes"   2 "//问：2 + 2//答："   3 "4"   4 "//问：+ 1//答："   5 "5"
     constants  -1 [gMASK] sop     -2 </s>     -15 [Round 1]     -16 //[Round 2]
@@ -12,8 +12,8 @@ Two rows, Tea? -> Yes and 2 + 2 -> 4, + 1 -> 5, every answer supervised, with th
     labels     ids at 19:22 and 22; 42:44 and `</s>` at 44, where span -16 has its first line end; 62:64 and 64
 
 The source array holds the texts' ids and then the constants in reverse order, so that span -1 is its last slice. One
-index array, `places`, copies all spans of the batch out of it. A cut answer is a shorter span, followed by an empty
-`</s>` span.
+index array, `places`, copies all spans of the batch out of the source array. A truncated answer is a shorter span,
+followed by an empty `</s>` span.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ LossOn = Literal["last", "every"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Settings that may differ between sources; lengths in tokens."""
+    """Settings that may differ between sources; lengths are in tokens."""
 
     max_source_length: int
     max_target_length: int
@@ -41,12 +41,12 @@ class Limits:
 
 
 class FlatRows(NamedTuple):
-    """Concatenated rows; row i is `[ends[i] : ends[i + 1]]`.
+    """Concatenated rows, of which row i is `[ends[i] : ends[i + 1]]`.
 
     input_ids, labels: int32. [tokens of all rows]
     ends: int64. [B + 1]
-    source_lengths: tokens before the last answer. [B]
-    cut_answers: answers that were cut in each row. [B]
+    source_lengths: number of tokens before the last answer. [B]
+    cut_answers: number of truncated answers in each row. [B]
     """
 
     input_ids: np.ndarray
@@ -57,7 +57,7 @@ class FlatRows(NamedTuple):
 
 
 class SpanConstants:
-    """Spans that are the same in every row; number n is span -1 - n, counted from the table's end."""
+    """Spans that are the same in every row; constant n is span -1 - n, counted from the end of the source array."""
 
     def __init__(self, tokenizer: SpTokenizer, prefix: list[int]) -> None:
         self.arrays: list[np.ndarray] = []
@@ -80,7 +80,7 @@ class SpanConstants:
 
 
 class PlannedBatch:
-    """The texts of a batch, for one call of SentencePiece, and each row as a sequence of spans."""
+    """The texts of a batch, to be encoded by one call of SentencePiece, and each row as a sequence of spans."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class PlannedBatch:
         self._offsets = np.zeros(0, np.int64)
 
     def add(self, conversation: Conversation, limit: Limits) -> None:
-        """A row: prefix, system text, rounds with their answers, `</s>`."""
+        """Add a row: its prefix, system text, rounds with their answers, and `</s>`."""
         assert conversation.answered, "only answered conversations make pairs"
         spans, constants, template = self._spans, self._constants, self._template
         system, rounds = split_rounds(conversation.messages)
@@ -124,10 +124,10 @@ class PlannedBatch:
         self._row_ends.append(len(spans))
 
     def flatten(self, encoded: list[np.ndarray]) -> FlatRows:
-        """All rows, with uncut prompts.
+        """Build all rows, without shortening prompts.
 
         Args:
-            encoded: ids of each of `texts`.
+            encoded: the ids of each text in `texts`.
         """
         arrays = [*encoded, *reversed(self._constants.arrays)]
         flat = np.concatenate(arrays)
@@ -188,7 +188,7 @@ class PlannedBatch:
 
 
 def row_ends_of(lengths: np.ndarray) -> np.ndarray:
-    """The ends of consecutive slices of these lengths, after a first 0."""
+    """0, followed by the end of each of the consecutive slices that have these lengths."""
     ends = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=ends[1:])
     return ends

@@ -20,14 +20,14 @@ def stretched_positions(
 ) -> np.ndarray:
     """Position ids [T] of a row of `length` tokens, spread over up to `position_range` positions.
 
+    The total gap favours long ranges (the larger of two uniform draws), because rare distances are
+    learned last. This gap is spread at random over 1, 2, 4, 8 or all starts of segments. A row
+    without an inner start, or as long as the range, keeps plain positions: rotary positions are
+    relative, so shifting the whole row would teach nothing.
+
     Args:
         segments: token indices at which a round or a line starts; gaps open only there.
-        position_range: positions the model should learn (rope.factor x rope.unit).
-
-    The total gap favours long ranges (the larger of two uniform draws), because rare distances are
-    learned last. It is spread at random over 1, 2, 4, 8 or all starts. A row without an inner start,
-    or as long as the range, keeps plain positions: rotary positions are relative, so shifting the
-    whole row would teach nothing.
+        position_range: number of positions the model should learn (rope.factor x rope.unit).
     """
     positions = np.arange(length, dtype=np.int64)
     starts = np.unique([s for s in segments if 0 < s < length]).astype(np.int64)
@@ -45,10 +45,11 @@ def stretched_positions(
 def cream_positions(
     length: int, segments: Sequence[int] | np.ndarray, position_range: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Like `stretched_positions`, with CREAM's two gaps, each at the start nearest to CREAM's own cut.
+    """Like `stretched_positions`, but with CREAM's two gaps, each at the start nearest to where CREAM would place it.
 
-    Half of the rows are cut into thirds, half have a short head and tail. The reach of the middle is a factor drawn
-    from a Gaussian around half the range, truncated to it; its end is uniform within that.
+    Half of the rows are divided into thirds; the others have a short head and tail. The reach of the middle is a factor
+    drawn from a Gaussian around half the range, truncated to the range; the middle's end is drawn uniformly within that
+    reach.
     """
     positions = np.arange(length, dtype=np.int64)
     starts = np.unique([s for s in segments if 0 < s < length]).astype(np.int64)

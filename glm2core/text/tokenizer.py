@@ -1,9 +1,9 @@
-"""The tokenizer without torch: SentencePiece's pieces, followed by ChatGLM's special tokens.
+"""The tokenizer, without torch: SentencePiece's pieces, followed by ChatGLM's special tokens.
 
-Ids with the released tokenizer.model (64,789 pieces): [MASK] 64789, [gMASK] 64790, [sMASK] 64791,
-sop 64792, eop 64793, and chatglm3's <|system|> 64794 ... <|observation|> 64797; <unk> 0, <s> 1,
-</s> 2, padding 0. A text never becomes a special token, whatever it spells: special ids are added
-only by name. SentencePiece writes a space as U+2581, so that character is decoded as a space.
+With the released tokenizer.model (64,789 pieces), the special ids are: [MASK] 64789, [gMASK] 64790,
+[sMASK] 64791, sop 64792, eop 64793, chatglm3's <|system|> 64794 ... <|observation|> 64797, <unk> 0,
+<s> 1, </s> 2, padding 0. A text never becomes a special token, whatever it spells: special ids are
+added only by name. SentencePiece writes a space as U+2581, so that character is decoded as a space.
 """
 
 import hashlib
@@ -45,14 +45,14 @@ _MOST_BYTES = 64 << 20  # the released one has one MB
 
 
 class SpTokenizer:
-    """Texts to ids and back.
+    """Turns texts into ids and back.
 
     Args:
-        model: content of a tokenizer.model.
-        name: its name in errors.
+        model: the content of a tokenizer.model.
+        name: the file's name, for error messages.
 
     Raises:
-        UserError: not a SentencePiece model, or one that does not encode line ends separately.
+        UserError: the content is no SentencePiece model, or the model does not encode line ends separately.
     """
 
     def __init__(self, model: bytes, name: str = MODEL_FILE) -> None:
@@ -74,10 +74,10 @@ class SpTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "SpTokenizer":
-        """Read `tokenizer.model` of a folder.
+        """Read the `tokenizer.model` in a folder.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is no such file, or it is damaged.
         """
         path = folder / MODEL_FILE
         if not path.is_file():
@@ -94,7 +94,7 @@ class SpTokenizer:
         write_json(folder / TOKENIZER_FILE, tokenizer_config(template, pair_format))
 
     def __len__(self) -> int:
-        """Pieces and special tokens; an embedding may have more rows (65,024 in the released models)."""
+        """Number of pieces and special tokens; an embedding may have more rows (65,024 in the released models)."""
         return self.size + len(SPECIAL_TOKENS)
 
     @cached_property
@@ -102,17 +102,17 @@ class SpTokenizer:
         return hashlib.sha256(self.model).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text alone, without special tokens."""
+        """The ids of a text, without special tokens."""
         ids: list[int] = self._sp.encode(text)
         return ids
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[np.ndarray]:
-        """Ids of each text as int32, in several threads (None = one per core); any number gives the same result."""
+        """The ids of each text as int32. `threads` (None = one per core) changes only the time, not the result."""
         arrays: list[np.ndarray] = self._sp.encode(list(texts), num_threads=threads or -1, return_type="numpy")
         return arrays
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Text of ids. Special tokens are left out or spelled; ids beyond the vocabulary are always left out."""
+        """The text of ids. Special tokens are left out or spelled out; ids beyond the vocabulary are left out."""
         texts, run = [], []
         for token in map(int, ids):
             if token < self.size and token not in (BOS, EOS):
@@ -123,21 +123,21 @@ class SpTokenizer:
         return "".join([*texts, self._sp.decode(run)] if run else texts)
 
     def pieces(self, text: str) -> list[str]:
-        """The pieces of a text, as SentencePiece writes them."""
+        """The pieces of a text, spelled as in SentencePiece."""
         found: list[str] = self._sp.encode(text, return_type=str)
         return found
 
     def piece(self, token: int) -> str:
-        """The name of one id, as SentencePiece writes it."""
+        """The piece or special token of an id, spelled as in SentencePiece."""
         return self._special_names.get(token) or str(self._sp.id_to_piece(token))
 
     def piece_id(self, piece: str) -> int:
-        """The id of a piece or special token by its name; <unk>'s for others."""
+        """The id of a piece or special token; the id of <unk> for others."""
         found = self.special_ids.get(piece)
         return int(self._sp.piece_to_id(piece)) if found is None else found
 
     def part_ids(self, part: Part) -> list[int]:
-        """Ids of one part of a prompt."""
+        """The ids of one part of a prompt."""
         ids = self.encode(part.text)[part.continues :]
         return [self.special_ids[part.special], *ids] if part.special else ids
 
@@ -147,15 +147,15 @@ class SpTokenizer:
     def prompt_ids(
         self, messages: list[Message], template: TemplateName, pair_format: PairFormat = "glm2"
     ) -> list[int]:
-        """Ids of a whole prompt, from the first special token to where the answer begins."""
+        """The ids of a whole prompt, from the first special token up to where the answer begins."""
         parts = render(messages, template)
         return self.prefix_ids(pair_format) + [token for part in parts for token in self.part_ids(part)]
 
     def require_rows(self, rows: int, template: TemplateName, pair_format: PairFormat, place: Path) -> None:
-        """Check that an embedding of `rows` rows has one for every id in prompts and answers.
+        """Check that an embedding of `rows` rows has a row for every id in prompts and answers.
 
         Raises:
-            UserError: it has too few: `place`'s tokenizer.model is another network's.
+            UserError: there are too few rows, so the tokenizer.model in `place` belongs to another network.
         """
         used = (*PREFIX_TOKENS[pair_format], *STOP_TOKENS[template])
         needed = 1 + max(self.size - 1, *(self.special_ids[token] for token in used))
@@ -171,7 +171,7 @@ class SpTokenizer:
 
 
 def tokenizer_config(template: TemplateName, pair_format: PairFormat) -> dict[str, Any]:
-    """Content of tokenizer_config.json; `prompt_template` names the wording, `chat_template` spells it."""
+    """The content of tokenizer_config.json: `prompt_template` names the template, `chat_template` spells it out."""
     return {
         "tokenizer_class": "ChatGLM2Tokenizer",
         "prompt_template": template,
@@ -185,11 +185,12 @@ def tokenizer_config(template: TemplateName, pair_format: PairFormat) -> dict[st
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
     """Train a small BPE tokenizer that works like the released one.
 
-    Byte fallback (every text can be encoded), no normalization (every text is restored exactly),
-    digits split, a line end always a piece of its own. The same texts give the same bytes.
+    The tokenizer has byte fallback (so every text can be encoded) and no normalization (so every text
+    is restored exactly); each digit and each line end is a piece of its own. The same texts give the
+    same bytes.
 
     Args:
-        vocabulary_size: pieces; there are fewer if the texts do not hold that many.
+        vocabulary_size: number of pieces; the tokenizer has fewer if the texts are too short for this number.
     """
     lines = [line for text in texts for line in _training_lines(text)]
     if not any(lines):
@@ -233,7 +234,7 @@ def _training_lines(text: str) -> Iterator[str]:
 
 
 def _rare_characters(lines: list[str], room: int) -> dict[int, str]:
-    """Translation table that turns all but the `room` most frequent characters into line ends."""
+    """A translation table that turns all but the `room` most frequent characters into line ends."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)
@@ -242,7 +243,7 @@ def _rare_characters(lines: list[str], room: int) -> dict[int, str]:
 
 
 def _largest_size(error: RuntimeError) -> int:
-    """SentencePiece names the largest vocabulary it could fill in its message."""
+    """The largest vocabulary that SentencePiece could fill, which its error message names."""
     words = str(error).rstrip(". ").split()
     if not words or not words[-1].isdigit():
         raise error

@@ -1,11 +1,11 @@
-"""Shortens a prompt over `max_source_length`.
+"""Shortens a prompt over `max_source_length` by one of four policies.
 
 rounds  drop the oldest rounds as a whole and renumber the rest; then remove tokens from the middle
         of the text that the question is about, or of the question if there is no other text. The
         system text, the question's two ends and 答： stay. A row whose question leaves no room is
         dropped.
-left    keep the last tokens, after the first special ones (the original recipe's cut)
-right   keep the first tokens (the released script's cut: it loses the question's end and 答：)
+left    keep the first special tokens and the last tokens, as the original recipe does
+right   keep the first tokens, as the released script does: the question's end and 答： are lost
 drop    drop the row
 """
 
@@ -37,11 +37,11 @@ class Tokens(NamedTuple):
 class LongRow(NamedTuple):
     """A prompt that is too long.
 
-    max_length: maximum tokens.
+    max_length: maximum tokens of the prompt.
     tokens: the prompt with all its rounds. [T]
-    prefix: how many special tokens it begins with.
-    round_starts: where its rounds start.
-    head_lengths: tokens of each round's numbered head; empty if the wording has none.
+    prefix: number of special tokens that the prompt begins with.
+    round_starts: indices of the tokens at which its rounds start.
+    head_lengths: number of tokens in each round's numbered head; empty if the template has no heads.
     """
 
     conversation: Conversation
@@ -53,7 +53,7 @@ class LongRow(NamedTuple):
 
 
 class Truncator:
-    """Shortens prompts of one tokenizer and one wording by one policy."""
+    """Shortens prompts of one tokenizer and one template by one policy."""
 
     def __init__(self, tokenizer: SpTokenizer, template: TemplateName, truncation: Truncation) -> None:
         self._tokenizer = tokenizer
@@ -61,7 +61,7 @@ class Truncator:
         self._truncation = truncation
 
     def shorten(self, row: LongRow, cuts: Counter[str]) -> Tokens | str:
-        """The prompt in at most `max_length` tokens, or why its row is dropped; counts into `cuts`."""
+        """The prompt in at most `max_length` tokens, or why its row is dropped; what was lost is counted in `cuts`."""
         whole = row.tokens
         match self._truncation:
             case "rounds":
@@ -97,7 +97,7 @@ class Truncator:
         return shorter
 
     def _first_kept(self, row: LongRow, before: int, bodies: list[Tokens]) -> int:
-        """How many of the oldest rounds to drop: as few as possible, never the last."""
+        """How many of the oldest rounds to drop: as few as possible, and never the last round."""
         for first in range(1, len(bodies)):
             heads = sum(len(self._head(row, number)) for number in range(1, len(bodies) - first + 1))
             if before + heads + sum(len(body.ids) for body in bodies[first:]) <= row.max_length:
@@ -151,14 +151,14 @@ def _rounds(row: LongRow) -> tuple[list[Tokens], list[Tokens]]:
 
 
 def _without_end_label(tokens: Tokens) -> Tokens:
-    """The first remaining round follows no answer, so its first label must not teach an answer's end."""
+    """Remove the first label: the first remaining round follows no answer, so no end of an answer must be taught."""
     labels = tokens.labels.copy()
     labels[:1] = IGNORED
     return Tokens(tokens.ids, labels)
 
 
 def _without_cut_answer(tokens: Tokens) -> Tokens:
-    """The rest of an answer that begins before the cut is read, but not taught as an answer."""
+    """Remove the labels of an answer that began before the cut: what is left of it is read, but not taught."""
     labels = tokens.labels.copy()
     ignored = np.flatnonzero(labels == IGNORED)
     labels[: ignored[0] if len(ignored) else len(labels)] = IGNORED
