@@ -1,7 +1,7 @@
 """Invented names, places, dates and amounts, split so that no held-out row has an entity that is ever trained on.
 
-A hash of its text decides the split of each entity: of a given name and of a family name (except the few Chinese family
-names), of a place, of a date, of an amount. So the two never overlap, whatever the seeds.
+The split of each entity is decided by a hash of its text: of a given name, a family name (except the few Chinese family
+names), a place, a date or an amount. So the two splits never overlap, whatever the seeds.
 """
 
 import functools
@@ -84,7 +84,7 @@ class EntityPool:
 
 @functools.cache
 def pool(language: Language, split: EntitySplit) -> EntityPool:
-    """The entities of a split: 3,000 given names and 3,000 places for training, 750 of each held out."""
+    """The entities of a split: 3,000 given names and 3,000 places for training, and 750 of each that are held out."""
     amounts = tuple(amount for amount in _AMOUNTS if split_of(str(amount)) == split)
     if language == "zh":
         return EntityPool(language, split, _FAMILIES, _words(split, _zh_given), _words(split, _zh_place), amounts)

@@ -1,10 +1,10 @@
-"""Rows of text analysis from a seed: the answer is in the text or dialogue word for word.
+"""Generates rows of text analysis from a seed; the answer is in the text or dialogue word for word.
 
-extract    one text, one question: a name, date, amount, place or relation
-texts      several texts, one task over all of them: list, look up, or tell which text it is
-tasks      several questions about one text, in one conversation
-judgement  whether a claim is true by the text, ` EXPLAIN: ... CONCLUSION: ...`
-dialogue   a user asks about something they said rounds ago
+extract    asks one question about one text, for a name, date, amount, place or relation
+texts      sets one task about several texts: list, look up, or tell which text it is
+tasks      asks several questions about one text, in one conversation
+judgement  asks whether a claim is true by the text; answers ` EXPLAIN: ... CONCLUSION: ...`
+dialogue   asks about something that the user said several rounds before
 """
 
 import random
@@ -28,7 +28,7 @@ _OTHERS_VALUE_SHARE = 0.5  # of the wrong claims: the value is that of another p
 
 @dataclass(frozen=True)
 class AnalysisRow:
-    """A conversation with the keys that its scores are grouped by."""
+    """A conversation, and the properties by which its scores are grouped."""
 
     split: EntitySplit
     kind: Kind
@@ -46,7 +46,7 @@ class _Fact:
 
 
 def generate_rows(spec: GeneratedAnalysis, *, held_out: bool = True) -> Iterator[AnalysisRow]:
-    """`spec.rows` training rows, then, if wanted, `spec.held_out_rows` about entities that none of them has.
+    """Yield `spec.rows` training rows, then, if `held_out`, `spec.held_out_rows` rows with entities of no training row.
 
     A row depends only on the seed and its number.
     """
@@ -57,7 +57,7 @@ def generate_rows(spec: GeneratedAnalysis, *, held_out: bool = True) -> Iterator
 
 
 def make_row(rng: random.Random, kind: Kind, language: Language, split: EntitySplit) -> AnalysisRow:
-    """One row of a kind."""
+    """Make one row of a kind."""
     maker = _Maker(rng, WORDINGS[language], pool(language, split))
     make = {
         "extract": maker.extract,
@@ -185,7 +185,7 @@ class _Maker:
 
 
 def _about_text(rounds: list[tuple[str, str]], text: str) -> Conversation:
-    """The text follows the first question after a line end, as convert joins Alpaca's `input`."""
+    """The rounds, with the text after the first question and a line end, as convert joins Alpaca's `input`."""
     (question, answer), *more = rounds
     conversation = _rounds([(f"{question}\n{text}", answer), *more])
     return conversation if more else Conversation(conversation.messages, len(question))

@@ -1,6 +1,7 @@
 """The texts of the rows of text analysis: several wordings for each purpose, in English and Chinese.
 
-`{name}` is the person a fact is about, `{value}` what it says about them, `{relation}` a word such as brother.
+`{name}` is the person that a fact is about, `{value}` is what the fact says about this person, and `{relation}` is a
+word such as brother.
 """
 
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from glm2core.analysis.entities import Language
 
 @dataclass(frozen=True)
 class AttributeWording:
-    """One kind of fact about a person.
+    """The texts for one kind of fact about a person.
 
-    facts: state it of a person.
-    questions: ask for its value by the name.
-    owners: ask for the name by the value.
-    told, recalled: a user says it of themselves, and asks for it rounds later.
-    listed: ask for the values in several texts.
+    facts: sentences that state the fact.
+    questions: questions for the value, by the name.
+    owners: questions for the name, by the value.
+    told, recalled: what users say about themselves, and how they ask for it several rounds later.
+    listed: questions for the values in several texts.
     """
 
     facts: tuple[str, ...]
@@ -29,12 +30,12 @@ class AttributeWording:
 
 @dataclass(frozen=True)
 class LanguageWording:
-    """A language.
+    """The texts of one language.
 
-    judged: ask whether the claim that follows is true.
-    replies: to what a user says.
-    located: ask which text names a value.
-    explanation: compares the text with the claim; the conclusion follows from it.
+    judged: questions whether the claim that follows is true.
+    replies: replies to what a user says.
+    located: questions which text names a value.
+    explanation: compares the text with the claim; the conclusion follows from this.
     """
 
     attributes: dict[str, AttributeWording]

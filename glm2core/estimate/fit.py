@@ -1,4 +1,4 @@
-"""Whether a training run fits this machine, and which changes would make it fit."""
+"""Tells whether a training run fits this machine, and which changes would make it fit."""
 
 import os
 import shutil
@@ -34,13 +34,13 @@ _ADAPTER: Change = {"memory": "normal", "optimizer": "adamw", "gradient_checkpoi
 
 
 def check_fits(workload: Workload, params: TrainParams, *, device: torch.device, folder: Path) -> None:
-    """Refuse a run that can't fit, before hours are spent on it.
+    """Raise an error if a run can't fit, before hours are spent on it.
 
     Args:
-        folder: where checkpoints and the result are written.
+        folder: the folder to which checkpoints and the result are written.
 
     Raises:
-        UserError: too little memory or disk; says what is needed, what is free, and what would fit.
+        UserError: there is too little memory or disk; the error says what is needed, what is free, and what would fit.
     """
     need, free = training_memory(workload, params), available_memory(device)
     if need.total > free:
@@ -59,7 +59,7 @@ def check_fits(workload: Workload, params: TrainParams, *, device: torch.device,
 
 
 def fitting_changes(workload: Workload, params: TrainParams, free: float) -> str:
-    """The changes to params that would make a run fit into `free` bytes, mildest first, with the bytes they need."""
+    """The changes to params that would make a run fit into `free` bytes, mildest first, and what the run then needs."""
     needs = {words: _need(workload, params, change) for words, change in _changes(workload, params).items()}
     fitting = [f"{words} ({in_gib(need)})" for words, need in needs.items() if need <= free]
     if fitting:
@@ -69,10 +69,10 @@ def fitting_changes(workload: Workload, params: TrainParams, free: float) -> str
 
 
 def with_recomputation(params: TrainParams, workload: Workload, free: float, notice: Notice = print) -> TrainParams:
-    """Params with `fit` replaced by the number of blocks to recompute, counted from the first block.
+    """Replace `fit` in params by the number of blocks to recompute, counted from the first block.
 
     Args:
-        free: bytes; a tenth of them stays free.
+        free: number of free bytes, a tenth of which is not used.
     """
     if params.gradient_checkpointing != FIT:
         return params
@@ -97,7 +97,7 @@ def with_recomputation(params: TrainParams, workload: Workload, free: float, not
 
 
 def available_memory(device: torch.device) -> float:
-    """Bytes that this process may use: free memory and its own, within the limits of the container and the shell.
+    """Number of bytes that this process may use: those free and its own, within limits of the container and the shell.
 
     Several processes on one machine (torchrun) share the memory equally.
     """
@@ -113,12 +113,12 @@ def available_memory(device: torch.device) -> float:
 
 
 def in_gib(size: float) -> str:
-    """Bytes as text, in GiB or MiB."""
+    """A number of bytes as text, in GiB or MiB."""
     return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):,.0f} MiB"
 
 
 def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
-    """Changes to the train section by description, mild ones first; without those already in force."""
+    """Changes to the train section by description, mild ones first, without changes that are already in force."""
     recompute: Change = {"gradient_checkpointing": True}
     smaller: Change = {"batch_tokens": min(workload.row_tokens, params.batch_tokens)}
     both = {**smaller, **recompute} if smaller["batch_tokens"] < params.batch_tokens else {}

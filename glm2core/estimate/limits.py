@@ -1,4 +1,4 @@
-"""Memory limits below the machine's memory: of a container (cgroups, both versions) and of a shell (ulimit)."""
+"""Reads memory limits below the machine's memory: those of a container (cgroups, both versions) and of a shell."""
 
 import resource
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ _NO_LIMIT = 1 << 60  # version 1 shows a number near 2^63 for no limit
 
 
 def left_to_container(groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> float | None:
-    """Bytes left by the tightest limit on this process's control groups; None = no limit.
+    """Number of bytes left by the tightest limit on this process's control groups; None = no limit.
 
     Args:
-        groups: where control groups are mounted.
-        own: lists this process's groups, one per line: `number:controllers:path`.
+        groups: the folder where control groups are mounted.
+        own: the file that lists this process's groups, one per line: `number:controllers:path`.
     """
     left = [found for group, names in _levels(groups, own) if (found := _left(group, *names)) is not None]
     return min(left, default=None)
 
 
 def left_to_process() -> float | None:
-    """Bytes left to this process by `ulimit -v` (address space) and `ulimit -d` (data); None = no limit."""
+    """Number of bytes left to this process by `ulimit -v` (address space) and `ulimit -d` (data); None = no limit."""
     used = psutil.Process().memory_info()
     limits = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", used.rss)}
     left = [
@@ -38,7 +38,7 @@ def left_to_process() -> float | None:
 
 
 def _levels(groups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """This process's groups and all their parents; in a container its own group may be mounted as the top."""
+    """This process's groups and all their parents; in a container, its own group may be mounted as the top."""
     lines = own.read_text().splitlines() if own.is_file() else []
     paths = {"": Path(), "memory": Path()}
     for line in lines:

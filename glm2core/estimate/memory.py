@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer are counted. The bytes that a block keeps for backward are measured
 on the network itself, on torch's meta device (shapes without content), so that the figure stays
-right when the network changes. `B` rows, `T` tokens, `V` vocabulary.
+right when the network changes.
 """
 
 import copy
@@ -43,17 +43,17 @@ _MUON_MOMENT = 4.0  # the single moment of a block's matrix
 
 @dataclass(frozen=True)
 class Workload:
-    """The network and rows that are trained, and the device.
+    """The network that is trained, its rows, and the device.
 
     Args:
-        config: of the network, without a prefix.
-        dtype: of the weights.
+        config: the network's configuration, without a prefix.
+        dtype: the dtype of the weights.
         device: cpu or cuda.
-        row_tokens: of the longest row, which is a batch of its own if it exceeds `train.batch_tokens`.
+        row_tokens: tokens of the longest row, which is a batch of its own if it exceeds `train.batch_tokens`.
         supervised: share of the tokens that are supervised.
-        from_files: the weights are loaded, not made from scratch.
+        from_files: whether the weights are loaded, not made from scratch.
         processes: number of processes that train together.
-        sharded: each process keeps 1/processes of weights, gradients and optimizer (FSDP).
+        sharded: whether each process keeps only 1/processes of weights, gradients and optimizer (FSDP).
     """
 
     config: ChatGLM2Config
@@ -67,27 +67,27 @@ class Workload:
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """Dtype of activations and products: float32 if the device has no arithmetic for the weights' dtype."""
+        """The dtype of activations and products: float32 if the device does not compute in the weights' dtype."""
         return product_dtype(self.dtype, torch.device(self.device))
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes at the peak of a training step.
+    """Number of bytes, by use, at the peak of a training step.
 
     Args:
-        weights: of the network, adapter included.
-        gradients: all of them (memory normal), or the largest one (low).
-        optimizer: its state and fp32 copies.
-        activations: what forward keeps for backward in all blocks, and the gradients inside one.
+        weights: weights of the network, with its adapter.
+        gradients: all gradients (memory normal), or the largest one (memory low).
+        optimizer: the optimizer's state and its fp32 copies.
+        activations: what forward keeps for backward in all blocks, and the gradients inside one block.
         loss: logits and their gradient, on supervised positions.
-        libraries: before anything is loaded.
+        libraries: what the process takes before anything is loaded.
         making: full-precision weights while a network is created from scratch, before an adapter's base is quantized.
-        loading: while weights are read from files: twice the weights; half of that is mapped files,
-            which the system can reclaim. 0 = from scratch.
-        mapped: weight files that stay mapped behind quantized weights; the system can reclaim them as well.
-        accumulates: gradients stay while the next batch runs forward.
-        output_gradient: of the output layer, computed first; 0 if it is frozen.
+        loading: what reading weights from files takes: twice the weights; half of this is mapped files,
+            which the system can reclaim. 0 = the network is made from scratch.
+        mapped: weight files that stay mapped behind quantized weights; the system can reclaim these too.
+        accumulates: whether gradients stay while the next batch runs forward.
+        output_gradient: gradient of the output layer, which is computed first; 0 if the layer is frozen.
     """
 
     weights: float
@@ -104,9 +104,9 @@ class TrainingMemory:
 
     @property
     def total(self) -> float:
-        """What must fit: everything alive at the peak.
+        """What must fit into memory: everything that is alive at the peak.
 
-        Backward frees activations while it computes gradients, so the two never peak together unless
+        Backward frees activations while it computes gradients, so the two do not peak together unless
         gradients accumulate.
         """
         start_of_backward = self.activations + self.loss + self.output_gradient
@@ -123,13 +123,13 @@ class TrainingMemory:
 
 @dataclass(frozen=True)
 class TrainingDisk:
-    """Bytes that a training run writes.
+    """Number of bytes that a training run writes, by use.
 
     Args:
         base: weights kept for an adapter on a network from scratch; 0 otherwise.
-        checkpoints: all that exist at once, including the one being written.
+        checkpoints: all checkpoints that exist at once, including the one being written.
         tuned: the result in models/tuned.
-        cache: DVC's copy of the result (none if the file system can link).
+        cache: DVC's copy of the result (not needed if the file system can link files).
     """
 
     base: float
@@ -146,7 +146,7 @@ def network_config(params: ModelParams, vocab_size: int) -> ChatGLM2Config:
     """The configuration of the network in params.
 
     Args:
-        vocab_size: tokens of the tokenizer, for a network from scratch.
+        vocab_size: number of tokens in the tokenizer, for a network from scratch.
     """
     if params.base is not None:
         config = read_config(resolve_path(params.base), family=params.family, notice=lambda sentence: None)
@@ -157,7 +157,7 @@ def network_config(params: ModelParams, vocab_size: int) -> ChatGLM2Config:
 
 
 def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
-    """Estimate one process's training memory."""
+    """Estimate the memory that each training process needs."""
     model = _on_meta(workload, params)
     trainable = [p for p in model.parameters() if p.requires_grad]
     weights = _weight_bytes(model, params)
@@ -184,7 +184,7 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
 
 
 def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
-    """Estimate the bytes a run writes: checkpoints hold trainable weights and the optimizer's state."""
+    """Estimate the bytes that a run writes; its checkpoints hold trainable weights and the optimizer's state."""
     model = _on_meta(workload, params)
     trainable = [p for p in model.parameters() if p.requires_grad]
     state = sum(4.0 * _factored(p) for p in trainable)
@@ -198,17 +198,17 @@ def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
 
 
 def trained_parameter_count(workload: Workload, params: TrainParams) -> int:
-    """Parameters of the network, including an adapter's."""
+    """Number of parameters in the network, including those of an adapter."""
     return sum(p.numel() for p in _on_meta(workload, params).parameters())
 
 
 def cache_bytes(config: ChatGLM2Config, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of the keys and values of `tokens` tokens in all layers, when the model is used."""
+    """Size in bytes of the cache when the model is used: keys and values of `tokens` tokens in all layers."""
     return 2 * config.num_layers * config.multi_query_group_num * config.kv_channels * tokens * dtype.itemsize
 
 
 def _on_meta(workload: Workload, params: TrainParams, layers: int | None = None) -> nn.Module:
-    """The network as the method tunes it, without content; with `layers` blocks, or with all."""
+    """The network as the method tunes it, without content; it has `layers` blocks, or all blocks for None."""
     config = copy.deepcopy(workload.config)
     config.num_layers = layers or config.num_layers
     if params.method == "ptuning":  # the network's own prefix: peft's needs content
@@ -258,7 +258,7 @@ def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:
 
 
 def _unpacked_bytes(trainable: list[nn.Parameter], params: TrainParams, device: str) -> float:
-    """Further bytes of a bitsandbytes step on the CPU, as measured: fp32 copies of one parameter."""
+    """Bytes that a bitsandbytes step takes on a CPU besides, as measured: fp32 copies of one parameter."""
     largest = max((p.numel() for p in trainable), default=0)
     return 16.0 * largest if params.optimizer == "adamw_8bit" and device == "cpu" else 0.0
 
@@ -271,7 +271,7 @@ def _moment_bytes(model: nn.Module, params: TrainParams) -> float:
 
 
 def _factored(parameter: nn.Parameter) -> int:
-    """Elements of Adafactor's second moment: a row and a column sum for each block of a matrix."""
+    """Number of elements in Adafactor's second moment: the sums of rows and of columns in each block of a matrix."""
     if parameter.dim() < 2:
         return parameter.numel()
     rows, columns = parameter.shape[0], parameter.numel() // parameter.shape[0]
@@ -279,7 +279,7 @@ def _factored(parameter: nn.Parameter) -> int:
 
 
 def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
-    """Bytes that forward keeps (of a recomputed block: its input), and one block's activations with their gradients."""
+    """Bytes that forward keeps (only the input of a recomputed block), and one block's activations and gradients."""
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
     recomputed = params.recomputed_blocks(layers)

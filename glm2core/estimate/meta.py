@@ -1,4 +1,4 @@
-"""Bytes that forward keeps for backward, measured on the network itself on the meta device: shapes without content."""
+"""Measures the bytes that forward keeps for backward, on the network itself on the meta device, without content."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that `forward` keeps for backward besides the model's parameters; works on the meta device as well."""
+    """Number of bytes that `forward` keeps for backward besides the model's parameters; also on the meta device."""
     kept: dict[int, int] = {}
     storages = []  # kept alive, so that each address is one storage
     own = {_address(p) for p in model.parameters()}

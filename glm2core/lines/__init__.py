@@ -1,1 +1,1 @@
-"""Generated records of lines with questions about them: for training, and for measuring retrieval."""
+"""Generates records of lines with questions about them, for training and for measuring retrieval."""

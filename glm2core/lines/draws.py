@@ -1,4 +1,4 @@
-"""Keys, numbers, uuids and names for the facts of a record: from one split, none twice in a record."""
+"""Draws keys, numbers, uuids and names for the facts of a record: all from one split, and none twice in a record."""
 
 import itertools
 import math
@@ -20,13 +20,13 @@ _START = 8  # characters of a uuid that a similar one may share
 
 
 class Draws:
-    """Draws from the words of one split; no method draws the same thing twice.
+    """Draws from the words of one split; only sentences and invented words may repeat.
 
     The hash that splits words also splits numbers, uuids, names and coded words.
 
     Args:
-        alike: keys share words, numbers all digits but one, uuids their start: the near collisions of a long record
-            in a short one.
+        alike: whether keys share words, numbers share all digits but one, and uuids share their start: a short record
+            then has the near collisions of a long one.
     """
 
     def __init__(self, rng: random.Random, split: Split, *, alike: bool = False) -> None:
@@ -39,11 +39,11 @@ class Draws:
         self._seen: set[str] = set()
 
     def key(self) -> str:
-        """`adjective-noun`."""
+        """A key, `adjective-noun`."""
         return self.line().key
 
     def line(self) -> Line:
-        """A line of kind `lines`, with a key as drawn by `key`."""
+        """A line of the kind `lines`, with a new key."""
         for tried in itertools.count():
             words = self._keys if tried < _ALIKE_KEYS else self._pool  # fewer words may all be taken
             line = Line(self.rng.choice(words.adjectives), self.rng.choice(words.nouns), self.rng.choice(words.values))
@@ -96,7 +96,7 @@ def _fewer(words: Pool, rng: random.Random) -> Pool:
 
 
 def _one_off(rng: random.Random, earlier: str, other: str) -> str:
-    """`earlier` with one character, not the first, taken from `other`."""
+    """`earlier` with one character replaced by that of `other`; never the first."""
     place = rng.randrange(1, len(earlier))
     return earlier[:place] + other[place] + earlier[place + 1 :]
 

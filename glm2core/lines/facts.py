@@ -1,8 +1,9 @@
-"""RULER's kinds of facts, each with its question, and the lines among which such facts are hidden.
+"""Makes RULER's kinds of facts, each with its question, and the lines among which such facts are hidden.
 
-niah_single_1: one key with a number among sentences. niah_multikey_2, _3: one of many keys with numbers, or with uuids.
-niah_multivalue: all four numbers of a key. niah_multiquery: the numbers of four keys. vt: all variables of a chain of
-1, 2 or 4 assignments. fwe: the three most frequent coded words. Structure and counts are RULER's (arXiv:2404.06654).
+niah_single_1 asks for the number of the only key among sentences; niah_multikey_2, for the number of one of many keys;
+niah_multikey_3, for the uuid of one of many keys; niah_multivalue, for all four numbers of a key; niah_multiquery, for
+the numbers of four keys; vt, for all variables in a chain of 1, 2 or 4 assignments; fwe, for the three most frequent
+coded words. Structure and counts are RULER's (arXiv:2404.06654).
 """
 
 import itertools
@@ -33,12 +34,12 @@ class Fact:
     """Lines of a record with one question about them.
 
     Args:
-        kind: its name in tables: vt with its hops, `vt_2`.
-        sort: of its lines.
-        lines: in their order in the record, with others between them.
-        question: about them.
+        kind: the name of the kind in tables; for vt with the number of hops, as in `vt_2`.
+        sort: the sort of these lines.
+        lines: these lines, in the order of the record, where other lines are between them.
+        question: the question about these lines.
         references: what an answer must hold, in the order of the answer.
-        answer: the lines again: small models learn to copy long before they learn to name only a part.
+        answer: these lines again: small models learn to copy long before they learn to name only a part.
     """
 
     kind: str
@@ -50,10 +51,10 @@ class Fact:
 
 
 def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator[Fact]:
-    """Endless facts of a `FactKind`; one of niah_single_1, and none of fwe, whose fact comes from `coded_lines`.
+    """Yield facts of a `FactKind` without end; but only one of niah_single_1, and none of fwe: see `coded_lines`.
 
     Args:
-        start: number of earlier facts of vt; it decides the hops of the next.
+        start: number of earlier facts of vt, which decides how many hops the next fact has.
     """
     match kind:
         case "lines":
@@ -75,12 +76,12 @@ def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator
 
 
 def coded_lines(seed: int, words: Sequence[str], wording: Wording, count: int) -> tuple[list[str], Fact]:
-    """`count` lines of coded words whose frequencies fall with the square of their rank, and the question about them.
+    """`count` lines of coded words whose frequencies fall with the square of their rank, and the fact about them.
 
     Args:
-        seed: of their order.
-        words: coded words, the most frequent first; dots have the rank before them.
-        count: at least `LEAST_CODED_LINES`.
+        seed: seed of the words' order.
+        words: coded words, the most frequent first; only dots are more frequent.
+        count: number of lines, at least `LEAST_CODED_LINES`.
     """
     total = _CODED_WORDS * count
     counts = [int(total / _ZETA_2 / rank**2) for rank in range(2, len(words) + 2)]
@@ -98,15 +99,15 @@ def coded_lines(seed: int, words: Sequence[str], wording: Wording, count: int) -
 
 
 def haystack_sort(kind: str) -> Sort:
-    """The sort of lines among which facts of a kind are hidden: more of the same, or noise."""
+    """The sort of lines among which facts of a kind are hidden: lines like the fact's own, or noise."""
     return _HAYSTACKS.get(kind, "noise")
 
 
 def haystack(sort: Sort, draws: Draws, wording: Wording, *, invented: bool) -> Iterator[str]:
-    """Endless lines that are not asked about.
+    """Yield, without end, lines that are not asked about.
 
     Args:
-        invented: every other noise sentence has invented words.
+        invented: whether every other sentence of noise consists of invented words.
     """
     make: dict[Sort, Callable[[], str]] = {
         "line": lambda: draws.line().text,
@@ -151,7 +152,7 @@ def _values(draws: Draws, wording: Wording) -> Fact:
 
 
 def _queries(draws: Draws, wording: Wording) -> Iterator[Fact]:
-    """The first fact adds four lines to the record; each later one adds one and also asks for three earlier lines."""
+    """The first fact adds four lines to the record; each later fact adds one, and also asks for three earlier lines."""
     known: list[tuple[str, str, str]] = []
     while True:
         new = []

@@ -1,4 +1,4 @@
-"""A record with facts of several kinds among other lines, each fact at a known place."""
+"""Builds a record with facts of several kinds among other lines, each fact at a known place."""
 
 import itertools
 import random
@@ -19,8 +19,8 @@ class AskedFact:
     """A fact of a record.
 
     Args:
-        depth: of its line, 0 = the record's start; None if it has several.
-        candidates: lines of its sort in the record.
+        depth: where the fact's line is, 0 = at the record's start; None if the answer has several parts.
+        candidates: number of lines in the record that are of the fact's sort; for fwe, number of coded words.
     """
 
     fact: Fact
@@ -29,12 +29,12 @@ class AskedFact:
 
 
 class Mixture:
-    """Facts with their places, and lines of their kinds that fill the record.
+    """Facts at known places, and other lines that fill the record.
 
     Args:
         asked: facts, each with a place in [0, 1) for each of its lines, in ascending order.
-        kinds: their haystacks fill the record, with an equal number of characters each.
-        invented: half of the noise has invented words.
+        kinds: kinds whose haystacks fill the record, each with about the same number of characters.
+        invented: whether half of the noise consists of invented words.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Mixture:
         self._shares = {sort: 1 / length / inverse for sort, length in lengths.items()}
 
     def text(self, count: int) -> str:
-        """The record with `count` filling lines; ends in an empty line."""
+        """The text of the record with `count` filling lines; it ends in an empty line."""
         return self._joined(line for _, _, line in self._lines(count)[0])
 
     def record(self, count: int) -> tuple[str, list[AskedFact]]:
-        """The text with `count` filling lines, and its facts in order, with that of coded words last."""
+        """The text with `count` filling lines, and its facts in order; the fact about coded words is last."""
         lines, coded = self._lines(count)
         place_of = {line: (number + 0.5) / len(lines) for number, (_, _, line) in enumerate(lines)}
         sorts = Counter(sort for _, sort, _ in lines)
@@ -107,7 +107,7 @@ class Mixture:
 
 
 def places(rng: random.Random, fact: Fact, row: int = 0, rows: int = 1) -> list[float]:
-    """Places for a fact's lines: of a single answer in part `row` of `rows`, else anywhere, in ascending order."""
+    """Places for a fact's lines, in ascending order: in part `row` of `rows` if the answer is single, else anywhere."""
     if len(fact.references) == 1:
         return sorted((row + rng.random()) / rows for _ in fact.lines)
     return sorted(rng.random() for _ in fact.lines)

@@ -1,4 +1,4 @@
-"""Records of lines and questions about them, for training and for measuring retrieval.
+"""Makes records of lines and questions about them, for training and for measuring retrieval.
 
 The wording of record and question is exactly that of LongEval's `lines` task (DachengLi1/LongChat,
 `longeval/`, Apache-2.0), so that results compare with the published ones.
@@ -45,25 +45,25 @@ class Line:
 
 
 def record_text(lines: Sequence[Line]) -> str:
-    """Header and record up to where the first question starts; ends in an empty line."""
+    """The header and the record, up to where the first question starts; the text ends in an empty line."""
     return HEADER + "".join(f"{line.text}\n" for line in lines) + "\n"
 
 
 def question_text(key: str) -> str:
-    """A question after the record; `RECORD_OVER` goes before the first. The last space is LongEval's."""
+    """A question after the record; `RECORD_OVER` goes before the first question. The last space is LongEval's."""
     return f"Tell me what is the <REGISTER_CONTENT> in line {key}? I need the number. "
 
 
 def answer_text(line: Line) -> str:
-    """The whole line again: small models learn to copy it long before they learn to name only the number.
+    """The answer is the whole line: small models learn to copy a line long before they learn to name only the number.
 
-    LongEval's scorer reads the last integer, so it counts this as it counts a bare number.
+    LongEval's scorer reads the last integer, so a line counts like a bare number.
     """
     return line.text
 
 
 def generate_conversations(spec: GeneratedLines) -> Iterator[list[dict[str, str]]]:
-    """Conversations over training words: a record with its first question, the answer, the next question, ...
+    """Yield conversations with training words: a record and its first question, the answer, the next question, ...
 
     A record shorter than `spec.questions` gets one question per line. Conversation `i` depends only on
     the seed and `i`.
@@ -79,12 +79,12 @@ def generate_conversations(spec: GeneratedLines) -> Iterator[list[dict[str, str]
 def make_record(
     rng: random.Random, tokens: int, count_tokens: Callable[[str], int], words: Pool | None = None
 ) -> list[Line]:
-    """As many lines as fit into `tokens`, header included, with different keys.
+    """As many lines, all with different keys, as fit into `tokens` together with the header.
 
     Args:
         rng: Decides keys, values and order.
-        tokens: Budget of `record_text`.
-        count_tokens: Tokens of a text. Called a few times on the whole record, whatever its length.
+        tokens: Budget for `record_text`.
+        count_tokens: Counts the tokens of a text. Called a few times on the whole record, whatever its length.
         words: Source of keys and values; the evaluation pool by default.
 
     Returns:
@@ -103,7 +103,7 @@ def make_record(
 def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
     """How many pieces fit into `budget` tokens, if each piece costs about the same.
 
-    Needs a few calls, whatever the budget; the count is the largest that fits, or one or two below it.
+    Few calls are needed, whatever the budget; the count is the largest that fits, or one or two less.
     """
     empty = tokens_of(0)
     cost = (tokens_of(_SAMPLE) - empty) / _SAMPLE
@@ -117,10 +117,10 @@ def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
 
 
 def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool = False) -> list[Line]:
-    """`count` lines with different keys; hard negatives share their words and first digits with other lines.
+    """`count` lines with different keys; with `hard_negatives`, lines share words and first digits with each other.
 
-    A long record has many lines that share a word or some digits with the one that is asked for; hard
-    negatives do the same in a short record.
+    A long record has many lines that share a word or some digits with the line that is asked for;
+    hard negatives give a short record such lines.
     """
     adjectives, nouns = words.adjectives, words.nouns
     if hard_negatives:
@@ -135,7 +135,7 @@ def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool
 
 
 def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
-    """Values around a few four-digit stems: the stem, the stem with a fifth digit, or with another last digit."""
+    """Values around a few stems of four digits: the stem itself, with a fifth digit, or with another last digit."""
     known = frozenset(words.values)
     values: list[int] = []
     for stem in rng.sample(range(1000, LARGEST_VALUE // 10), math.ceil(count / _LINES_A_STEM)):
@@ -146,14 +146,14 @@ def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
 
 
 def parse_record(text: str) -> list[Line]:
-    """The lines of a record in LongEval's form; LongEval's words may hold a space or a hyphen."""
+    """The lines in the text of a record in LongEval's form; LongEval's words may have a space or a hyphen."""
     return [Line(adjective, noun, int(value)) for adjective, noun, value in _LINE.findall(text)]
 
 
 def colliding(lines: Sequence[Line]) -> list[bool]:
     """For each line, whether another line of the record shares its adjective or its noun.
 
-    Wrong answers for colliding keys mean confused keys; for distinct keys they mean lost positions.
+    Wrong answers for colliding keys mean that keys are confused; for distinct keys, that positions are lost.
     """
     adjectives = Counter(line.adjective for line in lines)
     nouns = Counter(line.noun for line in lines)

@@ -1,4 +1,4 @@
-"""Training conversations: a record of facts of one or several kinds, and several questions about it."""
+"""Makes training conversations: a record of facts of one or several kinds, and several questions about it."""
 
 import random
 import re
@@ -24,10 +24,10 @@ Messages = list[dict[str, str]]
 
 
 def conversations(spec: GeneratedLines) -> Iterator[Messages]:
-    """Conversations over training words, each with at least one question and with kinds drawn from `spec.kinds`.
+    """Yield conversations with training words; each has kinds drawn from `spec.kinds` and at least one question.
 
-    `spec.lines` and `spec.questions` set the length of a record and its rounds, in lines and rounds of kind `lines`:
-    facts with longer lines are fewer. Conversation `i` depends only on the seed and `i`.
+    `spec.lines` and `spec.questions` set the length of a record and of its rounds, measured in lines and rounds of the
+    kind `lines`: if lines are longer, there are fewer facts. Conversation `i` depends only on the seed and `i`.
 
     Yields:
         Messages `{"role": "user" | "assistant", "content": text}`, ending with an answer.
@@ -70,7 +70,7 @@ def _mixed(rng: random.Random, spec: GeneratedLines, kinds: Sequence[str]) -> Me
 
 
 def _facts(draws: Draws, spec: GeneratedLines, room: float, streams: list[Iterator[Fact]]) -> list[Fact]:
-    """Facts of each kind in turn, until the record or the rounds are full; at least one, if a kind has any."""
+    """Facts of each kind in turn, until the record or the rounds are full; at least one fact, if a kind has any."""
     record, rounds = _OF_THE_RECORD * room, spec.questions * _OF_A_ROUND * _LINE
     taken: list[Fact] = []
     while streams:
@@ -88,6 +88,6 @@ def _facts(draws: Draws, spec: GeneratedLines, room: float, streams: list[Iterat
 
 
 def _size(text: str) -> float:
-    """Approximate tokens of a text for a small tokenizer: two lower-case letters or spaces count as one."""
+    """About how many tokens a text has with a small tokenizer: two lower-case letters or spaces count as one."""
     halves, count = _LETTERS.subn("", text)
     return len(halves) + count / 2

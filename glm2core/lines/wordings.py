@@ -1,7 +1,7 @@
-"""The wordings of facts and questions of RULER's kinds: one for evaluation, others for training.
+"""The wordings of facts and questions of RULER's kinds: one wording for evaluation, others for training.
 
-RULER's structure (Hsieh et al. 2024, arXiv:2404.06654) in this project's own words. A wording is a template for each
-sort of line and of question; `{key}`, `{value}` and the rest are filled in.
+They have RULER's structure (Hsieh et al. 2024, arXiv:2404.06654) in this project's own words. A wording has a template
+for each sort of line and of question; `{key}`, `{value}` and other names in braces are filled in.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wording:
-    """Templates of a record.
+    """Templates for the lines and questions of a record; those whose names end in `question` are for questions.
 
     Args:
-        header: in front of the record.
-        hidden: the only line of its sort (niah_single_1).
-        number: a key's number (niah_multikey_2, niah_multivalue, niah_multiquery).
-        token: a uuid's uuid (niah_multikey_3).
-        set_value, set_name: assignments (vt).
+        header: the text in front of the record.
+        hidden: the line that is the only one of its sort (niah_single_1).
+        number: a line with a key and its number (niah_multikey_2, niah_multivalue, niah_multiquery).
+        token: a line with two uuids, the key and its value (niah_multikey_3).
+        set_value, set_name: lines with assignments (vt).
         coded: a line of coded words (fwe).
         noise: sentences unrelated to the questions.
     """
@@ -166,12 +166,12 @@ TRAINING = (
 
 
 def invented_wording(words: Callable[[int, int], str]) -> Wording:
-    """A meaningless wording: as in every wording, lines differ only in their content.
+    """A meaningless wording, in which, as in every wording, the lines of a sort differ only in their content.
 
-    A network trained on only a few wordings repeats these instead of the line that it is asked for.
+    A network that was trained on only a few wordings repeats these instead of the line that is asked for.
 
     Args:
-        words: (fewest, most) -> a number of invented words between these, separated by spaces.
+        words: (fewest, most) -> invented words, separated by spaces; their number is drawn between the two.
     """
     question = words(1, 4).capitalize()
     asked = {name: f"{question} {{{name}}}?" for name in ("key", "keys", "value")}

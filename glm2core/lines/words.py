@@ -1,8 +1,9 @@
 """Invented words and numbers for retrieval tasks, split so that no evaluation word or value is ever trained on.
 
-The words are built from syllables and English endings: like English to a tokenizer, but from no existing list. Half of
-the training words are letters and parts of words in any order instead. Real words combine pieces of the tokenizer in
-ways that syllables never do, and a network that has learned which piece follows which repeats their keys wrongly.
+The words are built from syllables and English endings: a tokenizer splits them like English, but they are from no
+existing list. Half of the training words are letters and parts of words in any order instead: real words combine pieces
+of the tokenizer in ways that syllables never do, and a network that has learned which piece follows which repeats keys
+of real words wrongly.
 """
 
 import functools
@@ -48,7 +49,7 @@ class Pool:
 def pool(split: Split) -> Pool:
     """The words and values of a split: 8,000 x 8,000 words for training, 4,000 x 4,000 for evaluation.
 
-    A hash decides the split of each word and value, so the two never overlap, whatever the seeds.
+    A hash decides the split of each word and value, so the two splits never overlap, whatever the seeds.
     """
     loose = _LOOSE_SHARE if split == "training" else 0.0
     return Pool(
@@ -70,15 +71,15 @@ def _words(split: Split, kind: str, build: Callable[[random.Random], str], loose
 
 
 def split_of(text: str) -> Split:
-    """The split that a word, a number or a name belongs to, by its hash."""
+    """The split to which a word, a number or a name belongs, as decided by its hash."""
     first = hashlib.sha256(text.encode()).digest()[0]
     return "evaluation" if first < _HELD_OUT_SHARE * 256 else "training"
 
 
 def _loose(rng: random.Random) -> str:
-    """Letters and parts of words in any order, some twice, some with hyphens between them.
+    """A word of letters and parts of words in any order, some twice, sometimes with a hyphen between them.
 
-    The piece that follows in such a key can't be guessed, or found from the last piece alone: it must be looked up.
+    The next piece of such a key can't be guessed, nor found from the last piece alone: it must be looked up.
     """
     count = rng.choice(_PARTS_A_WORD)
     parts = rng.choices(rng.sample(_PARTS, count), k=count)

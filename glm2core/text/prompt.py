@@ -11,9 +11,9 @@ chatglm3 writes role tokens, `<|user|>\\n {query}<|assistant|>\\n {answer}`. The
 a prompt at `<|assistant|>` and lets the model write the line end; here the line end belongs to the
 prompt, so that an answer is only its text. The ids in front of the answer are the same.
 
-A prompt is a list of `Part`s. Parts begin only in front of line ends, which SentencePiece never
-merges with anything (`tokenizer.py` checks this), so the parts' ids, concatenated, are the ids of
-the whole text.
+A prompt is a list of `Part`s. A text is split into parts only in front of line ends, which
+SentencePiece never merges with anything (`tokenizer.py` checks this), so the parts' ids,
+concatenated, are the ids of the whole text.
 """
 
 from typing import Literal, NamedTuple
