@@ -1,4 +1,4 @@
-"""Detects which member of the family a model folder holds: it decides what `rope_ratio` means, and the prompt template.
+"""Detects which member of the family a model folder holds, and so what `rope_ratio` means and how prompts are worded.
 
 The released files of both members have the same keys and shapes, and do not say what `rope_ratio`
 does: it divides positions (chatglm2) or multiplies the rotary base (chatglm3). TensorRT-LLM's

@@ -52,11 +52,11 @@ def choose_dtype(
     half_steps: bool = True,
     notice: Notice = print,
 ) -> torch.dtype:
-    """The dtype of the weights that `name` means on `device`; `notice` is told what is not obvious about it.
+    """The dtype of the weights that `name` means on `device`; `notice` receives a sentence if it needs explanation.
 
     Where the device computes in bfloat16, `auto` means bfloat16, but float32 on a CPU for fewer than 2e7 parameters.
     Elsewhere `auto` means float16 on a GPU if `half_steps`; else float32, but bfloat16 for more than 1e9 parameters,
-    to save half the memory.
+    which halves the memory.
 
     Args:
         parameters: number of parameters in the network.

@@ -32,9 +32,9 @@ class AttributeWording:
 class LanguageWording:
     """The texts of one language.
 
-    judged: questions whether the claim that follows is true.
+    judged: questions about whether the claim that follows is true.
     replies: replies to what a user says.
-    located: questions which text names a value.
+    located: questions about which text names a value.
     explanation: compares the text with the claim; the conclusion follows from this.
     """
 

@@ -15,7 +15,7 @@ _INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0 if it is done, 1 after an error that is told in a sentence, 130 if interrupted."""
+    """Run one command; return 0 if it is done, 1 if an error was printed as a sentence, or 130 if interrupted."""
     parsed = _parser().parse_args(arguments)
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # meant for developers of libraries
@@ -281,7 +281,7 @@ def _add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="show all runs in MLflow's pages",
         description="Start MLflow's pages for the project's runs on a free port, and print the addresses to open.",
     )
-    ui.add_argument("--port", type=int, help="port to listen on (the first free one from 5000)")
+    ui.add_argument("--port", type=int, help="port to listen on (default: the first free one from 5000)")
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -329,7 +329,7 @@ def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     _add_base(parser)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda if present")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto = cuda if available")
     parser.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],

@@ -113,7 +113,7 @@ def checked_advice(values: Any, name: str) -> dict[str, Any]:
         name: the file's name, for error messages.
 
     Raises:
-        UserError: a key that takes no advice, or a value that the key doesn't take.
+        UserError: `values` has a key that takes no advice, or a value that its key doesn't take.
     """
     try:
         advice = _Advice.model_validate(values)

@@ -84,7 +84,7 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """By dotted key, the value and the default of each key whose value differs from the default, or that has none.
+    """{dotted key: (value, default)} of each key whose value differs from its default, or that has no default.
 
     Args:
         default: the default of the whole section; None = use the defaults of its keys.
