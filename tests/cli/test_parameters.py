@@ -48,8 +48,8 @@ def test_comments_are_the_types_descriptions(capsys, monkeypatch):
     [
         (r"logging_steps: 10 # .*", "logging_steps: 10"),
         (r"logging_steps: 10 # .*", "logging_steps: 10 # something else"),
-        (r"  # optimizer steps; null = set by epochs.*\n", ""),
-        (r"  # optimizer steps; null = set by epochs.*\n", "  # an old text\n  # of two lines\n"),
+        (r"  # number of optimizer steps; null = set by epochs.*\n", ""),
+        (r"  # number of optimizer steps; null = set by epochs.*\n", "  # an old text\n  # of two lines\n"),
         (r"  learning_rate: auto", "  learning_rate: auto # and one behind"),
     ],
 )
