@@ -1,4 +1,4 @@
-"""Answers and scores of the base and the tuned model on the same rows: held-out ones, and some of another kind."""
+"""Answers and scores of the base and the tuned model on the same rows: held-out rows, and rows of another kind."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -24,19 +24,20 @@ from glm2core.text.dataset import TokenizedDataset
 from glm2core.text.file_rows import encode_file
 
 GENERAL = "general: "
-"""Prefix of the file's name in the source of its rows."""
+"""The source of rows from a file of `evaluate.general` is this prefix and the file's name."""
 
 RowLosses = Mapping[str, tuple[float, int]]
-"""id -> summed loss and supervised tokens."""
+"""id -> the row's summed loss and number of supervised tokens."""
 
 
 @dataclass(frozen=True)
 class AskedRows:
     """The rows to answer.
 
-    held_out: rows spread evenly over the test split.
-    general: rows of `evaluate.general`, or None.
-    facts: id, source, kind, language, general; one line per row of both.
+    Attributes:
+        held_out: rows spread evenly over the test split.
+        general: rows of `evaluate.general`, or None.
+        facts: one line for each row of both, with id, source, kind, language, general.
     """
 
     held_out: TokenizedDataset
@@ -48,14 +49,14 @@ class AskedRows:
         """Choose at most `rows` rows of the test split.
 
         Args:
-            facts: from `read_rows`, for all rows.
+            facts: the result of `read_rows` for all rows.
         """
         held_out = test.take(spread(len(test), rows))
         known = pl.DataFrame({"id": held_out.ids}, {"id": pl.String}).join(facts, on="id", maintain_order="left")
         return cls(held_out, None, known.with_columns(general=pl.lit(False)))
 
     def with_general(self, path: Path, rows: int, chat_format: ChatFormat, tokenize: TokenizeParams) -> "AskedRows":
-        """The same rows plus the first `rows` rows of a file."""
+        """Add the first `rows` rows of a file, without those whose id is among the held-out rows."""
         found = encode_file(path, rows, chat_format, tokenize, "evaluate.general")
         known = described(found.conversations, found.dataset.ids, f"{GENERAL}{path.name}")
         taken = set(self.held_out.ids)
@@ -85,10 +86,10 @@ def answer_and_score(
     """Answer all rows greedily, and compute scores and loss.
 
     Args:
-        name: name of the model in its lines.
-        memo: reads and stores the answers and losses of a batch; keys are the model's own.
+        name: name of the model in the returned lines.
+        memo: reads and stores the answers and losses of each batch; its keys must not be another model's.
         known: losses that were already computed.
-        file: receives each batch of answers at once.
+        file: receives each batch of answers as soon as it is complete.
 
     Returns:
         One line per row (model, id, scores, loss, tokens), and the answers as records.
@@ -127,12 +128,12 @@ def answer_and_score(
 
 
 def row_losses(dataset: TokenizedDataset, found: list[Any]) -> dict[str, tuple[float, int]]:
-    """id -> summed loss and tokens, from the token losses of each row."""
+    """id -> the row's summed loss and number of tokens, from the losses of its tokens."""
     return {row_id: (float(row.sum()), len(row)) for row_id, row in zip(dataset.ids, found, strict=True)}
 
 
 def memo_of_base(memo: Memo) -> Memo:
-    """The same memo for the base's values."""
+    """The same memo, with separate keys for the base's values."""
     return partial(_named, memo)
 
 

@@ -1,4 +1,4 @@
-"""Retrieval cases in files: LongEval's lines and RULER's tasks, used unchanged; and our own, in RULER's format."""
+"""Read retrieval cases from files of LongEval and RULER, used unchanged; and write our own in RULER's format."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def read_cases(path: Path) -> list[Case]:
 
 
 def write_cases(cases: Iterable[Case], folder: Path, count_tokens: CountTokens) -> int:
-    """Write cases in RULER's format, `folder/<length>/<task>/validation.jsonl`, one row per question; returns how many.
+    """Write cases in RULER's format to `folder/<length>/<task>/validation.jsonl`, one row per question; count the rows.
 
     Each row holds its whole prompt, so a context is repeated for each of its questions.
     """

@@ -18,15 +18,15 @@ class Question:
     """One question.
 
     Args:
-        expected: the last number in a right answer; None if `references` list what it must contain.
-        depth: middle of the asked piece: 0 = start of the context, 1 = its end; None if it is in several places.
-        colliding: another key of the context shares a word with the asked one.
-        references: RULER's: texts that an answer must contain.
-        any_reference: one of them is enough (RULER's questions and answers).
-        task: if it differs from the case's, as on a shared context.
-        chance: if it differs from the case's.
+        expected: the last number in a right answer; None if `references` say what an answer must contain.
+        depth: place of the requested piece's middle: 0 = start of the context, 1 = its end; None = several pieces.
+        colliding: whether another key of the context shares a word with the requested key.
+        references: texts that an answer must contain, as in RULER.
+        any_reference: whether one of the references is enough (RULER's questions and answers).
+        task: the question's task, if it differs from the case's, as on a shared context.
+        chance: the question's chance, if it differs from the case's.
         begun: start of the answer, given to the model (RULER's `answer_prefix`).
-        most_new_tokens: longest answer; None = as set in params.
+        most_new_tokens: length of the longest answer, in tokens; None = as set in params.
     """
 
     text: str
@@ -46,9 +46,9 @@ class Case:
     """A context with its questions.
 
     Args:
-        length: requested tokens, including prompt and question; 0 for cases read from a file.
-        index: number of the context within task and length.
-        context: empty if a file's prompt has no line break to split at.
+        length: requested number of tokens, including prompt and question; 0 for cases read from a file.
+        index: number of the context among those of its task and length.
+        context: text of the context; empty if a file's prompt has no line break at which to split it.
     """
 
     task: str
@@ -68,10 +68,10 @@ class LengthTooShortError(UserError):
 
 
 def too_short(task: str, length: int, reason: str) -> LengthTooShortError:
-    """Build the error.
+    """The error for a length that is too short for a task.
 
     Args:
-        reason: continues the sentence "a prompt of N tokens".
+        reason: words that follow "a prompt of N tokens" in the sentence.
     """
     return LengthTooShortError(
         task,

@@ -1,11 +1,11 @@
 """Answers from a loaded model: to a batch of prompts, or to many questions about one context that is read once.
 
 The context goes through the network in chunks and leaves its keys and values in a cache. All its
-questions then run side by side as one sequence: a mask lets each see only the context and itself,
-and the positions of each continue from the context. So there is one cache for any number of
-questions, and memory grows linearly with length.
+questions then run side by side as one sequence: a mask lets each question see only the context and itself,
+and the positions of each continue from the context. So any number of questions needs only one cache, and
+memory grows linearly with length.
 
-Shapes: `B` prompts, `T` tokens of the longest, `K` tokens in the cache, `N` new tokens of all questions,
+Shapes: `B` prompts, `T` tokens of the longest prompt, `K` tokens in the cache, `N` new tokens of all questions,
 `Q` unfinished questions, `V` vocabulary.
 """
 
@@ -28,7 +28,7 @@ from glm2core.text.tokenizer import PAD
 
 
 def left_padded(rows: Sequence[np.ndarray], fill: int, device: torch.device) -> Tensor:
-    """Rows [T_i] as one int64 tensor [B, T], the shorter ones padded on the left with `fill`."""
+    """Stack rows [T_i] to one int64 tensor [B, T]; shorter rows are padded on the left with `fill`."""
     longest = max(map(len, rows))
     padded = np.full((len(rows), longest), fill, np.int64)
     for row, values in zip(padded, rows, strict=True):
@@ -37,7 +37,7 @@ def left_padded(rows: Sequence[np.ndarray], fill: int, device: torch.device) -> 
 
 
 def left_mask(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """1 for tokens, 0 for the padding of `left_padded`. [B, T]"""
+    """The mask [B, T] of `left_padded`: 1 for tokens, 0 for padding."""
     return left_padded([np.ones(len(row), np.int64) for row in rows], 0, device)
 
 
@@ -51,7 +51,7 @@ class Sampling:
 
 
 class Reply(NamedTuple):
-    """finished: the model ended the answer; False = it was cut at the longest length."""
+    """An answer's text, and whether the model finished it; else it was truncated at the largest number of tokens."""
 
     answer: str
     finished: bool
@@ -64,7 +64,7 @@ class Answerer:
         model: in eval mode.
 
     Attributes:
-        positions: most tokens of prompt and answer together.
+        positions: largest number of tokens in prompt and answer together.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, chat_format: ChatFormat, sampling: Sampling) -> None:
@@ -78,12 +78,12 @@ class Answerer:
         """Answer the last message of each conversation.
 
         Raises:
-            UserError: a prompt that leaves no room for an answer.
+            UserError: a prompt leaves no room for an answer.
         """
         return self.answer_prompts([np.array(self.prompt_ids(messages)) for messages in conversations], streamer)
 
     def answer_prompts(self, prompts: Sequence[np.ndarray], streamer: BaseStreamer | None = None) -> list[Reply]:
-        """Answer prompts given as ids [T_i]."""
+        """Answer prompts that are given as ids [T_i]."""
         return [self.read(ids) for ids in self.continued(prompts, streamer)]
 
     @torch.inference_mode()
@@ -110,7 +110,7 @@ class Answerer:
         return found
 
     def read(self, ids: list[int]) -> Reply:
-        """The text of an answer's ids."""
+        """Decode the ids of an answer."""
         # pad = unk = 0 can also be a token of the answer: cut by position, not by value
         stops = self.chat_format.stop_ids
         end = next((place for place, token in enumerate(ids) if token in stops), None)
@@ -120,7 +120,7 @@ class Answerer:
         """Ids of the prompt, up to where the answer begins.
 
         Raises:
-            UserError: they leave no room for an answer.
+            UserError: the prompt leaves no room for an answer.
         """
         ids = self.chat_format.prompt_ids(messages)
         if len(ids) > self._room:
@@ -131,7 +131,7 @@ class Answerer:
         return ids
 
     def drop_oldest_rounds(self, messages: list[Message]) -> list[Message]:
-        """The messages without the oldest rounds, as few as needed to fit."""
+        """Leave out the oldest rounds, as few as possible, until the messages fit."""
         start = 1 if messages[0]["role"] == SYSTEM else 0
         kept = messages
         while len(kept) > start + 1 and len(self.chat_format.prompt_ids(kept)) > self._room:
@@ -156,7 +156,7 @@ class Context:
 
 
 def open_cache(model: PreTrainedModel) -> tuple[PreTrainedModel, DynamicCache]:
-    """The network, and the cache to start with.
+    """The network, and the cache to start from.
 
     peft puts its P-tuning prefix into a new cache at each call; here it is put in once, and the inner
     network is called directly.
@@ -181,13 +181,13 @@ def read_context(model: PreTrainedModel, ids: Sequence[int], prefill_chunk: int)
 def answer_questions(
     context: Context, questions: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], stop_ids: Collection[int]
 ) -> list[list[int]]:
-    """Greedy answers to several questions about one context; all of them extend its cache.
+    """Answer several questions about one context greedily; all answers extend the cache of the context.
 
-    In fp32 they equal the answers to each question alone; in half precision ties may break differently.
+    In fp32 each answer equals the answer to that question alone; in half precision ties may break differently.
 
     Args:
         questions: ids of each question, up to where the answer begins.
-        max_new_tokens: longest answer, one number for all questions or one for each.
+        max_new_tokens: length of the longest answer in tokens: one number for all questions, or one for each.
 
     Returns:
         Ids of each answer, without the stop token.

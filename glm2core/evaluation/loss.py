@@ -1,4 +1,4 @@
-"""Held-out loss: over rows, weighted by tokens, and by position in one long sequence.
+"""Held-out loss: over all rows, with the same weight for every token, and by position in one long sequence.
 
 Shapes: `B` rows, `T` tokens, `S` columns from the first supervised one, `V` vocabulary.
 """
@@ -37,13 +37,13 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean; infinite if that overflows."""
+        """exp of the mean loss; infinite if that overflows."""
         return math.exp(self.mean) if self.mean < 700 else math.inf
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Answers at positions `start` to `end`: their loss there, and in their own rows."""
+    """The answers at positions `start` to `end` of the sequence: their loss there, and their loss in their own rows."""
 
     start: int
     end: int
@@ -58,9 +58,9 @@ def token_losses(
     advance: Callable[[int], None] | None = None,
     memo: Memo = compute_only,
 ) -> list[np.ndarray]:
-    """Cross-entropy of each supervised token of each row, float64.
+    """Cross-entropy of each supervised token of each row, in float64.
 
-    Rows are padded on the left: answers then end in the same column, and the output layer is applied
+    Rows are padded on the left, so that all answers end in the same column, and the output layer is applied
     only to the last columns.
 
     Args:
@@ -97,7 +97,7 @@ def _batch_losses(model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[list
 
 
 def held_out_loss(losses: Sequence[np.ndarray]) -> Loss:
-    """Loss over all rows; every token has the same weight."""
+    """The loss over all rows; every token has the same weight."""
     return Loss(float(sum(row.sum() for row in losses)), sum(map(len, losses)))
 
 
@@ -107,16 +107,16 @@ def loss_by_position(
 ) -> list[Bucket]:
     """Loss of answers by position, in one sequence of concatenated held-out rows.
 
-    If the network's positions stop working at some length, the loss rises there above the loss of the
-    same tokens in their own short rows. Rows are shuffled, so that every length mixes the sources.
+    If the network fails beyond some position, the loss from there on is above the loss of the same tokens
+    in their own short rows. Rows are shuffled, so that every length mixes the sources.
 
     Args:
-        alone: `token_losses` of the rows.
-        length: tokens of the sequence, or fewer if the rows have fewer.
-        chunk: tokens read at once.
+        alone: the `token_losses` of the rows.
+        length: number of tokens in the sequence; fewer if all rows together have fewer.
+        chunk: number of tokens read at once.
 
     Returns:
-        Buckets of doubling size; empty ones are left out.
+        Buckets, each twice as long as the one before; empty ones are left out.
     """
     input_ids, labels, losses_alone = _end_to_end(dataset, alone, length)
     network, cache = open_cache(model)

@@ -1,4 +1,4 @@
-"""Contexts of RULER's kinds, alone or shared by several tasks: one record holds the facts of each task."""
+"""Contexts of RULER's kinds, for one task or shared by several, whose facts are then in the same record."""
 
 import itertools
 import random
@@ -23,18 +23,18 @@ _BY_NUMBER = ("lines", "passkey", "multikey")  # tasks that are right if the las
 def mixed_cases(
     questions: Mapping[str, int], length: int, count_tokens: CountTokens, *, most: int, depths: int, seed: int
 ) -> Iterator[Case | LengthTooShortError]:
-    """Make contexts until every task has its questions, each context with as many as fit.
+    """Make contexts, each with as many questions as fit, until every task has all its questions.
 
-    A context that is too short for a fact of each task leaves out the tasks with the fewest questions left.
+    If a context is too short for a fact of each task, the tasks with the fewest questions left are not in it.
 
     Args:
         questions: number of questions of each task.
-        length: of whole prompts, in tokens.
-        most: most questions of a task per context.
-        depths: parts of a context over which questions with a single answer rotate.
+        length: length of whole prompts, in tokens.
+        most: largest number of questions of a task per context.
+        depths: number of parts of a context; the places of single answers rotate over these parts.
 
     Yields:
-        Cases; and once, for each task that does not fit even alone, the reason.
+        Cases, and for each task that does not fit even alone the reason, once.
     """
     left, asked = dict(questions), Counter[str]()
     task = SHARED if len(questions) > 1 else next(iter(questions))

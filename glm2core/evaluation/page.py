@@ -1,4 +1,4 @@
-"""report.html: an evaluation for the browser in one file, without scripts or network access; all texts are escaped."""
+"""report.html: one file that shows an evaluation in a browser, without scripts or network; all texts are escaped."""
 
 import math
 from collections.abc import Iterator
@@ -73,12 +73,12 @@ _END = "</body></html>\n"
 
 
 def write_page(reports: Path, training: Path, metrics: dict[str, Any], params: Params, path: Path, texts: bool) -> None:
-    """Write the page, the same bytes for the same reports; sections beyond 5 MB are left out and counted at its end.
+    """Write the page; sections beyond 5 MB are left out and counted at its end. The same reports give the same bytes.
 
     Args:
-        reports: folder of the evaluation's files. Without its table a section is left out.
+        reports: folder with the evaluation's files; a section whose table is missing is left out.
         training: folder of the train stage, with validation.csv and validation_by_source.csv.
-        metrics: as in metrics/evaluate.json.
+        metrics: the figures in metrics/evaluate.json.
         texts: whether prompts and answers are shown.
     """
     room = MOST_BYTES - len((_HEAD + _END).encode()) - _ROOM_FOR_NOTES

@@ -1,4 +1,4 @@
-"""Building blocks of report.html: tables, grids of coloured cells, curves as SVG. Every text in them is escaped."""
+"""Building blocks of report.html: tables, grids of coloured cells, curves as SVG. All texts in them are escaped."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _LOW, _MIDDLE, _HIGH = (244, 165, 130), (247, 247, 247), (146, 197, 222)
 
 
 def text(value: object) -> str:
-    """A value as escaped text, cut to a cell's length."""
+    """A value as escaped text, truncated to what fits a cell."""
     return escaped(cut(str(value), MOST_CHARACTERS))
 
 
@@ -35,11 +35,11 @@ def _cell(value: str) -> str:
 
 
 def grid(corner: str, columns: Sequence[str], lines: Sequence[tuple[str, Sequence[float | None]]]) -> str:
-    """Shares from 0 to 1 as coloured percentages; None is an empty cell.
+    """A table that shows shares from 0 to 1 as coloured percentages; None is an empty cell.
 
     Args:
         corner: text of the top left cell.
-        lines: name and a share for each column.
+        lines: for each line its name, and its share in each column.
     """
     head = "".join(f"<th>{text(name)}</th>" for name in (corner, *columns))
     body = "".join(f"<tr><th>{text(name)}</th>{''.join(map(_share, shares))}</tr>\n" for name, shares in lines)

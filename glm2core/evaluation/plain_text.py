@@ -1,7 +1,7 @@
-"""Numbers hidden in plain text: this project's own `passkey` and `multikey`.
+"""Tasks with numbers hidden in plain text: this project's own `passkey` and `multikey`.
 
-- `passkey`: one number (after Mohtashami & Jaggi 2023), so one question per context.
-- `multikey`: many named numbers, each asked for (after RULER's multi-key needles).
+- `passkey` hides one number (after Mohtashami & Jaggi 2023), so it has one question per context.
+- `multikey` hides many named numbers and asks for each (after RULER's multi-key needles).
 """
 
 import random

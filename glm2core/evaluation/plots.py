@@ -1,4 +1,4 @@
-"""Plots of retrieval: accuracy by length, and by length and depth. The same figures give the same bytes.
+"""Plots of an evaluation's results. The same figures give the same bytes.
 
 They are built without pyplot, which keeps figures in global state and needs a display.
 """
@@ -21,7 +21,7 @@ def plot_accuracy_by_length(rows: Sequence[TableRow], path: Path) -> None:
     """Plot one line per model and task with its 95% intervals, and the chance level.
 
     Args:
-        rows: of `scores.by_length`.
+        rows: the rows of `retrieval_tables.by_length`.
     """
     figure, axes = _figure(6.4, 3.8)
     for model, task in dict.fromkeys((row["model"], row["task"]) for row in rows):
@@ -47,7 +47,7 @@ def plot_grid(rows: Sequence[TableRow], path: Path) -> None:
     """Plot a heat map of length by depth with the share of right answers in each cell.
 
     Args:
-        rows: of `scores.grid`, for one task.
+        rows: the rows of `retrieval_tables.grid` for one task.
     """
     lengths = sorted({row["length"] for row in rows})
     depths = sorted({row["depth"] for row in rows})
@@ -69,7 +69,7 @@ def plot_loss_by_position(rows: Sequence[TableRow], path: Path) -> None:
     """Plot the perplexity of held-out answers by position in one long sequence, and that of the same answers alone.
 
     Args:
-        rows: `{"end", "perplexity", "perplexity_alone"}` each.
+        rows: each has the keys end, perplexity and perplexity_alone.
     """
     figure, axes = _figure(6.4, 3.4)
     ends = [row["end"] for row in rows]
@@ -87,7 +87,7 @@ def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
     """Plot exact match and ROUGE-L of each source, the base's bar above the tuned model's, with 95% intervals.
 
     Args:
-        rows: of `text_tables.by_source`.
+        rows: the rows of `text_tables.by_source`.
     """
     sources = list(dict.fromkeys(row["source"] for row in rows))
     models = sorted({row["model"] for row in rows})
@@ -116,7 +116,7 @@ def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def length_name(length: int) -> str:
-    """512, 1k, 32k; other lengths than powers of two in full."""
+    """A length as 512, 1k or 32k; lengths other than powers of two are written in full."""
     return f"{length // 1024}k" if length % 1024 == 0 else str(length)
 
 

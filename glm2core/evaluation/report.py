@@ -1,4 +1,4 @@
-"""The evaluate stage's results: tables and plots in one folder, figures as flat metrics."""
+"""Write the results of the evaluate stage: tables and plots into one folder, figures as flat metrics."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,14 +48,14 @@ def report_retrieval(
     accuracy_by_length.csv for `dvc plots`.
 
     Args:
-        answers: of the tuned model.
-        base_answers: of the untuned base to the same cases, at some of the lengths or none.
+        answers: the tuned model's answers.
+        base_answers: the untuned base's answers to the same cases, at some of the lengths or at none.
 
     Returns:
-        `retrieval_<task>_<length>` and, over all generated cases, `retrieval_accuracy`,
-        `effective_context_length` (85% of its own accuracy) and `effective_context_length_ruler` (RULER's
-        85.6); `longeval_<file>` and `ruler_<file>` for each file; with a base, its figures as `base_...`, and
-        `short_context_change`.
+        `retrieval_<task>_<length>`; over all generated cases `retrieval_accuracy`, `effective_context_length`
+        (up to which accuracy is 85% of that at the shortest length) and `effective_context_length_ruler` (up
+        to which it is RULER's 85.6); `longeval_<file>` and `ruler_<file>` for each file; with a base, the
+        base's figures as `base_...`, and `short_context_change`.
     """
     if not answers:
         return {}
@@ -85,19 +85,19 @@ def report_retrieval(
 
 
 def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
-    """Write each answer's scores, and tables of them over all rows and each group.
+    """Write the scores of each answer, and tables of scores over all rows and over each group.
 
     answers.parquet has one line per answer: model, id, source, kind, language, general, scores, BLEU's counts, loss
-    and tokens. scores_by_source.csv: all figures by model, source, kind and language, with intervals.
-    before_after.csv and .png: the figures of all rows and of each source, base and tuned model side by side.
+    and tokens. scores_by_source.csv has all figures by model, source, kind and language, with intervals.
+    before_after.csv and .png have the figures of all rows and of each source, base and tuned model side by side.
 
     Args:
-        rows: of answers.parquet.
+        rows: the rows of answers.parquet.
 
     Returns:
         The tuned model's figures over all held-out rows (`exact_match`, `rouge_1`, ..., `answers_loss`); the base's as
-        `base_...`; `general_loss` and, with a base, `general_loss_change`: how much tuning raised the loss of rows of
-        another kind; and the same figures for each source under `by_source`.
+        `base_...`; `general_loss` and, with a base, `general_loss_change` (by how much tuning raised the loss of rows
+        of another kind); and the same figures for each source under `by_source`.
     """
     scores = scores_with_intervals(_written(rows, folder / ANSWER_ROWS))
     write_table(scores, folder / "scores_by_source.csv", _DIGITS)
@@ -127,10 +127,10 @@ def _forgetting(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def answers_table(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """before_after.csv for display: one line per source, each figure as `base -> tuned` with its 95% interval.
+    """Format before_after.csv for display: one line per source, each figure as `base -> tuned` with its 95% interval.
 
     Returns:
-        Header and lines; empty if nothing was answered.
+        The header and the lines; both are empty if nothing was answered.
     """
     file = folder / BEFORE_AFTER
     if not file.is_file():

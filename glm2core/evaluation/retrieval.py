@@ -38,14 +38,14 @@ def ask(
     memo: Memo = compute_only,
     name: str = TUNED,
 ) -> list[Answer]:
-    """Answers to all generated cases and those `from_files`, with a progress bar.
+    """Ask a model the questions of all generated cases and of those `from_files`, with a progress bar.
 
     Args:
-        prefill_chunk: tokens per chunk in which longer contexts are read.
-        max_new_tokens: longest answer.
-        file: receives the answers of each case at once.
+        prefill_chunk: number of tokens per chunk in which a context is read.
+        max_new_tokens: length of the longest answer, in tokens.
+        file: receives the answers of each case as soon as they are complete.
         memo: reads and stores the answers of a case.
-        name: of the model, in its answers.
+        name: name of the model in its answers.
     """
 
     computed: list[Case] = []  # in this process: answers from `memo` take no time
@@ -93,8 +93,8 @@ def answer_case(
     """Ask `model` every question of a case.
 
     Args:
-        prefill_chunk: tokens per chunk in which longer contexts are read.
-        max_new_tokens: longest answer.
+        prefill_chunk: number of tokens per chunk in which a context is read.
+        max_new_tokens: length of the longest answer, in tokens.
     """
     prompt, tails = _encoded(chat_format, case)
     limits = [question.most_new_tokens or max_new_tokens for question in case.questions]

@@ -16,7 +16,7 @@ def retrieval_rows(answers: Sequence[Answer]) -> pl.DataFrame:
 def by_length(rows: pl.DataFrame) -> pl.DataFrame:
     """One line per model, task and length: accuracy, interval, chance, and accuracy for distinct and colliding keys.
 
-    Cases from a file have their mean length. An accuracy over no cases is null. Accuracy is the mean of points; `right`
+    The length of cases from a file is their mean length. Accuracy is the mean of points, or null without cases; `right`
     counts answers that are fully right.
     """
     correct, colliding = pl.col("points"), pl.col("colliding")
@@ -32,9 +32,9 @@ def by_length(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
-    """One line per task, length and depth; `depths` rows of equal height, the first at the context's start.
+    """One line per task, length and depth, for `depths` equal parts of the context, the first at its start.
 
-    Questions with an answer in several places have no depth and are left out.
+    Questions whose answer is in several places have no depth and are left out.
     """
     rows = rows.filter(pl.col("depth").is_not_null())
     row = (pl.col("depth") * depths).cast(pl.Int64).clip(upper_bound=depths - 1)
@@ -43,14 +43,14 @@ def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
 
 
 def curve(rows: pl.DataFrame) -> pl.DataFrame:
-    """Accuracy at each length over all tasks: one curve per experiment, to compare them in one plot."""
+    """Accuracy over all tasks at each length: one curve, so that a plot can compare several experiments."""
     return rows.group_by("length").agg(accuracy=pl.mean("points")).sort("length")
 
 
 def by_hop(answers: Sequence[Answer]) -> pl.DataFrame:
-    """One line per model, vt chain, length and variable of the chain: how many answers name the variable.
+    """One line per model, vt chain, length and variable of the chain, with how many answers name the variable.
 
-    Hop 0 is the variable that is given the value directly.
+    Hop 0 is the variable to which the value is assigned directly.
     """
     named = [
         {"model": a.model, "task": a.task, "length": a.length, "hop": hop, "named": named}
@@ -64,10 +64,10 @@ def by_hop(answers: Sequence[Answer]) -> pl.DataFrame:
 
 
 def effective_lengths(answers: Sequence[Answer]) -> pl.DataFrame:
-    """Effective length, one line per model and task, and one per model for its tasks together.
+    """Effective lengths: one line per model and task, and one per model for all tasks together.
 
-    `own_85`: the length up to which it keeps 85% of its accuracy at the shortest length. `ruler_85_6`: the length up to
-    which it scores 85.6.
+    `own_85` is the length up to which the model keeps 85% of its accuracy at the shortest length; `ruler_85_6` is the
+    length up to which it scores 85.6.
     """
     lines = []
     for model in dict.fromkeys(answer.model for answer in answers):

@@ -13,11 +13,11 @@ _CHINESE_SHARE = 0.2  # of the letters; a Chinese text may contain much Latin, a
 
 
 def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
-    """One line for each of `ids`, in their order: id, source, kind, language.
+    """One line with id, source, kind and language for each of `ids`, in the same order.
 
-    kind: the generator's own, else `text` (a question about a text of its own), `chat` (several rounds) or `question`.
-    language: by script alone: `zh` if at least 0.2 of the letters are Chinese characters, else `latin`
-        if most are Latin, else `other`.
+    The kind is the one that a generator gave the row, else `text` (a question about a text that the row holds), `chat`
+    (several rounds) or `question`. The language is told by script alone: `zh` if at least 0.2 of the letters are
+    Chinese characters, else `latin` if most are Latin, else `other`.
 
     Raises:
         UserError: the file is damaged, or a row is missing.
@@ -36,7 +36,7 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
 
 
 def described(conversations: Sequence[Conversation], ids: Sequence[str], source: str) -> pl.DataFrame:
-    """The same columns for conversations of one source that did not pass through the convert stage."""
+    """The columns of `read_rows` for conversations of one source that did not pass through the convert stage."""
     rows = [
         {"id": row_id, "source": source, "messages": c.messages, "question_chars": c.question_chars, "kind": None}
         for row_id, c in zip(ids, conversations, strict=True)

@@ -1,4 +1,4 @@
-"""The evaluation of one tuned model, in parts, each with its own progress bar and files."""
+"""The evaluation of one tuned model, in parts; each part has its own progress bar and files."""
 
 import math
 from collections.abc import Sequence
@@ -49,7 +49,10 @@ _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 class BaseAnswers:
     """Answers of the untuned base.
 
-    scored, records: of its held-out answers; None if it was not asked, or is asked later with the adapter off.
+    Attributes:
+        retrieval: its answers about long contexts.
+        scored, records: scores and texts of its answers to held-out rows; None and empty if the base was not asked,
+            or will be asked with the adapter off.
     """
 
     retrieval: list[Answer] = field(default_factory=list)
@@ -83,14 +86,14 @@ class Evaluation:
         """Load the model with its tokenizer and the test split; the base is evaluated first, then released.
 
         Args:
-            model: tuned weights, or an adapter, with the tokenizer.
+            model: folder with the tuned weights or the adapter, and the tokenizer.
             test: tokenized test split, made with that tokenizer.
-            converted: the same rows before tokenizing, for their sources.
-            base: the base that the model was tuned from.
+            converted: the same rows before tokenizing, which name their sources.
+            base: params of the base from which the model was tuned.
             tokenize: how rows of `params.general` are encoded.
 
         Raises:
-            UserError: a file is missing, or the data was made with another tokenizer.
+            UserError: a file is missing, or the test split was made with another tokenizer.
         """
         tokenizer = SpTokenizer.load(model)
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
@@ -156,7 +159,7 @@ class Evaluation:
         return {"test_loss": loss.mean, "test_perplexity": loss.perplexity, "test_tokens": loss.tokens}
 
     def answers(self, folder: Path) -> dict[str, Any]:
-        """Answer held-out rows greedily and score the answers, with the base's as well if params ask for them."""
+        """Answer held-out rows greedily and score the answers, and also the base's answers if params ask for them."""
         if not len(self.asked):
             return {}
         with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
@@ -182,10 +185,10 @@ class Evaluation:
         return report_answers(rows.join(facts, on="id", maintain_order="left"), folder)
 
     def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
-        """Ask questions about long contexts and score them by length and depth, with the base's if it was asked.
+        """Ask questions about long contexts, and score the answers (and the base's) by length and depth.
 
         Args:
-            report: called with each length's accuracy, with the length as step.
+            report: called with the accuracy at each length; the length is the step.
         """
         settings = self.params.retrieval
         from_files = [case for file in settings.files for case in read_cases(resolve_path(file))]
@@ -235,7 +238,7 @@ def _answer_as_base(
 
 
 def generated_cases(settings: RetrievalParams, lengths: Sequence[int]) -> GeneratedCases:
-    """The cases defined by params, at these lengths."""
+    """The cases that params define, at these lengths."""
     return GeneratedCases(
         settings.tasks, lengths, settings.contexts, settings.questions, settings.depths, settings.seed, settings.shared
     )
@@ -245,8 +248,8 @@ def open_journal(model: Path, params: EvaluateParams, dtype: torch.dtype, device
     """The journal of a stopped evaluation of this model on this machine, or a new one.
 
     Args:
-        model: its folder; that of an adapter identifies its base by a fingerprint.
-        more: plain JSON values of everything else that the answers depend on.
+        model: folder of the model; an adapter's folder identifies its base by a fingerprint.
+        more: plain JSON values of everything else on which the answers depend.
     """
     return journal_of(
         {
@@ -261,12 +264,12 @@ def open_journal(model: Path, params: EvaluateParams, dtype: torch.dtype, device
 
 
 def journal_of(made_with: dict[str, Any], notice: Notice = print) -> Journal:
-    """The journal of one evaluation, in the project's .checkpoints; any changed value gives another file.
+    """The journal of one evaluation, in the project's .checkpoints; if any value changes, it is another file.
 
-    On a CPU a large network takes hours, so a stopped evaluation can be resumed.
+    A large network takes hours on a CPU; with the journal a stopped evaluation can be resumed.
 
     Args:
-        made_with: plain JSON values of everything that its answers depend on.
+        made_with: plain JSON values of everything on which the answers depend.
         notice: called when there is something to resume, or nothing can be saved.
     """
     file = project_root() / ".checkpoints" / f"evaluate-{run_fingerprint(made_with)}.jsonl"

@@ -1,7 +1,7 @@
-"""Scores of retrieval answers by length and depth, with intervals and the chance level: exact match, or RULER's share.
+"""Scores of retrieval answers (exact match, or RULER's share) by length and depth, with intervals and the chance level.
 
-RULER (`string_match_all`): the share of the references that an answer contains, ignoring case; for its questions and
-answers (`string_match_part`) one of them is enough.
+RULER's share (`string_match_all`) is the share of the references that an answer contains, ignoring case; for RULER's
+questions and answers (`string_match_part`) one reference is enough.
 """
 
 import math
@@ -71,7 +71,8 @@ class Answer:
 class Score:
     """Points of a group of answers, with the 95% Wilson interval of their mean (too wide if some are partly right).
 
-    right: number of fully right answers.
+    Attributes:
+        right: number of fully right answers.
     """
 
     cases: int
@@ -88,13 +89,13 @@ class Score:
 
 
 def last_integer(text: str) -> int | None:
-    """The number that an answer gives: the last run of digits, as LongEval reads it; None if there is none."""
+    """The number that an answer gives: its last run of digits, as in LongEval; None if it has no digits."""
     runs = _DIGITS.findall(text)
     return int(runs[-1]) if runs and len(runs[-1]) <= _LONGEST_NUMBER else None
 
 
 def wilson_interval(right: float, cases: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927): never outside 0..1, and not empty when all or none are right."""
+    """The interval of a share (Wilson 1927): never outside 0..1, and not empty if all or none are right."""
     if cases == 0:
         return 0.0, 1.0
     share, spread = right / cases, z * z / cases
@@ -110,10 +111,10 @@ def score(answers: Iterable[Answer]) -> Score:
 
 
 def effective_length(answers: Sequence[Answer], share: float = EFFECTIVE_SHARE) -> int:
-    """The longest length up to which accuracy holds `share` of the model's own at the shortest length.
+    """The longest length up to which accuracy is at least `share` of the model's accuracy at the shortest length.
 
-    NoLiMa's definition, with its 85%. Every shorter length must hold it as well. 0 if the model does not
-    beat chance at the shortest length.
+    This is NoLiMa's definition, with NoLiMa's 85%. Every shorter length must reach that accuracy as well. The
+    result is 0 if the model does not beat chance at the shortest length.
     """
     groups = _grouped(answers, lambda answer: answer.length)
     if not groups:
@@ -141,7 +142,7 @@ def ruler_effective_length(answers: Sequence[Answer], threshold: float = RULER_T
 
 
 def short_context_change(tuned: Sequence[Answer], base: Sequence[Answer]) -> float | None:
-    """Change in accuracy from tuning on the short contexts asked of both (below 0 = lost); None if there are none."""
+    """How tuning changed accuracy on short contexts that both were asked about (below 0: it fell); None without any."""
     asked = {(answer.task, answer.length) for answer in base if 0 < answer.length <= SHORT_CONTEXT}
     both = [[answer for answer in group if (answer.task, answer.length) in asked] for group in (tuned, base)]
     return score(both[0]).accuracy - score(both[1]).accuracy if all(both) else None

@@ -1,7 +1,8 @@
-"""Generated retrieval cases: one context, many questions about it, each at a known depth.
+"""Generated retrieval cases: each has one context and many questions about it, each at a known depth.
 
-- `lines`: LongEval's wording (`glm2core.lines.records`), with keys and values that were never trained on.
-- RULER's kinds by RULER's names (`glm2core.lines.facts`), `passkey` and `multikey` (`plain_text.py`).
+- `lines` has LongEval's wording (`glm2core.lines.records`), with keys and values that were never trained on.
+- RULER's kinds have RULER's names (`glm2core.lines.facts`).
+- `passkey` and `multikey` are in `plain_text.py`.
 """
 
 import itertools
@@ -19,18 +20,18 @@ from glm2core.lines.words import pool
 
 @dataclass(frozen=True)
 class GeneratedCases:
-    """Cases of every task and length: `contexts * questions` questions each, equally many at each depth.
+    """Cases of every task and length: each has `contexts * questions` questions, the same number at each depth.
 
     If a context is too short for all its questions, it gets fewer, and more contexts are made. Tasks in `ONCE` have one
-    question per context: `contexts` contexts for fwe, and `contexts` at each depth for the others. On shared contexts
-    they are asked on `contexts` contexts.
+    question per context: fwe has `contexts` contexts, the others `contexts` at each depth. If contexts are shared, each
+    of these tasks has a question on `contexts` of them.
 
     Args:
         tasks: as in `evaluate.retrieval.tasks`.
-        lengths: of whole prompts, in tokens.
-        questions: per context; a multiple of `depths`.
-        depths: parts of a context that are asked about equally often.
-        shared: all tasks share the same contexts, which hold the facts of each.
+        lengths: lengths of whole prompts, in tokens.
+        questions: number of questions per context; a multiple of `depths`.
+        depths: number of parts of a context; each part has the same number of questions.
+        shared: whether all tasks share the same contexts, which hold the facts of each task.
     """
 
     tasks: Sequence[str]
@@ -49,7 +50,7 @@ class GeneratedCases:
                 needs more tokens per line).
 
         Raises:
-            LengthTooShortError: no length is long enough for any task.
+            LengthTooShortError: every length is too short for every task.
         """
         errors: list[LengthTooShortError] = []
         fits = False

@@ -1,7 +1,7 @@
 """ROUGE and BLEU of answers against references, in per cent, for Chinese, English and both mixed.
 
-Texts are cut into words by jieba, which Chinese needs; case matters. An empty answer scores 0 and
-raises no error.
+jieba splits texts into words, as Chinese needs it; case matters. An empty answer scores 0 and raises
+no error.
 """
 
 import logging
@@ -24,17 +24,17 @@ BLEU_COUNTS = (
     "answer_words",
     "reference_words",
 )
-"""Counts of a pair that add up over pairs: matching n-grams, the answer's n-grams, and words of both."""
+"""Counts of one pair, to be summed over pairs: matching n-grams, the answer's n-grams, and words of both texts."""
 
 
 def row_scores(answer: str, reference: str) -> dict[str, float]:
-    """Exact match (0 or 100) and F1 of ROUGE-1, -2 and -L of one pair in per cent, and its BLEU counts.
+    """Scores of one pair: exact match (0 or 100), F1 of ROUGE-1, -2 and -L in per cent, and the pair's BLEU counts.
 
     White space around an answer is ignored.
     """
     exact = {"exact_match": 100.0 * (answer.strip() == reference.strip())}
     cut_answer, cut_reference = words(answer), words(reference)
-    # tokenize="none": the text is already cut into words; force silences a warning about that.
+    # tokenize="none": the text is already split into words; force silences a warning about that.
     bleu = sacrebleu.corpus_bleu([cut_answer], [[cut_reference]], tokenize="none", force=True)
     counts = (*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len)
     return exact | rouge(cut_answer, cut_reference) | dict(zip(BLEU_COUNTS, counts, strict=True))

@@ -20,7 +20,7 @@ def text_scores(rows: pl.DataFrame) -> dict[str, float]:
     """Exact match and mean ROUGE in per cent, BLEU-4 over all rows together, and the loss per token.
 
     Args:
-        rows: of answers.parquet.
+        rows: rows of answers.parquet.
     """
     sums = rows.select(pl.mean("exact_match", *ROUGE), pl.sum(*BLEU_COUNTS, "loss", "tokens")).row(0, named=True)
     bleu = corpus_bleu([sums[name] for name in BLEU_COUNTS])
@@ -29,11 +29,11 @@ def text_scores(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def scores_with_intervals(rows: pl.DataFrame) -> pl.DataFrame:
-    """Scores of each model: of all rows, by source, by kind, by language, by all three; `all` = not split by it.
+    """Scores of each model over all rows, by source, by kind, by language, and by all three at once.
 
-    Rows of `evaluate.general` are not part of `all`; they are listed under their own source. Intervals are 95%:
-    Wilson's for exact match, for the others percentiles of 1,000 bootstrap samples of the group's rows with a fixed
-    seed. A group of fewer than 5 rows has none.
+    A column holds `all` where the rows are not split by it. Rows of `evaluate.general` are not part of `all`; they are
+    listed under their own source. Intervals are 95%: Wilson's for exact match; for the other scores percentiles of
+    1,000 bootstrap samples of the group's rows with a fixed seed. A group of fewer than 5 rows has no intervals.
     """
     lines = []
     for (model,), of_model in rows.group_by("model", maintain_order=True):
@@ -50,7 +50,7 @@ def scores_with_intervals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_source(scores: pl.DataFrame) -> pl.DataFrame:
-    """The lines of all rows and of each source, with the models of each in adjacent lines."""
+    """The lines for all rows and for each source; the models' lines for the same source are adjacent."""
     chosen = scores.filter(kind="all", language="all").drop("kind", "language")
     order = pl.col("source").replace_strict({s: n for n, s in enumerate(chosen["source"].unique(maintain_order=True))})
     return chosen.sort(order, "model").select("source", "model", pl.exclude("source", "model"))

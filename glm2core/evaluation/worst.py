@@ -19,7 +19,7 @@ _MOST_MISSES = 24
 
 @dataclass(frozen=True)
 class WorstAnswer:
-    """A held-out row that the tuned model answered badly; rouge_l in percent."""
+    """A held-out row that the tuned model answered badly; `rouge_l` is in per cent."""
 
     source: str
     rouge_l: float
@@ -30,7 +30,7 @@ class WorstAnswer:
 
 @dataclass(frozen=True)
 class Miss:
-    """A wrong answer to a question about a long text; depth: 0 = at its start, None = several places."""
+    """A wrong answer to a question about a long text; `depth` is 0 at the text's start, None for several places."""
 
     task: str
     tokens: int
@@ -45,7 +45,7 @@ def worst_answers(folder: Path) -> list[WorstAnswer]:
     Exact answers are left out.
 
     Args:
-        folder: with answers.parquet and predictions.jsonl; if either is missing, there are no answers.
+        folder: folder with answers.parquet and predictions.jsonl; if either is missing, the result is empty.
     """
     scores_file = folder / ANSWER_ROWS
     if not scores_file.is_file():
@@ -64,7 +64,7 @@ def worst_answers(folder: Path) -> list[WorstAnswer]:
 
 
 def misses(folder: Path) -> list[Miss]:
-    """The tuned model's first wrong answers: three per task and length, at most 24, shortest texts first."""
+    """The tuned model's first wrong answers: three per task and length, at most 24 in all, shortest texts first."""
     counts: dict[tuple[str, int], int] = {}
     found: list[Miss] = []
     for row in _records(folder / RETRIEVAL_PREDICTIONS):

@@ -1,8 +1,8 @@
 """Convert a SentencePiece tokenizer.model to a tokenizer.json with the same ids, for plain transformers.
 
-One difference is inherent in tokenizer.json: a special token typed by a user becomes special. `sop` and
-`eop`, which are words and parts of words ("soprano"), are therefore spelled `<sop>` and `<eop>`, as in
-GLM-4; the ids stay.
+One difference is inherent in tokenizer.json: if a user types the text of a special token, it becomes that
+token. `sop` and `eop`, which are words and parts of words ("soprano"), are therefore spelled `<sop>` and
+`<eop>`, as in GLM-4; their ids stay.
 """
 
 from typing import Any
@@ -31,10 +31,10 @@ def fast_tokenizer(
     """Build the tokenizer for transformers, with its chat template.
 
     Args:
-        max_length: positions of the model.
+        max_length: number of positions of the model.
 
     Raises:
-        UserError: the SentencePiece model is not a BPE.
+        UserError: the SentencePiece model is not of the type BPE.
     """
     prefix = tuple(SPELLED.get(token, token) for token in PREFIX_TOKENS[pair_format])
     return PreTrainedTokenizerFast(
@@ -52,7 +52,7 @@ def fast_tokenizer(
 
 
 def special_spellings(tokenizer: SpTokenizer) -> dict[str, int]:
-    """Special token, as spelled in tokenizer.json -> id."""
+    """The ids of the special tokens, by their spelling in tokenizer.json."""
     return {SPELLED.get(name, name): token for name, token in tokenizer.special_ids.items()}
 
 

@@ -17,7 +17,7 @@ from glm2core.model.rope import RotaryEmbedding
 
 
 class Asked(NamedTuple):
-    """Token ids, and the indices whose next-token log-probabilities are requested."""
+    """Token ids, and the indices at which log-probabilities of the next token are requested."""
 
     ids: Sequence[int]
     places: Sequence[int]

@@ -1,4 +1,4 @@
-"""`export --format gguf` and `adapter-gguf`: one file, which gets its name once it is checked."""
+"""`export --format gguf` and `adapter-gguf`: write one file, which gets its final name once it is checked."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def export_gguf(
     Args:
         folder: full weights, released or tuned, or a LoRA adapter.
         out: a file that does not exist yet.
-        quantization: of the matrices; norms and biases are fp32, and with q4_0 embedding and output layer are q8_0.
+        quantization: type of the matrices; norms and biases are fp32; with q4_0, embedding and output layer are q8_0.
         base: new place of an adapter's base; None = not moved.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Check a GGUF file against the model it was made from: in llama.cpp if it is installed, else by reading it back.
+"""Check a GGUF file against the model it was made from: in llama.cpp if that is installed, else by reading it back.
 
 Shapes: `S` places in a prompt, `V` vocabulary.
 """
@@ -38,7 +38,7 @@ _ROUNDING = {"F32": 1e-6, "F16": 1e-3, "Q8_0": 2e-2, "Q4_0": 2e-1}
 
 
 class Compared(NamedTuple):
-    """difference: the largest of any log-probability; divergence: mean over next tokens, in nats."""
+    """The largest difference of any log-probability, and the mean divergence over next tokens in nats."""
 
     positions: int
     difference: float
@@ -67,7 +67,7 @@ def check_network(source: Source, file: Path, quantization: Quantization, notice
 
 
 def check_adapter(updates: LoraUpdates, source: Source, file: Path, notice: Notice) -> None:
-    """Read an adapter's file back.
+    """Read an adapter's file back, and compare its matrices with the adapter's.
 
     Raises:
         UserError: a matrix differs.
@@ -84,7 +84,7 @@ def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
     """Compare the ids of mixed texts, of every piece and of chats.
 
     Raises:
-        UserError: the first text with other ids.
+        UserError: a text has other ids; the error shows the first one.
     """
     tokenizer = chat_format.tokenizer
     texts = sample_texts(tokenizer)
@@ -100,7 +100,7 @@ def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
 
 
 def longest_prompt(source: Source, operations: float = _OPERATIONS) -> list[int]:
-    """A question on lines of records, as long as the range and `operations` allow; other texts if no line fits."""
+    """A prompt as long as the range and `operations` allow: a question on a record, or other texts if no line fits."""
     config = source.config
     room = config.seq_length - _ANSWER_TOKENS - 1
     length = min(room, max(_FEWEST_TOKENS, _tokens_within(source, operations)))

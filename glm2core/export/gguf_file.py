@@ -41,7 +41,11 @@ class _Entry(NamedTuple):
 
 
 def require_gguf() -> None:
-    """Raises: UserError: the package that writes GGUF is not installed."""
+    """Refuse to continue without the package that writes GGUF.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     if util.find_spec("gguf") is None:
         raise UserError("writing GGUF files needs the package gguf, which is not installed: pip install '.[gguf]'")
 
@@ -50,7 +54,7 @@ def write_network(source: Source, quantization: Quantization, path: Path) -> Non
     """Write the network and its tokenizer.
 
     Raises:
-        UserError: a weight is not finite, or beyond the range of half precision.
+        UserError: a weight is not finite, or is beyond the range of half precision.
     """
     writer = _writer(path, architecture(source.config))
     writer.add_type("model")

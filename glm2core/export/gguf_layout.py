@@ -1,11 +1,11 @@
 """The place of each weight in a GGUF file, and the keys that make llama.cpp compute the same function.
 
-Two of its architectures fit this family. `chatglm` takes the tensors unchanged, but requires heads x channels to equal
-the hidden size, as in all released models. `llama` accepts other shapes: query, key and value separate, gate and up
-separate, and the frequencies of partial, scaled positions as factors (`rope_freqs`). Both rotate the same interleaved
-pairs as this family, so nothing is permuted.
+Two of llama.cpp's architectures fit this family. `chatglm` takes the tensors unchanged, but requires heads x channels
+to equal the hidden size, as in all released models. `llama` accepts other shapes; its query, key and value are separate
+tensors, as are its gate and up, and the frequencies of partial, scaled positions are stored as factors (`rope_freqs`).
+Both rotate the same interleaved pairs as this family, so nothing is permuted.
 
-Shapes: `D` channels a head, `R` rotary ones, `F` channels inside the MLP.
+Shapes: `D` channels per head, `R` rotary channels, `F` channels inside the MLP.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _IN_LAYER = {
 
 
 class Part(NamedTuple):
-    """A tensor of the file: rows of one of the network's tensors, sometimes times a factor per row."""
+    """A tensor of the file: rows of one of the network's tensors, sometimes multiplied by a factor per row."""
 
     name: str  # in the file, with .weight or .bias
     released: str
@@ -50,18 +50,18 @@ class Part(NamedTuple):
 
 
 def architecture(config: ChatGLM2Config) -> str:
-    """The architecture in llama.cpp that computes the same."""
+    """The architecture in llama.cpp that computes the same function."""
     fits = config.num_attention_heads * config.kv_channels == config.hidden_size
     return "chatglm" if fits else "llama"
 
 
 def parts(config: ChatGLM2Config, released: list[str]) -> list[Part]:
-    """All parts of the network's tensors, in the order of their names, `released`."""
+    """All parts of the network's tensors, in the order of `released`, which lists the tensors' names."""
     return [part for name in released for part in _parts(config, name)]
 
 
 def rope_factors(config: ChatGLM2Config) -> Tensor | None:
-    """`rope_freqs` [D / 2]: divisors of llama.cpp's full-width, unscaled angles; None if it needs none."""
+    """`rope_freqs` [D / 2]: divisors of llama.cpp's full-width, unscaled angles; None for `chatglm`, which has none."""
     if architecture(config) == "chatglm":
         return None
     frequencies, _ = inverse_frequencies(config.rope_parameters, config.rotary_channels)
@@ -73,7 +73,7 @@ def rope_factors(config: ChatGLM2Config) -> Tensor | None:
 
 
 def keys(config: ChatGLM2Config) -> dict[str, Any]:
-    """The network's keys, without the prefix of the architecture: shapes and positions."""
+    """The file's keys for shapes and positions, without the prefix that names the architecture."""
     return {
         "context_length": config.seq_length,  # of the whole scaled range: a server's slot is capped at it
         "embedding_length": config.hidden_size,

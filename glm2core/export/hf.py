@@ -1,7 +1,7 @@
 """Export a tuned or released model as `GlmForCausalLM`, which other tools load without remote code.
 
-The result is checked before it gets its name: transformers' own classes load it from disk and must
-give the same ids, chat ids and logits as the original model.
+The result is checked before it gets its final name: transformers' own classes load it from disk and
+must give the same ids, chat ids and logits as the original model.
 """
 
 import json
@@ -46,7 +46,7 @@ def export_hf(
     Args:
         folder: full weights, released or tuned, or an adapter (merged onto its base in full precision).
         out: a folder that does not exist yet.
-        dtype: of the exported weights; None = as stored.
+        dtype: dtype of the exported weights; None = as stored.
         base: new place of an adapter's base; None = not moved.
 
     Raises:
@@ -72,7 +72,7 @@ def check_tokenizer(exported: PreTrainedTokenizerBase, chat_format: ChatFormat) 
     """Compare the exported tokenizer with the original on every piece, on mixtures of them, and on chats.
 
     Raises:
-        UserError: the first text with other ids.
+        UserError: a text has other ids; the error shows the first one.
     """
     tokenizer = chat_format.tokenizer
     for text in sample_texts(tokenizer):

@@ -1,7 +1,7 @@
-"""llama.cpp in this process (the package xllamacpp), to run a GGUF file.
+"""Run a GGUF file with llama.cpp in this process (the package xllamacpp).
 
-Completions are function calls; ids of texts and chats come from the HTTP server that the package runs on the loopback
-interface while the model is loaded.
+Completions are function calls; the ids of texts and chats come from the HTTP server that the package runs on the
+loopback interface while the model is loaded.
 """
 
 import json
@@ -29,10 +29,10 @@ class LlamaCpp:
     """A loaded GGUF file.
 
     Args:
-        file: the model's.
-        context: most tokens of prompt and answer together.
+        file: the model's file.
+        context: largest number of tokens in prompt and answer together.
         adapters: LoRA files to apply.
-        exact: keys and values in fp32, and attention by plain products, for the highest precision.
+        exact: whether keys and values are fp32, and attention uses plain products, for the highest precision.
     """
 
     def __init__(self, file: Path, *, context: int, adapters: Iterable[Path] = (), exact: bool = True) -> None:
@@ -97,11 +97,11 @@ class LlamaCpp:
 
     @property
     def address(self) -> str:
-        """The address of its HTTP server on the loopback interface."""
+        """The address of the HTTP server on the loopback interface."""
         return str(self._server.listening_address)
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text, with no special tokens recognised."""
+        """Ids of a text in which no special token is recognised."""
         ids: list[int] = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": False})[
             "tokens"
         ]

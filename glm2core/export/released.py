@@ -1,7 +1,7 @@
-"""`export --format released`: names, keys and files of the released weights, for tools that run the original.
+"""`export --format released`: names, keys and files as in the released weights, for tools that run the original code.
 
-The original's remote code is not generated: its *.py files are copied from the base's folder if they are there, and
-listed as missing if not.
+That remote code is not generated: its *.py files are copied from the base's folder if they are there, else they are
+listed as missing.
 """
 
 import json
@@ -81,11 +81,11 @@ def export_released(
     Args:
         folder: full weights, released or tuned, or a LoRA adapter.
         out: a folder that does not exist yet.
-        dtype: of the weights; None = as stored.
-    base: new place of an adapter's base; None = not moved.
+        dtype: dtype of the weights; None = as stored.
+        base: new place of an adapter's base; None = not moved.
 
     Returns:
-        The files that the folder still needs to run with the original's code; empty = none.
+        The files that the folder still needs to run with the original code; empty = none.
 
     Raises:
         UserError: `out` exists, the folder holds no model or a P-tuning prefix, or the released code does not support
@@ -107,10 +107,10 @@ def export_released(
 
 
 def released_ratio(config: ChatGLM2Config) -> float:
-    """The `rope_ratio` with which released code computes these positions.
+    """The `rope_ratio` with which the released code computes these positions.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such ratio.
     """
     rope = config.rope_parameters
     base, is_linear = float(rope["rope_theta"]) / BASE, rope["rope_type"] == "linear"

@@ -37,7 +37,7 @@ CHATS: tuple[list[Message], ...] = (
 
 
 def sample_texts(tokenizer: SpTokenizer) -> list[str]:
-    """Hard cases, every piece of the vocabulary, and random mixtures of pieces; none contains a special token."""
+    """Hard cases, every piece of the vocabulary, and random mixtures of pieces; no text contains a special token."""
     pieces = [tokenizer.decode([token]) for token in range(tokenizer.size)]
     rng = random.Random(0)
     mixed = ["".join(rng.choices([*pieces, " ", "\n"], k=rng.randint(2, 40))) for _ in range(MIXED_TEXTS)]

@@ -29,11 +29,11 @@ class Source:
     """A network whose weights are read one at a time.
 
     Attributes:
-        folder: the given folder: full weights or an adapter.
+        folder: the given folder, with full weights or an adapter.
         base: the folder of the weights: `folder` itself, or the adapter's base.
-        config: of the network, with the adapter's scaling of positions.
-        tensors: by released name, with an adapter's update added.
-        shapes: expected from the config, by released name.
+        config: the network's config, with the adapter's scaling of positions.
+        tensors: the network's tensors by released name, with an adapter's update added.
+        shapes: the shapes that the config implies, by released name.
         updates: the adapter's own matrices; None = full weights.
     """
 
@@ -53,7 +53,7 @@ class Source:
             moved_base: new place of an adapter's base; None = not moved.
 
         Raises:
-            UserError: no model there, a P-tuning prefix, or missing, misshapen or unexpected tensors.
+            UserError: the folder holds no model or a P-tuning prefix, or tensors are missing, misshapen or unexpected.
         """
         chat_format = ChatFormat.load(folder)
         refuse_prefix(folder)
@@ -82,7 +82,7 @@ class Source:
         return self.tensors[name]
 
     def layer(self, index: int) -> Iterator[tuple[str, Tensor]]:
-        """The weights of one block, by their names in it."""
+        """The weights of one block, by their names inside the block."""
         prefix = f"transformer.encoder.layers.{index}."
         for name in self.shapes:
             if name.startswith(prefix):
@@ -90,10 +90,10 @@ class Source:
 
 
 def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
-    """The dtype of a folder's stored weights (of an adapter: its base's); of packed weights that of their scales.
+    """The dtype of a folder's stored weights (for an adapter, of its base's); packed weights count as their scales.
 
     Raises:
-        UserError: config.json or weights can't be read.
+        UserError: config.json or the weights can't be read.
     """
     folder = base_folder(folder, moved_base) or folder
     config = read_config_file(folder)
@@ -105,7 +105,7 @@ def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
 
 
 def refuse_prefix(folder: Path) -> None:
-    """Refuse a P-tuning prefix before gigabytes are read.
+    """Refuse a P-tuning prefix, before gigabytes are read.
 
     Raises:
         UserError: `folder` is a P-tuning prefix.
@@ -115,7 +115,11 @@ def refuse_prefix(folder: Path) -> None:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raises: UserError: `out` exists."""
+    """Refuse to write over existing files.
+
+    Raises:
+        UserError: `out` exists.
+    """
     if out.exists():
         raise UserError(f"{out} already exists. Remove it, or name another.")
 

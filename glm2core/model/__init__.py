@@ -1,8 +1,7 @@
 """The ChatGLM2-family network and its files.
 
 Importing this package registers the network with transformers' Auto classes, so that
-`AutoModelForCausalLM.from_pretrained(folder)` needs no remote code. It is the package's one
-import side effect.
+`AutoModelForCausalLM.from_pretrained(folder)` needs no remote code. Importing has no other side effect.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM

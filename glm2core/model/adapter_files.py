@@ -1,7 +1,7 @@
 """The files of an adapter's folder: this project's base.json and peft's adapter_config.json.
 
-Of peft's file only what this project writes is read: plain LoRA on linears by their names, and a prefix. Options that
-compute something else are refused, as are regular expressions; the rest is never passed to peft.
+Only what this project writes is read from peft's file: plain LoRA on linears given by name, or a prefix. Options that
+compute something else are refused, as are regular expressions; all other keys are never passed to peft.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ ADAPTER_FILE = "adapter_config.json"
 BASE_FILE = "base.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "prompt_embeddings"
-# peft's options that change the computation, and their values that don't.
+# peft's options that change the computation, and below the values with which they don't.
 _OPTIONS = (
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -51,12 +51,12 @@ _OFF: tuple[Any, ...] = (None, False, "none", [], {})
 
 
 class BaseReference(ModelFile):
-    """base.json: the network that an adapter belongs to, and its setup while the adapter was trained.
+    """base.json: the network that an adapter belongs to, and how that network was set up for training.
 
     Args:
         path: the base's folder, relative to the project root; null = `base/` beside the adapter.
-        fingerprint: of the base's weights and config.
-        bits: of the quantized weights; null = not quantized.
+        fingerprint: fingerprint of the base's weights and config.
+        bits: bits per quantized weight; null = not quantized.
         family: as in `load_model`.
         rope: scaling on top of the base's own config; null = none.
     """
@@ -137,7 +137,11 @@ def is_adapter(folder: Path) -> bool:
 
 
 def read_adapter(folder: Path) -> AdapterFile:
-    """Raises: UserError: no adapter_config.json, or one that this project would not write."""
+    """Read adapter_config.json.
+
+    Raises:
+        UserError: there is none, or one that this project would not write.
+    """
     found = read_model_file(folder / ADAPTER_FILE, AdapterFile)
     if found is None:
         raise UserError(f"{folder} holds no {ADAPTER_FILE}. Name a folder with an adapter in it.")
@@ -145,7 +149,11 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def read_reference(folder: Path) -> BaseReference:
-    """Raises: UserError: no base.json, or a wrong one."""
+    """Read base.json.
+
+    Raises:
+        UserError: there is none, or an invalid one.
+    """
     found = read_model_file(folder / BASE_FILE, BaseReference)
     if found is None:
         raise UserError(
@@ -162,7 +170,7 @@ def adapter_weights(folder: Path, adapter: AdapterFile, network: PreTrainedModel
         network: the base, quantized or not.
 
     Raises:
-        UserError: no weights; a missing, unexpected or misshapen tensor, or one with NaN.
+        UserError: there are no weights, or a tensor is missing, unexpected or misshapen, or holds NaN.
     """
     file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if file is None:

@@ -1,8 +1,8 @@
-"""Adapters in peft's format, tied to the base they were trained on; and loading any tuned folder.
+"""Save and load adapters in peft's format, tied to the base they were trained on; and load any tuned folder.
 
 models/tuned/
     adapter_config.json, adapter_model.safetensors      peft's own
-    base.json       the base's path and fingerprint, its RoPE scaling, bits, and how positions count
+    base.json       the base's path and fingerprint, its RoPE scaling, bits and family
     base/           only if the base was made from scratch and so exists nowhere else
 """
 
@@ -51,7 +51,7 @@ def reference_to(
     family: Literal["auto", "chatglm2", "chatglm3"] = "auto",
     rope: RopeScaling | None = None,
 ) -> BaseReference:
-    """Describe the base in `folder`; `own` = it will be saved beside the adapter."""
+    """Describe the base in `folder`; `own` = the base will be saved beside the adapter."""
     path = None if own else _against_root(folder)
     return BaseReference(path=path, fingerprint=fingerprint(folder), bits=bits, family=family, rope=rope)
 
@@ -109,7 +109,7 @@ def attach_prefix_length(model: PreTrainedModel, config: PeftConfig) -> None:
 
 
 def save_adapter(model: PeftModel, folder: Path, reference: BaseReference, base: Path) -> None:
-    """Write an adapter, and its base beside it if that was made from scratch."""
+    """Write an adapter, and beside it its base if the base was made from scratch."""
     config = model.peft_config["default"]
     config.base_model_name_or_path = reference.path or _OWN_BASE
     model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -128,16 +128,16 @@ def load_tuned(
     base: Path | None = None,
     notice: Notice = print,
 ) -> PreTrainedModel | PeftModel:
-    """The network in a tuned folder, in eval mode: full weights, or an adapter on its base.
+    """Load the network of a tuned folder in eval mode: full weights, or an adapter on its base.
 
     Args:
         folder: `models/tuned`, or any folder that `load_model` reads.
-        base: folder of the network: of an adapter's base that was moved (with the same weights), or for a released
-            P-tuning prefix without its network; None = as in base.json.
+        base: folder of the base: of an adapter's, if it was moved (with the same weights), or of the network that a
+            released P-tuning prefix lacks; None = as in base.json.
         quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
 
     Raises:
-        UserError: the base is missing, or isn't the one the adapter was trained on; tensors that don't fit.
+        UserError: the base is missing, or isn't the one the adapter was trained on; or tensors don't fit.
     """
     if not is_adapter(folder):
         return load_model(folder, dtype=dtype, device=device, base=base, notice=notice)
@@ -158,7 +158,7 @@ def base_of(folder: Path, base: Path | None = None) -> tuple[Path, BaseReference
     """The folder of an adapter's base and the adapter's reference to it; None for full weights.
 
     Args:
-        base: its new place, if it was moved.
+        base: new place of the base, if it was moved.
 
     Raises:
         UserError: the base is missing, or isn't the one the adapter was trained on.
@@ -170,7 +170,7 @@ def base_folder(folder: Path, base: Path | None = None) -> Path | None:
     """The folder of an adapter's base; None for full weights.
 
     Raises:
-        UserError: it is an adapter without `base.json`.
+        UserError: the folder holds an adapter but no `base.json`.
     """
     return (base or _place(folder, read_reference(folder))) if is_adapter(folder) else None
 
@@ -181,16 +181,16 @@ def is_base_inside(folder: Path) -> bool:
     True for LoRA without an added RoPE scaling; a P-tuning prefix still affects how positions are counted.
 
     Raises:
-        UserError: it is an adapter without `base.json`.
+        UserError: the folder holds an adapter but no `base.json`.
     """
     return is_adapter(folder) and read_adapter(folder).method == "lora" and read_reference(folder).rope is None
 
 
 def network_parameters(folder: Path, base: Path | None = None) -> int:
-    """Number of parameters of the network that `load_tuned` would load, without the few of an adapter.
+    """Number of parameters of the network that `load_tuned` would load, not counting an adapter's.
 
     Raises:
-        UserError: no config.json there, or an adapter's base is missing.
+        UserError: there is no config.json, or an adapter's base is missing.
     """
     if is_adapter(folder):
         reference = read_reference(folder)

@@ -1,10 +1,10 @@
 """Causal grouped-query attention with the fastest kernel for each case.
 
 transformers' `sdpa` function expands keys and values to all query heads whenever there is a mask, and
-needs a mask for every chunk after the first of a long prompt. Here neither is needed on the CPU;
+needs a mask for every later chunk of a long prompt. On the CPU this file needs neither;
 `python -m benchmarks.attention` measures the gain of each choice.
 
-Shapes: `B` batch, `T` query tokens, `K` keys, `H` query heads, `G` key/value heads, `D` channels a head.
+Shapes: `B` batch, `T` query tokens, `K` keys, `H` query heads, `G` key/value heads, `D` channels per head.
 """
 
 import math
@@ -35,14 +35,14 @@ def attention(
     implementation: str,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend, causally by index: query t sees keys up to K - T + t.
+    """Compute causal attention; causal by index: query t sees keys up to K - T + t.
 
     Args:
-        module: holds `num_key_value_groups`, H / G, for transformers' functions.
+        module: has the attribute `num_key_value_groups`, H / G, which transformers' functions read.
         query: [B, H, T, D].
         key, value: [B, G, K, D].
         attention_mask: in the implementation's format; None = causal, without padded keys.
-    implementation: sdpa, eager, or any other known to transformers.
+        implementation: sdpa, eager, or any other known to transformers.
 
     Returns:
         Context [B, T, H, D], and weights [B, H, T, K] if the implementation returns them.
@@ -73,7 +73,7 @@ def grouped_attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """`attn_implementation="eager"`, with transformers' arguments; see `_by_products`."""
+    """The attention of `attn_implementation="eager"`, with transformers' arguments; see `_by_products`."""
     return _by_products(query, key, value, attention_mask, scaling)
 
 

@@ -1,4 +1,4 @@
-"""The choice of torch's attention kernel on a GPU, from a table that `python -m benchmarks.attention_kernels` writes.
+"""Choose torch's attention kernel on a GPU from a table that `python -m benchmarks.attention_kernels` writes.
 
 A GPU without a row in the table keeps torch's own choice, which is always correct but not always the fastest.
 """
@@ -33,7 +33,7 @@ def chosen_kernel(device: torch.device) -> AbstractContextManager[None]:
 
 
 def read_table(file: Path = TABLE) -> list[Row]:
-    """Rows of capability ("9.0"), torch ("2.11") and kernel, a name of `KERNELS`."""
+    """Read the table: each row has a capability ("9.0"), a torch version ("2.11") and a kernel, a name in `KERNELS`."""
     with file.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
@@ -46,7 +46,7 @@ def kernel_in(table: list[Row], capability: tuple[int, int], version: str) -> st
 
 
 def with_row(table: list[Row], capability: tuple[int, int], version: str, kernel: str) -> list[Row]:
-    """The sorted table, with this measurement replacing an older one of the same GPU and torch."""
+    """The table with this measurement added, sorted; an older one of the same GPU and torch is replaced."""
     row = {"capability": "{}.{}".format(*capability), "torch": "{}.{}".format(*_numbers(version)), "kernel": kernel}
     others = [other for other in table if (other["capability"], other["torch"]) != (row["capability"], row["torch"])]
     return sorted([*others, row], key=lambda r: (_numbers(r["capability"]), _numbers(r["torch"])))

@@ -1,4 +1,4 @@
-"""The network's configuration: the released key names, and transformers' names for the same."""
+"""The network's configuration, under the released key names and under transformers' names for the same values."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -39,27 +39,27 @@ _DROPPED = (
 class ChatGLM2Config(PreTrainedConfig):
     """Shape and positions of a ChatGLM2-family network.
 
-    Reads a released config.json as it is. `rope_ratio` becomes `rope_parameters` according to
-    `family`, and only the latter is saved.
+    A released config.json is read as it is. `rope_ratio` becomes `rope_parameters` according to
+    `family`, and only `rope_parameters` is saved.
 
     Args:
-        num_layers: blocks.
-        padded_vocab_size: rows of the embedding and of the output layer.
-        hidden_size: channels between blocks.
-        ffn_hidden_size: channels inside the MLP (each of gate and up).
-        kv_channels: `D`, channels a head; the first half is rotary.
-        num_attention_heads: query heads.
-        multi_query_group_num: key/value heads.
-        seq_length: positions that the network is made for.
-        layernorm_epsilon: of the RMS norms.
+        num_layers: number of blocks.
+        padded_vocab_size: number of rows in the embedding and in the output layer.
+        hidden_size: number of channels between blocks.
+        ffn_hidden_size: number of channels inside the MLP, in gate and up each.
+        kv_channels: `D`, the number of channels per head; the first half is rotary.
+        num_attention_heads: number of query heads.
+        multi_query_group_num: number of key/value heads.
+        seq_length: number of positions that the network is made for.
+        layernorm_epsilon: epsilon of the RMS norms.
         add_qkv_bias: whether `query_key_value` has a bias.
         family: chatglm2, chatglm3, or auto (derived from the config; chatglm2 in doubt).
-        rope_parameters: transformers' standard dict; empty = from the released `rope_ratio`, or plain.
+        rope_parameters: transformers' standard dict; if empty, derived from the released `rope_ratio`, else plain.
         pre_seq_len: length of a P-tuning v2 prefix, which shifts no position; None = no prefix.
-        prefix_projection: whether an MLP makes the prefix from its embedding.
+        prefix_projection: whether an MLP computes the prefix from its embedding.
 
     Raises:
-        UserError: a released switch with an unsupported value, or sizes that don't fit.
+        UserError: a released switch has an unsupported value, or sizes don't fit each other.
     """
 
     model_type = "chatglm"
@@ -110,16 +110,16 @@ class ChatGLM2Config(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Add the family, using everything in the folder."""
+        """Read the config's values, and add the family that the files of the folder indicate."""
         values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         return _with_family(values, pretrained_model_name_or_path), unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build the config from a config.json's values, checked by its schema; the family comes from their folder.
+        """Build the config from the values of a config.json, after checking them; its folder indicates the family.
 
         Raises:
-            UserError: another network's values, or a value out of range.
+            UserError: the values are another network's, or one is out of range.
         """
         place = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or ""
         values = checked_config(config_dict, Path(str(place), CONFIG_FILE)).given()
@@ -127,7 +127,7 @@ class ChatGLM2Config(PreTrainedConfig):
 
     @property
     def rotary_channels(self) -> int:
-        """`R`: channels of a head that rotate with the position."""
+        """`R`: number of channels of a head that rotate with the position."""
         return int(self.kv_channels * PARTIAL_ROTARY_FACTOR)
 
     def _check_sizes(self) -> None:
@@ -175,7 +175,7 @@ def _with_family(values: dict[str, Any], folder: Any) -> dict[str, Any]:
 
 
 def _rope_of_ratio(rope_ratio: float | None, family: str) -> dict[str, Any]:
-    """chatglm2 divides positions by the ratio; chatglm3 multiplies the base by it."""
+    """chatglm2 divides positions by the ratio; chatglm3 multiplies the rotary base by it."""
     if rope_ratio is None or rope_ratio == 1:
         return plain_rope()
     if rope_ratio <= 0:

@@ -1,4 +1,4 @@
-"""Convert the network to transformers' own `GlmForCausalLM`: config and weights under its names.
+"""Convert the network to transformers' own `GlmForCausalLM`: the config, and the weights under that class's names.
 
 transformers, vLLM and llama.cpp's converter load that layout without remote code.
 """
@@ -63,7 +63,7 @@ def glm_state_dict(state_dict: Mapping[str, Tensor], config: ChatGLM2Config) -> 
     """The weights under `GlmForCausalLM`'s names; the fused projection is split, nothing is computed.
 
     Raises:
-        UserError: a tensor has no place there.
+        UserError: a tensor has no place in that layout.
     """
     return {name: tensor for key, value in state_dict.items() for name, tensor in _mapped(key, value, config)}
 

@@ -12,16 +12,16 @@ class Cost:
 
     Args:
         config: the network's configuration.
-        backward_factor: products of a linear in backward per product in forward: 2, or 1 if weights are frozen and
-            only the gradient of the activations is needed; 0 = forward only. Attention has no weights: its backward
-            is twice its forward in both cases.
+        backward_factor: number of products of a linear layer in backward for each product in forward: 2, or 1 if
+            weights are frozen and only the gradient of the activations is needed; 0 = forward only. Attention has no
+            weights, so its backward takes twice its forward in both cases.
     """
 
     config: Any
     backward_factor: int
 
     def operations(self, lengths: torch.Tensor, supervised: int) -> float:
-        """Operations of forward and backward over rows of `lengths` real tokens, `supervised` of them in the loss."""
+        """Operations of forward and backward over rows of `lengths` tokens, with `supervised` tokens in the loss."""
         c = self.config
         attended = c.num_attention_heads * c.kv_channels
         keys_and_values = 2 * c.multi_query_group_num * c.kv_channels

@@ -1,7 +1,7 @@
 """Fuse several elementwise operations into one kernel on a GPU, if there is a compiler.
 
 Each operation reads and writes its whole tensor, which dominates its cost on a GPU. On a CPU the functions stay
-unchanged: there they are a small part of a step, and compiled ones differ in the last bits.
+unchanged: there they are a small part of a step, and compiled functions give results that differ in the last bits.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ TensorFunction = Callable[..., Tensor]
 
 
 def fused(function: TensorFunction, device: torch.device) -> TensorFunction:
-    """`function`, which must be pure and take only tensors: compiled on a GPU if possible, elsewhere unchanged."""
+    """Compile `function`, which must be pure and take only tensors, on a GPU if possible; else return it unchanged."""
     return _compiled(function) if device.type == "cuda" and has_compiler() else function
 
 
@@ -29,7 +29,7 @@ def has_compiler() -> bool:
 
 
 class Compiled:
-    """A function that torch compiles at its first call; unchanged if that fails."""
+    """A function that torch compiles at its first call; if compiling fails, it runs unchanged."""
 
     def __init__(self, function: TensorFunction) -> None:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import, and a CPU needs no compiler

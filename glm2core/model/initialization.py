@@ -21,21 +21,21 @@ _OFFSETS = (1, 2, 3, 4, 6, 8, 10, 12)
 def initialize(model: ChatGLM2ForCausalLM, kind: Literal["default", "retrieval"], seed: int) -> None:
     """Initialize all weights in place; the same seed gives the same weights (in fp32, then rounded).
 
-    `default` is N(0, initializer_range), biases 0, norms 1.
+    `default` draws matrices from N(0, initializer_range), and sets biases to 0 and norms to 1.
 
     `retrieval` lets small networks learn within minutes to find a line in a long text, instead of staying
-    at chance for long:
-    - output and down projections and the output layer at zero, so that every block starts as the
+    at chance for a long time:
+    - output and down projections and the output layer are zero, so that every block starts as the
       identity and nothing has to be unlearned first;
-    - embeddings N(0, 1), other matrices N(0, 1 / inputs);
-    - in each layer a head's query weights = 0.8 x its group's key weights + 0.6 x noise: equal
+    - embeddings are N(0, 1), other matrices N(0, 1 / inputs);
+    - in each layer, the query weights of a head are 0.8 x the key weights of its group + 0.6 x noise: equal
       tokens attend to each other from the start, as needed to match a key;
-    - in the first layer, biases on the five fastest rotary pairs that make each head start by attending
-      1, 2, 3, ... tokens back: composing with the previous token is the other half of an induction
-      head (Olsson et al. 2022, arXiv:2209.11895).
+    - in the first layer, biases on the five fastest rotary pairs make each head attend to the token
+      1, 2, 3, ... places back at the start: composing with the previous token is the other half of an
+      induction head (Olsson et al. 2022, arXiv:2209.11895).
 
     Raises:
-        UserError: unknown kind.
+        UserError: the kind is unknown.
     """
     generator = Generator().manual_seed(seed)
     if kind == "default":

@@ -1,8 +1,8 @@
 """The network's parts: norm, attention, MLP, block and P-tuning prefix, with the released parameter names.
 
 Shapes: `B` batch, `T` tokens, `K` tokens seen (cache included), `H` query heads, `G` key/value
-heads, `D` channels a head, `C` hidden channels, `F` channels inside the MLP, `S` requested positions
-if not all of them.
+heads, `D` channels per head, `C` hidden channels, `F` channels inside the MLP, `S` requested positions
+if only some are requested.
 """
 
 from abc import ABC, abstractmethod
@@ -24,9 +24,9 @@ from glm2core.model.rope import rotate
 
 
 class Normalization(torch.autograd.Function):
-    """RMSNorm's function, recomputed in backward: it keeps only its input instead of two fp32 copies.
+    """The function of RMSNorm; backward recomputes it, so that only its input is kept instead of two fp32 copies.
 
-    In the 28 blocks of chatglm2-6b those copies take 0.9 GiB at 500 tokens.
+    In the 28 blocks of chatglm2-6b these copies would take 0.9 GiB at 500 tokens.
     """
 
     @staticmethod
@@ -55,9 +55,10 @@ class Normalization(torch.autograd.Function):
 
 
 def normalized_by_torch(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`Normalization` by torch's own function: on a GPU one kernel with fp32 inside, which keeps its input and a scale.
+    """Compute `Normalization` with torch's own function.
 
-    On a CPU it is several kernels, keeps fp32 copies, and differs in the last bits.
+    On a GPU that is one kernel, which computes in fp32 and keeps its input and a scale. On a CPU it is several kernels,
+    which keep fp32 copies; the result differs in the last bits.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         return F.rms_norm(hidden, (len(weight),), weight, eps)
@@ -111,10 +112,12 @@ class SelfAttention(nn.Module):
         before: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Context [B, T, C], or [B, S, C] for the positions `kept`, [B or 1, S]; keys and values are always of all.
+        """Compute the context [B, T, C], or only that of the positions `kept` [B or 1, S]: [B, S, C].
+
+        Keys and values are computed for all tokens in both cases.
 
         Args:
-            before: keys and values [B, G, P, D] in front of the tokens', not added to any cache.
+            before: keys and values [B, G, P, D] to put in front of the tokens' own; they are not added to a cache.
         """
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
@@ -137,7 +140,7 @@ class SelfAttention(nn.Module):
 
 
 def pick(tensor: Tensor, positions: Tensor) -> Tensor:
-    """Select `positions`, [B or 1, S], of [B, T, ...]: [B, S, ...]."""
+    """Select `positions` [B or 1, S] from [B, T, ...]; returns [B, S, ...]."""
     if positions.shape[0] == 1:
         return tensor.index_select(1, positions[0])
     return tensor.gather(
@@ -155,12 +158,12 @@ def _mask_of(kept: Tensor, mask: Tensor | None, tokens: int, seen: int) -> Tenso
 
 
 def swiglu(both: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202) of [..., 2F], gate first: [..., F]."""
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202), [..., F], from `both` [..., 2F], which holds the gate first."""
     return fused(_swiglu, both.device)(both)
 
 
 def swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of `both` [..., 2F], from the gradient of the result, [..., F]."""
+    """The gradient of `both` [..., 2F], computed from the result's gradient [..., F]."""
     return fused(_swiglu_gradient, both.device)(both, gradient)
 
 
@@ -176,9 +179,9 @@ def _swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
 
 
 class SwiGLU(torch.autograd.Function):
-    """`swiglu`, keeping only its input for backward.
+    """The function `swiglu`, which keeps only its input for backward.
 
-    Autograd would also keep silu(gate): 0.4 GiB in the 28 blocks of chatglm2-6b at 500 tokens.
+    Autograd would also keep silu(gate), which takes 0.4 GiB in the 28 blocks of chatglm2-6b at 500 tokens.
     """
 
     @staticmethod
@@ -194,11 +197,11 @@ class SwiGLU(torch.autograd.Function):
 
 
 class LinearAfterSwiGLU(ABC):
-    """A linear that computes SwiGLU itself, so that backward need not keep both the input and the output of SwiGLU."""
+    """A linear layer that computes SwiGLU itself, so that only SwiGLU's input is kept for backward, not its output."""
 
     @abstractmethod
     def of_gates(self, both: Tensor) -> Tensor:
-        """The linear of `swiglu(both)`."""
+        """Apply the linear layer to `swiglu(both)`."""
 
 
 class MLP(nn.Module):
@@ -236,7 +239,7 @@ class GLMBlock(GradientCheckpointingLayer):
         kept: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """[B, T, C] to [B, T, C], or to [B, S, C] for the positions `kept`, [B or 1, S]."""
+        """Map [B, T, C] to [B, T, C], or to [B, S, C] for the positions `kept` [B or 1, S]."""
         attended, _ = self.self_attention(
             self.input_layernorm(hidden), rotations, attention_mask, past_key_values, kept, **kwargs
         )

@@ -1,8 +1,8 @@
 """Products with half-precision weights on a device without that arithmetic: weights are widened one block at a time.
 
 Such a product, emulated on a CPU, takes about 100 times as long as in fp32. Here one block of the weight's rows at a
-time is widened to fp32, which is exact, into a buffer that is multiplied before the next block replaces it. The memory
-is that of half-precision weights, the speed that of fp32 (`python -m benchmarks.products`).
+time is widened to fp32, which is exact, into a buffer that is multiplied before the next block replaces it. This takes
+the memory of half-precision weights and has the speed of fp32 (`python -m benchmarks.products`).
 
 Shapes: `M` rows of the input, `I` input and `O` output channels.
 """
@@ -27,7 +27,7 @@ class Linear(nn.Linear):
     """nn.Linear that widens half-precision weights if the device can't multiply in their dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., I] to [..., O], in the dtype of `input`."""
+        """Map [..., I] to [..., O], in the dtype of `input`."""
         if not _is_widened(input, self.weight):
             return F.linear(input, self.weight, self.bias)
         return widened_linear(input, self.weight, self.bias)
@@ -36,14 +36,14 @@ class Linear(nn.Linear):
 def widened_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear of a half-precision weight [O, I], computed as with `weight.float()`; the result has the input's dtype.
 
-    The weight's gradient has the weight's dtype, rounded once.
+    The weight's gradient is rounded once, to the weight's dtype.
     """
     result: Tensor = _WidenedLinear.apply(inputs.float(), weight, bias)
     return result.to(inputs.dtype)
 
 
 def times_weight(rows: Tensor, weight: Tensor) -> Tensor:
-    """rows [M, O] times a frozen weight [O, I]: [M, I], the gradient of `Linear`'s input, with the same products."""
+    """Multiply `rows` [M, O] by a frozen weight [O, I] as `Linear` would; gives [M, I], the gradient of its input."""
     if not _is_widened(rows, weight):
         return rows @ weight.to(rows.dtype)
     result = rows.new_zeros(len(rows), weight.shape[1], dtype=torch.float32)
@@ -53,7 +53,7 @@ def times_weight(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def wide_products() -> TorchFunctionMode:
-    """A context in which other networks, of plain modules, never multiply in a dtype that the device can't."""
+    """A context in which networks of plain torch modules never multiply in a dtype that the device can't use."""
     return _WideProducts()
 
 

@@ -54,11 +54,11 @@ def load_model(
 
     Args:
         folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not, packed to 4 or 8 bits or not.
-        dtype: of the weights; with `bits`, of those that are not quantized.
-        device: to load to.
+        dtype: dtype of the weights; with `bits`, of those that are not quantized.
+        device: device to load to.
         family: chatglm2, chatglm3 or auto; decides the meaning of a released `rope_ratio`.
         rope: scaling to add; None = keep the checkpoint's.
-        base: for a released P-tuning prefix without its network; None = as in its base.json.
+        base: folder of the network that a released P-tuning prefix lacks; None = as in the prefix's base.json.
         bits: quantize to 4 (nf4) or 8 (LLM.int8) bits while loading.
         notice: called with the family and its evidence, and the RoPE in use.
 
@@ -66,8 +66,8 @@ def load_model(
         The network, in eval mode.
 
     Raises:
-        UserError: a file that is missing or damaged, or has a value out of range; a missing, unexpected or
-            misshapen tensor, or one with NaN; a second scaling on top of an existing one.
+        UserError: a file is missing or damaged, or has a value out of range; a tensor is missing, unexpected or
+            misshapen, or holds NaN; or `rope` would scale positions that are already scaled.
     """
     files = network_files(folder, base)
     config = read_config(folder, family=family, notice=notice)
@@ -100,14 +100,14 @@ def new_model(
 
     Args:
         preset: see presets.py.
-        vocab_size: tokens of the tokenizer; None = the preset's own.
-        dtype: of the weights.
+        vocab_size: number of tokens of the tokenizer; None = the preset's own.
+        dtype: dtype of the weights.
         rope: scaling of the positions; None = the preset's.
         initialization: see initialization.py.
-        seed: of the weights.
+        seed: seed of the weights.
 
     Raises:
-        UserError: unknown preset or initialization, or a second scaling on top of the preset's own.
+        UserError: the preset or the initialization is unknown, or the preset already scales positions.
     """
     config = preset_config(preset, vocab_size)
     apply_rope(config, rope)
@@ -119,10 +119,10 @@ def new_model(
 
 
 def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], None] = print) -> ChatGLM2Config:
-    """The configuration in a folder; with family auto, the detected family and its evidence are reported.
+    """The configuration in a folder; with family auto, `notice` receives the detected family and its evidence.
 
     Raises:
-        UserError: no config.json, or one of another family.
+        UserError: there is no config.json, or it is another network's.
     """
     config = read_config_file(folder)
     if config is None:
@@ -142,7 +142,7 @@ def packed_bits(folder: Path) -> int:
     """4 or 8 if a folder holds released packed weights (chatglm2-6b-int4 and the like), else 0.
 
     Raises:
-        UserError: integers of another width.
+        UserError: the weights are integers of another width.
     """
     config = read_config_file(folder)
     bits = 0 if config is None else config.quantization_bit or 0
@@ -164,7 +164,7 @@ def fingerprint(folder: Path) -> str:
     """Hex SHA-256 over the weights' bytes and the keys of config.json that affect the computation.
 
     Raises:
-        UserError: no weights or no config.json.
+        UserError: there are no weights, or there is no config.json.
     """
     values = read_json(folder / CONFIG_FILE)
     if values is None:

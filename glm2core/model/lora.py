@@ -1,9 +1,9 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685) as one function with its backward, replacing peft's layers.
 
-peft adds an update in six passes over every output, in fp32, and keeps an fp32 copy of every input. Here a product
-adds it in place, in the dtype of the activations, and backward adds its share of the inputs' gradient in the same way.
-Parameters, their names and files stay peft's. Anything but a single plain adapter takes peft's own path: active
-dropout, several adapters, a variant such as DoRA, merged weights, an adapter that is switched off.
+peft adds an update in six passes over every output, in fp32, and keeps an fp32 copy of every input. Here a product adds
+the update in place, in the dtype of the activations, and backward adds its share of the inputs' gradient in the same
+way. Parameters, their names and files stay peft's. Everything except a single plain adapter takes peft's own path:
+active dropout, several adapters, a variant such as DoRA, merged weights, an adapter that is switched off.
 
 Shapes: `M` rows of the input, `I` input and `O` output channels, `F` channels inside the MLP, `r` the rank.
 """
@@ -32,7 +32,7 @@ class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
     """Our part of a LoRA layer; the second base class is peft's layer for the kind of linear."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """[..., I] to [..., O], in the frozen linear's output dtype."""
+        """Map [..., I] to [..., O], in the output dtype of the frozen linear layer."""
         adapter = self._only_adapter()
         if adapter is None or args or kwargs:
             of_peft: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
@@ -40,7 +40,7 @@ class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
         return self._with_update(x, adapter, gated=False)
 
     def of_gates(self, both: Tensor) -> Tensor:
-        """[..., 2F], gate first, to [..., O]; for backward only `both` is kept, and SwiGLU is recomputed."""
+        """Map `both` [..., 2F], gate first, to [..., O]; only `both` is kept, and backward recomputes SwiGLU."""
         adapter = self._only_adapter()
         if adapter is None:
             return self.forward(swiglu(both))

@@ -1,4 +1,4 @@
-"""The loss at supervised positions only."""
+"""The loss, computed only at supervised positions."""
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,14 @@ _CHUNK_ELEMENTS = 1 << 25  # fp32 logits in memory at once: 128 MiB
 
 
 def supervised_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions from which supervised labels are predicted, and these labels.
+    """The positions from which supervised labels are predicted, and these labels.
 
     Args:
         labels: [B, T], IGNORED = not supervised; label t is predicted from position t - 1.
 
     Returns:
-        Positions [B, S], ascending, and their labels [B, S]; `S` is the largest number in a row, at least 1. Rows with
-        fewer are filled with positions whose label is IGNORED.
+        Positions [B, S], ascending, and their labels [B, S]; `S` is the largest number of supervised labels in a row,
+        but at least 1. Rows with fewer are filled with positions whose label is IGNORED.
     """
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     supervised = targets != IGNORED
@@ -43,14 +43,14 @@ def supervised_loss(
     A batch that fits one chunk recomputes nothing.
 
     Args:
-        hidden: [B, S, C], of these positions.
-        targets: [B, S]; IGNORED = not supervised. Best on the CPU, as supervised ones are counted on their device.
+        hidden: [B, S, C], at these positions.
+        targets: [B, S]; IGNORED = not supervised. Best on the CPU: to count them on a GPU, a step would wait for it.
         output_layer: C -> V.
-        num_items_in_batch: divides the sum; None = the number of supervised positions (then the mean).
-        by_row: return the sum of each row.
+        num_items_in_batch: divisor of the sum; None = the number of supervised positions, which gives the mean.
+        by_row: whether each row is summed on its own.
 
     Returns:
-        A scalar in fp32; 0 where nothing is supervised. By row: [B].
+        A scalar in fp32, 0 if nothing is supervised; with `by_row`, [B].
 
     Raises:
         UserError: a label is outside the vocabulary.

@@ -14,10 +14,10 @@ def require_fit(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequ
     """Compare tensors with the expected names and shapes.
 
     Args:
-        rule: start of the sentence: the place, and the rule that is broken.
+        rule: start of the error's sentence: the place, and the rule that is broken.
 
     Raises:
-        UserError: names the first wrong tensors.
+        UserError: some tensors don't fit; the error names the first of them.
     """
     both = shapes.keys() & expected.keys()
     misshapen = [(n, shapes[n], expected[n]) for n in both if tuple(shapes[n]) != tuple(expected[n])]
@@ -27,7 +27,14 @@ def require_fit(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequ
 def refuse_misfits(
     missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[Misshapen], rule: str
 ) -> None:
-    """Raises: UserError: one of these is not empty."""
+    """Refuse tensors that don't fit.
+
+    Args:
+        rule: as in `require_fit`.
+
+    Raises:
+        UserError: one of the other arguments is not empty.
+    """
     wrong = [f"missing {name}" for name in sorted(missing)]
     wrong += [f"unexpected {name}" for name in sorted(unexpected)]
     wrong += [
@@ -41,7 +48,11 @@ def refuse_misfits(
 
 
 def refuse_prefix_alone(missing: Collection[str], path: Path | str) -> None:
-    """Raises: UserError: only a P-tuning prefix is there: the embedding is missing, nothing of the prefix is."""
+    """Refuse weights without a network: the embedding is missing, but the P-tuning prefix is complete.
+
+    Raises:
+        UserError: the weights are only a P-tuning prefix.
+    """
     if any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing):
         raise UserError(
             f"{path} holds only a P-tuning prefix, as the released ptuning script saves it, and no network. Name "

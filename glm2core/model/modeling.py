@@ -43,7 +43,7 @@ class ChatGLM2PreTrainedModel(PreTrainedModel):
 
 
 class Embedding(nn.Module):
-    """Token ids -> vectors; a module of its own to match the released names."""
+    """Token ids -> vectors, in a module of its own so that parameters have the released names."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Embedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The blocks and the norm after the last."""
+    """The blocks, and the norm after the last block."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -93,11 +93,11 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         kept: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """See `ChatGLM2ForCausalLM.forward`; returns the last hidden state [B, T, C], or [B, S, C].
+        """Compute the last hidden state [B, T, C], or [B, S, C]; for the arguments see `ChatGLM2ForCausalLM.forward`.
 
         Args:
-            kept: positions [B or 1, S] whose hidden state is needed; None = all. Apart from keys and values, the last
-                block then computes only these.
+            kept: positions [B or 1, S] whose hidden state is needed; None = all. The last block then computes only
+                these positions, but the keys and values of all.
         """
         _shape_and_device(input_ids, inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
@@ -183,7 +183,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         self.transformer.output_layer = value
 
     def train(self, mode: bool = True) -> "ChatGLM2ForCausalLM":
-        """As in any module, but 4-bit linears stay in train mode (quantization.py says why)."""
+        """Set the mode of all modules, except that 4-bit linears stay in train mode (quantization.py says why)."""
         super().train(mode)
         keep_frozen_weights(self)
         return self
@@ -203,23 +203,24 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         loss_by_row: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits, or with labels the loss.
+        """Compute the logits, or the loss if there are labels.
 
         Args:
             input_ids: [B, T]; or `inputs_embeds` [B, T, C] instead.
             attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
             position_ids: [B, T]; gaps are allowed. None = counted from the mask.
             past_key_values: keys and values of earlier tokens, extended in place.
-            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1. If they
-                are on the CPU, there is no need to wait for a GPU.
-            num_items_in_batch: with labels: divides the summed loss; None = the mean over supervised positions.
-            use_cache: None = as in the config, and never with labels.
+            labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1. With
+                labels on the CPU nothing has to wait for a GPU.
+            num_items_in_batch: with labels: divisor of the summed loss; None = the number of supervised positions,
+                which gives the mean.
+            use_cache: None = as in the config, but False with labels and in train mode.
             logits_to_keep: without labels: number of last positions to compute (0 = all), or the positions [N].
-            loss_by_row: with labels: the loss is [B], each row's own sum divided by `num_items_in_batch`.
+            loss_by_row: with labels: return the loss of each row [B], its sum divided by `num_items_in_batch`.
 
         Returns:
-            Without labels `logits` [B, T, V]; with labels `loss` (a scalar), and no logits: the output
-            layer is applied to supervised positions only.
+            Without labels `logits` [B, T, V]; with labels `loss` (a scalar) and no logits, as the output
+            layer is applied only to supervised positions.
         """
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
@@ -272,10 +273,10 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but strict.
+        """Load a network as transformers does, but strictly.
 
         Raises:
-            UserError: names each tensor that is missing, unexpected or of another shape.
+            UserError: tensors are missing, unexpected or of another shape; the error names them.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("quantization_config") is not None:

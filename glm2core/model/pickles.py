@@ -1,7 +1,7 @@
-"""Check the pickles of a `.bin` before torch reads them, for content that no weights have or that never ends.
+"""Check the pickles in a `.bin` file before torch reads them, for content that no weights have or that takes forever.
 
 torch's reader of weights runs no code from a file. A few bytes can still keep it busy for years: parts compressed a
-thousandfold, or hashing a tuple that contains another twice, which contains another twice, and so on.
+thousandfold, or the hash of a tuple that contains another twice, which contains another twice, and so on.
 """
 
 import pickletools
@@ -14,10 +14,10 @@ _LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then come t
 
 
 def require_harmless(file: Path) -> bool:
-    """Check the pickles of a `.bin`; returns whether it is an archive, whose tensors can be mapped.
+    """Check the pickles in a `.bin` file; returns whether the file is an archive, whose tensors can be mapped.
 
     Raises:
-        ValueError: it has content that torch.save does not write.
+        ValueError: the file has content that torch.save does not write.
     """
     if not zipfile.is_zipfile(file):
         with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""Network shapes by name: the released family, and two small ones for a CPU."""
+"""Network shapes by name: those of the released family, and small ones for a CPU and for measurements."""
 
 import difflib
 from typing import Any
@@ -59,8 +59,8 @@ def preset_config(name: str, vocab_size: int | None = None) -> ChatGLM2Config:
 
     Args:
         name: a key of `PRESETS`.
-        vocab_size: tokens of the tokenizer; the rows are padded to a multiple of 64, which suits matrix
-            kernels. None = the preset's own.
+        vocab_size: number of tokens of the tokenizer, rounded up to a multiple of 64, which suits matrix
+            kernels; None = the preset's own.
 
     Raises:
         UserError: no such preset.

@@ -16,12 +16,15 @@ _FULL_PRECISION = ["output_layer"]
 def quantization_config(
     bits: Literal[4, 8], dtype: torch.dtype, device: str | torch.device = "cpu"
 ) -> BitsAndBytesConfig:
-    """4 = nf4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314), 8 = LLM.int8 (arXiv:2208.07339).
+    """The configuration of bitsandbytes.
+
+    4 bits mean nf4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314); 8 bits mean LLM.int8
+    (arXiv:2208.07339).
 
     Args:
-        bits: per weight of the blocks' linears. Embedding, norms and output layer are not quantized.
-        dtype: of all other weights; products use it if `device` computes in it, else fp32. (With 8 bits there is no
-            such setting: bitsandbytes multiplies in the input's dtype.)
+        bits: bits per weight in the linears of the blocks. Embedding, norms and output layer are not quantized.
+        dtype: dtype of all other weights; products use it if `device` computes in it, else fp32. (With 8 bits there is
+            no such setting: bitsandbytes multiplies in the input's dtype.)
     """
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_FULL_PRECISION)

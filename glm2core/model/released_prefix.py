@@ -1,6 +1,6 @@
-"""The output of the released P-tuning script: a folder with only the prefix, separate from its network.
+"""The output of the released P-tuning script: a folder that holds only the prefix, without its network.
 
-Its `base.json`, `{"path": "models/chatglm2-6b"}`, or a command's `--base` names the network.
+The folder's `base.json`, `{"path": "models/chatglm2-6b"}`, or a command's `--base` names the network.
 """
 
 from pathlib import Path
@@ -31,10 +31,11 @@ def network_files(folder: Path, base: Path | None = None) -> list[Path]:
     """The files with a whole network's weights: those of a prefix's base first, then the folder's own.
 
     Args:
-        base: of a prefix without its network; None = as in base.json, if there is one.
+        base: folder of the network, if `folder` holds only a prefix; None = as in base.json, if that exists.
 
     Raises:
-        UserError: weights are missing, base.json is invalid, or there is a base but the folder is not only a prefix.
+        UserError: weights are missing, base.json is invalid, or a base is named but the folder holds more than a
+            prefix.
     """
     own = weight_files(folder)
     base = base or _stated(folder)

@@ -1,6 +1,6 @@
 """Rotary position embedding: its parameters, and frequencies that casting the model does not affect.
 
-Shapes: `B` batch, `T` tokens, `H` heads, `D` channels a head, `R` rotary channels (D / 2).
+Shapes: `B` batch, `T` tokens, `H` heads, `D` channels per head, `R` rotary channels (D / 2).
 """
 
 from dataclasses import dataclass
@@ -41,24 +41,24 @@ def yarn_rope(factor: float, unit: int, base: float = BASE) -> dict[str, Any]:
 def ntk_base(factor: float, rotary_channels: int, base: float = BASE) -> float:
     """The base of NTK-aware scaling: base * factor ** (R / (R - 2)).
 
-    The slowest pair then rotates `factor` times slower, as in interpolation, and the fastest as before
-    (bloc97, "NTK-Aware Scaled RoPE", 2023; arXiv:2309.00071, section 3.1). transformers has no such
-    type: configs store it as `default` with the larger base, which every tool understands.
+    With this base the slowest pair rotates `factor` times slower, as in interpolation, and the fastest as without
+    scaling (bloc97, "NTK-Aware Scaled RoPE", 2023; arXiv:2309.00071, section 3.1). transformers has no such
+    type: configs store the scaling as `default` with the larger base, which every tool understands.
     """
     return base * factor ** (rotary_channels / (rotary_channels - 2))
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """The scaling of positions set by `model.rope` in params.yaml; None instead of it keeps the checkpoint's.
+    """The scaling of positions that `model.rope` in params.yaml sets; None in its place keeps the checkpoint's scaling.
 
     Args:
         type: default, linear, ntk or yarn.
-        factor: context multiplier.
-        unit: unscaled range in positions, multiplied by `factor`.
+        factor: number by which the range of positions is multiplied.
+        unit: unscaled range, in positions.
 
     Raises:
-        UserError: unknown type.
+        UserError: the type is unknown.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=False)  # in an adapter's base.json it is an object
@@ -74,19 +74,19 @@ class RopeScaling:
 
     @classmethod
     def of(cls, params: RopeParams) -> "RopeScaling | None":
-        """The scaling in params; None if they keep the checkpoint's."""
+        """The scaling in params; None if they keep the checkpoint's scaling."""
         return None if params.type is None else cls(params.type, params.factor, params.unit)
 
     @property
     def range(self) -> int:
-        """Positions of the scaled range."""
+        """Number of positions in the scaled range."""
         return round(self.factor * self.unit)
 
     def parameters(self, existing: dict[str, Any], rotary_channels: int) -> dict[str, Any]:
-        """The rotary parameters of a checkpoint with this scaling.
+        """The rotary parameters of a checkpoint after this scaling.
 
         Args:
-            existing: the checkpoint's own.
+            existing: the checkpoint's own parameters.
             rotary_channels: `R`.
 
         Raises:
@@ -149,7 +149,7 @@ def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Ten
 
 
 class RotaryEmbedding(nn.Module):
-    """Positions -> rotations, in fp32 for any dtype of the weights.
+    """Computes rotations from positions, in fp32 for any dtype of the weights.
 
     The frequencies are stored as Python numbers, not as a buffer: `.to(bf16)`, `.half()`, quantization
     and loading on the meta device cast or drop buffers, and half precision leaves only 6,145 distinct
@@ -203,7 +203,7 @@ def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
 
 
 class Turn(torch.autograd.Function):
-    """`rotate` in real numbers, which compile to one kernel; backward rotates the other way."""
+    """The function `rotate` in real numbers, which compiles to one kernel; backward rotates in the other direction."""
 
     @staticmethod
     def forward(ctx: Any, heads: Tensor, parts: Tensor) -> Tensor:
@@ -219,12 +219,12 @@ class Turn(torch.autograd.Function):
 
 
 def turned(heads: Tensor, parts: Tensor) -> Tensor:
-    """The pairs of the first R channels times cosine + i sine, in fp32."""
+    """Multiply the pairs of the first R channels by cosine + i sine, in fp32."""
     return _turned(heads, parts[..., 0], parts[..., 1])
 
 
 def turned_back(heads: Tensor, parts: Tensor) -> Tensor:
-    """The transpose of `turned`: times cosine - i sine."""
+    """The transpose of `turned`: multiply by cosine - i sine."""
     return _turned(heads, parts[..., 0], -parts[..., 1])
 
 

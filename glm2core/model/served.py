@@ -1,9 +1,9 @@
 """How other engines read a folder's config, and how half precision affects its positions.
 
-From their sources, not from runs: vLLM 0.32 and SGLang 0.5.23 read a released ChatGLM config with a rotary base of
-10,000 x `rope_ratio`, and llama.cpp's convert_hf_to_gguf.py (October 2026) writes that. So a ratio that divides
-positions, such as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters` in that layout;
-in transformers' Glm layout vLLM and SGLang do, but the converter does not.
+Known from their sources, not from runs: vLLM 0.32 and SGLang 0.5.23 read a released ChatGLM config with a rotary base
+of 10,000 x `rope_ratio`, and llama.cpp's convert_hf_to_gguf.py (October 2026) writes that base. So a ratio that divides
+positions, such as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters` in the released
+layout; in transformers' Glm layout vLLM and SGLang do, but the converter does not.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Served:
 
     Args:
         rope: the rotary parameters that it uses.
-        verdict: plain = without the network's scaling or base.
+        verdict: `plain` = the engine uses neither the network's scaling nor its base.
         note: what else is needed to serve the network correctly.
     """
 
@@ -41,7 +41,7 @@ def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -
     """How each engine reads a config.json.
 
     Args:
-        values: of the config.json.
+        values: the values in config.json.
         rope: the network's rotary parameters.
         positions: the network's range.
     """
@@ -61,10 +61,10 @@ def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -
 def distinct_angles(rope: dict[str, Any], channels: int, positions: int, dtype: torch.dtype) -> tuple[int, float]:
     """Number of distinct angles of the fastest pair, and the largest error of any angle in radians.
 
-    For tables built as in the released code: positions, frequencies and their product in `dtype`.
+    They hold for tables built as in the released code: positions, frequencies and their product are in `dtype`.
 
     Args:
-        channels: `R`, the rotary channels of a head.
+        channels: `R`, the number of rotary channels of a head.
     """
     frequencies = inverse_frequencies(rope, channels)[0]
     place = torch.arange(positions)[:, None]

@@ -21,9 +21,9 @@ class StoredTensors(Mapping[str, Tensor]):
     """A network's tensors by name.
 
     Args:
-        weights: of `mapped_weights`.
-        bits: 4 or 8: the blocks' linears are packed integers with a `weight_scale` (config: quantization_bit);
-            0 = nothing is packed.
+        weights: the result of `mapped_weights`.
+        bits: 4 or 8 if the linears of the blocks are packed integers, each with a `weight_scale` (config:
+            quantization_bit); 0 if nothing is packed.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], bits: int = 0) -> None:
@@ -72,7 +72,7 @@ class LazyTensor:
 
 
 class MergedTensors(Mapping[str, Tensor]):
-    """A base's tensors with a LoRA adapter's update added; changed tensors are in fp32, to be rounded only once.
+    """A base's tensors with a LoRA adapter's update added; changed tensors are fp32, to be rounded only once later.
 
     Args:
         base: the network's tensors.
@@ -96,15 +96,15 @@ class MergedTensors(Mapping[str, Tensor]):
 
 
 class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
-    """A LoRA adapter's two matrices of each weight it changes, by the weight's name: A [r, I] and B [O, r] in fp32.
+    """The two matrices of a LoRA adapter for each weight that it changes: A [r, I] and B [O, r] in fp32, by its name.
 
     Args:
-        lora: of the adapter's config.
+        lora: the params in the adapter's config.
         weights: the adapter's tensors, checked.
 
     Attributes:
         rank: `r`.
-        scale: the update is `scale` times B A.
+        scale: factor of the update, which is `scale` times B A.
     """
 
     def __init__(self, lora: LoraParams, weights: Mapping[str, Tensor]) -> None:
@@ -116,7 +116,7 @@ class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
 
     @property
     def alpha(self) -> float:
-        """For tools that scale by alpha / rank."""
+        """The alpha for tools that scale the update by alpha / rank."""
         return self.scale * self.rank
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
@@ -134,9 +134,10 @@ class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
 
 
 def unpacked(packed: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """A released packed weight in fp32, which is exact.
+    """Unpack a released weight into fp32, which is exact.
 
-    Symmetric integers with one scale per row; of two 4-bit ones in a byte the upper is the even column.
+    A packed weight is symmetric integers with one scale per row; a byte holds two 4-bit integers, the one of the even
+    column in its upper half.
 
     Args:
         packed: int8 [O, I * bits / 8].

@@ -1,7 +1,7 @@
 """Find the files with a folder's weights, and check their tensors before any is used.
 
-Tensors are mapped: names, shapes and types are read at once, numbers only when used. No code in a file is run:
-`.bin` files are unpickled by torch's own reader of weights, which knows only tensors.
+Tensors are mapped: their names, shapes and types are read at once, their numbers only when used. No code in a file is
+run: `.bin` files are unpickled by torch's own reader of weights, which knows only tensors.
 """
 
 import struct
@@ -69,7 +69,7 @@ def require_finite(weights: dict[str, Tensor], place: Path) -> None:
     """Read all numbers once and refuse NaN or infinity.
 
     Raises:
-        UserError: names tensors that hold NaN or infinity.
+        UserError: some tensors hold NaN or infinity; the error names them.
     """
     broken = [name for name, tensor in weights.items() if not _is_finite(tensor)]
     if broken:

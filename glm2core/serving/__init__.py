@@ -1,1 +1,1 @@
-"""Serve a model with OpenAI's protocol, and compare such a server with the model."""
+"""Serve a model with OpenAI's protocol, and compare a server that uses this protocol with the model."""

@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol for an engine: `/v1/chat/completions`, whole or as server-sent events, and `/v1/models`."""
+"""OpenAI's chat protocol for an engine: `/v1/models`, and `/v1/chat/completions`, whole or as server-sent events."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def make_app(engine: Engine, name: str) -> FastAPI:
     """Build the application.
 
     Args:
-        name: of the model; requests must give it.
+        name: name of the model, which requests must give.
     """
     app = FastAPI(title="glm2core", docs_url=None, redoc_url=None, openapi_url=None)
 

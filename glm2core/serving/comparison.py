@@ -1,4 +1,4 @@
-"""Compare a server with the model: the same prompts to both, and their answers side by side.
+"""Compare a server with the model: send the same prompts to both, and put their answers side by side.
 
 Shapes: `T` tokens of the prompt and the answer, `V` vocabulary.
 """
@@ -39,11 +39,14 @@ class Result:
     """The comparison for one prompt.
 
     Attributes:
-        tokens: of the prompt, counted here; `theirs_tokens` is the server's count (None = not reported).
-        goes_on: the server's answer equals ours, then continues.
-        lead: of our likeliest token over the next, in nats, where the answers first differ; None = they don't.
-        logprob_difference: the largest over the tokens of equal answers; None = the server does not report all.
-        spaced: the server's answer had an extra leading space, as from servers that decode each token separately.
+        tokens: number of tokens of the prompt, counted here.
+        theirs_tokens: the server's count of them; None = not reported.
+        goes_on: whether the server's answer begins with ours, which is finished, and then continues.
+        lead: log-probability of our likeliest token minus that of the second, in nats, where the answers first
+            differ; None = they don't differ.
+        logprob_difference: largest difference of the log-probabilities of a token in equal answers; None = the server
+            does not report all.
+        spaced: whether the server's answer had an extra leading space, which servers add that decode tokens one by one.
     """
 
     name: str
@@ -62,7 +65,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """A sentence: equal, or where they differ."""
+        """A sentence that says that the answers are equal, or where they differ."""
         if self.equal:
             return f"equal{' except for a leading space' if self.spaced else ''}: {self.ours[:40]!r}"
         place = next(
@@ -77,13 +80,13 @@ class Result:
 def compare(
     model: PreTrainedModel, chat_format: ChatFormat, remote: Remote, lengths: Sequence[int], max_new_tokens: int
 ) -> Iterator[Result]:
-    """Ask both every prompt, greedily.
+    """Send every prompt to both, and compare their greedy answers.
 
     Args:
-        lengths: of contexts for questions, in tokens; those beyond the model's range are left out.
+        lengths: lengths in tokens of contexts for questions; lengths beyond the model's range are left out.
 
     Raises:
-        UserError: the server does not answer, refuses, or has another vocabulary.
+        UserError: the server does not answer, refuses to, or has another vocabulary.
     """
     answerer = Answerer(model, chat_format, Sampling(max_new_tokens))
     for name, messages in _prompts(answerer, chat_format, lengths, max_new_tokens):

@@ -23,7 +23,7 @@ _TOP_P = Sampling.top_p
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """A token of an answer, its log-probability, and the likeliest alternatives with theirs."""
+    """A token of an answer, its log-probability, and the likeliest alternatives with their log-probabilities."""
 
     token: int
     logprob: float
@@ -32,7 +32,7 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class Answered:
-    """finished: the model ended the answer; False = it was cut at the longest length."""
+    """An answer; if `finished` is False, it was truncated at the largest number of tokens."""
 
     text: str
     finished: bool
@@ -42,9 +42,11 @@ class Answered:
 
 
 class Engine:
-    """Args:
-    model: in eval mode.
-    max_context: most tokens of prompt and answer together; None = the model's positions.
+    """A model, and a lock that lets it answer one request at a time.
+
+    Args:
+        model: in eval mode.
+        max_context: largest number of tokens in prompt and answer together; None = the model's positions.
     """
 
     def __init__(self, model: PreTrainedModel, chat_format: ChatFormat, max_context: int | None = None) -> None:
@@ -65,10 +67,10 @@ class Engine:
         return self._answer(request, self.prompt_ids(request), None)
 
     def answer_in_pieces(self, request: ChatRequest, ids: list[int]) -> Iterator[str | Answered]:
-        """Stream the answer's text, then yield the whole answer. To stop iterating stops the model.
+        """Stream the answer's text, then yield the whole answer. If the caller stops iterating, the model stops.
 
         Args:
-            ids: `prompt_ids` of the request.
+            ids: the `prompt_ids` of the request.
         """
         pieces: Queue[str | Answered | BaseException] = Queue()
         gone = Event()
@@ -103,7 +105,7 @@ class Engine:
         """Ids of a request's prompt.
 
         Raises:
-            RequestError: it leaves no room for the requested answer.
+            RequestError: the prompt leaves no room for the requested answer.
         """
         messages: list[Message] = request.conversation
         ids = self.chat_format.prompt_ids(messages)

@@ -17,7 +17,12 @@ _LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class RemoteAnswer:
-    """logprobs: of each token of the answer; None = not reported. prompt_tokens: as counted by the server."""
+    """A server's answer.
+
+    Attributes:
+        prompt_tokens: the server's count; None = not reported.
+        logprobs: log-probabilities of the answer's tokens; None = not reported.
+    """
 
     text: str
     finished: bool
@@ -27,10 +32,12 @@ class RemoteAnswer:
 
 @dataclass
 class Remote:
-    """Attributes:
-    url: up to and including `/v1`.
-    model: the name given in requests.
-    tells_logprobs: False once the server has refused them.
+    """A server, and the model that it is asked for.
+
+    Attributes:
+        url: the URL up to and including `/v1`.
+        model: name of the model in requests.
+        tells_logprobs: False once the server has refused to report log-probabilities.
     """
 
     url: str
@@ -42,10 +49,10 @@ class Remote:
         """Connect, and ask which models the server has.
 
         Args:
-            name: of the model, trusted if the server can't list models; None = the only one.
+            name: name of the model, believed if the server can't list its models; None = the only one it lists.
 
         Raises:
-            UserError: no answer, or there is no name and the server does not list exactly one model.
+            UserError: the server does not answer, or no name is given and it does not list exactly one model.
         """
         if not url.lower().startswith(("http://", "https://")):
             raise UserError(f"--url is {url!r}. Give a URL like http://127.0.0.1:8080/v1")
@@ -68,10 +75,10 @@ class Remote:
         return cls(url, name or names[0])
 
     def answer(self, messages: list[Message], max_tokens: int) -> RemoteAnswer:
-        """The greedy answer.
+        """Ask for the greedy answer.
 
         Raises:
-            UserError: the server does not answer, or refuses.
+            UserError: the server does not answer, or refuses to.
         """
         body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         try:

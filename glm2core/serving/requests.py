@@ -41,7 +41,7 @@ class RequestError(Exception):
 
     Args:
         status: HTTP status, 4xx.
-        sentence: for the user.
+        sentence: what the user reads.
         key: the wrong key of the request.
         code: a machine-readable word.
     """
@@ -88,9 +88,9 @@ class ChatRequest(BaseModel):
     """The body of `POST /v1/chat/completions`.
 
     Args:
-        max_tokens: of the answer; None = as many as fit.
+        max_tokens: largest number of tokens in the answer; None = as many as fit.
         temperature: 0 = always the likeliest token.
-        top_logprobs: alternatives reported for each token, with `logprobs`.
+        top_logprobs: number of alternatives that are reported for each token; needs `logprobs`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -109,7 +109,7 @@ class ChatRequest(BaseModel):
 
     @property
     def longest_answer(self) -> int | None:
-        """Most tokens of the answer, under either of its names."""
+        """The largest number of tokens in the answer, from either of the two keys for it."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
@@ -136,7 +136,7 @@ def parse(body: bytes) -> ChatRequest:
     """Read a body.
 
     Raises:
-        RequestError: not JSON, or not supported.
+        RequestError: the body is not JSON, or asks for something that is not supported.
     """
     try:
         values = json.loads(body)

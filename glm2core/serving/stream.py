@@ -9,7 +9,7 @@ from glm2core.text.chat_format import ChatFormat
 
 
 class AnswerStream(BaseStreamer):
-    """Streams an answer. transformers' TextStreamer loses indentation after a line end with SentencePiece.
+    """Streams an answer. (With SentencePiece, transformers' TextStreamer would lose the indentation of a new line.)
 
     Args:
         write: called with each new piece of text.
@@ -21,7 +21,7 @@ class AnswerStream(BaseStreamer):
         self._shown = 0
 
     def put(self, value: Tensor) -> None:
-        """Take the prompt [1, T] first, then token after token [1]."""
+        """Take the prompt [1, T] at the first call, then one token [1] at each call."""
         if self._ids is None:
             self._ids = []
             return

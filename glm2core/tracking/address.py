@@ -12,12 +12,12 @@ _PATIENCE = 7.0  # seconds: two tries, and MLflow's wait between them
 
 
 def store_uri(root: Path) -> str:
-    """The user's MLFLOW_TRACKING_URI, else the project's own."""
+    """The user's MLFLOW_TRACKING_URI if it is set, else the URI of the project's own store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(root)
 
 
 def own_uri(root: Path) -> str:
-    """The project's own store: the file that plain `mlflow ui` opens at the project root."""
+    """The URI of the project's own store, the file that plain `mlflow ui` opens at the project root."""
     return f"{_SQLITE}{root / 'mlflow.db'}"
 
 
@@ -32,7 +32,7 @@ def sqlite_file(uri: str) -> str:
 
 
 def limit_requests() -> None:
-    """Make MLflow give up on a server soon, unless the user has set limits; MLflow reads them with each request."""
+    """Make MLflow give up on a server soon, unless the user has set limits; MLflow reads the limits at each request."""
     for name, value in _SERVER.items():
         os.environ.setdefault(name, value)
 

@@ -1,4 +1,4 @@
-"""The pipeline execution that a stage belongs to, and the process that runs it. Independent of MLflow."""
+"""The pipeline execution that a stage belongs to, and the process that runs it. This module does not use MLflow."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ class Execution:
     """One run of the pipeline, identified the same way in all of its stages.
 
     Attributes:
-        key: the same for all stages of the execution, and when it is resumed after a kill.
-        name: for people: the params that differ from the commit's, and DVC's experiment name if there is one.
+        key: the same for all stages of the execution, even if it is resumed after a kill.
+        name: a name for people: the params that differ from the commit's, and DVC's experiment name if there is one.
         commit: git commit that the workspace is based on; None outside git.
-        dirty: the workspace differs from that commit, not counting outs and params, which are recorded anyway.
+        dirty: whether the workspace differs from that commit, not counting outs and params, which are recorded anyway.
         experiment: DVC's experiment name; None under `dvc repro`.
     """
 
@@ -59,7 +59,7 @@ def current_execution(params: Params) -> Execution:
 
 
 def changed_params(params: Params, commit: str | None) -> dict[str, str]:
-    """Dotted key -> value, for keys whose value in the commit's params.yaml differs or is missing."""
+    """Dotted key -> value, for keys whose value in the commit's params.yaml is another or is missing."""
     committed = git_output("show", f"{commit}:./{PARAMS_FILE}") if commit else None
     if committed is None:
         return {}
@@ -91,7 +91,7 @@ def flat_params(params: Params) -> dict[str, str]:
 
 
 def stages_before(stage: str) -> dict[str, str]:
-    """Earlier stages in dvc.yaml -> digest of the inputs of their current outs, from dvc.lock."""
+    """The stages before `stage` in dvc.yaml -> digest of the inputs of their current outs, which dvc.lock records."""
     stages = list(read_yaml(PIPELINE_FILE).get("stages", {}))
     locked = read_yaml(LOCK_FILE).get("stages", {})
     earlier = stages[: stages.index(stage)] if stage in stages else []
@@ -104,7 +104,7 @@ def this_process() -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process named by `this_process` has ended; False for one on another host, as that can't be known."""
+    """Whether a process named by `this_process` has ended; False if it is on another host, where it can't be known."""
     host, pid, started = process.rsplit(" ", 2)
     if host != socket.gethostname():
         return False

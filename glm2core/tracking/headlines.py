@@ -1,4 +1,4 @@
-"""The headline figures of a stage, which distinguish runs: shown in the run's row and for a promoted model."""
+"""The headline figures of a stage, which tell runs apart: they are shown in a run's row and for a promoted model."""
 
 import re
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _BY_LENGTH = re.compile(r"retrieval_(.+)_(\d+)")  # evaluate's, of a task at a l
 
 
 def headlines(stage: str, names: Iterable[str]) -> list[str]:
-    """The headlines among `names`, in a fixed order; for retrieval those of one task: `lines`, or the first."""
+    """The headlines among `names`, in a fixed order; those of only one retrieval task: `lines`, else the first."""
     there = list(names)
     found = [name for name in _NAMED.get(stage, ()) if name in there]
     lengths = [(match[1], int(match[2]), name) for name in there if (match := _BY_LENGTH.fullmatch(name))]

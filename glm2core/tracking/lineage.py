@@ -1,4 +1,4 @@
-"""The origin of the tuned model in the workspace, and how to restore it. Independent of MLflow."""
+"""The origin of the tuned model in the workspace, and how to restore that model. This module does not use MLflow."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ class Lineage:
         data_md5: DVC's hash of data/tokenized, the rows that were trained on.
         tokenizer_sha256: of tokenizer.model.
         params_sha256: of params.yaml.
-        lock_commit: the git commit with the workspace's dvc.lock and params.yaml; None = not committed.
+        lock_commit: the git commit that contains the workspace's dvc.lock and params.yaml; None = not committed.
     """
 
     model_md5: str
@@ -41,7 +41,7 @@ def current_lineage() -> Lineage:
     """The lineage of models/tuned, which must match dvc.lock.
 
     Raises:
-        UserError: there is no tuned model, or `dvc repro` would still change something.
+        UserError: there is no tuned model, or the workspace differs from dvc.lock.
     """
     if not MODEL.is_dir():
         raise UserError(f"{MODEL} does not exist, so there is nothing to promote. Run `dvc repro` first.")
@@ -57,16 +57,16 @@ def current_lineage() -> Lineage:
 
 
 def stage_figures(stage: str) -> dict[str, float]:
-    """The figures of metrics/<stage>.json, without settled values."""
+    """The figures in metrics/<stage>.json, without the settled values."""
     values: dict[str, Any] = json.loads((METRICS / f"{stage}.json").read_text(encoding="utf-8"))
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def restore_command(lineage: Lineage, experiment: str | None) -> str | None:
-    """The command that restores this version of models/tuned; None if neither a commit nor an experiment has it.
+    """The command that restores this version of models/tuned; None if neither a commit nor an experiment holds it.
 
     Args:
-        experiment: name of the DVC experiment that made it.
+        experiment: name of the DVC experiment that made this version.
     """
     if lineage.lock_commit:
         return f"git checkout {lineage.lock_commit} && dvc checkout"

@@ -1,4 +1,4 @@
-"""Keep artifacts reachable after a project is moved or copied: MLflow stores their paths as absolute ones."""
+"""Keep artifacts reachable after a project is moved or copied, as MLflow stores absolute paths of them."""
 
 import contextlib
 import sqlite3
@@ -8,7 +8,7 @@ _ARTIFACTS = "mlruns"
 
 
 def artifacts_uri(root: Path) -> str:
-    """Where a project's own store keeps artifacts: under the root, as DVC's temporary workspaces are deleted."""
+    """Where a project's own store keeps artifacts: under the root, because DVC deletes its temporary workspaces."""
     return (root / _ARTIFACTS).as_uri()
 
 
@@ -17,10 +17,10 @@ def follow_move(database: Path, root: Path) -> None:
 
     Args:
         database: the store's file; nothing is done if it is missing or not MLflow's.
-        root: of the project, with its `mlruns`.
+        root: root of the project, with the folder `mlruns`.
 
     Raises:
-        sqlite3.Error: it can't be written.
+        sqlite3.Error: the database can't be written.
     """
     if not database.is_file():
         return

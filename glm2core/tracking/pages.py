@@ -17,10 +17,10 @@ def become_pages(experiment: str, port: int | None = None) -> None:
     """Print the addresses of an experiment's runs, then become MLflow's server.
 
     Args:
-        port: None = the first free one from 5000.
+        port: the port; None = the first free port from 5000 on.
 
     Raises:
-        UserError: no free port, or the store is the user's own server, which has its own pages.
+        UserError: no port is free, or the store is the user's own server, which has its own pages.
     """
     uri = store_uri(project_root())
     if not is_sqlite(uri):

@@ -1,7 +1,7 @@
 """MLflow's model registry: the tuned model as a version, with its figures and its origin.
 
-The weights are not copied. DVC's cache already holds them, under the hash recorded in the version; the version's
-source is models/tuned, and its tag `restore` is the command that restores these weights there.
+The weights are not copied: DVC's cache already holds them under a hash, which the version records. The version's source
+is models/tuned, and its tag `restore` is the command that restores these weights there.
 """
 
 import sqlite3
@@ -29,10 +29,10 @@ class Promotion:
     """A version in the registry.
 
     Attributes:
-        name, version: of the registered model.
-        new: False if these weights from this run were registered before; its tags are then rewritten.
+        name, version: name of the registered model, and number of its version.
+        new: False if these weights from this run were already registered; the tags of that version are then rewritten.
         figures: `<stage>/<name>` -> value.
-        restore: the command that restores the weights; None if nothing committed names them.
+        restore: the command that restores the weights; None if neither a commit nor an experiment holds them.
         run: id of the run with these figures.
     """
 
@@ -48,11 +48,11 @@ def promote(name: str, params: Params) -> Promotion:
     """Register models/tuned as a version of the model `name`.
 
     Args:
-        params: of the workspace; names the MLflow experiment.
+        params: the workspace's params, which name the MLflow experiment.
 
     Raises:
-        UserError: no tuned model, a workspace that differs from dvc.lock, no run with these figures in the
-            store, or a store that can't be used.
+        UserError: there is no tuned model, the workspace differs from dvc.lock, the store has no run with these
+            figures, or it can't be used.
     """
     lineage = current_lineage()
     # Imported here: MLflow takes a second, and problems of the workspace are reported first.

@@ -1,9 +1,9 @@
-"""MLflow tracking of the stages: the only package that imports mlflow (only when a stage runs).
+"""MLflow tracking of the stages. Only this package imports mlflow, and only when a stage runs.
 
 One pipeline execution is one parent row with every param and the final figures; each stage is a child
-run with its curves, inputs and artifacts. Everything goes into one store at the project root, whether
-from `dvc repro`, `dvc exp run` (also `--temp`) or the queue, so that plain `mlflow ui` shows it.
-Tracking never makes a good run fail: what can't be recorded is reported once, and work continues.
+run with its curves, inputs and artifacts. All runs of `dvc repro`, `dvc exp run` (also `--temp`) and the
+queue go into one store at the project root, so that plain `mlflow ui` shows them. Tracking never makes a
+good run fail: if something can't be recorded, that is reported once, and work continues.
 """
 
 import os
@@ -42,8 +42,8 @@ class StageRun:
     def report(self, metrics: Mapping[str, float], step: int) -> None:
         """Add points to the stage's curves.
 
-        Cheap: points are buffered, and writing them takes at most 2% of the time. A kill loses the
-        latest ones.
+        This is cheap: points are buffered, and writing them takes at most 2% of the time. If the process is
+        killed, the latest points are lost.
         """
         if self._writer is None:
             return
@@ -56,11 +56,11 @@ class StageRun:
     def headline(self, metrics: Mapping[str, Any], on_row: Collection[str] | None = None) -> None:
         """Record final figures, named as in metrics/<stage>.json (nested keys joined by dots).
 
-        The child gets `name`, at step 0, or at the end of the curve of that name; the parent row gets
-        `<stage>/name`. Values that aren't numbers are left out.
+        The child run logs a figure as `name`: at the last step of its curve if it has one, else at step 0. The
+        parent row logs it as `<stage>/name`. Values that aren't numbers are left out.
 
         Args:
-            on_row: names to write to the row; None = all.
+            on_row: names of the figures that the row logs; None = all.
         """
         figures = _numbers(metrics)
         row = [name for name in figures if on_row is None or name in on_row]
@@ -68,7 +68,7 @@ class StageRun:
         self._do(lambda recorder: recorder.headline(figures, steps, row))
 
     def result(self, metrics: Mapping[str, Any]) -> None:
-        """Put two tables of evaluate's results at the top of MLflow's page of the row."""
+        """Put two tables of evaluate's results at the top of the row's page in MLflow."""
         self._do(lambda recorder: recorder.note(result_note(dict(metrics))))
 
     def settled(self, values: Mapping[str, Any]) -> None:
@@ -76,11 +76,11 @@ class StageRun:
         self._do(lambda recorder: recorder.settled(values))
 
     def artifact(self, path: Path, *, on_row: bool = False) -> None:
-        """Copy a file, or a folder under its name, to the stage's run, and if wanted to the row."""
+        """Copy a file, or a folder under its name, to the stage's run, and with `on_row` also to the row."""
         self._do(lambda recorder: recorder.artifact(path, on_row=on_row))
 
     def dataset(self, path: Path, context: str) -> None:
-        """Record a file as the run's input: digest of its bytes, row count, path; `context` is e.g. training."""
+        """Record a file as an input of the run: digest of its bytes, row count, path; `context` is e.g. training."""
         self._do(lambda recorder: recorder.dataset(path, context))
 
     def tag(self, name: str, value: object) -> None:
@@ -109,7 +109,7 @@ class StageRun:
 def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
     """Track one stage: opens (or, after a kill, reopens) its run, and closes it with a status.
 
-    An exception ends the run as FAILED, Ctrl-C as KILLED; both are passed on to the caller.
+    After an exception the run's status is FAILED, after Ctrl-C KILLED; both are passed on to the caller.
     """
     run = StageRun(_open(stage, params))
     try:

@@ -43,7 +43,7 @@ _A_SYSTEM_METRIC = "system/cpu_utilization_percentage"
 
 
 class Recorder:
-    """Writes to a stage's run (the child) and its execution's row (the parent), by their ids."""
+    """Writes to a stage's run (the child) and to its execution's row (the parent), both given by their ids."""
 
     def __init__(self, client: "MlflowClient", book: "_Book", stage: str, parent: str, child: str) -> None:
         self._client = client
@@ -54,13 +54,13 @@ class Recorder:
         self._watch: SystemWatch | None = None
 
     def watch_system(self, record: Callable[[list[Point]], object]) -> None:
-        """Start a thread that passes memory, CPU and GPU use to `record` every 10 seconds."""
+        """Start a thread that passes the use of memory, CPU and GPU to `record` every 10 seconds."""
         before = self._client.get_metric_history(self._child, _A_SYSTEM_METRIC)
         first = max((point.step + 1 for point in before), default=0)
         self._watch = SystemWatch(record, first, self._client.tracking_uri)
 
     def stop_watching(self) -> None:
-        """End that thread; returns at once."""
+        """End the thread of `watch_system`; returns at once."""
         if self._watch:
             self._watch.stop()
 
@@ -116,7 +116,7 @@ class Recorder:
         self._client.set_tag(self._parent, f"{self._stage}.{name}", value)
 
     def close(self, status: str) -> None:
-        """End the child with `status`, and the row as well; the next stage, if there is one, reopens the row."""
+        """End both the child and the row with `status`; the next stage, if there is one, reopens the row."""
         self.stop_watching()
         for run in (self._child, self._parent):
             self._client.set_terminated(run, status)
@@ -153,7 +153,7 @@ def open_own_recorder(stage: str, params: Params, execution: Execution) -> Recor
 
 
 def server_is_gone(error: Exception) -> bool:
-    """Whether an error means that the tracking server does not answer properly, rather than refused one request."""
+    """Whether an error means that the tracking server does not answer properly, not that it refused one request."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):

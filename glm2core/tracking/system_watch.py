@@ -11,12 +11,12 @@ _PREFIX = "system/"  # the prefix that MLflow's pages expect
 
 
 class SystemWatch:
-    """A thread that measures every few seconds. MLflow's own would write by itself, and keep asking a failed server.
+    """A thread that measures every few seconds. (MLflow's own thread would write by itself, even to a failed server.)
 
     Args:
         record: called with the points.
-        first_step: of the first points; a resumed run continues its count.
-        uri: of the store, which is not contacted.
+        first_step: step of the first points; a resumed run continues its count.
+        uri: URI of the store, which is not contacted.
     """
 
     def __init__(self, record: Callable[[list[Point]], object], first_step: int, uri: str) -> None:

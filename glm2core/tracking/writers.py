@@ -33,11 +33,11 @@ class Writer(Protocol):
         """Write points of curves; False if it failed at once, so that they may be passed again."""
 
     def finish(self) -> None:
-        """Return once everything is written, or can't be."""
+        """Return once everything is written, or it is clear that it can't be."""
 
 
 class DirectWriter:
-    """For a store that is a file: each record is written before the call returns."""
+    """Writes to a store that is a file; each record is written before the call returns."""
 
     def __init__(self, recorder: Recorder, say: Say) -> None:
         self._recorder, self._say = recorder, say
@@ -75,12 +75,12 @@ class _Points:
 
 
 class ServerWriter:
-    """For a server: a queue, and a thread that sends its actions.
+    """Writes to a server: actions go into a queue, and a thread sends them.
 
     Args:
         open_server: opens the first recorder; called in the thread.
         open_own: opens the recorder of the project's own store once the server is given up; called in a thread.
-        say: called with what a working server refuses, or the project's own store can't take.
+        say: called with the reason if a working server refuses a record, or the project's own store can't take it.
         say_gone: called once, with the reason why the server is given up.
     """
 

@@ -1,4 +1,4 @@
-"""Adafactor for large bf16 networks: an fp32 copy of only one block, and one gradient, in memory at a time.
+"""Adafactor for large bf16 networks: memory holds the fp32 copy of only one block, and one gradient, at a time.
 
 The second moment is factored (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235). Updates of bf16 weights
 are rounded up or down at random so that their expectation is exact (Gupta et al. 2015,
@@ -29,11 +29,11 @@ class RoundingAdafactor(Optimizer):
     moment, so the fp32 copies never exceed one block.
 
     With `in_backward` the step happens in post-accumulate-grad hooks, so only one parameter's gradient
-    is in memory at a time, and `step()` does nothing. This rules out gradient accumulation, clipping by
-    the global norm, and several processes.
+    is in memory at a time, and `step()` does nothing. Gradient accumulation, clipping by the global norm, and
+    several processes are then impossible.
 
     Raises:
-        UserError: a gradient isn't finite; its tensor was not updated.
+        UserError: a gradient isn't finite; the weights that it belongs to were not updated.
     """
 
     def __init__(
@@ -146,13 +146,13 @@ def _fresh_state(block: Tensor, memory: Tensor) -> dict[str, Any]:
 
 
 def round_stochastically(source: Tensor, target: Tensor, noise: Tensor) -> None:
-    """Write fp32 `source` into bf16 `target`, rounding up with the probability given by the cut-off fraction.
+    """Write fp32 `source` into bf16 `target`, each number rounded up or down at random, so that its mean is exact.
 
-    bf16 is the upper half of fp32's bits: adding a random lower half carries with exactly that
-    probability.
+    bf16 is the upper half of fp32's bits. Adding a random lower half carries into the upper half with a
+    probability equal to the fraction that bf16 lacks.
 
     Args:
-        source: overwritten.
+        source: it is overwritten.
         noise: int32 of the same shape, uniform in [0, 2^16).
     """
     source.view(torch.int32).add_(noise).bitwise_and_(-0x10000)

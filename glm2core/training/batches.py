@@ -1,4 +1,4 @@
-"""Training batches of rows. Shapes: `B` rows, `T` tokens of the longest row.
+"""Batches of rows for training and validation. Shapes: `B` rows, `T` tokens of the longest row.
 
 Padding is on the right and no mask is passed: a causal kernel never lets a token see later ones, and
 outputs at padding are never used. Each row of a batch is one document, so documents never see each
@@ -30,19 +30,19 @@ _LENGTH_MULTIPLE = 16
 
 
 class TokenBudgetBatches(Sampler[list[RowKey]]):
-    """Length-sorted token-budget batches over endless epochs, reshuffled each epoch, `total` in all.
+    """Samples `total` batches of rows with similar lengths within a token budget; every epoch is shuffled anew.
 
-    One pass over this sampler is the whole training, so training resumes from the number of batches
-    taken, independent of epochs.
+    One pass over this sampler is the whole training, so a resumed training only needs the number of batches
+    already taken, not the epoch.
 
     Args:
-        lengths: tokens of each row.
+        lengths: number of tokens of each row.
         weights: how often each row is used per epoch; None = once.
-        batch_tokens: budget of a padded batch; a longer row is a batch of its own.
-        total: batches for this process.
-        start: number of batches to skip, as they were taken before.
-        curriculum: (share of the training, tokens): up to that share, only rows of at most that many tokens.
-        rank, world: this process takes every `world`-th batch.
+        batch_tokens: largest number of tokens in a padded batch; a longer row is a batch of its own.
+        total: number of batches for this process.
+        start: number of batches to skip, which were taken before the run was resumed.
+        curriculum: pairs of a share of the training and a length: up to that share, longer rows are not used.
+        rank, world: this process takes every `world`-th batch, beginning with number `rank`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
     Args:
         position_range: range over which the gaps may spread a row; None = plain positions.
-        gaps: how they are drawn, pose or cream.
+        gaps: how the gaps are drawn, pose or cream.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """input_ids, labels (and position_ids) [B, T]; rows and lengths [B], which the model does not get."""
+    """Make a batch: input_ids, labels (and position_ids) [B, T]; rows and lengths [B], which the model does not get."""
     rows: list[TokenRow] = [item["row"] for item in items]
     padded = pad_batch(rows, pad_id=0)
     more = -padded["input_ids"].shape[1] % _LENGTH_MULTIPLE
@@ -168,10 +168,10 @@ def training_batches(
 def validation_batches(
     tokenized: TokenizedDataset, *, batch_tokens: int, rank: int = 0, world: int = 1
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Each row once, longest first, at plain positions.
+    """The validation batches of this process: each row once, longest rows first, at plain positions.
 
-    A process without a batch in the last round gets one without labels: with sharded weights a forward
-    pass needs all processes.
+    A process that has no batch left in the last round gets a batch without labels: with sharded weights a
+    forward pass needs all processes.
     """
     batches = length_sorted_batches(tokenized.lengths, batch_tokens, seed=0, epoch=0, shuffle=False)
     keys = [[(0, row) for row in batch] for batch in batches[rank::world]]

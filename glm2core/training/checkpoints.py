@@ -1,12 +1,12 @@
-"""Checkpoints that survive a kill at any moment: atomic, verified, locked, keyed by all that they depend on.
+"""Checkpoints that survive a kill at any moment: atomic, verified, locked, and keyed by all that they depend on.
 
     <project root>/.checkpoints/<fingerprint>/
         lock                 held by the process that trains this run
         step-00000100/       a complete checkpoint: its files and manifest.json with their SHA-256
         partial              a checkpoint being written; never read
 
-DVC would delete or wrongly reuse checkpoints that are outs, so this folder is untracked. Any change in
-what the result depends on gives another fingerprint, and so a fresh start.
+DVC would delete or wrongly reuse checkpoints that are outs, so this folder is untracked. If anything changes that the
+result depends on, the fingerprint changes as well, and training starts from the beginning.
 """
 
 import json
@@ -33,8 +33,8 @@ class CheckpointFolder:
 
     Args:
         folder: `<project root>/.checkpoints/<fingerprint>`.
-        keep: how many of the newest are kept (the best one is kept as well).
-        notice: called with a sentence when something is skipped, kept or lost.
+        keep: number of newest checkpoints that are kept (the best one is kept as well).
+        notice: called with a sentence when a checkpoint is damaged or can't be saved.
     """
 
     def __init__(self, folder: Path, *, keep: int, notice: Notice) -> None:
@@ -79,12 +79,13 @@ class CheckpointFolder:
         return None
 
     def save(self, step: int, write: Callable[[Path], None], *, best_step: int | None = None) -> bool:
-        """Write a checkpoint atomically (a temporary folder, then a rename); then delete the oldest.
+        """Write a checkpoint atomically (a temporary folder, then a rename); then delete the oldest ones.
 
-        If writing fails (a full disk), that is reported, the checkpoint before is kept, and training continues.
+        If writing fails (e.g. on a full disk), this is reported, the previous checkpoint is kept, and training
+        continues.
 
         Returns:
-            whether it was saved.
+            Whether the checkpoint was saved.
         """
         try:
             self._remove(self._partial)

@@ -1,11 +1,11 @@
 """Training one network in several processes: collective operations, and weights sharded with FSDP2.
 
 torchrun and accelerate give each process its rank in environment variables. With one process every function
-here returns its argument, so callers need not know how many there are.
+here returns its argument, so callers need not know how many processes there are.
 
-On GPUs accelerate shards as set in its config file (docs/scaling.md), with the network's `_no_split_modules`, the
-same plan as `shard`. Files always contain whole tensors, so results and checkpoints do not depend on the number of
-processes that wrote them.
+On GPUs accelerate shards the weights as its config file says (docs/scaling.md), by the network's `_no_split_modules`;
+`shard` follows the same plan. Files always contain whole tensors, so results and checkpoints do not depend on the
+number of processes that wrote them.
 """
 
 import os
@@ -44,7 +44,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes train together, on all machines."""
+    """Number of processes that train together, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -57,8 +57,8 @@ def is_first() -> bool:
 def joined(device: torch.device) -> Iterator[None]:
     """Join the process group, and leave it if there was no error.
 
-    After an error the group is not left: the others may be inside a collective operation that this
-    process will never join, and the launcher ends them.
+    After an error the group is not left: the other processes may be inside a collective operation that
+    this process will never join, and the launcher ends them.
     """
     if world_size() == 1 or dist.is_initialized():
         yield
@@ -102,7 +102,7 @@ def first_decides(choose: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Wait until every process is here: everything each did before is then visible to all."""
+    """Wait until every process has called this; everything that each did before is then visible to all."""
     if _several():
         PartialState().wait_for_everyone()
 
@@ -126,7 +126,7 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
     network compute in bf16.
 
     Raises:
-        UserError: with each setting that must change.
+        UserError: settings must change; the error names each of them.
     """
     wrong = {
         "method": params.method != "full" and params.method,
@@ -152,7 +152,7 @@ def sharded_modules(network: nn.Module) -> list[nn.Module]:
 
 
 def shard(network: nn.Module, mesh: DeviceMesh | None = None) -> None:
-    """Shard a network in place: its parameters become DTensors, with 1/processes of each in this process.
+    """Shard a network in place: its parameters become DTensors, of which each process holds an equal part.
 
     Args:
         mesh: the processes to shard over; None = all of them.

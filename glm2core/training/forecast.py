@@ -12,11 +12,11 @@ class Forecast:
     """Prints `about 6 min on this machine` once, after enough measured steps.
 
     Args:
-        costs: returns the cost of each step from the first of the training, in any unit, so that longer rows
+        costs: returns the cost of each step of the training, from its first, in any unit, so that longer rows
             later in the training count fully.
         tell: called with the sentence.
-        shortened_by: what to change if it takes long.
-        least_seconds: of measured steps, before the estimate is made.
+        shortened_by: what the user can change if the training takes long.
+        least_seconds: seconds of measured steps before the estimate is made.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Forecast:
         """Record that `step` (from 1) is done; time is measured from the first call.
 
         Args:
-            besides: seconds for other things than steps, from now to the end.
+            besides: seconds that everything except steps will take from now to the end.
         """
         now = time.perf_counter()
         if self._first is None:

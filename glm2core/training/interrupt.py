@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step first."""
+"""On Ctrl-C and SIGTERM, finish the step before stopping."""
 
 import signal
 from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
 """The training loop: `take_step` is one optimizer step; `run` decides when to validate, save and stop.
 
-accelerate wraps the network: DDP among several processes, FSDP2 where its config asks for it.
+accelerate wraps the network: in DDP if there are several processes, in FSDP2 if accelerate's config asks for it.
 
-Shapes: `B` rows, `T` tokens of the longest of them.
+Shapes: `B` rows, `T` tokens of the longest row.
 """
 
 import json
@@ -63,12 +63,12 @@ class Loop:
     Args:
         model: changed in place; parameters that require a gradient are trained.
         autocast: the dtype in which fp32 weights are multiplied; None = their own.
-        loss_scale: for a network in float16.
+        loss_scale: the loss scale of a network in float16; None = none.
         checkpoints: where the run is saved.
         progress: receives every step and validation.
-        cost: operations of a batch.
-        training: for row ids in errors, and counts by source.
-        validation: for the loss by source.
+        cost: counts the operations of a batch.
+        training: the training rows, for row ids in errors and counts by source.
+        validation: the validation rows, for the loss by source.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class Loop:
         """Train to `max_steps`, or until a stop request or early stopping.
 
         Args:
-            batches: starting with the next one due; `gradient_accumulation_steps` of them make a step.
-            validation: None = no validation rows.
+            batches: training batches from the next step on; `gradient_accumulation_steps` of them make a step.
+            validation: validation batches; None = there are no validation rows.
             stop: checked after every step; the step is saved before stopping.
         """
         params = self.params
@@ -144,9 +144,9 @@ class Loop:
                 self.save()
 
     def take_step(self, batches: list[Batch]) -> None:
-        """One update of the weights from the batches of one accumulation.
+        """Update the weights once, from the batches of one accumulation.
 
-        Set the rates, count, forward, backward, clip, check, update, record.
+        In this order: set the rates, count, forward, backward, clip, check, update, record.
 
         Raises:
             UserError: a loss or gradient isn't finite; nothing was updated.
@@ -210,7 +210,7 @@ class Loop:
 
     @torch.no_grad()
     def validate(self, validation: Iterable[Batch]) -> None:
-        """Validation loss: the sum over all supervised tokens divided by their number."""
+        """Measure the validation loss: its sum over all supervised tokens, divided by their number."""
         start = time.perf_counter()
         self.model.eval()
         names, numbers = self._validation_sources
@@ -321,7 +321,7 @@ class Loop:
         self.progress.restart_clock()
 
     def restore(self, folder: Path) -> None:
-        """Restore what `save` wrote; `run` then continues from there."""
+        """Restore what `save` wrote; `run` then continues from that step."""
         self.load_weights(folder)
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
         if is_sharded(self.network):
@@ -357,10 +357,10 @@ class Loop:
 
 
 def clip_gradients(model: nn.Module, limit: float | None, scale: float = 1.0) -> Tensor:
-    """Clip gradients, sharded or not, to a global norm of `limit` (None = no clipping); returns the norm before.
+    """Clip gradients, sharded or not, to a global norm of `limit` (None = don't clip); returns the norm before that.
 
-    The gradients are `scale` times too large; both norms are of gradients divided by `scale`. The returned norm, a
-    scalar on the gradients' device, is not finite if any gradient isn't.
+    The gradients are `scale` times too large; `limit` and the returned norm refer to the gradients divided by `scale`.
+    The norm, a scalar on the gradients' device, is not finite if any gradient isn't.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))

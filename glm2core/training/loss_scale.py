@@ -1,8 +1,8 @@
 """The loss scale of float16 training (Micikevicius et al. 2018, arXiv:1710.03740).
 
 float16 has no numbers between 0 and 6e-8, where most gradients are. The loss, and with it every gradient, is multiplied
-by a scale; the optimizer's copy is divided by it again, in fp32. If the scale is so large that the gradient becomes
-infinite, the step is repeated with half of it, so no row is lost.
+by a scale; the optimizer's copy of the gradients is divided by the scale again, in fp32. If the scale is so large that
+the gradient becomes infinite, the step is repeated with half the scale, so no row is lost.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class LossScale:
 
     Args:
         value: initial scale.
-        good: successful steps in a row with this scale.
+        good: number of successive successful steps with this scale.
     """
 
     value: float = 2.0**16
@@ -33,7 +33,7 @@ class LossScale:
             self.value, self.good = min(2 * self.value, _LARGEST), 0
 
     def lower(self, step: int) -> None:
-        """Halve the scale, as the gradient of `step` isn't finite.
+        """Halve the scale, because the gradient of `step` isn't finite.
 
         Raises:
             UserError: the scale can't be lowered further.

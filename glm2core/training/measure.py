@@ -17,7 +17,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations per second of a product of square random matrices in `dtype`: the best within a third of a second.
+    """Operations per second in a product of square random matrices in `dtype`: the fastest within a third of a second.
 
     The matrices grow while a product takes only milliseconds, so that slow, emulated arithmetic is measured as well.
     """

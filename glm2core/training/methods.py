@@ -1,4 +1,4 @@
-"""The network to tune with full, lora, qlora or ptuning. Quantized first, then given its adapter."""
+"""Build the network to tune with full, lora, qlora or ptuning: it is quantized first, then gets its adapter."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Prepared:
     Args:
         model: only trainable parameters require gradients.
         base: folder of the adapter's base; None for full.
-        reference: how that base is set up; None for full.
+        reference: the adapter's reference to its base, as in base.json; None for full.
     """
 
     model: PreTrainedModel | PeftModel
@@ -45,7 +45,7 @@ class Prepared:
         """Write full weights, or the adapter with the reference to its base.
 
         Args:
-            weights: the whole weights, if the network's are sharded.
+                weights: the whole weights, if the network's own are sharded.
         """
         if self.reference is None:
             self.network.save_pretrained(folder, state_dict=weights)
@@ -67,7 +67,7 @@ def prepare(
     """Build the network that `params.method` tunes.
 
     Args:
-        vocab_size: tokens of the tokenizer, for a network from scratch.
+        vocab_size: number of tokens of the tokenizer, for a network from scratch.
         work_folder: where an adapter's base is saved if it is made from scratch.
     """
     set_seed(params.seed)
@@ -84,7 +84,7 @@ def prepare(
 def multiply_adapters_in_half(model: nn.Module) -> None:
     """Let a LoRA's fp32 weights take the network's half-precision activations directly, for use under autocast.
 
-    peft would make an fp32 copy of every linear's input, and use it for dropout and product.
+    peft would make an fp32 copy of every linear layer's input, and use the copy in dropout and product.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:

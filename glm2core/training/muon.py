@@ -1,8 +1,8 @@
 """Muon: orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
 `torch.optim.Muon` multiplies in bf16, a hundred times slower than fp32 on a CPU without bf16 arithmetic, and takes one
-matrix at a time. Here all matrices are orthogonalized together in fp32, by products of their Gram matrices: half the
-operations of the plain iteration for matrices four times as long as wide.
+matrix at a time. Here all matrices are orthogonalized together in fp32, by products of their Gram matrices. For
+matrices four times as long as wide this takes half the operations of the plain iteration.
 
 Shapes: `N` matrices of one shape, `m` the shorter side, `n` the longer.
 """
@@ -58,8 +58,8 @@ def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
     """The nearest matrices with singular values of about 1, in fp32 and in the same shapes.
 
     An iteration X <- (a + b G + c G^2) X with G = X X^T multiplies X by a polynomial of G on the left, and G by the
-    same polynomial on both sides. So X is read only twice, for the first G and for the product of all polynomials.
-    Everything between is m x m, so matrices of any length share one batch.
+    same polynomial on both sides. So X is read only twice: for the first G, and to be multiplied by the product of all
+    polynomials. All steps between are m x m, so matrices of any length share one batch.
     """
     stacks: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):

@@ -1,12 +1,12 @@
-"""Optimizers: fp32 master weights for bf16 networks, and Adafactor inside backward for large ones.
+"""Optimizers: fp32 master weights for bf16 networks, and Adafactor inside backward for large networks.
 
-A bf16 weight has 8 bits of mantissa, so an update below 1/256 of it is rounded away; at a learning
-rate of 1e-5 that is nearly all updates. Two remedies, depending on the memory available:
+A bf16 weight has 8 bits of mantissa, so an update below 1/256 of the weight is rounded away; at a learning
+rate of 1e-5 that happens to nearly all updates. There are two remedies, depending on the memory available:
 
 - `MasterWeights`: the optimizer works on fp32 copies (16 bytes per parameter with AdamW's moments and
   the gradient's copy, plus 4 for the bf16 weight and gradient). On a CPU it is also faster:
-  AdamW's fused kernel takes 0.05 s for 85.7 M fp32 parameters, 0.36 s in bf16; both casts
-  together add 0.05 s. Its validation loss stays within 0.1% of fp32 training (docs/training.md).
+  for 85.7 M parameters AdamW's fused kernel takes 0.05 s in fp32 and 0.36 s in bf16; both casts
+  together add 0.05 s. The validation loss stays within 0.1% of that of fp32 training (docs/training.md).
 - `RoundingAdafactor` (adafactor.py): no copies, and a factored second moment.
 
 `MuonAndAdamW` is for small networks (docs/long-context.md).
@@ -28,7 +28,7 @@ Named = list[tuple[str, nn.Parameter]]
 
 
 class TrainingOptimizer(Protocol):
-    """What the loop requires of an optimizer; torch's own satisfy it unchanged.
+    """What the loop requires of an optimizer; torch's own optimizers have it unchanged.
 
     The loop sets `lr` in each of `param_groups` before a step.
     """
@@ -61,11 +61,11 @@ def make_optimizer(
         learning_rate: absolute, also for Adafactor (no scaling by the weights' size).
         weight_decay: decoupled; not applied to biases and norm weights.
         bias_rate: multiplier of `learning_rate` for biases. After a change of RoPE the biases of queries and keys must
-            grow by a multiple before a head can distinguish neighbours again; at the plain rate that takes longer than
+            grow severalfold before a head can distinguish neighbours again; at the plain rate this takes longer than
             everything else (figures in docs/long-context.md).
         in_backward: update each parameter as soon as its gradient is ready, then free the gradient
             (`train.memory: low`); Adafactor only.
-        seed: of the stochastic rounding.
+        seed: seed of the stochastic rounding.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = _groups(named, learning_rate, weight_decay, bias_rate)
@@ -109,7 +109,7 @@ def _groups(named: Named, rate: float, weight_decay: float, bias_rate: float) ->
 class MuonAndAdamW:
     """Muon for the matrices of the blocks, AdamW for embedding, output layer, norms and biases.
 
-    Muon's updates are scaled so that both use one learning rate (muon.py).
+    Muon's updates are scaled so that both optimizers use the same learning rate (muon.py).
     """
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:

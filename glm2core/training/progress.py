@@ -1,6 +1,6 @@
 """The curves of a training run, and the sums between their points.
 
-All of it is saved in checkpoints, so that a resumed run has the curves of an uninterrupted one.
+They are saved in checkpoints, so that a resumed run has the curves of an uninterrupted one.
 """
 
 import time
@@ -12,18 +12,18 @@ from glm2core.console import Report
 CurvePoint = dict[str, float]
 
 BY_SOURCE = "validation_loss."
-"""Prefix of a source's name, for its validation loss in a point."""
+"""A point names a source's validation loss with this prefix and the source's name."""
 
 
 class Progress:
     """Sums losses, tokens and seconds of the steps, and adds a point every `every` steps.
 
     Args:
-        every: steps between points.
-        operations_per_second: the machine's matrix rate, the reference for `mfu`; if steps are faster (because other
-            work slowed its measurement), the fastest step replaces it.
+        every: number of steps between points.
+        operations_per_second: the machine's matrix rate, the reference for `mfu`; if a step is faster (because other
+            work slowed the measurement of the rate), the rate of the fastest step is used instead.
         report: called with each point's metrics and its step.
-        sources: of the training rows.
+        sources: names of the training rows' sources.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Progress:
         self._clock = time.perf_counter()
 
     def add_batch(self, *, padded: float, operations: float, mix: Sequence[Sequence[float]]) -> float:
-        """Count one batch in each process; returns its supervised tokens.
+        """Count what all processes read at the same time; returns the number of its supervised tokens.
 
         Args:
-            padded: tokens including padding.
-            mix: tokens and supervised tokens of each source, without padding.
+            padded: number of tokens, including padding.
+            mix: numbers of tokens and of supervised tokens from each source, without padding.
         """
         tokens, supervised = (sum(column) for column in zip(*mix, strict=True))
         for sums in (self._sums, self._totals):
@@ -59,7 +59,7 @@ class Progress:
         return supervised
 
     def add_step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
-        """End an optimizer step; every `every` steps make a point with their mean loss."""
+        """End an optimizer step; after each `every` steps a point with their mean loss is added."""
         now = time.perf_counter()
         for sums in (self._sums, self._totals):
             sums["seconds"] += now - self._clock
@@ -87,12 +87,12 @@ class Progress:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Tokens, supervised tokens, operations, seconds and steps since step 0."""
+        """Totals since step 0: tokens, supervised tokens, operations, seconds and steps."""
         return dict(self._totals)
 
     @property
     def mix(self) -> dict[str, dict[str, float]]:
-        """Tokens and supervised tokens from each source since step 0, without padding."""
+        """Numbers of tokens and of supervised tokens from each source since step 0, without padding."""
         return {
             source: {"tokens": tokens, "supervised_tokens": supervised}
             for source, (tokens, supervised) in self._mix.items()
@@ -105,11 +105,11 @@ class Progress:
 
     @property
     def mfu(self) -> float:
-        """Share of the machine's matrix rate over all steps."""
+        """Share of the machine's matrix rate that was reached, over all steps."""
         return min(1.0, self._totals["operations"] / max(self._totals["seconds"], 1e-9) / self._rate)
 
     def best_validation(self) -> tuple[int, float] | None:
-        """(step, loss) of the lowest validation loss; the earliest of equal ones."""
+        """(step, loss) of the lowest validation loss; among equal losses the earliest."""
         return min(self.curve("validation_loss"), key=lambda point: point[1], default=None)
 
     def validations_since_best(self) -> int:

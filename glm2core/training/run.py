@@ -49,7 +49,7 @@ _MIX = ("source", "tokens", "supervised_tokens")
 
 
 def unreported(metrics: dict[str, float], step: int) -> None:
-    """The default `report`: ignores a run's points."""
+    """The default `report`, which ignores the points of a run."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Run:
     """One training run; `session.open_run` makes it from params.
 
     Args:
-        dtype: in which the network computes; `mfu` is measured against this dtype's matrix rate.
+        dtype: the dtype in which the network computes; `mfu` is a share of the matrix rate in this dtype.
         position_range: range of the PoSE positions; None = plain positions.
         notice: called with sentences for the user.
     """
@@ -87,7 +87,7 @@ class Run:
 
         Raises:
             KeyboardInterrupt: on SIGINT or SIGTERM; all steps so far are in a checkpoint.
-            UserError: no rows, or a loss or gradient that isn't finite.
+            UserError: there are no rows, or a loss or gradient isn't finite.
         """
         self._require_rows()
         meet()  # so that all measure their rates at the same time: processes share memory and power
@@ -116,10 +116,10 @@ class Run:
         return Outcome(self._metrics(loop), progress)
 
     def write_model(self, folder: Path, tokenizer: Path, settled: Settled | None = None) -> None:
-        """Write weights or adapter and the tokenizer, atomically; every process calls this, the first writes.
+        """Write the tokenizer and the weights or adapter, atomically; every process must call this, the first writes.
 
         Args:
-            tokenizer: a folder whose files are copied.
+            tokenizer: folder with the tokenizer's files, which are copied.
             settled: the settled params, kept beside the weights for evaluate.
         """
         network = self.prepared.network
@@ -134,7 +134,7 @@ class Run:
                 shutil.copy2(file, partial / file.name)
 
     def finish(self) -> None:
-        """Call once the outs are written: these checkpoints may be deleted when another run starts."""
+        """Mark the run as finished, once the outs are written; the next run then deletes its checkpoints."""
         self.checkpoints.finish()
 
     def batches(self, *, start: int = 0) -> DataLoader[Batch]:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions from the step to the share of the peak rate.
+"""Learning-rate schedules: functions that map a step to a share of the peak rate.
 
 `step` counts from 0, so the first step of a warm-up has a rate of 0.
 """
@@ -25,24 +25,24 @@ def schedule_of(params: TrainParams) -> Schedule:
 
 
 def constant(step: int, *, warmup: int) -> float:
-    """Warm-up over `warmup` steps, then 1."""
+    """Warm-up over `warmup` steps, then the full rate."""
     return step / warmup if step < warmup else 1.0
 
 
 def linear(step: int, *, warmup: int, steps: int) -> float:
-    """Warm-up, then a linear decay to 0 after the last of `steps`."""
+    """Warm-up, then a linear decay that reaches 0 after the last of `steps` steps."""
     return step / warmup if step < warmup else max(0.0, (steps - step) / max(1, steps - warmup))
 
 
 def cosine(step: int, *, warmup: int, steps: int) -> float:
-    """Warm-up, then a half-cosine decay to 0 after the last of `steps`."""
+    """Warm-up, then a half-cosine decay that reaches 0 after the last of `steps` steps."""
     if step < warmup:
         return step / warmup
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / max(1, steps - warmup)))))
 
 
 def wsd(step: int, *, warmup: int, decay: int, steps: int) -> float:
-    """Warm-up, stable at 1, then a linear decay to 0 over the last `decay` steps."""
+    """Warm-up, then the full rate, then a linear decay to 0 over the last `decay` steps."""
     if step < warmup:
         return step / warmup
     decayed = step - (steps - decay)

@@ -16,13 +16,13 @@ _HASH_BYTES = 8
 
 
 def without_generated(rows: TokenizedDataset, share: float, notice: Notice = print) -> TokenizedDataset:
-    """All rows, but of generated sources (format lines) only `share`; the choice of rows is fixed.
+    """Keep all rows of other sources, but only `share` of the generated rows (format lines), always the same ones.
 
     Args:
-        share: of the generated rows to keep, 0 to 1.
+        share: share of the generated rows to keep, 0 to 1.
 
     Raises:
-        UserError: no row is left.
+        UserError: no row would be left.
     """
     if share == 1:
         return rows
@@ -41,7 +41,7 @@ def without_generated(rows: TokenizedDataset, share: float, notice: Notice = pri
 
 
 def with_steps(params: TrainParams, rows: TokenizedDataset, processes: int, notice: Notice = print) -> TrainParams:
-    """If params give epochs, the params with the number of optimizer steps for these rows."""
+    """Replace epochs in the params, if given, by the number of optimizer steps that they take on these rows."""
     if params.epochs is None:
         return params
     taken, _ = rows_of_epoch(rows.weights, seed=params.seed, epoch=0)

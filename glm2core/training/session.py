@@ -1,4 +1,4 @@
-"""From params to a run: settle them on this machine, check that it fits, open its checkpoints, build its network."""
+"""Make a run from params: settle them on this machine, check that it fits, open its checkpoints, build its network."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,8 +48,8 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
         tokenized: the tokenize stage's folder.
 
     Raises:
-        UserError: a missing device, a tokenized file made with another tokenizer, another process
-            training the same run, or an error in loading the base.
+        UserError: a device is missing, a tokenized file was made with another tokenizer, another process
+            trains the same run, or the base can't be loaded.
     """
     device = choose_device(params.train.device)
     base = read_base(params.model.base, params.model.preset)
