@@ -43,7 +43,7 @@ def left_mask(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: temperature 0 = the likeliest one."""
+    """How the next token is chosen; temperature 0 = always the likeliest token."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -125,8 +125,8 @@ class Answerer:
         ids = self.chat_format.prompt_ids(messages)
         if len(ids) > self._room:
             raise UserError(
-                f"the prompt has {len(ids):,} tokens; with {self._config.max_new_tokens:,} for the answer that is more "
-                f"than the model's {self.positions:,} positions. Shorten it, or lower --max-new-tokens."
+                f"the prompt has {len(ids):,} tokens and the answer may have {self._config.max_new_tokens:,}, together "
+                f"more than the model's {self.positions:,} positions. Shorten the prompt, or lower --max-new-tokens."
             )
         return ids
 

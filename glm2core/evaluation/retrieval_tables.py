@@ -1,4 +1,4 @@
-"""Scores of retrieval answers by length and depth: queries over retrieval.parquet."""
+"""Scores of retrieval answers by length and depth, computed by queries over retrieval.parquet."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Scores of the answered rows, by model and by group: queries over answers.parquet."""
+"""Scores of the answered rows, by model and by group, computed by queries over answers.parquet."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ _LEAST_ROWS = 5  # fewer are too few for an interval
 
 
 def text_scores(rows: pl.DataFrame) -> dict[str, float]:
-    """Exact match and mean ROUGE in per cent, BLEU-4 over all rows together, and the loss per token.
+    """Compute exact match and mean ROUGE in per cent, BLEU-4 over all rows together, and the loss per token.
 
     Args:
         rows: rows of answers.parquet.

@@ -49,7 +49,7 @@ def check_network(source: Source, file: Path, quantization: Quantization, notice
     """Compare a written file with its source, and report how it was checked.
 
     Raises:
-        UserError: they differ by more than the file's precision explains.
+        UserError: the two differ by more than the file's precision explains.
     """
     if not is_there():
         _read_back_network(source, file)
@@ -117,7 +117,7 @@ def compare(source: Source, llama: LlamaCpp, prompt: list[int], quantization: Qu
     """Compare next-token log-probabilities at places over the whole prompt, and a greedy answer to it.
 
     Raises:
-        UserError: they differ by more than the file's precision explains.
+        UserError: the results differ by more than the file's precision explains.
     """
     vocabulary = source.config.padded_vocab_size
     ends = sorted({max(1, round(len(prompt) ** (step / _PLACES))) for step in range(_PLACES)})

@@ -31,7 +31,7 @@ class Normalization(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """[..., C] to [..., C]."""
+        """Normalize [..., C]."""
         ctx.save_for_backward(hidden, weight)
         ctx.eps = eps
         return Normalization.values(hidden, weight, eps)

@@ -164,7 +164,7 @@ def fingerprint(folder: Path) -> str:
     """Hex SHA-256 over the weights' bytes and the keys of config.json that affect the computation.
 
     Raises:
-        UserError: there are no weights, or there is no config.json.
+        UserError: the weights or config.json are missing.
     """
     values = read_json(folder / CONFIG_FILE)
     if values is None:

@@ -70,7 +70,7 @@ class _Updated(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, lower: Tensor, upper: Tensor, base: nn.Linear, scale: float, gated: bool
     ) -> Tensor:
-        """[..., I], or with `gated` [..., 2F], to [..., O]."""
+        """Map [..., I], or with `gated` [..., 2F], to [..., O]."""
         activations = swiglu(inputs) if gated else inputs
         outputs: Tensor = base(activations)
         dtype = outputs.dtype

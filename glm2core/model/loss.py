@@ -39,8 +39,8 @@ def supervised_loss(
 ) -> Tensor:
     """Cross-entropy of the labels of `supervised_positions`.
 
-    The output layer processes chunks of positions whose logits are recomputed in backward: [N, V] in fp32 never exists.
-    A batch that fits one chunk recomputes nothing.
+    The output layer processes chunks of positions, and backward recomputes their logits, so that all logits [N, V] are
+    never in memory together. For a batch that fits one chunk nothing is recomputed.
 
     Args:
         hidden: [B, S, C], at these positions.

@@ -63,7 +63,7 @@ def preset_config(name: str, vocab_size: int | None = None) -> ChatGLM2Config:
             kernels; None = the preset's own.
 
     Raises:
-        UserError: no such preset.
+        UserError: there is no such preset.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)

@@ -141,7 +141,7 @@ def unpacked(packed: Tensor, scale: Tensor, bits: int) -> Tensor:
 
     Args:
         packed: int8 [O, I * bits / 8].
-        scale: [O]; the largest number of a row divided by the largest integer.
+        scale: [O]; for each row its largest number divided by the largest integer.
 
     Returns:
         [O, I]

@@ -32,7 +32,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files with a folder's weights, sorted.
 
     Raises:
-        UserError: no such folder, no weights in it, or an index that is invalid or names a missing file.
+        UserError: there is no such folder, it holds no weights, or their index is invalid or names a missing file.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name one with config.json and weights in it.")

@@ -113,8 +113,8 @@ class Engine:
         if len(ids) + wanted > self.context:
             raise RequestError(
                 400,
-                f"the messages have {len(ids):,} tokens; with {wanted:,} for the answer that exceeds this server's "
-                f"context of {self.context:,}. Shorten them, or ask for a shorter answer.",
+                f"the messages have {len(ids):,} tokens and the answer may have {wanted:,}, together more than this "
+                f"server's context of {self.context:,}. Shorten the messages, or ask for a shorter answer.",
                 "messages",
                 "context_length_exceeded",
             )

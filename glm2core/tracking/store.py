@@ -166,7 +166,7 @@ def server_is_gone(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def locked_client(root: Path, uri: str) -> "Iterator[MlflowClient]":
-    """A client of a store, with the store's lock held in the body.
+    """A client of a store; the store's lock is held in the body of the `with`.
 
     MLflow migrates the schema when a client is created: two processes on a new file would both fail.
     """
@@ -187,13 +187,13 @@ class _Book:
         self._experiment = experiment
 
     def close_abandoned(self) -> None:
-        """End the runs whose process was killed: nothing else does."""
+        """End the runs whose process was killed, because nothing else ends them."""
         for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
             if is_gone(run.data.tags.get("process", this_process())):
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def parent(self, execution: Execution, params: Mapping[str, str]) -> str:
-        """The execution's row, running; all params except those still to be settled are recorded at its creation."""
+        """Find or create the execution's row, and mark it as running; a new row records all params already settled."""
         found = self._newest(execution=execution.key, kind="execution")
         if found:
             self._reopen(found)

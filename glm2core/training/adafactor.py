@@ -23,7 +23,7 @@ _FACTORS = ("exp_avg_sq_row", "exp_avg_sq_col")
 
 
 class RoundingAdafactor(Optimizer):
-    """transformers' Adafactor over fp32 copies of one block at a time, rounded stochastically to bf16.
+    """transformers' Adafactor, applied to the fp32 copy of one block at a time; results are rounded at random to bf16.
 
     A matrix of more than 1 Mi elements is split into blocks of rows, each with its own factored second
     moment, so the fp32 copies never exceed one block.

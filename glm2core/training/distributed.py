@@ -76,7 +76,7 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def summed(values: list[float], device: torch.device) -> list[float]:
-    """Each value summed over all processes."""
+    """Sum each value over all processes."""
     if not _several():
         return values
     total = reduce(torch.tensor(values, dtype=torch.float64, device=device), reduction="sum")
@@ -89,12 +89,12 @@ def anywhere(flag: bool, device: torch.device) -> bool:
 
 
 def gathered(value: T) -> list[T]:
-    """The value of each process, by rank."""
+    """The values of all processes, in the order of their ranks."""
     return list(gather_object([value])) if _several() else [value]
 
 
 def first_decides(choose: Callable[[], T]) -> T:
-    """What `choose` returns in the first process; the others receive it and don't call it."""
+    """Call `choose` only in the first process; all processes receive its result."""
     if not _several():
         return choose()
     chosen: T = broadcast_object_list([choose() if is_first() else None])[0]

@@ -82,7 +82,7 @@ class Progress:
 
     @property
     def latest(self) -> CurvePoint:
-        """The newest point with a training loss; empty before the first."""
+        """The newest point with a training loss; empty if there is none yet."""
         return next((p for p in reversed(self.points) if "loss" in p), {})
 
     @property
