@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RETRIEVAL = "found in a text of so many tokens, %"
+RETRIEVAL = "right answers by context length in tokens, %"
 ANSWERS = "answers to held-out rows, base -> tuned"
 _BASE = "base_"
 _RETRIEVAL = re.compile(r"retrieval_(.+)_(\d+)")  # of a task at a length

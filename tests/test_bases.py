@@ -32,6 +32,18 @@ def test_a_base_is_whole_and_its_params_are_accepted(name: str, monkeypatch: pyt
         assert (folder / "README.md").read_text(encoding="utf-8").count(f"({run.params})") == 1
 
 
+def test_kinds_is_tuned_as_its_checkpoint_turns_positions_and_on_few_long_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params(Path("params.yaml"))
+    model = params.model.model_copy(update={"base": "models/kinds"})
+    found = settle(params.model_copy(update={"model": model}), read_base("models/kinds", model.preset), "cpu")
+    assert (found.model.rope.type, found.train.position_stretch) == (None, False)  # as the checkpoint has it
+    assert (found.train.optimizer, found.train.generated_rows) == ("muon", 0.05)
+    assert max(found.evaluate.retrieval.lengths) == 2048
+
+
 def test_kinds_finds_uuids_and_several_numbers_in_512_tokens(tmp_path: Path) -> None:
     tasks = ["niah_multikey_3", "niah_multiquery", "lines"]
     command = [sys.executable, "-m", "glm2core", "retrieval", "models/kinds", str(tmp_path / "out"), "--contexts", "1"]

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 _DPI = 120
 _COLORS = "RdYlGn"
+_DRAWN_SCORES = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
 
 TableRow = Mapping[str, Any]
 
@@ -95,7 +96,7 @@ def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
     FigureCanvasAgg(figure)
     height = 0.8 / len(models)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, name in zip(panels, ("exact_match", "rouge_l"), strict=True):
+    for axes, (name, label) in zip(panels, _DRAWN_SCORES.items(), strict=True):
         for number, model in enumerate(models):
             of_model = [row for row in rows if row["model"] == model]
             places = [sources.index(row["source"]) + (number - (len(models) - 1) / 2) * height for row in of_model]
@@ -106,7 +107,7 @@ def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
                 [0 if high is None else max(0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
             ]
             axes.barh(places, values, height, xerr=bars, label=model, error_kw={"elinewidth": 0.8, "capsize": 2})
-        axes.set(xlabel=f"{name.replace('_', ' ')}, per cent", xlim=(0, 105))
+        axes.set(xlabel=f"{label}, %", xlim=(0, 105))
         axes.grid(alpha=0.3, axis="x")
     panels[0].set_yticks(range(len(sources)), [source[-40:] for source in sources], fontsize=8)
     panels[0].invert_yaxis()
