@@ -40,6 +40,8 @@ def main() -> None:
     if arguments.measure:
         print(MARK + json.dumps(measure(arguments)))
         return
+    if arguments.work is not None:
+        arguments.work.mkdir(parents=True, exist_ok=True)
     in_a_process("machine", arguments)
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         arguments.work = Path(folder)

@@ -126,8 +126,8 @@ class TrainingDisk:
     """Number of bytes that a training run writes, by use.
 
     Args:
-        base: weights kept for an adapter on a network from scratch; 0 otherwise.
-        checkpoints: all checkpoints that exist at once, including the one being written.
+        base: of the base weights, kept if an adapter is trained on a network from scratch; 0 otherwise.
+        checkpoints: of all checkpoints that exist at once, including the one being written.
         tuned: the result in models/tuned.
         cache: DVC's copy of the result (not needed if the file system can link files).
     """

@@ -20,7 +20,7 @@ from glm2core.lines.words import pool
 
 @dataclass(frozen=True)
 class GeneratedCases:
-    """Cases of every task and length: each has `contexts * questions` questions, the same number at each depth.
+    """Cases of every task and length. A task has `contexts * questions` questions per length, equally many per depth.
 
     If a context is too short for all its questions, it gets fewer, and more contexts are made. Tasks in `ONCE` have one
     question per context: fwe has `contexts` contexts, the others `contexts` at each depth. If contexts are shared, each

@@ -25,8 +25,8 @@ class Draws:
     The hash that splits words also splits numbers, uuids, names and coded words.
 
     Args:
-        alike: whether keys share words, numbers share all digits but one, and uuids share their start: a short record
-            then has the near collisions of a long one.
+        alike: make values easy to confuse: keys share words, numbers differ in one digit, uuids begin with the same
+            characters. A short record then has as many near collisions as a long one.
     """
 
     def __init__(self, rng: random.Random, split: Split, *, alike: bool = False) -> None:

@@ -103,7 +103,7 @@ def make_record(
 def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
     """How many pieces fit into `budget` tokens, if each piece costs about the same.
 
-    Few calls are needed, whatever the budget; the count is the largest that fits, or one or two less.
+    The result is the largest number that fits, or one or two less. `tokens_of` is called only a few times.
     """
     empty = tokens_of(0)
     cost = (tokens_of(_SAMPLE) - empty) / _SAMPLE

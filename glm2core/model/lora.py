@@ -29,7 +29,7 @@ def add_in_one_function(model: nn.Module) -> None:
 
 
 class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
-    """Our part of a LoRA layer; the second base class is peft's layer for the kind of linear."""
+    """Our part of a LoRA layer. A subclass also inherits from peft's layer for its kind of linear layer."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map [..., I] to [..., O], in the output dtype of the frozen linear layer."""

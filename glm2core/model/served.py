@@ -1,9 +1,9 @@
 """How other engines read a folder's config, and how half precision affects its positions.
 
-Known from their sources, not from runs: vLLM 0.32 and SGLang 0.5.23 read a released ChatGLM config with a rotary base
-of 10,000 x `rope_ratio`, and llama.cpp's convert_hf_to_gguf.py (October 2026) writes that base. So a ratio that divides
-positions, such as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters` in the released
-layout; in transformers' Glm layout vLLM and SGLang do, but the converter does not.
+According to their sources (they were not run), vLLM 0.32 and SGLang 0.5.23 use a rotary base of 10,000 x `rope_ratio`
+for a released ChatGLM config, and llama.cpp's convert_hf_to_gguf.py (October 2026) writes that base. So a ratio that
+divides positions, such as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters`
+in the released layout; in transformers' Glm layout vLLM and SGLang do, but the converter does not.
 """
 
 from collections.abc import Mapping

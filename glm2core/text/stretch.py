@@ -22,8 +22,8 @@ def stretched_positions(
 
     The total gap favours long ranges (the larger of two uniform draws), because rare distances are
     learned last. This gap is spread at random over 1, 2, 4, 8 or all starts of segments. A row
-    without an inner start, or as long as the range, keeps plain positions: rotary positions are
-    relative, so shifting the whole row would teach nothing.
+    that has no inner start, or already fills the range, keeps plain positions. Rotary positions are
+    relative, so shifting a whole row would teach nothing.
 
     Args:
         segments: token indices at which a round or a line starts; gaps open only there.

@@ -1,4 +1,4 @@
-"""Build the network to tune with full, lora, qlora or ptuning: it is quantized first, then gets its adapter."""
+"""Build the network that a method tunes: quantize it if the method does, then add the adapter if there is one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ def prepare(
 def multiply_adapters_in_half(model: nn.Module) -> None:
     """Let a LoRA's fp32 weights take the network's half-precision activations directly, for use under autocast.
 
-    peft would make an fp32 copy of every linear layer's input, and use the copy in dropout and product.
+    peft would make an fp32 copy of every linear layer's input, and use it for dropout and the matrix product.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
