@@ -41,11 +41,7 @@ class Run:
 
 BASES = {
     "base": (Run("params.yaml"),),
-    "kinds": (
-        Run("params.yaml", (16_000, 5)),
-        Run("further.yaml", (8_000, 6)),
-        Run("copying.yaml", (30_000, 7)),
-    ),
+    "kinds": (Run("params.yaml", (16_000, 5)), Run("further.yaml", (8_000, 6)), Run("copying.yaml", (30_000, 7))),
 }
 DATA = {
     "base": "the generated retrieval conversations and the small files of `data/raw`",
