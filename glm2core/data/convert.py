@@ -69,6 +69,13 @@ class ConvertReport:
     formats: dict[str, str] = field(default_factory=dict)
     columns: dict[str, ColumnUse] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
+    generated: list[str] = field(default_factory=list)
+
+    @property
+    def taken_from_files(self) -> int:
+        """Number of rows taken from files; generated rows, which are never rejected, would hide how many are."""
+        generated = [self.by_source[source] for source in self.generated if source in self.by_source]
+        return self.total.read - self.total.not_taken - sum(tally.read - tally.not_taken for tally in generated)
 
     @property
     def rows_losing(self) -> int:
@@ -122,10 +129,12 @@ class _Conversion:
         left = source.limit if source.limit is not None else sys.maxsize
         if source.generate is not None:
             self.report.formats[place] = f"lines ({source.generate.conversations:,} generated conversations)"
+            self.report.generated.append(place)
             self._add_rows(place, "index", _generated_lines(source.generate), source, left)
             return
         if source.analysis is not None:
             self.report.formats[ANALYSIS] = f"analysis ({source.analysis.rows:,} generated rows to train on)"
+            self.report.generated.append(ANALYSIS)
             self._add_rows(ANALYSIS, "index", _generated_analysis(source.analysis, source.held_out), source, left)
             return
         if parts := parquet_parts(str(source.path), place):
@@ -137,11 +146,12 @@ class _Conversion:
     def finish(self) -> None:
         report = self.report
         report.total.check("all sources")
-        taken = report.total.read - report.total.not_taken
+        taken = report.taken_from_files
         if report.total.rejected > self.params.max_rejected_fraction * taken:
             raise UserError(
-                f"{report.total.rejected:,} of {taken:,} rows were rejected, over convert.max_rejected_fraction "
-                f"({self.params.max_rejected_fraction:g}). {self._why()}Fix the rows or raise the fraction."
+                f"{report.total.rejected:,} of {taken:,} rows in files were rejected, over "
+                f"convert.max_rejected_fraction ({self.params.max_rejected_fraction:g}). "
+                f"{self._why()}Fix the rows or raise the fraction."
             )
         if not report.by_split["train"]:
             raise UserError(

@@ -13,7 +13,8 @@ from glm2core.report_tables import write_table
 def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
     """Figures of the convert stage; `rows_read` is the sum of the four figures that follow it.
 
-    `rows_losing_columns` counts rows with a value in a known column that their format does not read.
+    `rejected_fraction` is a share of the rows taken from files. `rows_losing_columns` counts rows with a value in a
+    known column that their format does not read.
     """
     total = report.total
     return {
@@ -23,7 +24,7 @@ def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
         "rows_duplicate": total.duplicates,
         "rows_not_taken": total.not_taken,
         "rows_losing_columns": report.rows_losing,
-        "rejected_fraction": total.rejected / max(total.read - total.not_taken, 1),
+        "rejected_fraction": total.rejected / max(report.taken_from_files, 1),
         **{f"rows_{split}": report.by_split[split] for split in ("train", "validation", "test")},
     }
 

@@ -150,7 +150,7 @@ class ConvertParams(Section):
         "less than 1",
     )
     max_rejected_fraction: Fraction = Field(
-        0.05, description="if a larger share of the rows is rejected, the stage stops; else it counts and lists them"
+        0.05, description="if a larger share of the rows in files is rejected, the stage stops; else they are listed"
     )
     seed: Seed = Field(0, description="salt of the split's hash: another seed gives other splits")
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from glm2core.conversation import SPLITS, RejectionError, identify, split_of
 from glm2core.data.convert import convert_sources
 from glm2core.data.converted import read_conversations
+from glm2core.data.reports import convert_metrics
 from glm2core.errors import UserError
 from glm2core.params import ConvertParams, GeneratedAnalysis, GeneratedLines, Source
 from tests.text.conftest import NOT_BLANK
@@ -86,8 +87,17 @@ def test_a_rejected_row_is_kept_whole_unless_it_is_too_deep_to_write(tmp_path):
 
 def test_too_many_rejected_rows_stop_with_the_first_reasons(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [*GOOD, *[{"instruction": "x", "output": ""}] * 3])
-    with pytest.raises(UserError, match=r"3 of 43 rows were rejected(.|\n)*a.jsonl, line 41: output is empty"):
+    with pytest.raises(UserError, match=r"3 of 43 rows in files were rejected(.|\n)*a.jsonl, line 41: output is empty"):
         convert_sources(params(source), tmp_path / "out")
+
+
+def test_generated_rows_do_not_hide_how_many_are_rejected(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", [*GOOD[:8], *[{"instruction": "x", "output": ""}] * 2])
+    generated = Source(format="lines", generate=GeneratedLines(conversations=200, lines=[2], questions=1))
+    with pytest.raises(UserError, match="2 of 10 rows in files were rejected"):
+        convert_sources(params(source, generated), tmp_path / "out")
+    report = convert_sources(params(source, generated, max_rejected_fraction=0.2), tmp_path / "out")
+    assert convert_metrics(report)["rejected_fraction"] == 0.2
 
 
 def test_no_row_left_is_an_error(tmp_path):

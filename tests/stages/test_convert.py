@@ -56,7 +56,7 @@ def test_users_texts_stay_out_of_mlflow_and_untracked_sources_are_named(project,
 
 @pytest.mark.parametrize(
     ("rows", "sentence"),
-    [([*ROWS, *[{"instruction": "x"}] * 9], "convert: 9 of 69 rows were rejected"), ([], "has no rows")],
+    [([*ROWS, *[{"instruction": "x"}] * 9], "convert: 9 of 69 rows in files were rejected"), ([], "has no rows")],
 )
 def test_a_failed_run_says_why_and_leaves_nothing_half_done(project, capsys, rows, sentence):
     shutil.rmtree(project / "data", ignore_errors=True)
