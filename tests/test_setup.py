@@ -31,7 +31,14 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "scripts/setup.py", *arguments]
     environment = os.environ | {"PIP_NO_INDEX": "1"}
     return subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, such as these tests may be, ignores Ctrl-C, and its children would as well
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
