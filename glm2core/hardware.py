@@ -75,7 +75,7 @@ def choose_dtype(
         return torch.float32
     if computes_in(torch.bfloat16, device):
         if name == "auto" and kind == "CPU" and parameters < _SMALL:
-            notice(f"dtype auto: float32, as {parameters / 1e6:.1f} million parameters gain no time from bfloat16")
+            notice(f"dtype auto: float32, as {parameters / 1e6:.1f} million parameters gain little time from bfloat16")
             return torch.float32
         if name == "auto":
             notice(f"dtype auto: bfloat16, which this {kind} computes in")

@@ -69,7 +69,7 @@ class ConvertReport:
     formats: dict[str, str] = field(default_factory=dict)
     columns: dict[str, ColumnUse] = field(default_factory=dict)
     untracked: list[str] = field(default_factory=list)
-    generated: list[str] = field(default_factory=list)
+    generated: set[str] = field(default_factory=set)
 
     @property
     def taken_from_files(self) -> int:
@@ -129,12 +129,12 @@ class _Conversion:
         left = source.limit if source.limit is not None else sys.maxsize
         if source.generate is not None:
             self.report.formats[place] = f"lines ({source.generate.conversations:,} generated conversations)"
-            self.report.generated.append(place)
+            self.report.generated.add(place)
             self._add_rows(place, "index", _generated_lines(source.generate), source, left)
             return
         if source.analysis is not None:
             self.report.formats[ANALYSIS] = f"analysis ({source.analysis.rows:,} generated rows to train on)"
-            self.report.generated.append(ANALYSIS)
+            self.report.generated.add(ANALYSIS)
             self._add_rows(ANALYSIS, "index", _generated_analysis(source.analysis, source.held_out), source, left)
             return
         if parts := parquet_parts(str(source.path), place):

@@ -94,8 +94,9 @@ def test_too_many_rejected_rows_stop_with_the_first_reasons(tmp_path):
 def test_generated_rows_do_not_hide_how_many_are_rejected(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [*GOOD[:8], *[{"instruction": "x", "output": ""}] * 2])
     generated = Source(format="lines", generate=GeneratedLines(conversations=200, lines=[2], questions=1))
+    analyses = [Source(format="analysis", analysis=GeneratedAnalysis(rows=9, held_out_rows=2, seed=s)) for s in (1, 2)]
     with pytest.raises(UserError, match="2 of 10 rows in files were rejected"):
-        convert_sources(params(source, generated), tmp_path / "out")
+        convert_sources(params(source, generated, *analyses), tmp_path / "out")
     report = convert_sources(params(source, generated, max_rejected_fraction=0.2), tmp_path / "out")
     assert convert_metrics(report)["rejected_fraction"] == 0.2
 
