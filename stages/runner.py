@@ -1,11 +1,13 @@
 """Runs any stage: checks params first, prints errors as sentences, and returns 0 only on success."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from glm2core.errors import UserError
 from glm2core.files import project_root, require_utf8_name
-from glm2core.params import Params, load_params
+from glm2core.params import PARAMS_FILE, Params, load_params
 from glm2core.process import prepare_process
 from glm2core.sentences import sentence_of
 
@@ -25,7 +27,7 @@ def run_stage(name: str, stage: Callable[[Params], None], process: str | None = 
         _forget_figures(name)
         require_utf8_name(project_root())
         prepare_process()
-        stage(load_params())
+        stage(_checked_params())
     except Exception as error:
         if (sentence := sentence_of(error)) is None:
             raise
@@ -35,6 +37,31 @@ def run_stage(name: str, stage: Callable[[Params], None], process: str | None = 
         print(f"\n{shown}: stopped; nothing half-done was kept. Run again to continue.", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _checked_params() -> Params:
+    """The params; an error also says how to undo a value that `-S` wrote into params.yaml.
+
+    Raises:
+        UserError: some keys are wrong.
+    """
+    try:
+        return load_params()
+    except UserError as error:
+        if not _is_committed(PARAMS_FILE):
+            raise UserError(
+                f"{error}\n`-S` leaves its values in {PARAMS_FILE}, so the next run has them, too. To go back to your "
+                f"last commit: git checkout {PARAMS_FILE}"
+            ) from None
+        raise
+
+
+def _is_committed(file: Path) -> bool:
+    """Whether git holds the file as it is; True where git can't tell."""
+    try:
+        return subprocess.run(["git", "diff", "--quiet", "HEAD", "--", file], capture_output=True).returncode != 1
+    except OSError:  # no git
+        return True
 
 
 def _forget_figures(name: str) -> None:

@@ -168,6 +168,7 @@ def test_wrong_params_stop_the_run_at_once(clone: Workspace, temporary: Done, ov
     assert done.code != 0
     assert said in done.out
     assert "Traceback" not in done.out
+    assert ("git checkout params.yaml" in done.out) == ("Running stage" in done.out)  # DVC's refusal writes no value
     assert (clone.folder / "dvc.lock").read_bytes() == before
     assert folder_bytes(clone.folder / "models" / "tuned") == tuned
     if "Running stage 'train'" in done.out:  # its figures, and those of what would follow, would be another run's

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from glm2core.estimate.fit import available_memory, fitting_changes, in_gib, with_recomputation
 from glm2core.estimate.memory import (
-    GIB,
     TrainingMemory,
     Workload,
     cache_bytes,
@@ -38,6 +38,7 @@ from glm2core.params import (
 )
 from glm2core.text.tokenizer import SPECIAL_TOKENS, SpTokenizer
 
+_NAMES: Mapping[DeviceKind, str] = {"cpu": "CPU", "cuda": "GPU"}
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "libraries")
 
 
@@ -98,15 +99,19 @@ def _dtype(params: Params, config: ChatGLM2Config, device: str) -> torch.dtype:
 
 
 def _settled_table(by_device: Mapping[DeviceKind, Settled]) -> Table:
-    """The value of each key that takes `auto`, on a CPU and on a GPU, and its origin."""
+    """The value of each key that takes `auto`, on a CPU and on a GPU if they differ, and its origin."""
     table = _table("settled")
-    for column in ("", "CPU", "GPU", "from"):
-        table.add_column(column, no_wrap=column in ("", "from"))
+    table.add_column("", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("from", overflow="fold")
     sections = ("model", "train", "evaluate")
     values = {device: settled.values(*sections) for device, settled in by_device.items()}
     for key in values["cpu"]:
+        texts = {device: shown(found[key]) for device, found in values.items()}
+        same = len(set(texts.values())) == 1
+        value = texts["cpu"] if same else ", ".join(f"{_NAMES[device]} {text}" for device, text in texts.items())
         origins = dict.fromkeys(settled.origins[key] for settled in by_device.values())
-        table.add_row(key, *(shown(values[device][key]) for device in by_device), "; ".join(origins))
+        table.add_row(key, escape(value), escape("; ".join(origins)))
     return table
 
 
@@ -117,19 +122,19 @@ def _training_table(
 ) -> Table:
     train = trains["cpu"]  # the title's values are the same on both
     bits = f", {train.quantization_bits} bits" if train.quantization_bits else ""
-    table = _table(f"train: {train.method}{bits}, {train.optimizer}, memory {train.memory}; GiB at the peak")
+    table = _table(f"train: {train.method}{bits}, {train.optimizer}, memory {train.memory}; memory at the peak")
     table.add_column("")
     for device in needs:
         dtype, products = (
             str(dtype).removeprefix("torch.") for dtype in (workloads[device].dtype, workloads[device].product_dtype)
         )
         how = dtype if dtype == products else f"{dtype} with {products} products"
-        table.add_column(f"{'CPU' if device == 'cpu' else 'GPU'}, {how}", justify="right")
+        table.add_column(f"{_NAMES[device]}, {how}", justify="right")
     for part in _PARTS:
-        table.add_row(part, *(f"{getattr(need, part) / GIB:,.2f}" for need in needs.values()))
+        table.add_row(part, *(in_gib(getattr(need, part)) for need in needs.values()))
     recomputed = (train.recomputed_blocks(workloads[device].config.num_layers) for device, train in trains.items())
     table.add_row("blocks recomputed", *map(str, recomputed))
-    table.add_row("needed at once", *(f"{need.total / GIB:,.2f}" for need in needs.values()), style="bold")
+    table.add_row("needed at once", *(in_gib(need.total) for need in needs.values()), style="bold")
     return table
 
 
@@ -147,7 +152,7 @@ def _print_fit(
             continue
         free = available_memory(torch.device(device))
         verdict = "fits" if need.total <= free else "does not fit"
-        console.print(f"  {'CPU' if device == 'cpu' else 'GPU'}: {in_gib(free)} free here: the run {verdict}.")
+        console.print(f"  {_NAMES[device]}: {in_gib(free)} free here: the run {verdict}.")
         if need.total > free:
             console.print(f"  What would fit: {fitting_changes(workloads[device], trains[device], free)}")
 
@@ -155,13 +160,13 @@ def _print_fit(
 def _use_table(params: Settled, workload: Workload) -> Table:
     config, cached = workload.config, product_dtype(torch.bfloat16, torch.device("cpu"))
     how = "" if cached == torch.bfloat16 else ", its cache in float32 like its products"
-    table = _table(f"using the model in bfloat16{how}; GiB")
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_row("weights", f"{2 * trained_parameter_count(workload, params.train) / GIB:,.2f}")
+    table = _table(f"using the model in bfloat16{how}", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("weights", in_gib(2 * trained_parameter_count(workload, params.train)))
     longest = max(params.evaluate.retrieval.lengths, default=config.seq_length)
     for tokens in sorted({longest, config.seq_length}):
-        table.add_row(f"cache of {tokens:,} tokens", f"{cache_bytes(config, tokens, cached) / GIB:,.2f}")
+        table.add_row(f"cache of {tokens:,} tokens", in_gib(cache_bytes(config, tokens, cached)))
     return table
 
 
@@ -170,16 +175,16 @@ def _disk_table(params: Settled, workload: Workload) -> Table:
     base = disk.base
     if params.model.base is not None:
         base = sum(file.stat().st_size for file in weight_files(resolve_path(params.model.base)))
-    table = _table(f"disk; GiB ({in_gib(shutil.disk_usage(project_root()).free)} free here)")
-    table.add_column("")
-    table.add_column("", justify="right")
+    table = _table(f"disk ({in_gib(shutil.disk_usage(project_root()).free)} free here)", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     there = " (already there)" if params.model.base is not None else ""
     rows = {f"base{there}": base, "checkpoints": disk.checkpoints, "models/tuned": disk.tuned, "DVC cache": disk.cache}
     for name, size in rows.items():
-        table.add_row(name, f"{size / GIB:,.2f}")
-    table.add_row("to be written", f"{disk.total / GIB:,.2f}", style="bold")
+        table.add_row(name, in_gib(size))
+    table.add_row("to be written", in_gib(disk.total), style="bold")
     return table
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left")
+def _table(title: str, *, show_header: bool = True) -> Table:
+    return Table(title=title, title_justify="left", show_header=show_header)

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if more:
         raise UserError(f"{arguments.file} names {len(more) + 1} files. Give one at a time.")
     out = arguments.output or path.with_name(f"{path.name}.answers.jsonl")
+    _require_absent(out)  # before the file is read and the model is hashed
     questions = read_questions(path, arguments.format, _columns(arguments.column), arguments.encoding)
     _say_columns(questions.use)
     ChatFormat.load(arguments.model)  # report a wrong folder before hashing anything
@@ -109,9 +110,8 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
     Raises:
         UserError: `out` exists, or a killed run with other values left lines.
     """
+    _require_absent(out)  # again, now that it is locked
     partial = out.with_name(f"{out.name}.partial")
-    if out.exists():
-        raise UserError(f"{out} already exists. Remove it, or name another file with --output.")
     if restart:
         partial.unlink(missing_ok=True)
 
@@ -127,6 +127,11 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
         )
     journal.add({})  # report a folder that can't be written to before loading a model
     return journal
+
+
+def _require_absent(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out} already exists. Remove it, or name another file with --output.")
 
 
 def _not_written(file: Path, error: OSError) -> UserError:
@@ -192,6 +197,8 @@ def answer_rows(
     records = iter(questions.rows)
     while window := list(islice(records, _WINDOW_BATCHES * batch_size)):
         prompts, problems = _prompts(answerer, questions, window)
+        if prompts and (longest := max(prompt.tokens for prompt in prompts)) > _BATCH_TOKENS:
+            _note(f"the longest prompt, answered first, has {longest:,} tokens; it takes longest to read")
         # Longest first; the whole window is sorted, done or not, so that batches stay the same
         prompts.sort(key=lambda prompt: -prompt.tokens)
         add(problems)

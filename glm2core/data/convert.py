@@ -133,6 +133,8 @@ class _Conversion:
             self._add_rows(place, "index", _generated_lines(source.generate), source, left)
             return
         if source.analysis is not None:
+            if not source.analysis.rows + source.analysis.held_out_rows:
+                return
             self.report.formats[ANALYSIS] = f"analysis ({source.analysis.rows:,} generated rows to train on)"
             self.report.generated.add(ANALYSIS)
             self._add_rows(ANALYSIS, "index", _generated_analysis(source.analysis, source.held_out), source, left)

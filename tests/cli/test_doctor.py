@@ -30,6 +30,15 @@ def test_the_machine_and_what_params_need(settled: Path, capsys: pytest.CaptureF
     assert "nothing here is known to fail" in out
 
 
+def test_no_cell_is_cut_at_80_columns(
+    settled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["memory"]) == 0
+    out = capsys.readouterr().out
+    assert "train.learning_rate" in out and "…" not in out
+
+
 def test_a_missing_identity_is_told(settled: Path, git: Callable[..., str]) -> None:
     git(settled, "config", "--unset", "user.email")
     (problem,) = project_problems()
