@@ -52,9 +52,13 @@ def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Seq
     if uv is not None:
         options, variables = uv_settings(settings)
         command = [uv, "pip", "install", "--python", str(python), *options]
-        command += ["--torch-backend", BACKENDS[torch]] if torch else []
         environment = {**os.environ, **variables}
-        if torch is None:
+        backend = ["--torch-backend", BACKENDS[torch]] if torch else []
+        if backend and _resolves([*command, *backend], lock, environment):
+            command += backend
+        elif backend:
+            print(f"set-up: no {torch} build found (see above); taking the package index's build of torch", flush=True)
+        else:
             _tell_of_gigabytes(command, lock, environment)
         quiet = [] if sys.stderr.isatty() else ["--quiet"]
         done = subprocess.run([*command, *quiet, "-r", str(lock)], env=environment, check=False, pass_fds=pass_fds)
@@ -110,6 +114,13 @@ def _find_uv(python: Path, pass_fds: Sequence[int]) -> str | None:
     return found
 
 
+def _resolves(command: Sequence[str], lock: Path, environment: Mapping[str, str]) -> bool:
+    """Whether uv finds the lock's torch; False without access to PyTorch's own index, as behind some firewalls."""
+    patience = {"UV_HTTP_RETRIES": "1", "UV_HTTP_TIMEOUT": "15"}
+    tried = [*command, "--quiet", "--dry-run", "--no-deps", *torch_of(lock)]
+    return subprocess.run(tried, env={**patience, **environment}, check=False).returncode == 0
+
+
 def _tell_of_gigabytes(command: Sequence[str], lock: Path, environment: Mapping[str, str]) -> None:
     """Print a hint if CUDA's libraries would be installed on a machine without a GPU."""
     if any((shutil.which("nvidia-smi"), Path("/proc/driver/nvidia").exists(), Path("/dev/kfd").exists())):
@@ -132,9 +143,10 @@ def torch_of(lock: Path) -> list[str]:
 
 def _by_pip(python: Path, lock: Path, torch: str | None, pass_fds: Sequence[int]) -> None:
     index = ["--extra-index-url", CPU_INDEX] if torch == "cpu" else []
-    # torch first: its build must be fixed before packages that need any torch
-    for what in ([line] for line in torch_of(lock)):
-        subprocess.run([*_pip(python), *index, *what], check=True, pass_fds=pass_fds)
+    # torch first: its build must be fixed before packages that need any torch. It comes alone: of an index that can't
+    # be reached, pip would ask several times for each package that torch needs
+    for line in torch_of(lock):
+        subprocess.run([*_pip(python), *index, "--no-deps", line], check=True, pass_fds=pass_fds)
     subprocess.run([*_pip(python), "--requirement", str(lock)], check=True, pass_fds=pass_fds)
 
 

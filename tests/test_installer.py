@@ -165,3 +165,23 @@ def test_gigabytes_are_told_of_before_they_come(
     wheel(configured, "nvidia-cublas", "1.0")
     installer.install(environment, lock_of(tmp_path, "torch==2.0"))
     assert ("make setup TORCH=cpu" in capfd.readouterr().out) is not gpu
+
+
+def test_without_access_to_pytorchs_own_index_the_configured_one_serves(
+    configured: Path,
+    environment: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    own_uv(monkeypatch)
+    index = tmp_path / "simple" / "torch"
+    index.mkdir(parents=True)
+    wheel(index, "torch", "2.0")
+    (index / "index.html").write_text('<a href="torch-2.0-py3-none-any.whl">torch-2.0-py3-none-any.whl</a>')
+    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {index.parent.as_uri()}\n", encoding="utf-8")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    installer.install(environment, lock_of(tmp_path, "torch==2.0"), torch="cpu")
+    assert "torch==2.0" in installed(environment)
+    assert "no cpu build found" in capfd.readouterr().out
