@@ -1,6 +1,6 @@
-"""Benchmarks; each is a module to run."""
+"""Benchmarks. Each of them is a module that can be run."""
 
 from glm2core.process import prepare_process
 
-# Here, because each of them loads torch, and torch reads these settings when it is loaded.
+# Called here, because each benchmark loads torch, and torch reads these settings when it is loaded.
 prepare_process()

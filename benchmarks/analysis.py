@@ -1,11 +1,11 @@
-"""Exact match on generated text analysis whose entities were never trained on, by kind and language: base -> tuned.
+"""Exact match of base and tuned model in generated text analysis with held-out entities, by kind and language.
 
     python -m benchmarks.analysis                        models/tuned and the base of params.yaml, 50 rows of each
     python -m benchmarks.analysis FOLDER --base none     another model, without its base
     python -m benchmarks.analysis --rows 100             more rows of each kind and language
 
-The rows are drawn from the held-out entities with a separate seed; a model answers the last question of each greedily.
-Intervals are Wilson's, 95%.
+The rows are drawn from the held-out entities with a separate seed. A model answers each row's last question greedily.
+The intervals are Wilson's 95% intervals.
 """
 
 import argparse
@@ -37,8 +37,8 @@ Group = tuple[Kind, Language]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=ROOT / "models/tuned", help="folder (models/tuned)")
-    parser.add_argument("--base", help="folder of the base; none = not asked (model.base of params.yaml)")
-    parser.add_argument("--rows", type=int, default=LEAST_ROWS, help="of each kind and language, at least 50")
+    parser.add_argument("--base", help="the base's folder; none = no base is asked (model.base in params.yaml)")
+    parser.add_argument("--rows", type=int, default=LEAST_ROWS, help="rows of each kind and language, at least 50")
     parser.add_argument("--batch-size", type=int, default=25)
     arguments = parser.parse_args()
     quiet_libraries()
@@ -65,7 +65,7 @@ def row_of(kind: Kind, language: Language, number: int) -> AnalysisRow:
 
 
 def right_answers(name: str, folder: Path, asked: dict[Group, list[AnalysisRow]], batch_size: int) -> dict[Group, int]:
-    """Count the rows of each group that a model answers exactly; also print the time."""
+    """Count the rows of each group that a model answers exactly, and print the time."""
     chat_format = ChatFormat.load(folder)
     device = choose_device("auto")
     dtype = choose_dtype("auto", device, parameters=network_parameters(folder))

@@ -1,8 +1,8 @@
-"""Attention of glm2core against transformers' `sdpa` function, side by side on this CPU.
+"""Compare the speed of glm2core's attention with that of transformers' `sdpa` function on this CPU.
 
     python -m benchmarks.attention
 
-Cases are timed in turn, best of several; the ratio carries over to other machines.
+The two functions are timed in turn, and the best of several times counts. The ratio carries over to other machines.
 """
 
 import time
@@ -61,7 +61,7 @@ def _measure(
 
 
 def _best(call: Callable[[], Tensor], training: bool, repeats: int = 5) -> float:
-    """Milliseconds."""
+    """Return the shortest time in milliseconds."""
     times = []
     with torch.set_grad_enabled(training):
         for _ in range(repeats):

@@ -1,9 +1,10 @@
-"""Finds the fastest of torch's attention kernels on this GPU: forward and backward of the released shape.
+"""Find the fastest of torch's attention kernels on this GPU, in forward and backward with the released shape.
 
     python -m benchmarks.attention_kernels             a table, and a row of glm2core/model/attention_kernels.csv
     python -m benchmarks.attention_kernels --dry       only the table
 
-32 query heads on 2 key/value heads of 128 channels, causal, bf16 (float16 if the GPU has no bf16).
+The shape is 32 query heads on 2 key/value heads with 128 channels each. Attention is causal and computed in bf16, or in
+float16 if the GPU does not support bf16.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def fastest(seconds: dict[str, float]) -> str:
 def seconds_by_kernel(
     device: torch.device, tokens: int, heads: int = HEADS, groups: int = GROUPS, channels: int = CHANNELS
 ) -> dict[str, float]:
-    """Of forward and backward by each kernel that takes this shape on `device`; a median."""
+    """Return the median time of forward and backward with each kernel that supports this shape on `device`."""
     dtype = torch.bfloat16 if computes_in(torch.bfloat16, device) else torch.float16
     shapes = ((1, heads, tokens, channels), *[(1, groups, tokens, channels)] * 2)
     query, key, value = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes)

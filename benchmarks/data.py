@@ -1,13 +1,14 @@
-"""convert and tokenize against bare SentencePiece and against the original's code; memory; the stages' time.
+"""Measure convert and tokenize: speed against bare SentencePiece and the original's code, memory, and the stages' time.
 
     python -m benchmarks.data                     everything
     python -m benchmarks.data speed --rows 20000  one part, on fewer rows
-    python -m benchmarks.data scale --scale-rows 1000000  both stages on a million rows: rows a second, memory, growth
-    python -m benchmarks.data --files a.json      other Alpaca files than the embedded ones
+    python -m benchmarks.data scale --scale-rows 1000000  both stages on a million rows: rows per second, memory, growth
+    python -m benchmarks.data --files a.json      these Alpaca files instead of the embedded ones
 
-The given files' rows are repeated, each with its number in front, so that none is a duplicate.
-Ratios use times taken alternately within one run, the best of each, so that other work on the
-machine affects both sides. Peak memory is the kernel's figure for each child process.
+The files' rows are repeated, and each row begins with its number, so that no row is a duplicate.
+For a ratio, both sides are timed alternately in one run and the best time of each side counts, so
+that other work on the machine affects both sides. Peak memory is what the kernel reports for each
+child process.
 """
 
 import argparse
@@ -52,10 +53,10 @@ evaluate: {{}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="speed, memory, stages, scale; default: all but scale")
+    parser.add_argument("parts", nargs="*", help="any of speed, memory, stages and scale; default: all but scale")
     parser.add_argument("--files", nargs="+", type=Path, default=sorted((ROOT / "data/raw").glob("alpaca_*.json")))
-    parser.add_argument("--rows", type=int, default=104_000, help="rows of the speed part")
-    parser.add_argument("--scale-rows", type=int, default=100_000, help="rows of the scale part, which is not in all")
+    parser.add_argument("--rows", type=int, default=104_000, help="number of rows in the part speed")
+    parser.add_argument("--scale-rows", type=int, default=100_000, help="number of rows in the part scale")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     print_machine()
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def speed(rows: list[dict[str, str]], count: int, repeats: int, folder: Path) -> None:
-    """Tokenize against bare SentencePiece; both steps against the original's code and against its leanest form."""
+    """Compare tokenize with bare SentencePiece, and both steps with the original's code and with its leanest form."""
     raw = write_rows(rows, count, folder / "raw.json")
     converted, tokenized = folder / "converted", folder / "tokenized"
     run_convert = functools.partial(convert_sources, convert_params(raw), converted)
@@ -113,9 +114,11 @@ def speed(rows: list[dict[str, str]], count: int, repeats: int, folder: Path) ->
 
 
 def original_way(raw: Path, folder: Path, encode: Callable[[str], list[int]], *, with_datasets: bool) -> None:
-    """All rows in memory, a dict and a json.dumps each; then a map that encodes and pads each row in lists.
+    """Prepare the data as the original does: all rows in memory as dicts, then a map that encodes and pads lists.
 
-    with_datasets: the map is `datasets.Dataset.map`, as in the original; else a plain loop that keeps nothing.
+    Args:
+        with_datasets: whether the map is `datasets.Dataset.map`, as in the original; if False, it is a plain loop that
+            keeps nothing.
     """
     lines = folder / "original.json"
     with lines.open("w", encoding="utf-8") as file:
@@ -137,7 +140,7 @@ def original_way(raw: Path, folder: Path, encode: Callable[[str], list[int]], *,
 
 
 def padded_pairs(batch: dict[str, list], encode: Callable[[str], list[int]]) -> dict[str, list]:
-    """The original's preprocessing of a batch: 500 ids and labels per row."""
+    """Preprocess a batch as the original does, with 500 ids and labels per row."""
     model_inputs: dict[str, list] = {"input_ids": [], "labels": []}
     for prompt, response, history in zip(batch["prompt"], batch["response"], batch["history"], strict=True):
         a = encode(f"[Round 1]\n\n问：{prompt}\n{history[0]}\n\n答：")[-298:]
@@ -153,7 +156,7 @@ def padded_pairs(batch: dict[str, list], encode: Callable[[str], list[int]]) -> 
 
 
 def hf_encode(folder: Path) -> Callable[[str], list[int]]:
-    """transformers' SentencePiece class on the same model: pieces to ids one by one, like the released one."""
+    """Use transformers' SentencePiece class on the same model. Like the released class, it looks pieces up singly."""
     from transformers import SentencePieceBackend
 
     slow = SentencePieceBackend(
@@ -163,7 +166,7 @@ def hf_encode(folder: Path) -> Callable[[str], list[int]]:
 
 
 def memory(rows: list[dict[str, str]], folder: Path) -> None:
-    """Peak resident memory of the real stages at 50,000 and 500,000 rows."""
+    """Measure the peak resident memory of the real stages at 50,000 and 500,000 rows."""
     peaks: dict[tuple[str, int], float] = {}
     for count in (50_000, 500_000):
         project = make_project(folder / str(count), write_rows(rows, count, folder / "many.json"))
@@ -176,7 +179,7 @@ def memory(rows: list[dict[str, str]], folder: Path) -> None:
 
 
 def scale(rows: list[dict[str, str]], count: int, folder: Path) -> None:
-    """Both stages on a tenth of the rows and on all, written as a folder of parquet parts, to check linear growth."""
+    """Check that time grows linearly, with both stages on a tenth of the rows and on all rows, as parquet parts."""
     rates: dict[tuple[str, int], float] = {}
     for size in (count // 10, count):
         project = make_project(folder / f"scale-{size}", write_parts(rows, size, folder / f"parts-{size}"))
@@ -192,7 +195,7 @@ def scale(rows: list[dict[str, str]], count: int, folder: Path) -> None:
 
 
 def stages(files: list[Path], folder: Path) -> None:
-    """Wall time of the two stages on the given rows, including imports and tracking."""
+    """Measure the wall time of the two stages on the given rows, including imports and tracking."""
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
     path = folder / "rows.json"
     path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
@@ -202,7 +205,7 @@ def stages(files: list[Path], folder: Path) -> None:
 
 
 def run_stage(stage: str, project: Path) -> tuple[float, float]:
-    """Seconds and peak MiB of one stage as a process of its own."""
+    """Run one stage in a separate process, and return its seconds and its peak memory in MiB."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
     child = subprocess.Popen(
@@ -235,7 +238,7 @@ def write_rows(rows: list[dict[str, str]], count: int, path: Path) -> Path:
 
 
 def write_parts(rows: list[dict[str, str]], count: int, folder: Path) -> Path:
-    """The same rows as a distributed engine writes them: a folder of parquet parts."""
+    """Write the same rows as a distributed engine does, to a folder of parquet parts."""
     folder.mkdir()
     names = ("instruction", "input", "output")
     for start in range(0, count, PART):
@@ -252,7 +255,7 @@ def convert_params(path: Path) -> ConvertParams:
 
 
 def all_texts(converted: Path) -> list[str]:
-    """The text that tokenize encodes: each prompt and each response."""
+    """Return the texts that tokenize encodes: each prompt and each response."""
     texts = []
     for split in SPLITS:
         for row in read_conversations(converted / f"{split}.parquet"):
@@ -261,7 +264,7 @@ def all_texts(converted: Path) -> list[str]:
 
 
 def best_of(repeats: int, actions: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-    """Wall and CPU seconds of each action, the minimum over `repeats` alternating rounds."""
+    """Return the wall and CPU seconds of each action: the minimum over `repeats` alternating rounds."""
     best: dict[str, tuple[float, float]] = {}
     for _ in range(repeats):
         for name, action in actions.items():

@@ -1,11 +1,12 @@
-"""Time and memory saved by sharing a context: many questions about one context read once, against each alone.
+"""Measure what sharing a context saves: many questions about a context that is read once, against each question alone.
 
-    python -m benchmarks.evaluate                            25 questions on one 16k context, and memory by length
+    python -m benchmarks.evaluate                            25 questions about one 16k context, and memory by length
     python -m benchmarks.evaluate --length 4096 --alone 25   fewer tokens, every question really asked alone
 
-Both run in one process, on the same network (the tiny preset with random weights: cost does not
-depend on their values), with the same number of new tokens. Asking alone is measured on `--alone`
-questions and extrapolated. Peak memory is that of a fresh process for each length.
+Both ways run in one process, with the same number of new tokens and on the same network: the tiny
+preset with random weights, because the cost does not depend on their values. The time of asking
+alone is measured with `--alone` questions and extrapolated. Peak memory is measured in a new process
+for each length.
 """
 
 import argparse
@@ -30,12 +31,12 @@ NEVER: frozenset[int] = frozenset()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--length", type=int, default=16384, help="tokens of the context")
+    parser.add_argument("--length", type=int, default=16384, help="number of tokens in the context")
     parser.add_argument("--questions", type=int, default=25)
-    parser.add_argument("--alone", type=int, default=3, help="questions really asked alone")
+    parser.add_argument("--alone", type=int, default=3, help="number of questions that are really asked alone")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", default="bfloat16", help="of the weights: bfloat16, as evaluate takes, or float32")
-    parser.add_argument("--memory-of", type=int, help="only print the peak memory of one context of so many tokens")
+    parser.add_argument("--dtype", default="bfloat16", help="the weights' dtype: bfloat16, as in evaluate, or float32")
+    parser.add_argument("--memory-of", type=int, help="only print the peak memory for one context of this many tokens")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = ChatGLM2ForCausalLM(preset_config("tiny", VOCABULARY)).to(getattr(torch, arguments.dtype)).eval()

@@ -1,8 +1,8 @@
-"""GGUF files against their source model, in llama.cpp in this process (pip install '.[gguf]').
+"""Compare GGUF files with their source model, with llama.cpp in this process (pip install '.[gguf]').
 
-python -m benchmarks.export members                    log-probabilities of every member, to 20,000 tokens
-python -m benchmarks.export retrieval models/tuned     the same questions to f32, q8_0 and q4_0, paired
-python -m benchmarks.export large                      the 6.24 B network to q4_0: time and memory
+python -m benchmarks.export members                    log-probabilities of every family member, up to 20,000 tokens
+python -m benchmarks.export retrieval models/tuned     paired answers of f32, q8_0 and q4_0 to the same questions
+python -m benchmarks.export large                      time and memory for exporting the 6.24 B network to q4_0
 python -m benchmarks.export large --preset small       the same on a small shape
 """
 
@@ -47,10 +47,10 @@ def main() -> None:
     retrieval.add_argument("model", type=Path, nargs="?", default=Path("models/tuned"))
     retrieval.add_argument("--length", type=int, default=8192)
     retrieval.add_argument("--contexts", type=int, default=8)
-    retrieval.add_argument("--questions", type=int, default=50, help="on each context")
+    retrieval.add_argument("--questions", type=int, default=50, help="number of questions about each context")
     large = commands.add_parser("large")
     large.add_argument("--preset", default="chatglm2-6b")
-    large.add_argument("--layers", type=int, default=0, help="0 = the preset's")
+    large.add_argument("--layers", type=int, default=0, help="number of blocks; 0 = the preset's number")
     large.add_argument("--quantize", default="q4_0")
     large.add_argument("--tokenizer", type=Path, default=Path("models/base"))
     arguments = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def members(_: argparse.Namespace, work: Path) -> None:
-    """Largest log-probability difference; where ours leads by 0.05, how often the most likely token is the same."""
+    """Print the largest log-probability difference, and how often the likeliest tokens agree if ours leads by 0.05."""
     print(f"{'member':<20}{'file':<6}{'to token':>10}{'largest':>10}{'clear':>8}{'same':>6}")
     for member in (name for name in PRESETS if "6b" in name):
         folder = _small_member(work / member, member)
@@ -86,7 +86,7 @@ def _print_difference(member: str, quantization: str, source: Source, file: Path
 
 
 def paired(arguments: argparse.Namespace, work: Path) -> None:
-    """Shares of right answers, and the questions that a file loses and gains against f32."""
+    """Print the share of right answers of each file, and the questions that a file loses and gains compared to f32."""
     right: dict[str, list[bool]] = {}
     for quantization in ("f32", "q8_0", "q4_0"):
         source = Source.open(arguments.model, notice=_silent)
@@ -115,7 +115,7 @@ def _answers(llama: LlamaCpp, source: Source, arguments: argparse.Namespace) -> 
 
 
 def exported(arguments: argparse.Namespace, work: Path) -> None:
-    """Export of random weights of a preset's shape with its check: seconds, and peak memory without mapped files."""
+    """Export and check random weights of a preset's shape; print seconds and peak memory, without mapped files."""
     weights = work / arguments.preset
     write_released_weights(weights, arguments.preset, layers=arguments.layers)
     SpTokenizer.load(arguments.tokenizer).save(weights, "chatglm2")
@@ -129,7 +129,7 @@ def exported(arguments: argparse.Namespace, work: Path) -> None:
 
 
 def _small_member(folder: Path, member: str) -> Path:
-    """Random weights of a trained network's magnitude, with the member's range and scaling."""
+    """Make random weights with a trained network's magnitude, and with the family member's range and scaling."""
     network = ChatGLM2ForCausalLM(ChatGLM2Config(**{**PRESETS[member], **SMALL}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

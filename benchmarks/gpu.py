@@ -1,12 +1,13 @@
-"""The released shape on a GPU: tuning against GlmForCausalLM with peft and Trainer, and reading a long context.
+"""Measure the released shape on a GPU: tuning, against GlmForCausalLM with peft and Trainer, and reading long contexts.
 
     python -m benchmarks.gpu                          all rows in at most ten minutes, and docs/gpu.md's tables
     python -m benchmarks.gpu --only lora-2048         some of them
     python -m benchmarks.gpu --work /dev/shm          random weights (26 GiB) are written there, and removed after
 
-It needs torch, the project's other packages and this checkout, no data and no network. Each row is a separate process
-on the same random weights and rows; its alternative follows. A step's time is the fastest after the first; peak memory
-is what torch's allocator handed out, including loading. Rows skipped for lack of time are listed.
+The benchmark needs torch, the project's other packages and this checkout, but no data and no network. Each row of the
+tables is measured in a separate process on the same random weights and training rows, followed by its alternative. A
+step's time is that of the fastest step after the first. Peak memory is what torch's allocator handed out, including
+loading. Rows that were skipped for lack of time are listed.
 """
 
 import argparse
@@ -57,25 +58,25 @@ def main() -> None:
 
 
 class Clock:
-    """The time left of the minutes that a call may take."""
+    """Counts how much is left of the minutes that a call may take."""
 
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Return the seconds that are left."""
         return self._end - time.monotonic()
 
 
 def machine(device: torch.device) -> str:
-    """The card and the libraries, as named in the tables."""
+    """Return the names of the card and the libraries for the tables."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
     return f"{name}, torch {torch.__version__}"
 
 
 def tables(found: dict[str, Figures], left_out: list[str], on: str) -> str:
-    """Both tables in Markdown, with the rows that were skipped for lack of time."""
+    """Return both tables in Markdown, and the names of the rows that were skipped for lack of time."""
     rate = found["rate"]["bfloat16"]
     lines = [f"On {on}; products of random bf16 matrices {rate / 1e12:,.1f} TFLOP/s.", "", _TRAINED_HEAD]
     lines += [_trained_line(name, found, rate) for name in TRAINED if name in found]
@@ -113,7 +114,7 @@ def write_between_marks(file: Path, text: str) -> None:
     """Replace the tables in a document.
 
     Raises:
-        SystemExit: the document has no such place.
+        SystemExit: the document has no place for the tables.
     """
     before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -127,8 +128,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--preset", default="chatglm2-6b", help="shape of the network")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--minutes", type=float, default=10, help="that all of it may take")
-    parser.add_argument("--shorter", type=int, default=1, help="divide the rows' lengths by it, to try the benchmark")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes that the whole benchmark may take")
+    parser.add_argument("--shorter", type=int, default=1, help="divisor of the rows' lengths, to try the benchmark")
     parser.add_argument("--work", type=Path, help="folder for the weights; default: the system's temporary one")
     parser.add_argument("--docs", type=Path, help="the document whose tables are written (docs/gpu.md)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -139,7 +140,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _all(arguments: argparse.Namespace, clock: Clock) -> dict[str, Figures]:
-    """Results of every row that had time and ran."""
+    """Return the results of every row for which there was time and which did not fail."""
     found: dict[str, Figures] = {}
     rows = [name for name in NAMES if name in arguments.only]
     for name in ("weights", "rate", *(n for row in rows for n in _with_alternative(row))):
@@ -156,7 +157,7 @@ def _with_alternative(name: str) -> list[str]:
 
 
 def _in_a_process(name: str, arguments: argparse.Namespace, clock: Clock) -> Figures | None:
-    """Run in a separate process, with its own peaks and kernel caches; None if it failed or there was no time."""
+    """Measure a row in a separate process, with its own peaks and kernel caches; None if it failed or time ran out."""
     if clock.left < SHORTEST and arguments.device == "cuda":
         return None
     command = [sys.executable, "-m", "benchmarks.gpu", "--measure", name, "--work", str(arguments.work)]

@@ -1,12 +1,12 @@
-"""Runs all four stages on the released shape, from files to an evaluation at 32,768 tokens, and times them.
+"""Run and time all four stages with the released shape, from files to an evaluation at 32,768 tokens.
 
     python -m benchmarks.gpu_pipeline                   random weights of chatglm2-6b's shape, qlora, on a GPU
     python -m benchmarks.gpu_pipeline --preset tiny     the same in miniature, also on a CPU
     python -m benchmarks.gpu_pipeline --work /dev/shm   weights and a clone are written there, and removed after
 
-The stages run as under DVC, but are started directly, so that a bare machine needs no dvc. The tokenizer is the
-embedded base's: its ids are within the released vocabulary. Random weights give no answers; times and memory are those
-of real ones.
+The stages run as under DVC, but are started directly, so that a bare machine does not need DVC. The tokenizer is the
+embedded base's, whose ids are all within the released vocabulary. Random weights give no useful answers, but times and
+memory are those of real weights.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--method", default="qlora", choices=["lora", "qlora", "ptuning"])
     parser.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps ({STEPS})")
-    parser.add_argument("--length", type=int, default=LENGTH, help=f"tokens of the long context ({LENGTH:,})")
-    parser.add_argument("--work", type=Path, help="folder for weights and clone; default: the system's temporary one")
+    parser.add_argument("--length", type=int, default=LENGTH, help=f"number of tokens in the long context ({LENGTH:,})")
+    parser.add_argument("--work", type=Path, help="folder for the weights and the clone; default: a temporary folder")
     arguments = parser.parse_args()
     print_machine()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def run_stages(clone: Path) -> dict[str, tuple[float, float | None]]:
-    """Seconds and peak GiB (if reported) of each stage.
+    """Run the stages, and return each stage's seconds and its peak in GiB, if reported.
 
     Raises:
         SystemExit: a stage failed; its output was printed.
@@ -71,7 +71,7 @@ def run_stages(clone: Path) -> dict[str, tuple[float, float | None]]:
 
 
 def print_table(found: dict[str, tuple[float, float | None]]) -> None:
-    """Print it as Markdown, with the total at the end."""
+    """Print the results as Markdown, with the total at the end."""
     print("| stage | s | peak GiB |\n|---|---|---|")
     for stage, (seconds, peak) in found.items():
         print(f"| {stage} | {seconds:,.0f} | {'–' if peak is None else f'{peak:.1f}'} |")

@@ -1,4 +1,4 @@
-"""The rows of benchmarks/gpu.py: ours, and the alternative on the same weights and rows; each in its own process."""
+"""Measures the rows of benchmarks/gpu.py: ours, and the alternative on the same weights and training rows."""
 
 import tempfile
 import time
@@ -41,10 +41,10 @@ class Row:
     """What is trained.
 
     Args:
-        words: for the table.
-        lengths: of the rows of one batch; longer first.
-        beside: also measure the alternative: transformers' Glm with peft's LoRA under Trainer.
-        steps: number of steps; the fastest counts.
+        words: the row's name in the table.
+        lengths: numbers of tokens in the training rows of one batch, longest first.
+        beside: whether to measure the alternative, too, which is transformers' Glm with peft's LoRA under Trainer.
+        steps: number of steps, of which the fastest counts.
     """
 
     words: str
@@ -74,11 +74,11 @@ READ = {"read-32768": 32768}
 
 
 def measure(name: str, work: Path, preset: str, device: torch.device, shorter: int) -> Figures:
-    """Measure one row by name; with prefix `glm-` the alternative; `weights` writes the weights that all rows load.
+    """Measure one row; the prefix `glm-` means the alternative, and `weights` writes the weights that all rows load.
 
     Args:
-        work: folder of the weights.
-        shorter: divisor of the lengths.
+        work: the folder of the weights.
+        shorter: number by which the lengths are divided.
     """
     weights, glm = work / "weights", work / "glm"
     if name == "weights":
@@ -98,7 +98,7 @@ def measure(name: str, work: Path, preset: str, device: torch.device, shorter: i
 
 
 def rows_of(lengths: tuple[int, ...]) -> TokenizedDataset:
-    """Rows of random ids, the last two fifths of each supervised."""
+    """Make rows of random ids, and supervise the last two fifths of each row."""
     random, flat = np.random.default_rng(0), []
     labels = []
     for length in lengths:
@@ -119,7 +119,7 @@ def rows_of(lengths: tuple[int, ...]) -> TokenizedDataset:
 
 
 def _ours(weights: Path, work: Path, row: Row, rows: TokenizedDataset, device: torch.device) -> Figures:
-    """The train stage's own path: only as many blocks are recomputed as needed to fit memory."""
+    """Train as the train stage does, and recompute only as many blocks as memory requires."""
     tokens, dtype = int(rows.lengths.sum()), getattr(torch, row.dtype)
     params = TrainParams.model_validate(
         {
@@ -157,7 +157,7 @@ def _ours(weights: Path, work: Path, row: Row, rows: TokenizedDataset, device: t
 
 
 def _glm_trainer(weights: Path, row: Row, rows: TokenizedDataset, device: torch.device) -> Figures:
-    """transformers' Glm of the same weights with peft's LoRA of the same rank under Trainer, as its users set it."""
+    """Train transformers' Glm with peft's LoRA under Trainer: the same weights and rank, with users' usual settings."""
     lora, dtype = LoraParams(rank=row.rank), getattr(torch, row.dtype)
     quantized = {"quantization_config": quantization_config(row.bits, dtype, device)} if row.bits else {}  # type: ignore[arg-type]
     model: Any = GlmForCausalLM.from_pretrained(weights, dtype=dtype, device_map=device, **quantized)
@@ -190,7 +190,7 @@ def _glm_trainer(weights: Path, row: Row, rows: TokenizedDataset, device: torch.
 
 
 class _Timer(TrainerCallback):
-    """Seconds of each step."""
+    """Records the seconds of each step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -204,7 +204,7 @@ class _Timer(TrainerCallback):
         self.seconds.append(self._now() - self._started)
 
     def of(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns, timed."""
+        """Time `work`, and return its result."""
         self.on_step_begin()
         result = work()
         self.on_step_end()
@@ -217,7 +217,7 @@ class _Timer(TrainerCallback):
 
 
 def _read(weights: Path, device: torch.device, tokens: int) -> Figures:
-    """Read a context once in one chunk, and answer all its questions."""
+    """Read a context once, in one chunk, and answer all questions about it."""
     model = load_model(weights, dtype=torch.bfloat16, device=device, family="chatglm2")
     ids = torch.randint(3, 1000, (tokens,)).tolist()
     questions = [torch.randint(3, 1000, (QUESTION_TOKENS,)).tolist() for _ in range(QUESTIONS)]

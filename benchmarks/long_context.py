@@ -1,13 +1,13 @@
-"""The long-context claim with its controls: the same questions to the base, plain and scaled, and to tuned models.
+"""Check the long-context claim with controls: ask the base, plain and scaled, and tuned models the same questions.
 
     make longcontext                                        what is missing, then docs/long-context.csv and .png
     python -m benchmarks.long_context --jobs 4              the same, four models at a time, one thread each
     python -m benchmarks.long_context --longeval FOLDER     also LongEval's own *_lines.jsonl files
     python -m benchmarks.long_context --table               only the table, CSV and picture of existing results
 
-Every tuned model uses params.yaml's train section unchanged: the same data, steps and position gaps; only `model.rope`
-and the seed differ. Models and answers are kept in .longcontext/, so an interrupted run continues; each is made again
-if its dependencies have changed, and the table leaves out outdated results.
+Every tuned model uses params.yaml's train section unchanged, with the same data, steps and position gaps. Only
+`model.rope` and the seed differ. Models and answers are kept in .longcontext/, so an interrupted run continues. A model
+or an answer is made again if its dependencies have changed, and the table leaves out outdated results.
 """
 
 import argparse
@@ -59,10 +59,10 @@ class Control:
     """A model to ask.
 
     Args:
-        seeds: of its tuning; None = the untuned base.
+        seeds: the seeds with which the model is tuned; None = the untuned base.
         tables: precision in which the rotary tables are built.
-        of: use the tuned model of this control instead of tuning one.
-        longeval: also ask LongEval's own files.
+        of: the control whose tuned model is used; None = tune a model for this control.
+        longeval: whether to ask the questions in LongEval's own files, too.
     """
 
     name: str
@@ -95,10 +95,10 @@ CONTROLS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models at a time, a thread each")
-    parser.add_argument("--longeval", type=Path, help="folder of LongEval's *_lines.jsonl files")
-    parser.add_argument("--only", action="append", help="only this control (may be repeated)")
-    parser.add_argument("--table", action="store_true", help="ask nothing new: only show what is there")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models at a time; each uses one thread")
+    parser.add_argument("--longeval", type=Path, help="the folder with LongEval's *_lines.jsonl files")
+    parser.add_argument("--only", action="append", help="run only this control (may be repeated)")
+    parser.add_argument("--table", action="store_true", help="ask no questions, and show only existing results")
     parser.add_argument("--one", nargs=2, metavar=("CONTROL", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> None:
-    """Run in a separate process, so that one model's memory is freed before the next."""
+    """Run a control in a separate process, so that one model's memory is freed before the next model starts."""
     command = [sys.executable, "-m", "benchmarks.long_context", "--one", control.name, str(seed)]
     command += ["--longeval", str(longeval)] if longeval else []
     folder = _folder(control, seed)
@@ -139,7 +139,7 @@ def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> 
 
 
 def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
-    """Tune if requested, ask all questions, and keep the answers; existing results stay."""
+    """Tune the model if the control asks for it, ask all questions, and save the answers; existing results stay."""
     quiet_libraries()
     torch.set_num_threads(1)
     params = settled_params()
@@ -156,19 +156,19 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
 
 
 def settled_params() -> Settled:
-    """params.yaml, settled for its base on a CPU."""
+    """Return params.yaml with settled values for its base on a CPU."""
     params = load_params(ROOT / "params.yaml")
     return settle(params, read_base(_base()), "cpu")
 
 
 def generated_questions(control: Control, params: Settled) -> GeneratedCases:
-    """The questions for a control, without LongEval's files."""
+    """Return the questions for a control, without those in LongEval's files."""
     settings = params.evaluate.retrieval
     return GeneratedCases(["lines"], control.lengths, control.contexts, QUESTIONS, settings.depths, settings.seed)
 
 
 def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
-    """Make a file or folder unless it exists for this key; an unfinished one never looks complete."""
+    """Make a file or folder unless it exists for this key. An unfinished file or folder never looks complete."""
     if _key(path) == key:
         return
     _key_file(path).unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
 
 
 def _key(path: Path) -> str:
-    """The key that a file or folder was made for; empty if there is none, or it is unfinished."""
+    """Return the key for which a file or folder was made; empty if it is missing or unfinished."""
     return _key_file(path).read_text() if _key_file(path).is_file() else ""
 
 
@@ -230,7 +230,7 @@ def _base() -> Path:
 
 
 class HalfTables(RotaryEmbedding):
-    """Angles as in the released code: positions, frequencies and their product in half precision."""
+    """Compute angles as the released code does: positions, frequencies and their product in half precision."""
 
     def __init__(self, rope: dict[str, Any], rotary_channels: int, dtype: torch.dtype) -> None:
         super().__init__(rope, rotary_channels)
@@ -243,7 +243,7 @@ class HalfTables(RotaryEmbedding):
 
 
 def _model_key(control: Control, seed: int | None) -> str:
-    """Dependencies of a model and its answers: code, base, RoPE; if tuned, also seed, rows and the train section."""
+    """Return a hash of what a model depends on: code, base and RoPE; if tuned, also seed, rows and train section."""
     rooms = ("text", "lines", "evaluation", "model", "training", "family.py")
     code = source_fingerprint(*(ROOT / "glm2core" / name for name in rooms))
     parts: list[Any] = [
@@ -261,13 +261,13 @@ def _model_key(control: Control, seed: int | None) -> str:
 
 
 def _answers_key(control: Control, seed: int | None) -> str:
-    """The model's key, and the questions."""
+    """Return a key made of the model's key and the questions."""
     questions = [control.lengths, control.contexts, load_params(ROOT / "params.yaml").evaluate.retrieval.seed]
     return hashlib.sha256(json.dumps([_model_key(control, seed), *questions]).encode()).hexdigest()
 
 
 def _longeval_key(control: Control, seed: int | None, files: list[Path]) -> str:
-    """Two words, the model's key first: a table knows the model, but not the files."""
+    """Return two words. The model's key is first, because a table knows the model but not the files."""
     return f"{_model_key(control, seed)} {hashlib.sha256(''.join(map(sha256_file, files)).encode()).hexdigest()}"
 
 
@@ -281,7 +281,7 @@ def _folder(control: Control, seed: int | None) -> Path:
 
 
 def read_answers(control: Control, seed: int | None) -> list[Answer]:
-    """The answers that belong to the current params and base."""
+    """Return the answers that belong to the current params and base."""
     folder, names = _folder(control, seed), {field.name for field in fields(Answer)}
     keys = {"answers.jsonl": _answers_key(control, seed), "longeval.jsonl": _model_key(control, seed)}
     current = [folder / name for name, key in keys.items() if _key(folder / name).startswith(key)]

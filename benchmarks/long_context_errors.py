@@ -1,9 +1,9 @@
-"""Analyses the wrong answers of benchmarks/long_context.py, and the pairs of pieces in its keys.
+"""Analyse the wrong answers of benchmarks/long_context.py, and the pairs of pieces in its keys.
 
     python -m benchmarks.long_context_errors                      after `make longcontext`
     python -m benchmarks.long_context_errors --longeval FOLDER    also LongEval's own *_lines.jsonl files
 
-An answer repeats its line, so a wrong one shows where it went wrong: in the key, or in the number after the right key.
+An answer repeats its line, so a wrong answer shows whether the key is wrong or the number that follows the right key.
 """
 
 import argparse
@@ -29,8 +29,8 @@ KEYS = 20_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longeval", type=Path, help="folder of LongEval's *_lines.jsonl files")
-    parser.add_argument("--show", action="store_true", help="print every wrong answer, too")
+    parser.add_argument("--longeval", type=Path, help="the folder with LongEval's *_lines.jsonl files")
+    parser.add_argument("--show", action="store_true", help="also print every wrong answer")
     arguments = parser.parse_args()
     print_machine()
     params = settled_params()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _wrong(answers: list[Answer], cases: dict[tuple[str, int, int], Case]) -> Iterator[tuple[Case, Answer, str]]:
-    """Wrong answers with their cases and the asked keys; the answers of a case are in the order of its questions."""
+    """Return wrong answers with their cases and the asked keys. A case's answers are in the order of its questions."""
     seen: dict[tuple[str, int, int], int] = defaultdict(int)
     for answer in answers:
         place = (answer.task, answer.length, answer.context)
@@ -74,7 +74,7 @@ def _what_went_wrong(case: Case, answer: Answer, key: str) -> str:
 
 
 def _print_pairs(tokenizer: SpTokenizer, asked: Iterable[str]) -> None:
-    """Count the pairs of neighbouring pieces in `asked` that occur in keys of each split's words."""
+    """Count the pairs of neighbouring pieces in `asked` that also occur in keys made of each split's words."""
     pairs = [pair for key in asked for pair in pairwise(tokenizer.part_ids(Part(f" {key}")))]
     for name, words in (("half loose", pool("training")), ("of syllables", pool("evaluation"))):
         known = {pair for key in _keys(words) for pair in pairwise(tokenizer.part_ids(Part(f" {key}")))}

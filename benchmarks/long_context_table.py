@@ -1,4 +1,4 @@
-"""The table, the CSV file and the picture of benchmarks/long_context.py."""
+"""Makes the table, the CSV file and the picture of benchmarks/long_context.py."""
 
 import csv
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ _STORY = {
 
 
 def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[dict[str, Any]]:
-    """One row per control and length (or LongEval file): all seeds together, and the lowest and highest of them.
+    """Make one row per control and length (or LongEval file), with all seeds together and the lowest and highest seed.
 
     Args:
-        answers_by_control: control's name -> the answers of each seed that has some.
+        answers_by_control: each control's name, with the answers of each seed that gave any.
     """
     for name, by_seed in answers_by_control.items():
         answers = [answer for some in by_seed for answer in some]
@@ -55,7 +55,7 @@ def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[di
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print Markdown: per cent right with the 95% interval; for several seeds, their range."""
+    """Print a Markdown table of right answers in per cent, with 95% intervals or, for several seeds, their range."""
     lengths = sorted({row["length"] for row in rows if row["length"]})
     print("| model | " + " | ".join(map(length_name, lengths)) + " |\n" + "|---" * (1 + len(lengths)) + "|")
     for name in dict.fromkeys(row["control"] for row in rows):
@@ -82,7 +82,7 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Plot the four most important controls, each labelled at its line, and the limit of the training range."""
+    """Plot the four most important controls, each with a label at its line, and the limit of the training range."""
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,11 +1,11 @@
-"""A LoRA step with one function (glm2core/model/lora.py) against peft's layers, alternating, on this machine.
+"""Compare a LoRA step with one autograd function (glm2core/model/lora.py) and a step with peft's layers, alternating.
 
     python -m benchmarks.lora                     the 86 M network, rank 8 on all four linears, 8 rows of 256 tokens
-    python -m benchmarks.lora --dtype float32     in another dtype
-    GLM2CORE_CPU=avx2 python -m benchmarks.lora   as a CPU without bf16 arithmetic: bf16 weights, fp32 products
+    python -m benchmarks.lora --dtype float32     the same with fp32 weights
+    GLM2CORE_CPU=avx2 python -m benchmarks.lora   as on a CPU without bf16 arithmetic: bf16 weights, fp32 products
 
-The default drops nothing (`train.lora.dropout: 0`); peft is measured with the same, and with its usual 0.05. A step is
-forward, backward and AdamW. Each figure is the median of the steps, each ratio the median over alternating steps.
+The default has no dropout (`train.lora.dropout: 0`). peft is measured without dropout and with its usual 0.05. A step
+is forward, backward and AdamW. Each figure is the median of all steps, and each ratio that of alternating steps.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def of_peft(network: Any, dropout: float) -> nn.Module:
-    """The same adapter in peft's own layers, its weights in fp32."""
+    """Return the same adapter in peft's own layers, with its weights in fp32."""
     network.requires_grad_(False)
     config = LoraConfig(
         task_type="CAUSAL_LM", r=LORA.rank, lora_alpha=LORA.alpha, lora_dropout=dropout, target_modules=LORA.targets
@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="small", help="shape of the network")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the frozen weights")
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=256, help="of a row; three fifths are the question")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens in a row; three fifths are the question")
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
@@ -89,7 +89,7 @@ def _base(arguments: argparse.Namespace, device: torch.device) -> Any:
 
 
 def _step(model: nn.Module, arguments: argparse.Namespace, device: torch.device) -> Callable[[], float]:
-    """One training step on the same batch; returns its seconds."""
+    """Make one training step on the same batch, and return its seconds."""
     optimizer = make_optimizer(model, name="adamw", learning_rate=1e-4, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 300, (arguments.rows, arguments.tokens), generator=generator)

@@ -1,4 +1,4 @@
-"""The machine of a benchmark: the CPU's class and its matrix rates."""
+"""Describes a benchmark's machine by the CPU's class and the speed of its matrix multiplications."""
 
 import torch
 
@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def print_machine() -> None:
-    """Print one line, within about a second: class, threads, and the rates of fp32 and bf16 products."""
+    """Print one line with the class, the threads, and the speed of fp32 and bf16 matrix multiplications."""
     rates = []
     for dtype in (torch.float32, torch.bfloat16):
         emulated = "" if computes_in(dtype, CPU) else " (no such arithmetic)"

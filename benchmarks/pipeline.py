@@ -1,11 +1,11 @@
-"""The main path of a user: wall time and peak memory of each command, in a clone.
+"""Measure a user's main path in a clone: wall time and peak memory of each command.
 
     python -m benchmarks.pipeline                          the embedded default, and a second run with nothing to do
     python -m benchmarks.pipeline --sources a.json b.json  the same pipeline on these Alpaca files
 
-It clones the committed state into a temporary folder, so the working tree and its MLflow store
-stay unchanged. Peak memory is the largest sum of resident memory over the whole process tree,
-sampled ten times a second.
+The committed state is cloned into a temporary folder, so the working tree and its MLflow store stay
+unchanged. Peak memory is the largest sum of resident memory over the whole process tree, which is
+sampled ten times per second.
 """
 
 import argparse

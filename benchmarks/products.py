@@ -1,9 +1,10 @@
-"""Products of bf16 weights, widened to fp32 block by block, against fp32 weights, alternating on this CPU.
+"""Compare matrix multiplications with bf16 weights, widened to fp32 block by block, and with fp32 weights on this CPU.
 
-    python -m benchmarks.products            the linear layers of the released network, on 500 tokens and on one
-    GLM2CORE_CPU=avx2 python -m benchmarks.products     as a CPU without bf16 arithmetic
+    python -m benchmarks.products            the released network's linear layers, on 500 tokens and on one
+    GLM2CORE_CPU=avx2 python -m benchmarks.products     as on a CPU without bf16 arithmetic
 
-`share` is of the fp32 matrix rate, for forward and backward together; it should be 60% or more.
+The two are timed alternately. `share` is the share of the fp32 matrix rate that forward and backward reach together; it
+should be 60% or more.
 """
 
 import time
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def _seconds(product: Product, x: Tensor, weight: Tensor, *, training: bool) -> float:
-    """Seconds of forward and, in training, of backward for input and weight: the best of a few."""
+    """Return the seconds of forward and, in training, of backward for input and weight; the best of a few runs."""
     x, weight = (tensor.detach().requires_grad_(training) for tensor in (x, weight))
     gradient = torch.randn(len(x), len(weight))
     best = float("inf")

@@ -1,12 +1,12 @@
-"""Runs the sweeps of docs/recipes.md in a temporary clone, and writes their result tables.
+"""Run the sweeps of docs/recipes.md in a temporary clone, and write their result tables.
 
     python -m benchmarks.sweeps                                  all of them, into docs/sweeps/<name>.csv and .md
     python -m benchmarks.sweeps rope --jobs 2                    one of them, two experiments at a time
     python -m benchmarks.sweeps method --steps 20 --lengths 512 1024 --first 2 --out .sweeps     a quick try
 
-It clones the committed state, runs the shared stages once, queues and runs the experiments with DVC's own commands, and
-takes the table from `dvc exp show`. Settings are shortened for a CPU: 300 steps per model, contexts up to 4,096 tokens;
-so the figures compare the experiments with each other, not with the default run.
+The script clones the committed state, runs the shared stages once, queues and runs the experiments with DVC's own
+commands, and takes the table from `dvc exp show`. For a CPU, runs are shortened to 300 steps per model and contexts of
+up to 4,096 tokens. The figures therefore compare the experiments with each other, not with the default run.
 """
 
 import argparse
@@ -43,8 +43,8 @@ class Sweep:
     """One recipe.
 
     Attributes:
-        swept: key -> its values; every combination is an experiment.
-        fixed: further changes in all of its experiments.
+        swept: each swept key, with its values; every combination is an experiment.
+        fixed: changes that all experiments of the recipe share.
         shared: the last stage that all experiments share.
     """
 
@@ -66,10 +66,10 @@ SWEEPS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*SWEEPS, []], metavar="NAME", help=", ".join(SWEEPS))
-    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time, a thread each (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="number of experiments at a time; each uses one thread (1)")
     parser.add_argument("--steps", type=int, default=300, help="train.max_steps (300)")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="context lengths")
-    parser.add_argument("--first", type=int, help="only so many experiments of each sweep")
+    parser.add_argument("--first", type=int, help="run only this many experiments of each sweep")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "sweeps", help="folder of the tables (docs/sweeps)")
     arguments = parser.parse_args()
     print_machine()
@@ -83,7 +83,7 @@ def _run(name: str, sweep: Sweep, clone: Path, arguments: argparse.Namespace) ->
     settings = [*COMMON, *sweep.fixed, f"train.max_steps={arguments.steps}"]
     settings.append(f"evaluate.retrieval.lengths={arguments.lengths}".replace(" ", ""))
     started = time.perf_counter()
-    # Once, so that two workers do not both do it for an empty cache.
+    # Run once here, so that two workers with an empty cache do not both run it.
     _dvc(clone, "repro", sweep.shared)
     _commit(clone)
     combinations = list(itertools.product(*sweep.swept.values()))[: arguments.first]
@@ -102,7 +102,7 @@ def _overrides(changes: Sequence[str]) -> list[str]:
 
 
 def _work_off(clone: Path, jobs: int) -> None:
-    """Run the queue to its end.
+    """Run DVC's queue to its end.
 
     The workers continue in the background and would hold a pipe open, so the output of their start is not captured.
     """
@@ -121,7 +121,7 @@ def _failures(clone: Path, status: str) -> str:
 
 
 def _table(clone: Path, name: str, keys: list[str]) -> list[dict[str, str]]:
-    """The sweep's experiments in `dvc exp show`: the swept keys, then the headline figures."""
+    """Return the sweep's experiments from `dvc exp show`: first the swept keys, then the headline figures."""
     shown = list(csv.DictReader(io.StringIO(_output(clone, "exp", "show", "--csv"))))
     own = [row for row in shown if row["Experiment"].startswith(f"{name}-")]
     if not own:
@@ -142,7 +142,7 @@ def _rounded(text: str) -> str:
 
 
 def _stages_that_ran(clone: Path) -> str:
-    """How often each stage actually ran, counted in MLflow."""
+    """Return how often each stage actually ran, as counted in MLflow."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow.tracking import MlflowClient
 

@@ -1,11 +1,12 @@
-"""Training against other ways to do the same work, and the cost of the 6.24 B network; one process per row.
+"""Compare training with other ways to do the same work, and measure the cost of the 6.24 B network.
 
     python -m benchmarks.train                                 all rows (hours: the 6.24 B network is trained)
     python -m benchmarks.train --only speed checkpoint         some of them
-    python -m benchmarks.train --data alpaca.json --steps 120  other rows, more steps
+    python -m benchmarks.train --data alpaca.json --steps 120  different rows, more steps
 
-Ratios compare successive runs on this machine. `full`, `nf4` and `export` write random weights of the released shape
-(12.5 GB, and `export` as much again for its result) into a temporary folder and remove them afterwards.
+Each row is measured in a separate process, and ratios compare successive runs on this machine. `full`, `nf4` and
+`export` write random weights of the released shape (12.5 GB) into a temporary folder and remove them afterwards.
+`export` needs as much space again for its result.
 """
 
 import argparse
@@ -55,13 +56,13 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--preset", default="small", help="shape of the rows about a small network")
-    parser.add_argument("--large", default="chatglm2-6b", help="shape of full, nf4 and export")
-    parser.add_argument("--layers", type=int, default=0, help="of full, nf4 and export; 0 = as many as the shape has")
+    parser.add_argument("--preset", default="small", help="shape of the small network")
+    parser.add_argument("--large", default="chatglm2-6b", help="shape of the network in full, nf4 and export")
+    parser.add_argument("--layers", type=int, default=0, help="blocks in full, nf4 and export; 0 = the shape's number")
     parser.add_argument("--data", type=Path, default=ROOT / "data/raw/alpaca_en.json", help="an Alpaca file")
-    parser.add_argument("--steps", type=int, default=60, help="steps of each run about a small network")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each run with the small network")
     parser.add_argument("--large-steps", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=500, help="of the one row of full and nf4")
+    parser.add_argument("--tokens", type=int, default=500, help="number of tokens in the one row of full and nf4")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, help="folder for the weights; default: the system's temporary one")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    """One measurement, in its own process."""
+    """Take one measurement in this process."""
     import torch
 
     from benchmarks import train_large, train_small
@@ -104,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 
 def in_a_process(name: str, arguments: argparse.Namespace) -> Figures:
-    """Measure in a separate process, with its own peaks and kernel caches."""
+    """Take one measurement in a separate process, with its own peaks and kernel caches."""
     print(f"== {name}", flush=True)
     names = ("preset", "large", "layers", "data", "steps", "large_steps", "tokens", "threads", "work")
     options = [part for key in names for part in (f"--{key.replace('_', '-')}", str(getattr(arguments, key)))]
@@ -176,7 +177,7 @@ def exported(measured: Measured) -> list[Row]:
 
 
 def estimated(name: str, found: Figures) -> Row:
-    """The peak against the estimate of `python -m glm2core memory`."""
+    """Compare the peak with the estimate of `python -m glm2core memory`."""
     off = found["estimate_gib"] / found["peak_gib"] - 1
     return Row(f"{name}, large: estimate", "within 15%", f"{found['estimate_gib']:.2f} ({off:+.0%})", abs(off) <= 0.15)
 

@@ -1,4 +1,4 @@
-"""Data of benchmarks/train.py: Alpaca rows as the pipeline tokenizes them, and weights in the released layout."""
+"""Makes the data of benchmarks/train.py: Alpaca rows as the pipeline tokenizes them, and weights in released layout."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ _GIB = 1 << 30
 
 
 def tokenized_rows(data: Path, folder: Path, vocabulary: int) -> tuple[TokenizedDataset, TokenizedDataset]:
-    """Training and validation rows of an Alpaca file, with a tokenizer of at most `vocabulary` pieces of its own."""
+    """Tokenize an Alpaca file's training and validation rows with its own tokenizer of at most `vocabulary` pieces."""
     converted, tokenized = folder / "converted", folder / "tokenized"
     convert_sources(
         ConvertParams(sources=[Source(path=str(data), format="alpaca")], max_rejected_fraction=0.5), converted
@@ -45,14 +45,14 @@ def tokenized_rows(data: Path, folder: Path, vocabulary: int) -> tuple[Tokenized
 
 
 def write_released_weights(folder: Path, preset: str, device: torch.device | None = None, *, layers: int = 0) -> None:
-    """Random bf16 weights of a preset's shape in the released layout: safetensors shards with their index.
+    """Write random bf16 weights of a preset's shape in the released layout, as safetensors shards with their index.
 
     Args:
-        device: draws the numbers; None = the CPU, which takes minutes for billions.
-        layers: blocks; 0 = the preset's number.
+        device: the device that draws the numbers; None = the CPU, which takes minutes for billions of numbers.
+        layers: number of blocks; 0 = the preset's number.
 
     Raises:
-        SystemExit: too little disk.
+        SystemExit: there is too little disk space.
     """
     config = preset_config(preset)
     config.num_layers = layers or config.num_layers
@@ -63,8 +63,8 @@ def write_released_weights(folder: Path, preset: str, device: torch.device | Non
     free = shutil.disk_usage(folder).free
     if free < 1.05 * size:
         raise SystemExit(
-            f"{folder}: the weights of {preset} take {size / _GIB:.1f} GiB, and {free / _GIB:.1f} are free there. "
-            "Name another place with --work."
+            f"{folder}: the weights of {preset} take {size / _GIB:.1f} GiB, but {free / _GIB:.1f} GiB are free there. "
+            "Choose a different folder with --work."
         )
     _write_config(folder, config)
     _write_shards(folder, shapes, size, device or torch.device("cpu"))
@@ -107,7 +107,7 @@ def _write_shards(folder: Path, shapes: dict[str, torch.Size], size: int, device
     pending: dict[str, Tensor] = {}
     number = 1
     for position, (name, shape) in enumerate(shapes.items(), start=1):
-        # At the released scale, so that losses and gradients are finite; norms are ones.
+        # Weights have the released weights' scale, so that losses and gradients are finite; norms are ones.
         weight = torch.ones(shape) if "norm" in name else None
         pending[name] = (
             torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator).cpu()
@@ -126,9 +126,9 @@ def _write_shards(folder: Path, shapes: dict[str, torch.Size], size: int, device
 
 @contextmanager
 def anonymous_peak() -> Iterator[list[float]]:
-    """The peak of this process's resident memory without mapped file pages, in GiB, as the one entry of a list.
+    """Yield a list whose one entry is this process's peak of resident memory without mapped file pages, in GiB.
 
-    The kernel keeps no peak of that figure, so it is sampled fifty times a second.
+    The kernel keeps no peak of that figure, so it is sampled fifty times per second.
     """
     peak = [_anonymous()]
     done = threading.Event()

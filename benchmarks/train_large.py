@@ -1,4 +1,4 @@
-"""The rows of benchmarks/train.py about a large network: on a CPU, with weight files in the released layout."""
+"""Measures the rows of benchmarks/train.py for a large network, on a CPU with weight files in the released layout."""
 
 import time
 from pathlib import Path
@@ -35,14 +35,14 @@ NF4 = {"method": "qlora", "quantization_bits": 4, "gradient_checkpointing": True
 LORA = {"method": "lora", "learning_rate": 1e-4}
 # Memory limit of full tuning; a tenth of it is kept free, as for every run.
 ROOM = 17.5 * GIB
-# Operations per weight and token: forward 2, backward 4; a second forward would be 2 more, which LOW avoids.
+# Operations per weight and token: 2 in forward and 4 in backward. A second forward would add 2, which LOW avoids.
 OPERATIONS = 6
 DTYPE = torch.bfloat16
 SUPERVISED = 0.4  # of the row's tokens
 
 
 def full(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
-    """Full tuning with `memory: low` on one fixed row: peak, share of the matrix rate, step time, drop of the loss."""
+    """Measure full tuning with `memory: low` on one fixed row: peak, share of the matrix rate, step time and loss."""
     rows = fixed_row(tokens)
     params = with_recomputation(_params(LOW, tokens, steps), _workload(weights, tokens), ROOM)
     rate = matrix_rate(DTYPE, CPU)
@@ -66,7 +66,7 @@ def full(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
 
 
 def quantized(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
-    """qlora on nf4 weights with the same row: peak, including loading."""
+    """Measure the peak of qlora with nf4 weights on the same row, including loading."""
     params = _params(NF4, tokens, steps)
     with anonymous_peak() as peak:
         figures = _run(_prepare(weights, work, params), params, fixed_row(tokens), work)
@@ -74,7 +74,7 @@ def quantized(weights: Path, work: Path, *, tokens: int, steps: int) -> Figures:
 
 
 def exported(weights: Path, work: Path, *, data: Path) -> Figures:
-    """Export of a LoRA on the weights, with its check: seconds and peak; the LoRA is random, not trained."""
+    """Measure the seconds and the peak of exporting and checking a LoRA, which is random and not trained."""
     folder = work / "lora"
     prepared = _prepare(weights, work, _params(LORA, tokens=1, steps=1))
     generator = torch.Generator().manual_seed(0)
@@ -94,7 +94,7 @@ def exported(weights: Path, work: Path, *, data: Path) -> Figures:
 
 
 def forward_and_backward(network: nn.Module, rows: TokenizedDataset) -> float:
-    """Seconds of one step without its update: each gradient is dropped as soon as it is computed."""
+    """Return the seconds of one step without its update; each gradient is dropped as soon as it is computed."""
     ids, labels = (torch.from_numpy(part).long()[None] for part in rows.row(0)[:2])
 
     def drop(parameter: Tensor) -> None:
@@ -113,7 +113,7 @@ def forward_and_backward(network: nn.Module, rows: TokenizedDataset) -> float:
 
 
 def fixed_row(tokens: int) -> TokenizedDataset:
-    """One row of random ids with the last two fifths supervised."""
+    """Make one row of random ids, and supervise its last two fifths."""
     ids = np.random.default_rng(0).integers(3, 1000, tokens).astype(np.int32)
     labels = ids.copy()
     labels[: tokens - round(tokens * SUPERVISED)] = IGNORED
@@ -139,7 +139,7 @@ def _params(changes: dict[str, Any], tokens: int, steps: int) -> TrainParams:
 
 
 def _estimate(weights: Path, params: TrainParams, tokens: int) -> float:
-    """Estimated GiB of the run, without file pages."""
+    """Estimate the memory of the run in GiB, without file pages."""
     return training_memory(_workload(weights, tokens), params).total / GIB
 
 

@@ -1,4 +1,4 @@
-"""Rows 1, 2, 3, 6 and 7 of benchmarks/train.py: a small network with our trainer and others, on the same rows."""
+"""Measures rows 1, 2, 3, 6 and 7 of benchmarks/train.py: our trainer and others on a small network and equal data."""
 
 import statistics
 import tempfile
@@ -44,7 +44,7 @@ class TimedCheckpoints(CheckpointFolder):
 
 
 class NoCheckpoints(CheckpointFolder):
-    """Writes nothing: the measurement is about something else, and 6.24 B parameters take 12.5 GB per write."""
+    """Writes no checkpoints, because they are not measured, and 6.24 B parameters take 12.5 GB per write."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, keep=1, notice=print)
@@ -54,14 +54,14 @@ class NoCheckpoints(CheckpointFolder):
 
 
 def ours(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """Real tokens per second and MFU of the train stage's own path."""
+    """Train as the train stage does, and return the real tokens per second and the MFU."""
     outcome = _train(preset, rows, steps=steps, dtype="bfloat16")
     points = [record for record in outcome.progress.records if "loss" in record and record["step"] > warm(steps)]
     return {name: statistics.mean(point[name] for point in points) for name in ("tokens_per_second", "mfu")}
 
 
 def original(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """The original's recipe: fp32, one row per step, every row padded to 500 and masked, all logits, plain AdamW."""
+    """Train with the original's recipe: fp32, one row per step, padded to 500 and masked, all logits, plain AdamW."""
     model = GlmForCausalLM(glm_config(preset_config(preset))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     order = np.random.default_rng(0).permutation(len(rows[0]))
@@ -76,7 +76,7 @@ def original(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps
 
 
 def glm_trainer(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """transformers' own Glm of the same shape under Trainer: bf16 weights, batches of 8 padded to the longest."""
+    """Train transformers' own Glm of the same shape under Trainer: bf16 weights, batches of 8 padded to the longest."""
     model = GlmForCausalLM(glm_config(preset_config(preset))).to(torch.bfloat16)
     meter = _Meter(warm(steps))
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,7 @@ def glm_trainer(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], st
 
 
 def validation_losses(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """Validation loss at the end of the same batches: bf16 with master weights, and plain fp32 AdamW."""
+    """Return the validation losses after the same batches with bf16 and master weights, and with plain fp32 AdamW."""
     losses = {
         name: _train(preset, rows, steps=steps, dtype=name).metrics["validation_loss"]
         for name in ("bfloat16", "float32")
@@ -107,7 +107,7 @@ def validation_losses(preset: str, rows: tuple[TokenizedDataset, TokenizedDatase
 
 
 def checkpoint_cost(preset: str, rows: tuple[TokenizedDataset, TokenizedDataset], steps: int) -> Figures:
-    """Seconds of a checkpoint's write against the seconds of the steps between two, at the default interval."""
+    """Compare the seconds that writing a checkpoint takes with those of the default number of steps between two."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = TimedCheckpoints(Path(folder) / "run")
         outcome = _train(preset, rows, steps=steps, dtype="bfloat16", checkpoints=checkpoints)
@@ -150,7 +150,7 @@ def _train(
 
 
 def padded(rows: list[tuple[np.ndarray, ...]], to: int | None = None) -> dict[str, Tensor]:
-    """input_ids, labels and attention_mask [B, T], right-padded to the longest row, or to `to`."""
+    """Return input_ids, labels and attention_mask [B, T], right-padded to the longest row or to `to` tokens."""
     longest = to or max(len(row[0]) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
@@ -163,12 +163,12 @@ def padded(rows: list[tuple[np.ndarray, ...]], to: int | None = None) -> dict[st
 
 
 def warm(steps: int) -> int:
-    """Steps that are not timed: kernels are chosen for every new shape."""
+    """Return how many steps are not timed, because kernels are chosen for every new shape."""
     return steps // 2
 
 
 class _Meter:
-    """Real tokens per second of the steps after the first `warm` ones."""
+    """Measures the real tokens per second of all steps after the first `warm` steps."""
 
     def __init__(self, warm: int) -> None:
         self._warm, self._steps, self._tokens, self._started = warm, 0, 0, 0.0
@@ -181,7 +181,7 @@ class _Meter:
         self._steps += 1
 
     def rate(self) -> float:
-        """The rate; call it when the last step ends."""
+        """Return the rate; call this when the last step ends."""
         return self._tokens / (time.perf_counter() - self._started)
 
 

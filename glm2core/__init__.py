@@ -1,7 +1,7 @@
 """glm2core: tune ChatGLM2-family models and measure how much of their context they can use.
 
-The public names are loaded on first use, so importing the package (as every stage does to check
-its params) does not import torch.
+The public names are loaded on first use. Every stage imports the package to check its params, and this import
+does not load torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What users see during a run: progress bars while long work is done, and a closing table."""
+"""What users see during a run: progress bars during long work, and a closing table at the end."""
 
 import logging
 import os
@@ -23,20 +23,21 @@ from rich.progress import (
 from rich.table import Table
 
 Notice = Callable[[str], None]
-"""Shows the user a sentence."""
+"""Shows the user a message."""
 
 Report = Callable[[dict[str, float], int], None]
-"""Receives figures of a run at a step."""
+"""Receives a run's figures at one of its steps."""
 
 
 @contextmanager
 def progress_bar(
     description: str, total: int | None, *, seconds_between_lines: float = 60
 ) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a bar with count, elapsed and remaining time on stderr; yield the bar and the task to advance.
+    """Show a progress bar on stderr, with the count, the elapsed time and the remaining time.
 
-    The description may be changed with `bar.update(task, description=...)`. Without a terminal
-    (a log file, CI), a line is printed every `seconds_between_lines`, and one at the end.
+    The context manager yields the bar and the task that the caller advances. The description may be changed with
+    `bar.update(task, description=...)`. Without a terminal (in a log file or in CI), a line is printed every
+    `seconds_between_lines` seconds, and one more line at the end.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -76,11 +77,11 @@ def _lines(bar: Progress, seconds: float) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' own messages off the screen; call this before importing the libraries.
+    """Keep libraries' own messages off the screen; call this function before importing the libraries.
 
-    bitsandbytes recommends a package that would fetch code from a hub; transformers shows its own
-    bar for each folder of weights, unless environment variables forbid it at import; peft uses a
-    deprecated name of transformers.
+    A message from bitsandbytes recommends a package that would download code from a hub. The library transformers shows
+    its own progress bar for each folder of weights, unless environment variables forbid this when it is imported. The
+    library peft uses a deprecated name from transformers, which causes a warning.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -92,10 +93,12 @@ _LONG_SECONDS = 30 * 60
 
 
 def time_left(seconds: float, *, shortened_by: str) -> str:
-    """A duration as text, `about 6 min on this machine`; above half an hour, followed by what would shorten it.
+    """Return a duration as text, such as `about 6 min on this machine`.
+
+    If the duration is longer than half an hour, the text also says what would shorten the run.
 
     Args:
-        shortened_by: the params to change, as the rest of a sentence: `fewer train.max_steps, or ...`.
+        shortened_by: the changes that would shorten the run, such as `fewer train.max_steps, or ...`.
     """
     minutes = round(seconds / 60)
     if seconds < 90:
@@ -111,11 +114,11 @@ def time_left(seconds: float, *, shortened_by: str) -> str:
 
 
 def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str | Path]) -> None:
-    """Print a stage's figures, then where to look next.
+    """Print a stage's figures, and then where to look next.
 
     Args:
-        rows: name -> figure; nested figures (per source) are not printed, only written to files.
-        look_next: what to find -> the command or path where it is.
+        rows: the figures by name; nested figures (one for each source) are not printed, but are in the stage's files.
+        look_next: for each thing that a user may look for, the command or the path that shows it.
     """
     console = Console()
     table = Table(title=title, title_justify="left", show_header=False)
@@ -131,7 +134,7 @@ def closing_table(title: str, rows: dict[str, object], look_next: dict[str, str 
         console.print(f"  {what}: [bold]{where}[/bold]", highlight=False, soft_wrap=True)
 
 
-_WIDEST_LINE = 250  # columns: a log has no width, and lines wrapped by a terminal say more than truncated cells
+_WIDEST_LINE = 250  # columns; a log has no width, and a line that a terminal wraps says more than truncated cells
 
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

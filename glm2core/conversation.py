@@ -1,4 +1,4 @@
-"""Conversations: every raw row is converted to a conversation, and every later step reads conversations."""
+"""Conversations. Every raw row is converted to a conversation, and every later step reads conversations."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,22 +8,24 @@ Message = dict[str, str]
 SPLITS = ("train", "validation", "test")
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
-_SEPARATOR = "\0"  # in no text: formats.py rejects it
+_SEPARATOR = "\0"  # no text contains this character, because formats.py rejects it
 _HASH_BITS = 64
 
 
 class RejectionError(ValueError):
-    """The reason why a row can't be used: short, and without the row's text, so that equal reasons can be counted."""
+    """The reason why a row can't be used.
+
+    The reason is short and leaves out the row's text, so that equal reasons can be counted.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """At most one system message, then messages of user and assistant in turn.
+    """At most one system message, followed by alternating messages of the user and the assistant.
 
-    messages: each a dict with the keys `role` and `content`, as chat libraries expect.
-    question_chars: how many characters at the start of the last user message are the question;
-        the rest is the text that the question is about, which may be truncated. None = the whole
-        message is the question.
+    messages: dicts with the keys `role` and `content`, as chat libraries expect.
+    question_chars: number of characters at the start of the last user message that form the question; None = all of
+        them. The rest of the last user message is the text that the question is about, which may be truncated.
     """
 
     messages: list[Message]
@@ -43,13 +45,13 @@ class Identity:
 
 
 def identify(messages: list[Message], seed: int) -> Identity:
-    """Hash the content, to find duplicates, and the prompt (all but the answer), to choose the split.
+    """Hash the whole content to find duplicates, and the prompt (all messages except the answer) to choose the split.
 
-    The split depends only on the prompt and `seed`: a row keeps its split when other rows are added
-    or removed, and rows with the same prompt are always in the same split.
+    The split depends only on the prompt and `seed`. So a row keeps its split when other rows are added or removed, and
+    rows with the same prompt are always in the same split.
 
     Raises:
-        RejectionError: a text has a lone surrogate, which UTF-8 can't encode.
+        RejectionError: a text contains a lone surrogate, which UTF-8 can't encode.
     """
     try:
         prompt = _SEPARATOR.join(m["role"] + _SEPARATOR + m["content"] for m in messages[:-1]).encode()
@@ -66,7 +68,7 @@ def identify(messages: list[Message], seed: int) -> Identity:
 
 
 def split_of(split_point: float, validation_fraction: float, test_fraction: float) -> str:
-    """The name of the split that a `split_point` belongs to."""
+    """Return the name of the split to which a `split_point` belongs."""
     if split_point < test_fraction:
         return "test"
     if split_point < test_fraction + validation_fraction:
@@ -75,7 +77,7 @@ def split_of(split_point: float, validation_fraction: float, test_fraction: floa
 
 
 def undecodable(text: str) -> str | None:
-    """What is wrong with a text that UTF-8 can't encode, and the likely fix; None if UTF-8 can encode it."""
+    """Say why UTF-8 can't encode a text, and what the likely fix is; return None if UTF-8 can encode the text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""The error that users see as a sentence without a traceback, and functions that make text safe to show in it."""
+"""The error that users see as a message without a traceback, and functions that make text safe to show in messages."""
 
 import os
 import re
@@ -12,30 +12,30 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 
 
 class UserError(ValueError):
-    """An error that the user can fix: its text states the place, the value, the rule and the fix."""
+    """An error that the user can fix; its message states the place, the value, the rule and the fix."""
 
 
 def shown_names(names: Collection[object]) -> str:
-    """Names from a file, as a message shows them: limited in number and length, with unprintable characters escaped."""
+    """Format names from a file for a message: limit their number and length, and escape unprintable characters."""
     shown = [_cut(str(name)) for _, name in zip(range(_MOST_NAMES), names, strict=False)]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "") if shown else "none"
 
 
 def printable(text: str) -> str:
-    """Text from a file, or from a library's error, with unprintable characters escaped: they could move the cursor."""
+    """Escape unprintable characters, which could move the cursor, in text from a file or from a library's error."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def masked(text: str) -> str:
-    """`text` with user names and passwords masked: those in its URLs, and those of `MLFLOW_TRACKING_URI`."""
+    """Mask the user names and passwords in `text`, both those in URLs and those from `MLFLOW_TRACKING_URI`."""
     for secret in _secrets(os.environ.get("MLFLOW_TRACKING_URI", "")):
         text = text.replace(secret, _MASK)
     return _CREDENTIALS.sub(f"{_MASK}@", text)
 
 
 def _secrets(uri: str) -> list[str]:
-    """A URI's user name and password, and parts of the password, as errors may quote them; longest first."""
+    """Return a URI's user name, password and parts of the password, as errors may quote them; the longest is first."""
     if uri.startswith(("sqlite:", "file:")):
         return []
     written = uri.partition("://")[2].rpartition("@")[0]

@@ -1,9 +1,10 @@
-"""Detects which member of the family a model folder holds, and so what `rope_ratio` means and how prompts are worded.
+"""Detects which member of the family a model folder holds.
 
-The released files of both members have the same keys and shapes, and do not say what `rope_ratio`
-does: it divides positions (chatglm2) or multiplies the rotary base (chatglm3). TensorRT-LLM's
-models/chatglm/config.py and vllm-project/vllm#1806 face the same question. The network asks for the
-family, and the tokenizer asks for the template; both get the same guess unless a file states otherwise.
+The member decides what `rope_ratio` means and how prompts are worded. The released files of both members contain the
+same keys and shapes, and do not say what `rope_ratio` does. It divides positions in chatglm2, but it multiplies the
+rotary base in chatglm3. TensorRT-LLM's models/chatglm/config.py and vllm-project/vllm#1806 face the same question.
+The network asks for the family, and the tokenizer asks for the template; both get the same guess unless a file states
+otherwise.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from glm2core.params.model_files import CONFIG_FILE, TOKENIZER_FILE, TokenizerFile, read_config_file, read_model_file
 
 Family = Literal["chatglm2", "chatglm3"]
-Found = tuple[Family, str]  # and the evidence as text
+Found = tuple[Family, str]  # the family, and the evidence as text
 
 _NAMES: dict[str, Family] = {
     "chatglm2": "chatglm2",
@@ -28,36 +29,38 @@ _MOST_BYTES = 16 << 20  # of a file that is searched for the token
 
 
 def family_of(folder: Path) -> Found:
-    """The family that a folder's config.json states, else the guess of `guess_member`; and the evidence.
+    """Return the family that a folder's config.json states, or otherwise a guess, together with the evidence.
 
     Raises:
-        UserError: a file of the folder is damaged, or belongs to another network.
+        UserError: a file in the folder is damaged, or belongs to a different kind of network.
     """
     config = _config(folder)
     return _stated(config, "family", CONFIG_FILE) or guess_member(config, folder)
 
 
 def template_of(folder: Path) -> Found:
-    """The prompt template that a folder's tokenizer_config.json states, else the family's; and the evidence.
+    """Return the prompt template that tokenizer_config.json states, or otherwise the family's, with the evidence.
 
     Raises:
-        UserError: as `family_of`.
+        UserError: for the same reasons as in `family_of`.
     """
     return _stated(_tokenizer(folder), "prompt_template", TOKENIZER_FILE) or family_of(folder)
 
 
 def guess_member(config: Mapping[str, Any], folder: Path | None = None) -> Found:
-    """The member suggested by names, tokenizer files and `rope_ratio`, and the evidence; chatglm2 if in doubt.
+    """Guess the member from names, tokenizer files and `rope_ratio`, and return the guess with the evidence.
+
+    If nothing shows the member, the guess is chatglm2.
 
     Args:
-        config: the values of the model's config.json.
-        folder: the model's folder, whose name and tokenizer files are evidence too; None = use only the config.
+        config: the values in the model's config.json.
+        folder: the model's folder, because its name and tokenizer files are evidence too; None = use only the config.
     """
     return (
         _by_name(config, folder)
         or _by_tokenizer(folder)
         or _by_rope_ratio(config)
-        or ("chatglm2", "assumed: no name, tokenizer or rope_ratio tells which")
+        or ("chatglm2", "assumed, because no name, tokenizer file or rope_ratio shows the family")
     )
 
 
@@ -82,7 +85,8 @@ def _by_name(config: Mapping[str, Any], folder: Path | None) -> Found | None:
 def _by_tokenizer(folder: Path | None) -> Found | None:
     if folder is None:
         return None
-    # Tokenizer files that state their wording were written by this project, and hold every member's tokens.
+    # Tokenizer files that state a template were written by this project. They contain every member's tokens, so their
+    # tokens are no evidence.
     stated = _stated(_tokenizer(folder), "prompt_template", TOKENIZER_FILE)
     if stated is not None:
         return stated
@@ -96,7 +100,7 @@ def _by_rope_ratio(config: Mapping[str, Any]) -> Found | None:
     ratio = config.get("rope_ratio")
     if not isinstance(ratio, (int, float)) or ratio == 1:
         return None
-    # The released ones: 16 divides positions (chatglm2-6b-32k); 50 and 500 multiply the base (chatglm3-6b-32k, -128k).
+    # Released values: 16 divides positions (chatglm2-6b-32k); 50 and 500 multiply the base (chatglm3-6b-32k, -128k).
     if ratio <= _LARGEST_LINEAR_RATIO:
         return "chatglm2", f"rope_ratio {ratio:g} is usual as a divisor of positions"
     return "chatglm3", f"rope_ratio {ratio:g} is usual as a multiplier of the rotary base"

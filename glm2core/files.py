@@ -1,4 +1,4 @@
-"""Atomic writes, so that a file is complete or absent; hashes; and paths relative to the project root."""
+"""Atomic writes, after which a file is complete or absent; hashes; and paths relative to the project root."""
 
 import errno
 import glob
@@ -18,21 +18,22 @@ from glm2core.errors import UserError, printable
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_NOT_FINITE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')  # strings first, so that theirs stay
-_TRIAL_BYTES = 1 << 20  # a disk that refuses this little explains a failed write
+# Strings come first, so that these words stay unchanged inside strings.
+_NOT_FINITE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')
+_TRIAL_BYTES = 1 << 20  # if the disk refuses even this little, that explains a failed write
 
 
 def project_root() -> Path:
     """The project's folder, even if the stage runs in one of DVC's temporary workspaces.
 
-    `dvc exp run --temp` and `dvc queue start` run stages in a copy that is deleted afterwards;
-    DVC_ROOT still names the project, so files that must outlive the run are kept there.
+    `dvc exp run --temp` and `dvc queue start` run stages in a copy of the project that is deleted afterwards. In
+    the copy, DVC_ROOT still names the original project, so files that must outlive the run are kept in that folder.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def resolve_path(path: str | Path) -> Path:
-    """Resolve a path from params: in the workspace if it exists there, else under the project root.
+    """Resolve a path from params against the workspace if the path exists there, otherwise against the project root.
 
     Untracked files and `../` paths do not exist in DVC's temporary workspaces.
 
@@ -42,14 +43,14 @@ def resolve_path(path: str | Path) -> Path:
     try:
         path = Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{path} begins with ~ and the name of an unknown user. Write the path out.") from None
+        raise UserError(f"{path} begins with ~ and the name of an unknown user. Write the full path.") from None
     if path.is_absolute() or path.exists():
         return path
     return project_root() / path
 
 
 def require_utf8_name(path: Path) -> None:
-    """Raise a UserError for a path whose bytes are not UTF-8: reports, MLflow and DVC could not store it."""
+    """Raise a UserError for a path whose bytes are not UTF-8, because reports, MLflow and DVC could not store it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -58,13 +59,13 @@ def require_utf8_name(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` for a file or folder; it is renamed to `path` only on success.
+    """Yield a temporary path beside `path`, for a file or a folder, and rename it to `path` only on success.
 
-    An existing `path` is replaced. After an error or a kill, no half-written `path` exists; leftovers
-    of a killed process are removed by the next process that writes `path`.
+    An existing `path` is replaced. After an error or a kill, no half-written `path` exists. The next process that
+    writes `path` removes what a killed process left behind.
 
     Raises:
-        UserError: the disk is full, or `path` can't be written. Other errors of the body are raised unchanged.
+        UserError: the disk is full, or `path` can't be written. Other errors from the `with` block pass unchanged.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -87,9 +88,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_line(value: Any) -> bytes:
-    """`value` as a line of strict JSON in UTF-8; if it has lone surrogates, all but ASCII is escaped.
+    """Return `value` as a line of strict JSON in UTF-8.
 
-    Values of types that JSON lacks are written as text, and NaN is written as null.
+    If `value` contains lone surrogates, all characters that are not ASCII are escaped. Values of types that JSON lacks
+    are written as text, and NaN is written as null.
     """
     try:
         return _dumped(value).encode() + b"\n"
@@ -107,7 +109,7 @@ def refuse_lfs_pointer(path: Path, head: bytes | None = None) -> None:
         with path.open("rb") as file:
             head = file.read(len(_LFS_POINTER))
     if head.startswith(_LFS_POINTER):
-        raise UserError(f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it came from.")
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull` in its repository.")
 
 
 def sha256_file(path: Path) -> str:
@@ -125,13 +127,13 @@ def sha256_folder(folder: Path) -> str:
 
 
 def run_fingerprint(values: Any) -> str:
-    """Hex digest of `values`: everything that a result depends on, as plain JSON values."""
+    """Hex digest of `values`, which contain everything that a result depends on, as plain JSON values."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def source_fingerprint(*places: Path) -> str:
-    """Hex digest of Python files, given themselves or by their folder: changed code may give another result."""
+    """Hex digest of Python files, given directly or by their folder; it shows whether code has changed."""
     digest = hashlib.sha256()
     for place in places:
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
@@ -152,7 +154,7 @@ def _strict(match: re.Match[str]) -> str:
 
 @contextmanager
 def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterator[None]:
-    """Turn an error that has a reason into one sentence about `path`; raise others unchanged."""
+    """Turn an error with a known reason into one message about `path`; raise other errors unchanged."""
     try:
         yield
     except UserError:
@@ -167,7 +169,7 @@ def _refusal(path: Path, reason_of: Callable[[Exception], str | None]) -> Iterat
 
 
 def heed_umask(path: Path) -> None:
-    """Give a file, or all files in a folder, the permissions that the umask allows: some libraries allow fewer."""
+    """Give a file, or all files in a folder, all permissions that the umask allows; some libraries set fewer."""
     umask = os.umask(0o077)
     os.umask(umask)
     for entry in (path, *path.rglob("*")):
@@ -190,17 +192,17 @@ def _os_reason(error: Exception) -> str | None:
 
 
 def _why_not_written(error: Exception, partial: Path) -> str | None:
-    """The reason of a failed write, if it is the disk or its permissions; None for other errors."""
+    """The reason for a failed write, if the disk or its permissions caused it; None for other errors."""
     if isinstance(error, OSError) and error.errno:
         place = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
         about_us = place is not None and place.is_relative_to(partial.absolute())
         return _os_reason(error) if about_us or error.errno in _DISK_ERRORS else None
-    # polars and safetensors raise their own types, and torch.save gives no reason: try the disk
+    # polars and safetensors raise errors of their own types, and torch.save gives no reason, so try the disk
     return _refused_by_disk(partial.parent)
 
 
 def _refused_by_disk(folder: Path) -> str | None:
-    """Why 1 MiB can't be written to a folder; None if it can."""
+    """The reason why 1 MiB can't be written to a folder; None if it can be written."""
     trial = folder / f".trial-{os.getpid()}"
     try:
         trial.write_bytes(bytes(_TRIAL_BYTES))

@@ -1,4 +1,4 @@
-"""Hardware: the device and dtype of a run, the dtype of its products, the class of the CPU, and peak memory."""
+"""Hardware: a run's device, dtype and peak memory, the dtype of matrix multiplications, and the CPU's class."""
 
 import os
 import resource
@@ -18,8 +18,8 @@ DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
 
 _GIB = 2**30
 _STATUS = Path("/proc/self/status")  # Linux
-_SMALL = 20_000_000  # parameters below which a CPU takes about as long in fp32 as in bf16, and is more exact
-_LARGE = 1_000_000_000  # parameters above which fp32 weights take more than most machines have
+_SMALL = 20_000_000  # with fewer parameters, a CPU takes about as long in fp32 as in bf16, and fp32 is more exact
+_LARGE = 1_000_000_000  # with more parameters, fp32 weights need more memory than most machines have
 # Instructions that a CPU needs to multiply in half precision: x86 (AVX512, AMX) and ARM.
 _INSTRUCTIONS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
@@ -28,7 +28,7 @@ _INSTRUCTIONS = {
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.device") -> torch.device:
-    """The device that `name` means on this machine; under torchrun each process gets its own GPU.
+    """Return the device that `name` means on this machine; under torchrun, each process gets its own GPU.
 
     Raises:
         UserError: `name` is cuda, but torch sees no CUDA device.
@@ -36,7 +36,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda"], *, key: str = "train.dev
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise UserError(
-            f"{key} is cuda, but torch {torch.__version__} sees no CUDA device here. Set it to auto or cpu."
+            f"{key} is cuda, but torch {torch.__version__} sees no CUDA device here. Set {key} to auto or cpu."
         )
     if name == "cpu" or not has_cuda:
         return torch.device("cpu")
@@ -52,15 +52,17 @@ def choose_dtype(
     half_steps: bool = True,
     notice: Notice = print,
 ) -> torch.dtype:
-    """The dtype of the weights that `name` means on `device`; `notice` receives a sentence if it needs explanation.
+    """Return the weights' dtype that `name` means on `device`; `notice` receives an explanation if one is needed.
 
-    Where the device computes in bfloat16, `auto` means bfloat16, but float32 on a CPU for fewer than 2e7 parameters.
-    Elsewhere `auto` means float16 on a GPU if `half_steps`; else float32, but bfloat16 for more than 1e9 parameters,
-    which halves the memory.
+    If the device computes in bfloat16, `auto` means bfloat16. On a CPU, however, `auto` means float32 for
+    networks with fewer than 2e7 parameters.
+
+    If the device does not compute in bfloat16, `auto` means float16 on a GPU if `half_steps` is true. Otherwise
+    `auto` means float32, or bfloat16 for more than 1e9 parameters, because bfloat16 halves the memory.
 
     Args:
         parameters: number of parameters in the network.
-        key: the params key or option that has the value `name`, for errors.
+        key: the params key or the command's option whose value is `name`; errors mention it.
         half_steps: whether the optimizer can take steps in float16.
 
     Raises:
@@ -69,13 +71,13 @@ def choose_dtype(
     kind: Literal["CPU", "GPU"] = "CPU" if device.type == "cpu" else "GPU"
     if name == "float16":
         _require_float16(device, key, half_steps=half_steps)
-        notice("weights and products in float16; in training the loss is scaled")
+        notice("weights and matrix multiplications are in float16; in training, the loss is scaled")
         return torch.float16
     if name == "float32":
         return torch.float32
     if computes_in(torch.bfloat16, device):
         if name == "auto" and kind == "CPU" and parameters < _SMALL:
-            notice(f"dtype auto: float32, as {parameters / 1e6:.1f} million parameters gain little time from bfloat16")
+            notice(f"dtype auto: float32, as bfloat16 saves little time for {parameters / 1e6:.1f} million parameters")
             return torch.float32
         if name == "auto":
             notice(f"dtype auto: bfloat16, which this {kind} computes in")
@@ -88,15 +90,15 @@ def dtype_without_bfloat16(
 ) -> torch.dtype:
     """`choose_dtype` on a device without bfloat16 arithmetic."""
     if name == "bfloat16":
-        notice(f"weights stay in bfloat16; this {kind} has no bfloat16 arithmetic, so products are float32")
+        notice(f"weights stay in bfloat16; this {kind} has no bfloat16 arithmetic, so it multiplies in float32")
         return torch.bfloat16
     if name == "auto" and kind == "GPU" and half_steps:
-        notice("dtype auto: float16, as this GPU has no bfloat16 arithmetic; in training the loss is scaled")
+        notice("dtype auto: float16, as this GPU has no bfloat16 arithmetic; in training, the loss is scaled")
         return torch.float16
     if parameters > _LARGE:
         notice(
-            f"dtype auto: bfloat16 weights, to save memory for {parameters / 1e9:.1f} billion parameters, and float32 "
-            f"products, as this {kind} has no bfloat16 arithmetic"
+            f"dtype auto: bfloat16 weights, to save memory for {parameters / 1e9:.1f} billion parameters; this {kind} "
+            "has no bfloat16 arithmetic, so it multiplies in float32"
         )
         return torch.bfloat16
     notice(f"dtype auto: float32, as this {kind} has no bfloat16 arithmetic")
@@ -106,8 +108,8 @@ def dtype_without_bfloat16(
 def _require_float16(device: torch.device, key: str, *, half_steps: bool) -> None:
     if device.type == "cpu":
         raise UserError(
-            f"{key} is float16, which is only for GPUs: CPUs multiply in it slower than in float32. Set it to auto, "
-            "float32 or bfloat16."
+            f"{key} is float16, which is only for GPUs, because CPUs multiply more slowly in float16 than in float32. "
+            f"Set {key} to auto, float32 or bfloat16."
         )
     if not half_steps:
         raise UserError(
@@ -117,7 +119,7 @@ def _require_float16(device: torch.device, key: str, *, half_steps: bool) -> Non
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `device` has instructions for products in `dtype`; without them, products are about 100 times slower.
+    """Whether `device` has instructions to multiply in `dtype`; without them, multiplying is about 100 times slower.
 
     Raises:
         UserError: `GLM2CORE_CPU` names an unknown class of CPUs.
@@ -130,12 +132,12 @@ def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of products with weights in `dtype`: the same dtype, or float32 if `device` does not compute in it."""
+    """The dtype in which `device` multiplies weights of `dtype`; this is float32 if it can't compute in `dtype`."""
     return dtype if computes_in(dtype, device) else torch.float32
 
 
 def cpu_class() -> str:
-    """The class of this CPU, named by the widest instructions that products can use; benchmarks compare classes."""
+    """Name this CPU's class after the widest instructions for matrix multiplications; benchmarks compare classes."""
     cap, found = cpu_cap(), _capabilities()
     if found.get("neon") or found.get("architecture") in ("aarch64", "arm64"):
         return "NEON with bf16" if computes_in(torch.bfloat16, torch.device("cpu")) else "NEON"
@@ -146,14 +148,14 @@ def cpu_class() -> str:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to `device` without waiting for the device: the copy uses pinned memory."""
+    """Copy a tensor to `device` through pinned memory, so that the caller does not wait for the device."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()  # itself if already pinned
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory so far, in GiB: on a GPU, that of tensors; on a CPU, that of this process."""
+    """Peak memory so far, in GiB; this is the tensors' memory on a GPU, and this process's memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     if _STATUS.exists():
@@ -166,13 +168,13 @@ def peak_memory_gib(device: torch.device) -> float:
 
 @cache
 def _gpu_computes_in_bfloat16() -> bool:
-    if not torch.cuda.is_available():  # no GPU here: assume a current one
+    if not torch.cuda.is_available():  # no GPU here, so assume a current one
         return True
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache
 def _capabilities() -> Mapping[str, Any]:
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch: fp32 is correct everywhere, only slower
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch; fp32 is correct everywhere, only slower
         return {}
     return torch.cpu.get_capabilities()

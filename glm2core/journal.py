@@ -1,4 +1,4 @@
-"""A journal holds the results of a long run so far, in a file from which a stopped or killed run continues.
+"""A journal: a file with the results of a long run so far, from which a stopped or killed run can continue.
 
 {"model": ..., "seed": ...}          the settings of the run
 {"key": 17, "value": ...}            one line per value, complete before the next begins
@@ -14,7 +14,7 @@ from glm2core.files import json_line, run_fingerprint
 
 Key = str | int
 Memo = Callable[[Any, Callable[[], Any]], Any]
-"""(key, compute) -> the value of that key: from an earlier run, or computed now."""
+"""Takes (key, compute) and returns the key's value, which comes from an earlier run or is computed now."""
 
 
 def compute_only(key: Any, compute: Callable[[], Any]) -> Any:
@@ -23,11 +23,11 @@ def compute_only(key: Any, compute: Callable[[], Any]) -> Any:
 
 
 class _Values(Mapping[Key, Any]):
-    """A journal's values, read from its file on request; those that could not be written are kept here."""
+    """A journal's values, read from its file on request; values that could not be written are kept in memory."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.places: dict[Key, int] = {}  # of their lines, in bytes
+        self.places: dict[Key, int] = {}  # where their lines begin in the file, in bytes
         self.unwritten: dict[Key, Any] = {}
 
     def __len__(self) -> int:
@@ -49,12 +49,14 @@ class _Values(Mapping[Key, Any]):
 
 
 class Journal:
-    """JSON values by key. `add` returns when its values are on the disk; memory holds only their places in the file.
+    """A file of JSON values by key.
+
+    `add` returns only after its values are on the disk. Memory holds only the places of the values in the file.
 
     Args:
         file: the journal's file, created by the first `add`. An incomplete last line, left by a kill, is dropped.
         made_with: everything that the values depend on besides their keys, as JSON values.
-        failed: called when the file can't be written; if it returns, the run continues without a journal.
+        failed: called when the file can't be written; if the call returns, the run continues without a journal.
     """
 
     def __init__(self, file: Path, made_with: dict[str, Any], failed: Callable[[OSError], None]) -> None:
@@ -82,7 +84,7 @@ class Journal:
         return self._values
 
     def memo(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """The value of a key: read if the journal has it, else computed and added.
+        """Return a key's value, which is read from the journal or, if it is not there, computed and added.
 
         Args:
             key: plain JSON values that identify this value.
@@ -129,7 +131,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The complete lines that a run left, each with its place; the rest of the file is cut off."""
+    """The complete lines that a run left, each with its place; the rest of the file is deleted."""
     if not path.is_file():
         return
     size = 0

@@ -1,7 +1,8 @@
-"""Writes parquet files, and reads those of earlier stages: always pyarrow, with zstd, one thread and checksums.
+"""Writes parquet files, and reads those of earlier stages.
 
-DVC hashes the bytes of files, and another library would lay out other bytes. Each page has a checksum: a damaged file
-gives an error in the stage that reads it, never wrong numbers.
+The files are always written by pyarrow, with zstd, one thread and checksums. DVC hashes the bytes of files, and a
+different library would write different bytes for the same rows. Each page has a checksum, so a damaged file causes an
+error in the stage that reads it, and never wrong numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from glm2core.errors import UserError, printable
 def parquet_writer(
     path: Path, schema: pa.Schema, dictionary_columns: bool | Sequence[str] = True
 ) -> Iterator[pq.ParquetWriter]:
-    """Yield a writer; afterwards the file is closed with its footer, also after an error."""
+    """Yield a writer; afterwards, even after an error, the footer is written and the file is closed."""
     writer = pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=dictionary_columns, write_page_checksum=True
     )
@@ -29,14 +30,14 @@ def parquet_writer(
         try:
             writer.close()
         except OSError:
-            writer.is_open = False  # else its finalizer tries again and prints a traceback
+            writer.is_open = False  # otherwise its finalizer tries again and prints a traceback
             raise
 
 
 def rows_at(
     path: Path, stage: str, places: Sequence[int], columns: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of a stage's file at `places`, in that order; only row groups that hold these rows are read.
+    """Return the rows at `places` in a stage's file, in the order of `places`; only their row groups are read.
 
     Raises:
         UserError: the file is damaged.
@@ -54,7 +55,7 @@ def rows_at(
 
 
 def open_parquet(path: Path, stage: str) -> pq.ParquetFile:
-    """Open a stage's file for reading with checksum verification; wrap reads in `damage_told`.
+    """Open a stage's file for reads that verify checksums; every read must be wrapped in `damage_told`.
 
     Raises:
         UserError: the end of the file is missing or damaged.
@@ -65,7 +66,7 @@ def open_parquet(path: Path, stage: str) -> pq.ParquetFile:
 
 @contextmanager
 def damage_told(path: Path, stage: str) -> Iterator[None]:
-    """Turn errors from reading a damaged or cut-off file of a stage into a sentence."""
+    """Turn errors from reading a stage's damaged or truncated file into an error message."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
@@ -76,7 +77,7 @@ def damage_told(path: Path, stage: str) -> Iterator[None]:
 
 
 def require_whole(path: Path, stage: str) -> None:
-    """Read the whole file once to verify its checksums, before it is read by a library that ignores them.
+    """Read the whole file once to verify its checksums, before a library that ignores checksums reads it.
 
     Raises:
         UserError: the file is damaged.

@@ -6,23 +6,25 @@ import sys
 
 from glm2core.errors import UserError
 
-# Variables that cap the instructions of torch's own kernels, of oneDNN and of MKL (which heeds it only on Intel CPUs).
+# Variables that limit which instructions torch's own kernels, oneDNN and MKL use. MKL heeds its variable only on Intel
+# CPUs.
 _CAPS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     # torch would follow its variable even on CPUs without AVX-512
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
 }
 
-# Nothing is fetched by name: a hub's answer would be an untrusted file, and the request reveals something of the user.
+# Nothing is downloaded by name, because a hub's answer would be an untrusted file, and the request would reveal
+# something about the user.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def prepare_process() -> None:
     """Keep libraries off the network, let threads share cores, apply `GLM2CORE_CPU`, and flush every printed line.
 
-    Libraries read their environment variables when torch is imported. Threads that spin while waiting take cores from
-    each other: two trainings at once (`dvc queue start -j 2`) were eight times slower. Threads that sleep immediately
-    wake late: a single training was twice as slow. A short spin avoids both.
+    Libraries read their environment variables when torch is imported. Threads that spin while they wait take cores from
+    each other, which made two trainings at once (`dvc queue start -j 2`) eight times slower. Threads that sleep
+    immediately wake up late, which made a single training twice as slow. A short spin avoids both.
 
     Raises:
         UserError: `GLM2CORE_CPU` names an unknown class of CPUs.
@@ -34,11 +36,11 @@ def prepare_process() -> None:
     for name, value in _CAPS.get(cap or "", {}).items():
         os.environ.setdefault(name, value)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # else a log shows stderr's lines before earlier ones of stdout
+        sys.stdout.reconfigure(line_buffering=True)  # otherwise a log shows stderr's lines before earlier stdout lines
 
 
 def cpu_cap() -> str | None:
-    """The class of CPUs in `GLM2CORE_CPU`, beyond which no instructions are used; None = no cap.
+    """The class of CPUs that `GLM2CORE_CPU` names; wider instructions than this class has are not used. None = no cap.
 
     Raises:
         UserError: the variable names an unknown class.

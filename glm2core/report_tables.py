@@ -1,4 +1,4 @@
-"""Writes the reports' tables as CSV by polars, with the same number format in all of them."""
+"""Writes the reports' tables as CSV with polars, and formats numbers in the same way in all tables."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import polars as pl
 
 
 def write_table(table: pl.DataFrame, path: Path, digits: int | None = None) -> None:
-    """Write a table with its header; null is an empty field.
+    """Write a table with its header; null is written as an empty field.
 
     Args:
-        digits: significant digits of a float; None = as many as reproduce the float exactly.
+        digits: number of significant digits of a float; None = as many digits as reproduce the float exactly.
     """
     # polars writes 1e-05 as 0.00001, and an empty text as "" to tell it from null
     text = repr if digits is None else f"{{:.{digits}g}}".format

@@ -14,7 +14,10 @@ _UNKNOWN = "–"
 
 
 def retrieval_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """A header, then for each task a line of the base (if asked) and one of the tuned model; one column per length."""
+    """Return the header and the lines of a table with one column for each length.
+
+    Each task has a line for the base, if the base was asked, and a line for the tuned model.
+    """
     found = {key: match.groups() for key in metrics if (match := _RETRIEVAL.fullmatch(key))}
     lengths = sorted({int(length) for _, length in found.values()})
     tasks = list(dict.fromkeys(task for task, _ in found.values()))
@@ -28,7 +31,7 @@ def retrieval_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]
 
 
 def answers_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """A header, then one line for all held-out rows and one for each generated source."""
+    """Return a table's header, one line for all held-out rows, and one line for each generated source."""
     generated = {name: of_it for name, of_it in metrics.get("by_source", {}).items() if not Path(name).suffix}
     groups = {"all": metrics, **generated} if any(name in metrics for name in _SCORES) else {}
     lines = [
@@ -39,7 +42,7 @@ def answers_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def result_note(metrics: dict[str, Any]) -> str:
-    """Both tables as Markdown; a table without lines is left out."""
+    """Return both tables as Markdown; a table without lines is left out."""
     tables = ((RETRIEVAL, *retrieval_table(metrics)), (ANSWERS, *answers_table(metrics)))
     return "\n\n".join(f"**{title}**\n\n{_markdown(header, lines)}" for title, header, lines in tables if lines)
 

@@ -1,4 +1,4 @@
-"""Turns errors of the machine, not of the code, into sentences: no memory, no permission, a folder for a file."""
+"""Turns errors that the machine causes into messages, such as too little memory or no permission to write."""
 
 import errno
 import os
@@ -6,18 +6,18 @@ import os
 from glm2core.errors import UserError, masked, printable, shown_names
 
 _MORE_MEMORY = (
-    "End other programs, raise this process's limit (ulimit, or the container's), or ask for less: "
-    "`python -m glm2core memory` says what training needs."
+    "End other programs, raise this process's memory limit (ulimit, or the container's limit), or use settings that "
+    "need less memory; `python -m glm2core memory` shows how much training needs."
 )
 # Messages of torch and the C library; torch has no error type of its own for a CPU out of memory.
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "can't start new thread")
 _FIXES = {
-    errno.EACCES: "It may belong to another user: fix its permissions, or name another place.",
-    errno.EPERM: "It may belong to another user: fix its permissions, or name another place.",
+    errno.EACCES: "It may belong to another user. Fix its permissions, or name a different place.",
+    errno.EPERM: "It may belong to another user. Fix its permissions, or name a different place.",
     errno.EROFS: "Name a writable place.",
-    errno.EISDIR: "There is a folder where a file should be: move it away.",
-    errno.ENOTDIR: "There is a file where a folder should be: move it away.",
-    errno.EEXIST: "Something is already there: move it away.",
+    errno.EISDIR: "There is a folder where a file should be. Move the folder away.",
+    errno.ENOTDIR: "There is a file where a folder should be. Move the file away.",
+    errno.EEXIST: "Something is already there. Move it away.",
     errno.ELOOP: "The links form a loop: fix them.",
     errno.ENAMETOOLONG: "Use a shorter name.",
     errno.ENOSPC: "Free space on that disk.",
@@ -31,7 +31,7 @@ _FIXES = {
 
 
 def sentence_of(error: Exception) -> str | None:
-    """The sentence for an error that the user can fix; None for a bug, which keeps its traceback."""
+    """The message for an error that the user can fix; None for a bug, which keeps its traceback."""
     sentence = str(error) if isinstance(error, UserError) else _of_memory(error) or _of_system(error)
     return None if sentence is None else masked(sentence)
 

@@ -2,13 +2,13 @@
 
     make base                                   models/base, in a temporary folder
     python scripts/base.py --name kinds         models/kinds
-    python scripts/base.py --work ../base-work  in a folder that is kept: the same command continues an interrupted run
+    python scripts/base.py --work ../base-work  in a folder that is kept; the same command continues an interrupted run
 
 A clone of the committed state runs `dvc repro` with the base's params.yaml as its params, from scratch. models/kinds
-is trained in three runs, each with rows of `scripts/copying.py` in its data: each of the later ones, with further.yaml
-and with copying.yaml, tunes the result of the run before. The last result replaces the weights and the tokenizer in the
-folder, with a card that says how it was made and what it scored. models/base takes 35 minutes, models/kinds two hours.
-Standard library only.
+is trained in three runs, and the data of each run contains rows from `scripts/copying.py`. The second run, with
+further.yaml, and the third, with copying.yaml, tune the result of the run before. The last result replaces the weights
+and the tokenizer in the base's folder, and a card is added that says how the base was made and what it scored.
+models/base takes 35 minutes, and models/kinds takes two hours. The script needs only the standard library.
 """
 
 import argparse
@@ -31,8 +31,8 @@ class Run:
     """One run of the pipeline.
 
     Args:
-        params: a file in the base's folder.
-        copying: number of copying rows in the data, and their seed; None = none.
+        params: the name of a params file in the base's folder.
+        copying: number of copying rows in the data, and their seed; None = no copying rows.
     """
 
     params: str
@@ -52,8 +52,8 @@ DATA = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", choices=BASES, default="base", help="folder in models/ (base)")
-    parser.add_argument("--work", type=Path, help="folder of the clones; kept, and continued if it exists")
+    parser.add_argument("--name", choices=BASES, default="base", help="the base's folder in models/ (base)")
+    parser.add_argument("--work", type=Path, help="folder for the clones; it is kept, and a run continues in it")
     arguments = parser.parse_args()
     if arguments.work is not None:
         return _make(arguments.name, arguments.work)
@@ -74,7 +74,7 @@ def _make(name: str, work: Path) -> int:
         clones.append(clone)
     _take(clones[-1] / "models" / "tuned", into)
     (into / CARD).write_text(_card(name, clones), encoding="utf-8")
-    print(f"base: {into.relative_to(ROOT)} is new; its card is {CARD} there")
+    print(f"base: {into.relative_to(ROOT)} was replaced; its card is {CARD} there")
     return 0
 
 
@@ -91,7 +91,7 @@ def _prepare(clone: Path, params: Path, copying: tuple[int, int] | None, before:
 
 def _take(made: Path, into: Path) -> None:
     for file in sorted(made.iterdir()):
-        if file.name != SETTLED:  # the params files in the folder say the same
+        if file.name != SETTLED:  # the params files in the folder contain the same values
             shutil.copy2(file, into / file.name)
 
 

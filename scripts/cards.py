@@ -3,8 +3,8 @@
     dvc exp run --queue -S 'train.seed=0,1,2,3'
     python scripts/cards.py 0 1              two experiments at a time, on the cards 0 and 1
 
-A card is a value of CUDA_VISIBLE_DEVICES: a number as in nvidia-smi, or a UUID. An experiment's processes see only that
-card, as device 0. Standard library only.
+A card is a value of CUDA_VISIBLE_DEVICES: a number as in nvidia-smi, or a UUID. An experiment's processes see only
+that card, as device 0. The script needs only the standard library.
 """
 
 import argparse
@@ -19,10 +19,10 @@ _SECONDS = 60  # a worker takes a few seconds to report
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cards", nargs="+", metavar="CARD", help="cards of this machine, each once")
+    parser.add_argument("cards", nargs="+", metavar="CARD", help="cards of this machine; name each only once")
     cards = parser.parse_args().cards
     if len(set(cards)) < len(cards):
-        print(f"cards: each card takes one worker; got {' '.join(cards)}", file=sys.stderr)
+        print(f"cards: each card takes only one worker, but these were named: {' '.join(cards)}", file=sys.stderr)
         return 2
     if running := workers():
         print(
@@ -32,7 +32,7 @@ def main() -> int:
         )
         return 1
     for number, card in enumerate(cards, start=1):
-        # DVC counts its workers: asked for N, it starts the missing ones, here one
+        # DVC counts its workers: asked for N, it starts those that are missing, which is one here
         subprocess.run(
             ["dvc", "queue", "start", "--quiet", "--jobs", str(number)],
             env={**os.environ, "CUDA_VISIBLE_DEVICES": card},
@@ -46,14 +46,14 @@ def main() -> int:
 
 
 def workers() -> int:
-    """Workers of this project's queue."""
+    """Return the number of workers of this project's queue."""
     status = subprocess.run(["dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"Worker status: (\d+) active, (\d+) idle", status)
     return int(found[1]) + int(found[2]) if found else 0
 
 
 def reports(number: int) -> bool:
-    """Wait until `number` workers report; earlier, DVC would start them again, on the next card."""
+    """Wait until `number` workers report. Without the wait, DVC would start them again, on the next card."""
     end = time.monotonic() + _SECONDS
     while time.monotonic() < end:
         if workers() >= number:

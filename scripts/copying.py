@@ -1,10 +1,10 @@
-"""Conversations that ask to copy a part of a text, for `make base`: words, names, numbers, single Chinese characters.
+"""Make conversations in which a part of a text is copied (words, names, numbers, Chinese characters), for `make base`.
 
     python scripts/copying.py data/raw/copying.jsonl --rows 16000
 
-A text is a list of notes of two parts, all told at once or some in each round. A question names one part and asks for
-the other, which stands in the text word for word. No wording of `glm2core.analysis` and no entity that it holds out is
-among them. The same arguments give the same bytes.
+A text is a list of notes, each with two parts. All notes are in one message, or one note is in each round. A question
+names one part and asks for the other part, which the text contains word for word. No wording of `glm2core.analysis` is
+used, and none of its held-out entities. The same arguments give the same bytes.
 """
 
 import argparse
@@ -29,10 +29,10 @@ _CHECKED_FROM = 0.85
 
 @dataclass(frozen=True)
 class Verb:
-    """The template of a note, and the questions for its right part, its left part, and all right parts of the verb.
+    """Templates for a note, and for questions about its right part, its left part, or the right parts of all its notes.
 
     Args:
-        named: whether its questions differ from those of other verbs.
+        named: whether this verb's questions differ from those of other verbs.
     """
 
     note: str
@@ -50,10 +50,11 @@ class Language:
     """How notes are worded, joined, asked about and acknowledged.
 
     Args:
-        filler: draws a word for invented wordings.
-        space: between two such words.
-        marks: at the end of a question.
-        check: asks whether a note is in the text; `checked` is the answer, with one of `verdicts` (it is, it is not).
+        filler: a function that draws a word for invented wordings.
+        space: the text between two such words.
+        marks: the marks with which a question can end.
+        check: a question that asks whether a note is in the text. `checked` is its answer, which contains one of
+            `verdicts`: the first if the note is in the text, the second if not.
     """
 
     verbs: tuple[Verb, ...]
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def conversation(rng: random.Random, language: Language) -> list[Message]:
-    """One to four questions about two to seven notes."""
+    """Make a conversation with one to four questions about two to seven notes."""
     verbs = _invented_verbs(rng, language) if rng.random() < _INVENTED_SHARE else rng.sample(language.verbs, 3)
     notes = _notes(rng, language, verbs[: rng.randint(1, 3)], rng.randint(2, 7))
     asked = [_question(rng, language, notes, note) for note in rng.sample(notes, min(len(notes), rng.randint(1, 4)))]
@@ -114,7 +115,7 @@ def conversation(rng: random.Random, language: Language) -> list[Message]:
 
 
 def _notes(rng: random.Random, language: Language, verbs: Sequence[Verb], count: int) -> list[Note]:
-    """Unambiguous notes: a left part that appears twice has a different verb each time."""
+    """Make unambiguous notes: if a left part appears twice, it has a different verb each time."""
     notes: list[Note] = []
     while len(notes) < count:
         left, verb = _drawn(rng, language.units), rng.choice(verbs)
@@ -126,7 +127,7 @@ def _notes(rng: random.Random, language: Language, verbs: Sequence[Verb], count:
 
 
 def _invented_verbs(rng: random.Random, language: Language) -> list[Verb]:
-    """Three verbs made of meaningless words: each is met once, so all a network can learn is to look up and copy."""
+    """Make three verbs of meaningless words. Each occurs in one conversation only, so a network learns only to copy."""
     return [_invented_verb(rng, language) for _ in range(3)]
 
 

@@ -1,7 +1,8 @@
-"""Install packages into an environment with uv, which takes a fraction of pip's time; with pip if uv is not available.
+"""Install packages into an environment with uv, which is much faster than pip, or with pip if uv is not available.
 
-uv does not read pip's configuration. The settings that choose packages and their sources are passed on: otherwise a
-machine whose pip takes torch's CPU build from a folder would fetch gigabytes of CUDA's. Standard library only.
+uv does not read pip's configuration, so the settings that choose packages and their sources are passed on. Otherwise, a
+machine on which pip takes torch's CPU build from a folder would download gigabytes of the CUDA build. This module needs
+only the standard library.
 """
 
 import ast
@@ -37,12 +38,12 @@ _OWN_SECTION = {":env:": 2, "install": 1}  # variables override a command's sect
 
 
 def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Sequence[int] = ()) -> None:
-    """Install all packages of a lock.
+    """Install all packages that a lock file lists.
 
     Args:
-        python: of the environment, which has pip.
-        torch: cpu or cuda: the build of torch; None = the configured indexes' build.
-        pass_fds: descriptors that installers keep open.
+        python: the interpreter of the environment, in which pip is installed.
+        torch: the build of torch, cpu or cuda; None = the build on the configured indexes.
+        pass_fds: file descriptors that the installers keep open.
 
     Raises:
         subprocess.CalledProcessError: both uv and pip failed.
@@ -64,12 +65,12 @@ def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Seq
         done = subprocess.run([*command, *quiet, "-r", str(lock)], env=environment, check=False, pass_fds=pass_fds)
         if done.returncode == 0:
             return
-        print("set-up: uv could not install them (see above); trying pip", file=sys.stderr, flush=True)
+        print("set-up: uv could not install the packages (see above); trying pip", file=sys.stderr, flush=True)
     _by_pip(python, lock, torch, pass_fds)
 
 
 def pip_settings(python: Path) -> dict[str, str]:
-    """pip's settings from its files and the environment, by name without section."""
+    """Return pip's settings from its files and the environment, keyed by their names without a section."""
     command = [str(python), "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found: dict[str, tuple[int, str]] = {}
@@ -85,7 +86,7 @@ def pip_settings(python: Path) -> dict[str, str]:
 
 
 def uv_settings(settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """uv's options and environment variables for pip's settings."""
+    """Return the options and environment variables with which uv uses pip's settings."""
     options = ["--index-strategy", "unsafe-best-match"]  # pip also takes the best of all indexes
     for name, option in _OPTIONS.items():
         options += [part for value in settings.get(name, "").split() for part in (option, value)]
@@ -102,7 +103,7 @@ def uv_settings(settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]
 
 
 def _find_uv(python: Path, pass_fds: Sequence[int]) -> str | None:
-    """The user's own uv, else one that pip puts into the environment; None if there is neither."""
+    """Return the user's own uv, or install one into the environment with pip; None if both fail."""
     own = shutil.which("uv") or shutil.which("uv", path=str(python.parent))
     if own is not None:
         return own
@@ -115,7 +116,7 @@ def _find_uv(python: Path, pass_fds: Sequence[int]) -> str | None:
 
 
 def _resolves(command: Sequence[str], lock: Path, environment: Mapping[str, str]) -> bool:
-    """Whether uv finds the lock's torch; False without access to PyTorch's own index, as behind some firewalls."""
+    """Whether uv finds the lock's torch; False if PyTorch's own index can't be reached, as behind some firewalls."""
     patience = {"UV_HTTP_RETRIES": "1", "UV_HTTP_TIMEOUT": "15"}
     tried = [*command, "--quiet", "--dry-run", "--no-deps", *torch_of(lock)]
     return subprocess.run(tried, env={**patience, **environment}, check=False).returncode == 0
@@ -130,8 +131,8 @@ def _tell_of_gigabytes(command: Sequence[str], lock: Path, environment: Mapping[
     )
     if " + nvidia-" in tried.stderr:
         print(
-            "set-up: there is no GPU here, and the package index has torch's CUDA build, gigabytes larger. For the CPU "
-            "build: Ctrl-C, then make setup TORCH=cpu",
+            "set-up: there is no GPU here, but the package index offers torch's CUDA build, which is gigabytes larger. "
+            "For the CPU build, press Ctrl-C and enter make setup TORCH=cpu",
             flush=True,
         )
 
@@ -143,8 +144,8 @@ def torch_of(lock: Path) -> list[str]:
 
 def _by_pip(python: Path, lock: Path, torch: str | None, pass_fds: Sequence[int]) -> None:
     index = ["--extra-index-url", CPU_INDEX] if torch == "cpu" else []
-    # torch first: its build must be fixed before packages that need any torch. It comes alone: of an index that can't
-    # be reached, pip would ask several times for each package that torch needs
+    # torch comes first, because its build must be fixed before packages that accept any torch. It comes alone, because
+    # pip asks an index that can't be reached several times for each package that torch needs
     for line in torch_of(lock):
         subprocess.run([*_pip(python), *index, "--no-deps", line], check=True, pass_fds=pass_fds)
     subprocess.run([*_pip(python), "--requirement", str(lock)], check=True, pass_fds=pass_fds)

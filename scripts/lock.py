@@ -1,6 +1,6 @@
 """Rewrite requirements.lock and requirements-dev.lock from the packages in this environment (`make lock`).
 
-The first has what the dependencies of pyproject.toml need, the second what its extra `dev` needs in addition.
+The first file lists the packages for pyproject.toml's dependencies. The second lists what the extra `dev` also needs.
 """
 
 import sys
@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def _extra(project: dict[str, Any], name: str) -> list[str]:
-    """The requirements of an extra; if it names the project itself, those of the extras it asks for."""
+    """Return an extra's requirements. If a requirement is the project itself, its extras' requirements replace it."""
     found: list[str] = []
     for text in project["optional-dependencies"][name]:
         wanted = Requirement(text)
@@ -36,7 +36,7 @@ def _extra(project: dict[str, Any], name: str) -> list[str]:
 
 
 def _needed(requirements: list[str]) -> dict[str, Distribution]:
-    """The packages that requirements need here, by name; packages that are not installed are left out."""
+    """Return the packages that requirements need here, keyed by name, without those that are not installed."""
     found: dict[str, Distribution] = {}
     waiting = [Requirement(text) for text in requirements]
     seen: set[tuple[str, frozenset[str]]] = set()

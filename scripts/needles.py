@@ -1,8 +1,8 @@
-"""Write data/examples/needles.jsonl: long records, each with a question about one line, for `predict`.
+"""Write data/examples/needles.jsonl for `predict`: long records, each with a question about one line.
 
     python scripts/needles.py
 
-Keys and values are those of evaluation, never trained on. The same commit writes the same bytes.
+The keys and values are those for evaluation, which are never trained on. The same commit writes the same bytes.
 """
 
 import json

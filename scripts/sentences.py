@@ -3,8 +3,8 @@
     python scripts/sentences.py --seed 1
     python scripts/sentences.py --seed 1 --count 20
 
-Drawn from the English documents, public docstrings, descriptions of params, help texts and errors. The same commit and
-seed print the same sentences.
+The sentences come from the English documents, public docstrings, params' descriptions, help texts and error messages.
+The same commit and seed print the same sentences.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def all_sentences() -> Iterator[Found]:
 
 
 def prose(markdown: str) -> str:
-    """Paragraphs and list items, without code blocks, tables, headings and pictures."""
+    """Return paragraphs and list items, without code blocks, tables, headings and pictures."""
     text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
     kept = [line for line in text.splitlines() if not re.match(r"\s*(\||#|!\[|<)| {4}", line)]
     items = re.sub(r"^\s*(?:[-*]|\d+\.) ", "\n", "\n".join(kept), flags=re.MULTILINE)
@@ -55,7 +55,7 @@ def prose(markdown: str) -> str:
 
 
 def texts(tree: ast.Module) -> Iterator[str]:
-    """Docstrings of what is public, texts handed to argparse and pydantic, and messages of errors."""
+    """Yield public docstrings, texts that are passed to argparse and pydantic, and error messages."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and not getattr(node, "name", "").startswith("_"):
             yield ast.get_docstring(node) or ""
@@ -67,7 +67,7 @@ def texts(tree: ast.Module) -> Iterator[str]:
 
 
 def written(node: ast.expr) -> str:
-    """A string as it stands in the code, its values as names in braces; anything else is empty."""
+    """Return the text of a string in the code, with its values as names in braces; empty for other expressions."""
     if isinstance(node, ast.JoinedStr):
         return "".join(
             f"{{{ast.unparse(part.value)}}}" if isinstance(part, ast.FormattedValue) else written(part)

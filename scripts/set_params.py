@@ -2,8 +2,8 @@
 
     python scripts/set_params.py train.max_steps=20 'evaluate.retrieval.lengths=[512, 1024]'
 
-Values are YAML. It fails and writes nothing if a key is not in the file, already has the value, or does not take it, so
-a script that shortens a run never runs the long one.
+Values are written in YAML. If a key is not in the file, already has the value, or does not accept it, the command fails
+and writes nothing. A script that shortens a run in this way therefore never starts the long run by mistake.
 """
 
 import io
@@ -32,9 +32,9 @@ def main(changes: list[str]) -> int:
 
 
 def changed(text: str, changes: list[str]) -> str:
-    """The file's text with `section.key=value` applied."""
+    """Return the file's text with all changes of the form `section.key=value`."""
     if not changes:
-        raise UserError("nothing to change: name keys as in train.max_steps=20")
+        raise UserError("there is nothing to change. Name keys and values, as in train.max_steps=20")
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -47,7 +47,7 @@ def changed(text: str, changes: list[str]) -> str:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if not equals or not isinstance(section, dict) or name not in section:
-            raise UserError(f"{change}: params.yaml has no such key; write section.key=value")
+            raise UserError(f"{change}: params.yaml has no such key. Write section.key=value")
         value = yaml.load(written)
         if section[name] == value:
             raise UserError(f"{change}: the key already has this value")

@@ -1,10 +1,10 @@
-"""Set up .venv: what running needs, from requirements.lock; with `dev`, also what tests and lint need.
+"""Set up .venv with the packages in requirements.lock; with `dev`, also install what tests and lint need.
 
     python scripts/setup.py [dev] [--torch cpu | cuda]
 
-Standard library only; `installer.py` beside it installs. A finished set-up has a stamp per lock, with the lock's hash,
-written last. An interrupted one leaves no stamp and starts over from nothing, since it may have stopped in the middle
-of a package. If two run in one folder, the second waits.
+This script needs only the standard library, and `installer.py` beside it installs the packages. As its last step, a
+set-up writes one stamp per lock file, with the lock's hash. An interrupted set-up leaves no stamp, so the next set-up
+starts over from nothing, because a package may be half-installed. If two set-ups run in one folder, the second waits.
 """
 
 import argparse
@@ -24,21 +24,21 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 GUARD = ROOT / ".venv.lock"  # outside .venv, which is emptied
 OLDEST = (3, 11)
-# Lock -> its stamp; each needs those before it.
+# Lock -> its stamp; each lock needs those before it.
 STAMPS = {ROOT / "requirements.lock": VENV / ".ready", ROOT / "requirements-dev.lock": VENV / ".ready-dev"}
 
 
 def main(arguments: list[str]) -> int:
     if sys.version_info < OLDEST:
         print(
-            f"set-up: needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}. "
-            "Name another one: make setup PYTHON=python3.12",
+            f"set-up: Python {OLDEST[0]}.{OLDEST[1]} or newer is needed, but this is {sys.version.split()[0]}. "
+            "Choose a different one: make setup PYTHON=python3.12",
             file=sys.stderr,
         )
         return 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=["dev"], help="also install what tests and lint need")
-    parser.add_argument("--torch", choices=list(BACKENDS), help="torch's build (default: the package index's)")
+    parser.add_argument("--torch", choices=list(BACKENDS), help="torch's build (default: the package index's build)")
     given = parser.parse_args(arguments)
     locks = list(STAMPS)[: 2 if given.part else 1]
     if all(_is_ready(lock, given.torch) for lock in locks):
@@ -71,7 +71,7 @@ def _is_ready(lock: Path, torch: str | None) -> bool:
 
 
 def _wanted(lock: Path) -> str:
-    """The stamp of an up-to-date environment: this lock and those before it, the interpreter, the place."""
+    """Return an up-to-date environment's stamp, made from this lock, earlier locks, the interpreter and the place."""
     before = list(STAMPS)[: list(STAMPS).index(lock) + 1]
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in before]
     return f"{' '.join(hashes)} python{sysconfig.get_python_version()} {VENV}\n"
@@ -89,7 +89,7 @@ def _refuse_what_is_no_folder() -> None:
 
 @contextmanager
 def _alone() -> Iterator[int | None]:
-    """Hold the folder's lock; it ends with the process. None on systems without such locks."""
+    """Hold the folder's lock, which ends with the process. None is yielded on systems without such locks."""
     try:
         import fcntl
     except ImportError:  # Windows

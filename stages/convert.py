@@ -1,4 +1,4 @@
-"""Converts raw sources to data/converted/: one conversation per row, split by prompt; keeps rejected rows and why."""
+"""Converts raw sources to conversations in data/converted/, splits them by prompt, and keeps rejected rows."""
 
 import sys
 from pathlib import Path
@@ -61,7 +61,7 @@ def _say_what_was_found(report: "ConvertReport") -> None:
     for source in report.untracked:
         print(
             f"warning: {source} is outside data/raw, so DVC does not notice changes to it. "
-            "Put it under data/raw (git or `dvc add`), or use `dvc repro -f` after a change.",
+            "Put it under data/raw (with git or `dvc add`), or use `dvc repro -f` after a change.",
             file=sys.stderr,
         )
 

@@ -1,4 +1,4 @@
-"""Evaluates models/tuned: loss on held-out rows, answers scored by ROUGE and BLEU, and long-context retrieval."""
+"""Evaluates models/tuned: its loss on held-out rows, its answers with ROUGE and BLEU, and long-context retrieval."""
 
 import sys
 import tempfile
@@ -20,7 +20,7 @@ METRICS = Path("metrics/evaluate.json")
 
 
 def evaluate(params: Params) -> None:
-    # Imported here: torch takes seconds, and params are checked first
+    # Imported here, because loading torch takes seconds, and params are checked first
     quiet_libraries()
     from glm2core.evaluation.page import PAGE, write_page
     from glm2core.evaluation.report import PICTURES, PREDICTIONS, RETRIEVAL_PREDICTIONS, answers_table

@@ -1,4 +1,4 @@
-"""Replaces the train stage by its launcher in the same process, so that signals and exit codes pass; no shell."""
+"""Replaces the train stage's process with its launcher, without a shell, to pass on signals and exit codes."""
 
 import os
 import sys
@@ -22,10 +22,13 @@ def is_launched() -> bool:
 
 
 def become_launcher(launcher: str, module: str) -> None:
-    """Replace this process by the launcher, which runs `module`; do nothing for plain python or in a launched process.
+    """Replace this process with the launcher, which runs `module`.
+
+    Nothing is done if the launcher is plain python, or if a launcher has already started this process.
 
     Raises:
-        UserError: accelerate's config file is missing, is outside the project, or would start something else.
+        UserError: accelerate's config file is missing, is outside the project, or would start something other than
+            training on this machine.
     """
     program, options = launcher_command(launcher)
     if not program or is_launched():
@@ -55,7 +58,7 @@ def _checked_config(name: str) -> Path:
     wrong += [key for key in _STARTS_OTHERS if values.get(key)]
     if wrong:
         raise UserError(
-            f"{file}: {printable(wrong[0][:80])} is not supported; compute_environment must be LOCAL_MACHINE, "
-            f"distributed_type one of {', '.join(_KINDS)}, and {', '.join(_STARTS_OTHERS)} must not be set."
+            f"{file}: {printable(wrong[0][:80])} is not supported. compute_environment must be LOCAL_MACHINE, "
+            f"distributed_type must be one of {', '.join(_KINDS)}, and {', '.join(_STARTS_OTHERS)} must not be set."
         )
     return file.resolve()

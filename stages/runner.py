@@ -1,4 +1,4 @@
-"""Runs any stage: checks params first, prints errors as sentences, and returns 0 only on success."""
+"""Runs any stage: checks params first, prints error messages instead of tracebacks, and returns 0 only on success."""
 
 import subprocess
 import sys
@@ -17,10 +17,10 @@ _ORDER = ("convert", "tokenize", "train", "evaluate")
 
 
 def run_stage(name: str, stage: Callable[[Params], None], process: str | None = None) -> int:
-    """Run one stage and return its exit code: 0 only when its outputs are complete.
+    """Run one stage and return its exit code, which is 0 only if the stage's outputs are complete.
 
     Args:
-        process: number of this process, shown in messages; None = there is only one process.
+        process: the number of this process, which messages contain; None = there is only one process.
     """
     shown = name if process is None else f"{name}, process {process}"
     try:
@@ -40,7 +40,7 @@ def run_stage(name: str, stage: Callable[[Params], None], process: str | None = 
 
 
 def _checked_params() -> Params:
-    """The params; an error also says how to undo a value that `-S` wrote into params.yaml.
+    """Load the params. An error message also explains how to undo a value that `-S` wrote into params.yaml.
 
     Raises:
         UserError: some keys are wrong.
@@ -50,14 +50,14 @@ def _checked_params() -> Params:
     except UserError as error:
         if not _is_committed(PARAMS_FILE):
             raise UserError(
-                f"{error}\n`-S` leaves its values in {PARAMS_FILE}, so the next run has them, too. To go back to your "
-                f"last commit: git checkout {PARAMS_FILE}"
+                f"{error}\n`-S` leaves its values in {PARAMS_FILE}, so the next run uses them, too. To go back to your "
+                f"last commit, enter: git checkout {PARAMS_FILE}"
             ) from None
         raise
 
 
 def _is_committed(file: Path) -> bool:
-    """Whether git holds the file as it is; True where git can't tell."""
+    """Whether the file equals its version in the last commit; True if git can't tell."""
     try:
         return subprocess.run(["git", "diff", "--quiet", "HEAD", "--", file], capture_output=True).returncode != 1
     except OSError:  # no git
@@ -65,6 +65,6 @@ def _is_committed(file: Path) -> bool:
 
 
 def _forget_figures(name: str) -> None:
-    """Remove the metrics of this and later stages: if the run stops here, they would be those of another run."""
+    """Remove the metrics of this stage and later ones, because they would be an earlier run's if this run stops."""
     for stage in _ORDER[_ORDER.index(name) :]:
         (METRICS / f"{stage}.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Tokenizes data/converted/ to data/tokenized/: supervised token pairs, and the tokenizer that made them."""
+"""Tokenizes data/converted/, and writes supervised token pairs and their tokenizer to data/tokenized/."""
 
 import sys
 from pathlib import Path

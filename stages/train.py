@@ -1,4 +1,4 @@
-"""Tunes the network as params say; writes weights or an adapter, curves and metrics."""
+"""Tunes the network as params say, and writes weights or an adapter, learning curves and metrics."""
 
 import os
 import sys

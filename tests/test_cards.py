@@ -76,4 +76,4 @@ def test_each_worker_has_a_card_of_its_own(project: Path, tmp_path: Path) -> Non
 def test_a_card_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "0", "1", "0"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "cards: each card takes one worker; got 0 1 0\n"
+    assert done.stderr == "cards: each card takes only one worker, but these were named: 0 1 0\n"

@@ -89,8 +89,8 @@ def test_the_command_line_caps_torch_too() -> None:
     [
         ("float32", 6e9, torch.float32, []),
         ("auto", 9e8, torch.float32, ["dtype auto: float32, as this CPU has no bfloat16 arithmetic"]),
-        ("auto", 6.24e9, torch.bfloat16, ["6.2 billion parameters", "float32 products"]),
-        ("bfloat16", 1e6, torch.bfloat16, ["weights stay in bfloat16", "products are float32"]),
+        ("auto", 6.24e9, torch.bfloat16, ["6.2 billion parameters", "multiplies in float32"]),
+        ("bfloat16", 1e6, torch.bfloat16, ["weights stay in bfloat16", "multiplies in float32"]),
     ],
 )
 def test_a_cpu_without_the_arithmetic(
@@ -106,7 +106,7 @@ def test_a_cpu_without_the_arithmetic(
 @pytest.mark.parametrize(
     ("name", "half_steps", "expected", "said"),
     [
-        ("auto", True, torch.float16, "dtype auto: float16, as this GPU has no bfloat16 arithmetic; in training the"),
+        ("auto", True, torch.float16, "dtype auto: float16, as this GPU has no bfloat16 arithmetic; in training, the"),
         ("auto", False, torch.float32, "dtype auto: float32, as this GPU has no bfloat16 arithmetic"),
         ("bfloat16", True, torch.bfloat16, "weights stay in bfloat16; this GPU has no bfloat16 arithmetic"),
     ],

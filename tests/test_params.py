@@ -90,17 +90,17 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
     [
         (
             {"train.method": "full", "train.quantization_bits": 4},
-            ["method full", "quantization_bits auto or null", "got 4"],
+            ["method full", "quantization_bits to be auto or null", "it is 4"],
         ),
         (
             {"train.method": "lora", "train.quantization_bits": 8},
-            ["method lora", "quantization_bits auto or null", "got 8"],
+            ["method lora", "quantization_bits to be auto or null", "it is 8"],
         ),
-        ({"train.method": "qlora", "train.quantization_bits": None}, ["method qlora", "auto or 4 or 8", "got null"]),
+        ({"train.method": "qlora", "train.quantization_bits": None}, ["method qlora", "auto or 4 or 8", "it is null"]),
         ({"train.method": "ptuning", "train.memory": "low"}, ["memory low needs method full", "method: ptuning"]),
         (
             {"train.memory": "low", "train.optimizer": "adafactor", "train.max_grad_norm": 1.0},
-            ["max_grad_norm null", "got max_grad_norm: 1.0"],
+            ["max_grad_norm null", "combined with max_grad_norm: 1.0"],
         ),
         (
             {"model.rope.type": "default", "model.rope.factor": 4},
@@ -111,7 +111,7 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
         ({"model.base": None, "evaluate.retrieval.base_lengths": [512]}, ["base_lengths needs model.base"]),
         ({"model.base": "models/x", "model.initialization": "retrieval"}, ["initialization is for networks from"]),
         ({"evaluate.retrieval.questions": 7, "evaluate.retrieval.depths": 5}, ["questions (7)", "depths (5)"]),
-        ({"convert.validation_fraction": 0.6, "convert.test_fraction": 0.4}, ["below 1", "got 1"]),
+        ({"convert.validation_fraction": 0.6, "convert.test_fraction": 0.4}, ["below 1", "the sum is 1"]),
         ({"train.early_stopping": 2, "train.eval_steps": None}, ["early_stopping", "set eval_steps"]),
         (
             {"train.schedule": "wsd", "train.decay_fraction": 0.9, "train.warmup_fraction": 0.2},
@@ -121,7 +121,7 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
             {"train.curriculum": [{"until": 0.5, "max_tokens": 64}, {"until": 0.25, "max_tokens": 128}]},
             ["curriculum: each stage must end later", "[0.5, 0.25]"],
         ),
-        ({"convert.sources.0.path": None}, ["convert.sources[0]: needs a path"]),
+        ({"convert.sources.0.path": None}, ["convert.sources[0]: path is needed"]),
     ],
 )
 def test_a_wrong_combination_is_named(tmp_path: Path, changes: dict[str, Any], said: list[str]) -> None:

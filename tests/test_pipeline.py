@@ -156,7 +156,7 @@ def test_plain_mlflow_and_dvc_show_the_runs(clone: Workspace, temporary: Done) -
     [
         ("+train.methd=lora", "train.methd is not a key; got 'lora' (did you mean 'train.method'?)"),
         ("train.max_steps=many", "train.max_steps must be a whole number or auto or null; got 'many'"),
-        ("train.quantization_bits=4", "method full goes with quantization_bits auto or null, got 4"),
+        ("train.quantization_bits=4", "method full needs quantization_bits to be auto or null, but it is 4"),
         ("train.methd=lora", "Key 'methd' is not in struct"),  # DVC's own refusal
     ],
 )

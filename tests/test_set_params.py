@@ -41,7 +41,7 @@ def test_keys_are_changed_and_comments_stay(folder: Path) -> None:
         ("train.max_steps.more=20", "no such key"),
         ("train.max_steps=auto", "already has this value"),
         ("train.max_steps=many", "train.max_steps must be a whole number"),
-        ("train.quantization_bits=8", "method full goes with quantization_bits"),
+        ("train.quantization_bits=8", "method full needs quantization_bits"),
     ],
 )
 def test_what_changes_nothing_or_is_wrong_fails(folder: Path, change: str, said: str) -> None:

@@ -1,1 +1,1 @@
-"""Generates rows of text analysis: questions about texts and dialogues that contain the answers."""
+"""Generates rows of text analysis, which ask questions about texts and dialogues that contain the answers."""

@@ -1,7 +1,7 @@
-"""Invented names, places, dates and amounts, split so that no held-out row has an entity that is ever trained on.
+"""Invented names, places, dates and amounts, split so that no entity of a held-out row is ever trained on.
 
-The split of each entity is decided by a hash of its text: of a given name, a family name (except the few Chinese family
-names), a place, a date or an amount. So the two splits never overlap, whatever the seeds.
+Given names, family names, places, dates and amounts are split by a hash of their text, so the two splits never overlap,
+whatever the seeds are. Only the few Chinese family names belong to both splits.
 """
 
 import functools
@@ -53,7 +53,7 @@ class EntityPool:
     amounts: tuple[int, ...]
 
     def draw(self, rng: random.Random, attribute: str, count: int) -> list[str]:
-        """`count` different texts: names (also for `relation`), places, dates or amounts."""
+        """Draw `count` different names (also for `relation`), places, dates or amounts, as `attribute` says."""
         make: dict[str, Callable[[random.Random], str]] = {
             "name": self._name,
             "relation": self._name,
@@ -84,7 +84,7 @@ class EntityPool:
 
 @functools.cache
 def pool(language: Language, split: EntitySplit) -> EntityPool:
-    """The entities of a split: 3,000 given names and 3,000 places for training, and 750 of each that are held out."""
+    """Return a split's entities: 3,000 given names and 3,000 places for training, or 750 of each for held-out rows."""
     amounts = tuple(amount for amount in _AMOUNTS if split_of(str(amount)) == split)
     if language == "zh":
         return EntityPool(language, split, _FAMILIES, _words(split, _zh_given), _words(split, _zh_place), amounts)
@@ -96,7 +96,7 @@ def pool(language: Language, split: EntitySplit) -> EntityPool:
 
 
 def split_of(text: str) -> EntitySplit:
-    """The split that an entity belongs to."""
+    """Return the split to which an entity belongs."""
     first = hashlib.sha256(text.encode()).digest()[0]
     return "held out" if first < _HELD_OUT_SHARE * 256 else "training"
 

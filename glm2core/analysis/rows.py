@@ -1,10 +1,10 @@
-"""Generates rows of text analysis from a seed; the answer is in the text or dialogue word for word.
+"""Generates rows of text analysis from a seed. The text or dialogue contains the answer word for word.
 
-extract    asks one question about one text, for a name, date, amount, place or relation
-texts      sets one task about several texts: list, look up, or tell which text it is
-tasks      asks several questions about one text, in one conversation
-judgement  asks whether a claim is true by the text; answers ` EXPLAIN: ... CONCLUSION: ...`
-dialogue   asks about something that the user said several rounds before
+`extract` asks one question about one text, for a name, date, amount, place or relation.
+`texts` sets one task about several texts: to list values, to look one up, or to tell which text names a person.
+`tasks` asks several questions about one text in one conversation.
+`judgement` asks whether a claim is true according to the text, and answers ` EXPLAIN: ... CONCLUSION: ...`.
+`dialogue` asks about something that the user said several rounds earlier.
 """
 
 import random
@@ -22,8 +22,8 @@ Kind = Literal["extract", "texts", "tasks", "judgement", "dialogue"]
 KINDS: tuple[Kind, ...] = ("extract", "texts", "tasks", "judgement", "dialogue")
 _ATTRIBUTES = ("place", "date", "amount", "relation")
 _LISTED = ("place", "date", "amount")
-_OWNER_SHARE = 0.25  # of the questions: ask for the person by the value
-_OTHERS_VALUE_SHARE = 0.5  # of the wrong claims: the value is that of another person in the same text
+_OWNER_SHARE = 0.25  # share of the questions that give the value and ask for the person
+_OTHERS_VALUE_SHARE = 0.5  # share of the wrong claims with a different person's value from the same text
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class _Fact:
 
 
 def generate_rows(spec: GeneratedAnalysis, *, held_out: bool = True) -> Iterator[AnalysisRow]:
-    """Yield `spec.rows` training rows, then, if `held_out`, `spec.held_out_rows` rows with entities of no training row.
+    """Yield `spec.rows` training rows and then, if `held_out` is true, `spec.held_out_rows` held-out rows.
 
-    A row depends only on the seed and its number.
+    The entities of held-out rows occur in no training row. A row depends only on the seed and on the row's number.
     """
     for number in range(spec.rows):
         yield _drawn_row(spec, "training", number)
@@ -57,7 +57,7 @@ def generate_rows(spec: GeneratedAnalysis, *, held_out: bool = True) -> Iterator
 
 
 def make_row(rng: random.Random, kind: Kind, language: Language, split: EntitySplit) -> AnalysisRow:
-    """Make one row of a kind."""
+    """Make one row of this kind, language and split."""
     maker = _Maker(rng, WORDINGS[language], pool(language, split))
     make = {
         "extract": maker.extract,
@@ -185,7 +185,7 @@ class _Maker:
 
 
 def _about_text(rounds: list[tuple[str, str]], text: str) -> Conversation:
-    """The rounds, with the text after the first question and a line end, as convert joins Alpaca's `input`."""
+    """Put a line end and the text after the first question, as convert does with Alpaca's `input`."""
     (question, answer), *more = rounds
     conversation = _rounds([(f"{question}\n{text}", answer), *more])
     return conversation if more else Conversation(conversation.messages, len(question))

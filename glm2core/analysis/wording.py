@@ -1,4 +1,4 @@
-"""The texts of the rows of text analysis: several wordings for each purpose, in English and Chinese.
+"""The wordings in rows of text analysis, in English and Chinese, with several alternatives for each purpose.
 
 `{name}` is the person that a fact is about, `{value}` is what the fact says about this person, and `{relation}` is a
 word such as brother.
@@ -13,11 +13,12 @@ from glm2core.analysis.entities import Language
 class AttributeWording:
     """The texts for one kind of fact about a person.
 
-    facts: sentences that state the fact.
-    questions: questions for the value, by the name.
-    owners: questions for the name, by the value.
-    told, recalled: what users say about themselves, and how they ask for it several rounds later.
-    listed: questions for the values in several texts.
+    Attributes:
+        facts: sentences that state the fact.
+        questions: questions that give the name and ask for the value.
+        owners: questions that give the value and ask for the name.
+        told, recalled: what users say about themselves, and how they ask for it several rounds later.
+        listed: questions that ask for the values in several texts.
     """
 
     facts: tuple[str, ...]
@@ -32,10 +33,11 @@ class AttributeWording:
 class LanguageWording:
     """The texts of one language.
 
-    judged: questions about whether the claim that follows is true.
-    replies: replies to what a user says.
-    located: questions about which text names a value.
-    explanation: compares the text with the claim; the conclusion follows from this.
+    Attributes:
+        judged: questions that ask whether the following claim is true.
+        replies: replies to what a user says.
+        located: questions that ask which text names a value.
+        explanation: a comparison of the text with the claim, from which the conclusion follows.
     """
 
     attributes: dict[str, AttributeWording]

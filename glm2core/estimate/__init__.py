@@ -1,1 +1,1 @@
-"""Estimates the memory and disk of a training run, and whether it fits."""
+"""Estimates how much memory and disk space a training run needs, and whether this machine has enough."""

@@ -40,39 +40,43 @@ def check_fits(workload: Workload, params: TrainParams, *, device: torch.device,
         folder: the folder to which checkpoints and the result are written.
 
     Raises:
-        UserError: there is too little memory or disk; the error says what is needed, what is free, and what would fit.
+        UserError: there is too little memory or disk space. The error message shows how much is needed, how much is
+            free and, for memory, which changes would make the run fit.
     """
     need, free = training_memory(workload, params), available_memory(device)
     if need.total > free:
         parts = ", ".join(f"{name} {getattr(need, name) / GIB:.2f}" for name in _PARTS)
         raise UserError(
-            f"this run needs about {in_gib(need.total)} of memory ({parts}), and {in_gib(free)} is free on {device}. "
+            f"this run needs about {in_gib(need.total)} of memory ({parts}), but {in_gib(free)} is free on {device}. "
             f"What would fit: {fitting_changes(workload, params, free)}"
         )
     disk, room = training_disk(workload, params), shutil.disk_usage(folder).free
     if disk.total > room:
         raise UserError(
-            f"this run writes about {in_gib(disk.total)} (checkpoints {in_gib(disk.checkpoints)}, "
-            f"models/tuned and DVC's copy of it {in_gib(disk.tuned)} each), and {in_gib(room)} is free at {folder}. "
-            "Free space, or lower train.keep_checkpoints."
+            f"this run writes about {in_gib(disk.total)} ({in_gib(disk.checkpoints)} for checkpoints, "
+            f"{in_gib(disk.tuned)} for models/tuned and as much again for DVC's copy of it), but {in_gib(room)} is "
+            f"free at {folder}. Free some disk space, or lower train.keep_checkpoints."
         )
 
 
 def fitting_changes(workload: Workload, params: TrainParams, free: float) -> str:
-    """The changes to params that would make a run fit into `free` bytes, mildest first, and what the run then needs."""
+    """List changes to params that would make a run fit into `free` bytes, mildest first.
+
+    The returned text also shows how much memory the run needs after each change.
+    """
     needs = {words: _need(workload, params, change) for words, change in _changes(workload, params).items()}
     fitting = [f"{words} ({in_gib(need)})" for words, need in needs.items() if need <= free]
     if fitting:
         return "; ".join(fitting) + "."
     words = min(needs, key=needs.__getitem__)
-    return f"none of the usual changes; the smallest, {words}, needs {in_gib(needs[words])}."
+    return f"none of the usual changes. The one that needs the least, {words}, needs {in_gib(needs[words])}."
 
 
 def with_recomputation(params: TrainParams, workload: Workload, free: float, notice: Notice = print) -> TrainParams:
-    """Replace `fit` in params by the number of blocks to recompute, counted from the first block.
+    """Replace `fit` in params with the number of blocks that are recomputed, counted from the first block.
 
     Args:
-        free: number of free bytes, a tenth of which is not used.
+        free: number of free bytes; a tenth of them stays in reserve.
     """
     if params.gradient_checkpointing != FIT:
         return params
@@ -90,16 +94,17 @@ def with_recomputation(params: TrainParams, workload: Workload, free: float, not
     blocks = bisect_left(range(layers), True, lo=1, key=fits)
     need = in_gib(training_memory(workload, with_blocks(0)).total)
     notice(
-        f"train.gradient_checkpointing {FIT}: {blocks} of {layers} blocks are recomputed in backward; keeping all "
-        f"needs {need}, and {in_gib(free)} is free"
+        f"train.gradient_checkpointing {FIT}: {blocks} of {layers} blocks are recomputed in the backward pass; "
+        f"recomputing none needs {need}, but {in_gib(free)} is free"
     )
     return with_blocks(blocks)
 
 
 def available_memory(device: torch.device) -> float:
-    """Number of bytes that this process may use: those free and its own, within limits of the container and the shell.
+    """Return how many bytes this process may use: those that are free and those that it already uses.
 
-    Several processes on one machine (torchrun) share the memory equally.
+    The limits of the container and of the shell are respected. Several processes on one machine (torchrun) share the
+    memory equally.
     """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
@@ -118,7 +123,7 @@ def in_gib(size: float) -> str:
 
 
 def _changes(workload: Workload, params: TrainParams) -> dict[str, Change]:
-    """Changes to the train section by description, mild ones first, without changes that are already in force."""
+    """Changes to the train section, keyed by description, mildest first, except changes that are already in force."""
     recompute: Change = {"gradient_checkpointing": True}
     smaller: Change = {"batch_tokens": min(workload.row_tokens, params.batch_tokens)}
     both = {**smaller, **recompute} if smaller["batch_tokens"] < params.batch_tokens else {}

@@ -1,4 +1,4 @@
-"""Reads memory limits below the machine's memory: those of a container (cgroups, both versions) and of a shell."""
+"""Reads the memory limits that a container (cgroups, version 1 or 2) or a shell sets for this process."""
 
 import resource
 from collections.abc import Iterator
@@ -8,25 +8,25 @@ import psutil
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
-# Per version: the file of the limit, the file of the usage, and in the latter the line without page cache.
+# For each version: the file with the limit, the file with the usage, and its line that excludes the page cache.
 _V2 = ("memory.max", "memory.stat", "anon")
 _V1 = ("memory.limit_in_bytes", "memory.stat", "total_rss")
 _NO_LIMIT = 1 << 60  # version 1 shows a number near 2^63 for no limit
 
 
 def left_to_container(groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> float | None:
-    """Number of bytes left by the tightest limit on this process's control groups; None = no limit.
+    """Return how many bytes the tightest limit on this process's control groups leaves; None = no limit.
 
     Args:
         groups: the folder where control groups are mounted.
-        own: the file that lists this process's groups, one per line: `number:controllers:path`.
+        own: the file that lists this process's groups, one per line in the form `number:controllers:path`.
     """
     left = [found for group, names in _levels(groups, own) if (found := _left(group, *names)) is not None]
     return min(left, default=None)
 
 
 def left_to_process() -> float | None:
-    """Number of bytes left to this process by `ulimit -v` (address space) and `ulimit -d` (data); None = no limit."""
+    """Return how many bytes `ulimit -v` (address space) and `ulimit -d` (data) leave this process; None = no limit."""
     used = psutil.Process().memory_info()
     limits = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", used.rss)}
     left = [
@@ -38,7 +38,7 @@ def left_to_process() -> float | None:
 
 
 def _levels(groups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """This process's groups and all their parents; in a container, its own group may be mounted as the top."""
+    """Yield this process's groups and all their parents. In a container, its own group may be mounted as the top."""
     lines = own.read_text().splitlines() if own.is_file() else []
     paths = {"": Path(), "memory": Path()}
     for line in lines:

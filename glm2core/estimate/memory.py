@@ -1,8 +1,8 @@
-"""Estimates the memory and disk of a training run before it starts.
+"""Estimates how much memory and disk space a training run needs, before the run starts.
 
-Weights, gradients and optimizer are counted. The bytes that a block keeps for backward are measured
-on the network itself, on torch's meta device (shapes without content), so that the figure stays
-right when the network changes.
+The bytes of weights, gradients and optimizer state are counted. The bytes that a block keeps for the
+backward pass are measured with the network itself on torch's meta device (shapes without content), so
+that the figure stays right when the network changes.
 """
 
 import copy
@@ -28,14 +28,14 @@ from glm2core.params import ModelParams, TrainParams
 
 GIB = 1 << 30
 
-# Resident before anything is loaded: interpreter and libraries (measured), or the CUDA context.
+# Memory in use before anything is loaded: interpreter and libraries (measured), or the CUDA context.
 _LIBRARIES = {"cpu": 0.65 * GIB, "cuda": 0.5 * GIB}
-# fp32 copies of a block in RoundingAdafactor, its random numbers, and the allocator's remains of them. Measured.
+# Measured: RoundingAdafactor's fp32 copies of a block, its random numbers, and what the allocator keeps of them.
 _ADAFACTOR_SCRATCH = 0.05 * GIB
-# Activations times this, for freed pieces that the allocator keeps: glibc's heap (measured), torch's CUDA cache.
+# Activations are multiplied by this for freed memory in glibc's heap (measured) or in torch's CUDA cache.
 _ALLOCATOR = {"cpu": 1.25, "cuda": 1.05}
 _LOSS_CHUNK = 1 << 25  # logits alive at once, see model/loss.py
-# Bytes per weight of a quantized linear layer with its scales, and per parameter of AdamW's two moments.
+# Bytes per weight of a quantized linear layer, including its scales, and bytes per parameter of AdamW's two moments.
 _QUANTIZED = {4: 0.52, 8: 1.0}
 _MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.1, "muon": 8.0}
 _MUON_MOMENT = 4.0  # the single moment of a block's matrix
@@ -43,17 +43,18 @@ _MUON_MOMENT = 4.0  # the single moment of a block's matrix
 
 @dataclass(frozen=True)
 class Workload:
-    """The network that is trained, its rows, and the device.
+    """A training run's network, rows and device.
 
     Args:
-        config: the network's configuration, without a prefix.
+        config: the network's configuration without a P-tuning prefix.
         dtype: the dtype of the weights.
         device: cpu or cuda.
-        row_tokens: tokens of the longest row, which is a batch of its own if it exceeds `train.batch_tokens`.
+        row_tokens: number of tokens in the longest row. A row longer than `train.batch_tokens` is a batch of its own.
         supervised: share of the tokens that are supervised.
-        from_files: whether the weights are loaded, not made from scratch.
+        from_files: whether the weights are loaded from files; if False, they are made from scratch.
         processes: number of processes that train together.
-        sharded: whether each process keeps only 1/processes of weights, gradients and optimizer (FSDP).
+        sharded: whether each process keeps only 1/`processes` of the weights, the gradients and the optimizer state
+            (FSDP).
     """
 
     config: ChatGLM2Config
@@ -67,27 +68,31 @@ class Workload:
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """The dtype of activations and products: float32 if the device does not compute in the weights' dtype."""
+        """The dtype of activations and matrix multiplications.
+
+        If the device computes in the weights' dtype, that dtype is returned; otherwise float32.
+        """
         return product_dtype(self.dtype, torch.device(self.device))
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Number of bytes, by use, at the peak of a training step.
+    """The bytes in use at the peak of a training step, by purpose.
 
     Args:
-        weights: weights of the network, with its adapter.
-        gradients: all gradients (memory normal), or the largest one (memory low).
+        weights: the network's weights, including its adapter.
+        gradients: all gradients with `memory: normal`, or only the largest gradient with `memory: low`.
         optimizer: the optimizer's state and its fp32 copies.
-        activations: what forward keeps for backward in all blocks, and the gradients inside one block.
-        loss: logits and their gradient, on supervised positions.
-        libraries: what the process takes before anything is loaded.
-        making: full-precision weights while a network is created from scratch, before an adapter's base is quantized.
-        loading: what reading weights from files takes: twice the weights; half of this is mapped files,
-            which the system can reclaim. 0 = the network is made from scratch.
-        mapped: weight files that stay mapped behind quantized weights; the system can reclaim these too.
-        accumulates: whether gradients stay while the next batch runs forward.
-        output_gradient: gradient of the output layer, which is computed first; 0 if the layer is frozen.
+        activations: what the forward pass keeps in all blocks for the backward pass, and one block's inner gradients.
+        loss: the logits at supervised positions, and their gradient.
+        libraries: what the process uses before anything is loaded.
+        making: the full-precision weights that exist while a network is made from scratch, until an adapter's base is
+            quantized.
+        loading: what loading weights from files uses, which is twice the size of the weights, half of it in mapped
+            files, which the system can reclaim; 0 = the network is made from scratch.
+        mapped: weight files that stay mapped after their weights are quantized; the system can reclaim them, too.
+        accumulates: whether gradients stay in memory during the next batch's forward pass.
+        output_gradient: the output layer's gradient, which is computed first; 0 if the layer is frozen.
     """
 
     weights: float
@@ -104,10 +109,10 @@ class TrainingMemory:
 
     @property
     def total(self) -> float:
-        """What must fit into memory: everything that is alive at the peak.
+        """The bytes that must fit into memory, which is everything in use at the peak.
 
-        Backward frees activations while it computes gradients, so the two do not peak together unless
-        gradients accumulate.
+        The backward pass frees activations while it computes gradients. Activations and gradients therefore
+        do not peak at the same time, unless gradients accumulate.
         """
         start_of_backward = self.activations + self.loss + self.output_gradient
         if self.accumulates:
@@ -123,11 +128,11 @@ class TrainingMemory:
 
 @dataclass(frozen=True)
 class TrainingDisk:
-    """Number of bytes that a training run writes, by use.
+    """The bytes that a training run writes, by purpose.
 
     Args:
-        base: of the base weights, kept if an adapter is trained on a network from scratch; 0 otherwise.
-        checkpoints: of all checkpoints that exist at once, including the one being written.
+        base: the base's weights, which are stored if an adapter is trained on a network from scratch; otherwise 0.
+        checkpoints: all checkpoints that exist at the same time, including the one that is being written.
         tuned: the result in models/tuned.
         cache: DVC's copy of the result (not needed if the file system can link files).
     """
@@ -143,10 +148,10 @@ class TrainingDisk:
 
 
 def network_config(params: ModelParams, vocab_size: int) -> ChatGLM2Config:
-    """The configuration of the network in params.
+    """Return the configuration of the network that params describe.
 
     Args:
-        vocab_size: number of tokens in the tokenizer, for a network from scratch.
+        vocab_size: number of tokens in the tokenizer; used only for a network from scratch.
     """
     if params.base is not None:
         config = read_config(resolve_path(params.base), family=params.family, notice=lambda sentence: None)
@@ -184,7 +189,7 @@ def training_memory(workload: Workload, params: TrainParams) -> TrainingMemory:
 
 
 def training_disk(workload: Workload, params: TrainParams) -> TrainingDisk:
-    """Estimate the bytes that a run writes; its checkpoints hold trainable weights and the optimizer's state."""
+    """Estimate how many bytes a run writes. Checkpoints contain the trainable weights and the optimizer's state."""
     model = _on_meta(workload, params)
     trainable = [p for p in model.parameters() if p.requires_grad]
     state = sum(4.0 * _factored(p) for p in trainable)
@@ -203,15 +208,15 @@ def trained_parameter_count(workload: Workload, params: TrainParams) -> int:
 
 
 def cache_bytes(config: ChatGLM2Config, tokens: int, dtype: torch.dtype) -> int:
-    """Size in bytes of the cache when the model is used: keys and values of `tokens` tokens in all layers."""
+    """Return the bytes that the key/value cache uses for `tokens` tokens in all layers."""
     return 2 * config.num_layers * config.multi_query_group_num * config.kv_channels * tokens * dtype.itemsize
 
 
 def _on_meta(workload: Workload, params: TrainParams, layers: int | None = None) -> nn.Module:
-    """The network as the method tunes it, without content; it has `layers` blocks, or all blocks for None."""
+    """Build the network as the method tunes it, on the meta device, with `layers` blocks; None = all blocks."""
     config = copy.deepcopy(workload.config)
     config.num_layers = layers or config.num_layers
-    if params.method == "ptuning":  # the network's own prefix: peft's needs content
+    if params.method == "ptuning":  # the network's own prefix, because peft's needs content
         config.pre_seq_len = params.prefix.length
     with torch.device("meta"):
         network: Any = ChatGLM2ForCausalLM(config)
@@ -258,7 +263,7 @@ def _optimizer_bytes(model: nn.Module, params: TrainParams) -> float:
 
 
 def _unpacked_bytes(trainable: list[nn.Parameter], params: TrainParams, device: str) -> float:
-    """Bytes that a bitsandbytes step takes on a CPU besides, as measured: fp32 copies of one parameter."""
+    """Extra bytes, as measured, of a bitsandbytes step on a CPU, which makes fp32 copies of one parameter."""
     largest = max((p.numel() for p in trainable), default=0)
     return 16.0 * largest if params.optimizer == "adamw_8bit" and device == "cpu" else 0.0
 
@@ -271,7 +276,7 @@ def _moment_bytes(model: nn.Module, params: TrainParams) -> float:
 
 
 def _factored(parameter: nn.Parameter) -> int:
-    """Number of elements in Adafactor's second moment: the sums of rows and of columns in each block of a matrix."""
+    """Number of elements in Adafactor's second moment: one per row of a matrix, and one per column of each block."""
     if parameter.dim() < 2:
         return parameter.numel()
     rows, columns = parameter.shape[0], parameter.numel() // parameter.shape[0]
@@ -279,7 +284,10 @@ def _factored(parameter: nn.Parameter) -> int:
 
 
 def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> float:
-    """Bytes that forward keeps (only the input of a recomputed block), and one block's activations and gradients."""
+    """Bytes that the forward pass keeps, and one block's activations and gradients.
+
+    Of a recomputed block, the forward pass keeps only the input.
+    """
     shallow, deep = (_kept(workload, params, layers, rows) for layers in (1, 2))
     layers, block = workload.config.num_layers, deep - shallow
     recomputed = params.recomputed_blocks(layers)
@@ -288,15 +296,15 @@ def _activation_bytes(workload: Workload, params: TrainParams, *, rows: int) -> 
 
 
 def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> int:
-    """Bytes that forward keeps for backward in a network of `layers` blocks."""
+    """Bytes that the forward pass keeps for the backward pass in a network with `layers` blocks."""
     model = _on_meta(workload, params, layers)
     if multiplies_in_half(params.method, workload.dtype, workload.device):
-        model = model.to(workload.dtype)  # autocast's copies have no content here; products and inputs have this size
+        model = model.to(workload.dtype)  # autocast's copies have no content here; results and inputs have this size
     network = _network(model)
     ids = torch.zeros(rows, workload.row_tokens, dtype=torch.long, device="meta")
 
     def forward() -> None:
-        # In the products' dtype, which the meta device can't know
+        # In the dtype of matrix multiplications, which the meta device can't know
         hidden = network.get_input_embeddings()(ids).to(workload.product_dtype)
         network.transformer(inputs_embeds=hidden, use_cache=False)
 
@@ -304,7 +312,7 @@ def _kept(workload: Workload, params: TrainParams, layers: int, rows: int) -> in
 
 
 def _widened_bytes(workload: Workload, model: nn.Module, params: TrainParams) -> float:
-    """fp32 copies of weights during one product, if the device has no arithmetic for their dtype."""
+    """Bytes of fp32 weight copies in one matrix multiplication, if the device can't compute in the weights' dtype."""
     if workload.product_dtype == workload.dtype:
         return 0.0
     # bitsandbytes dequantizes a whole matrix to its original dtype, then widens it.
@@ -312,7 +320,7 @@ def _widened_bytes(workload: Workload, model: nn.Module, params: TrainParams) ->
 
 
 def _loss_bytes(workload: Workload, supervised: int) -> float:
-    """Log-probabilities and their gradient in fp32, and the gradient in the products' dtype, for one chunk."""
+    """One chunk's bytes: log-probabilities and their gradient in fp32, and the gradient in the activations' dtype."""
     vocabulary, width = workload.config.padded_vocab_size, workload.product_dtype.itemsize
     chunk = min(supervised, max(1, _LOSS_CHUNK // vocabulary))
     return float(chunk * vocabulary * (8 + (width if width < 4 else 0)))

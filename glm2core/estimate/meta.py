@@ -1,4 +1,4 @@
-"""Measures the bytes that forward keeps for backward, on the network itself on the meta device, without content."""
+"""Measures how many bytes a forward pass keeps for the backward pass, on the meta device, without content."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,7 +10,10 @@ from torch.overrides import TorchFunctionMode
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Number of bytes that `forward` keeps for backward besides the model's parameters; also on the meta device."""
+    """Return how many bytes `forward` keeps for the backward pass, without the model's parameters.
+
+    The function also works on the meta device.
+    """
     kept: dict[int, int] = {}
     storages = []  # kept alive, so that each address is one storage
     own = {_address(p) for p in model.parameters()}
@@ -31,7 +34,7 @@ def _address(tensor: Tensor) -> int:
 
 
 class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch decomposes attention and keeps the scores; real devices run a fused kernel."""
+    """Use a fused kernel, as real devices do. On the meta device, torch would split attention and keep the scores."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None

@@ -33,12 +33,12 @@ class _Question:
 def answer_rows(
     answerer: Answerer, dataset: TokenizedDataset, *, rows: int, batch_size: int, memo: Memo = compute_only
 ) -> Iterator[list[HeldOutAnswer]]:
-    """Answer the last question of `rows` rows, spread evenly over the data; yields batch by batch.
+    """Answer the last question of `rows` rows, which are spread evenly over the data; yield the answers batch by batch.
 
     Prompts of similar length share a batch, to keep padding small.
 
     Args:
-        memo: reads and stores the answers of a batch.
+        memo: stores the answers of each batch, and returns answers that are already stored.
     """
     ids = dataset.ids
     chosen = [_last_answer(ids[index], dataset.row(index)) for index in spread(len(dataset), rows)]
@@ -59,7 +59,7 @@ def _answer_batch(answerer: Answerer, batch: list[_Question]) -> list[dict[str, 
 
 
 def spread(available: int, wanted: int) -> list[int]:
-    """At most `wanted` of `available` indices, evenly spread."""
+    """At most `wanted` indices below `available`, evenly spread."""
     count = min(available, wanted)
     return [index * available // count for index in range(count)]
 

@@ -1,4 +1,4 @@
-"""Answers and scores of the base and the tuned model on the same rows: held-out rows, and rows of another kind."""
+"""Answers and scores of the base and the tuned model, on the same held-out rows and rows of `evaluate.general`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ GENERAL = "general: "
 """The source of rows from a file of `evaluate.general` is this prefix and the file's name."""
 
 RowLosses = Mapping[str, tuple[float, int]]
-"""id -> the row's summed loss and number of supervised tokens."""
+"""Each row's id, with the row's summed loss and number of supervised tokens."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class AskedRows:
 
     Attributes:
         held_out: rows spread evenly over the test split.
-        general: rows of `evaluate.general`, or None.
-        facts: one line for each row of both, with id, source, kind, language, general.
+        general: rows of `evaluate.general`; None if it is not set.
+        facts: a table with one line for each of these rows and the columns id, source, kind, language and general.
     """
 
     held_out: TokenizedDataset
@@ -49,14 +49,14 @@ class AskedRows:
         """Choose at most `rows` rows of the test split.
 
         Args:
-            facts: the result of `read_rows` for all rows.
+            facts: the result of `read_rows` for all rows of the test split.
         """
         held_out = test.take(spread(len(test), rows))
         known = pl.DataFrame({"id": held_out.ids}, {"id": pl.String}).join(facts, on="id", maintain_order="left")
         return cls(held_out, None, known.with_columns(general=pl.lit(False)))
 
     def with_general(self, path: Path, rows: int, chat_format: ChatFormat, tokenize: TokenizeParams) -> "AskedRows":
-        """Add the first `rows` rows of a file, without those whose id is among the held-out rows."""
+        """Add the first `rows` rows of a file, except rows whose id is also the id of a held-out row."""
         found = encode_file(path, rows, chat_format, tokenize, "evaluate.general")
         known = described(found.conversations, found.dataset.ids, f"{GENERAL}{path.name}")
         taken = set(self.held_out.ids)
@@ -83,16 +83,17 @@ def answer_and_score(
     known: RowLosses | None = None,
     file: TextIO | None = None,
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Answer all rows greedily, and compute scores and loss.
+    """Answer all rows greedily, and compute their scores and loss.
 
     Args:
-        name: name of the model in the returned lines.
-        memo: reads and stores the answers and losses of each batch; its keys must not be another model's.
-        known: losses that were already computed.
-        file: receives each batch of answers as soon as it is complete.
+        name: name of the model in the returned table.
+        memo: stores the answers and losses of each batch, and returns those that are already stored; different models
+            must use different keys.
+        known: losses that are already computed.
+        file: receives each batch of answers as soon as the batch is complete.
 
     Returns:
-        One line per row (model, id, scores, loss, tokens), and the answers as records.
+        A table with one line per row (model, id, scores, loss, tokens), and the answers as records.
     """
     settings = params.generation
     answerer = Answerer(model, chat_format, Sampling(settings.max_new_tokens))
@@ -128,7 +129,7 @@ def answer_and_score(
 
 
 def row_losses(dataset: TokenizedDataset, found: list[Any]) -> dict[str, tuple[float, int]]:
-    """id -> the row's summed loss and number of tokens, from the losses of its tokens."""
+    """Map each row's id to the row's summed loss and number of tokens, from the losses of all tokens."""
     return {row_id: (float(row.sum()), len(row)) for row_id, row in zip(dataset.ids, found, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Read retrieval cases from files of LongEval and RULER, used unchanged; and write our own in RULER's format."""
+"""Reads retrieval cases from unchanged files of LongEval and RULER, and writes generated cases in RULER's format."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from glm2core.evaluation.cases import Case, CountTokens, Question, chance_of
 from glm2core.files import refuse_lfs_pointer
 from glm2core.lines.records import RECORD_OVER, colliding, parse_record
 
-# RULER's own limits, by the start of a task's name
+# RULER's own limits on new tokens, by the start of a task's name
 _NEW_TOKENS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
 _MOST_NEW_TOKENS = 128
 _ANY_REFERENCE = "qa"
@@ -20,31 +20,32 @@ _SUBSETS = ("validation", "test")
 
 
 def read_cases(path: Path) -> list[Case]:
-    """Read the cases of a file, one context and one question each; the first row's keys tell LongEval from RULER.
+    """Read the cases in a file, each with one context and one question.
 
-    The task is named after the file: `longeval_200_lines`; `ruler_vt` for vt.jsonl or vt/validation.jsonl, or
-    `ruler_vt_4096` if a parent folder is called 4096, the layout of RULER's scripts.
+    The keys of the first row show whether the file comes from LongEval or from RULER. The task is named after the file,
+    as in `longeval_200_lines`. For RULER, both vt.jsonl and vt/validation.jsonl give `ruler_vt`, or `ruler_vt_4096` if
+    a parent folder is called 4096, as in the folders that RULER's scripts write.
 
     Raises:
-        UserError: the file is missing, or a row is neither LongEval's nor RULER's.
+        UserError: the file is missing or empty, or a row is in neither LongEval's nor RULER's format.
     """
     if not path.is_file():
         raise UserError(
-            f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl files, or RULER's .jsonl."
+            f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl or RULER's .jsonl files."
         )
     refuse_lfs_pointer(path)
     rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
     read = _ruler_case if _is_rulers(next((row for row in rows if row.strip()), "")) else _longeval_case
     cases = [read(row, index, path) for index, row in enumerate(rows) if row.strip()]
     if not cases:
-        raise UserError(f"{path} holds no cases. Use the file as it ships.")
+        raise UserError(f"{path} holds no cases. Use the original file from LongEval or RULER.")
     return cases
 
 
 def write_cases(cases: Iterable[Case], folder: Path, count_tokens: CountTokens) -> int:
-    """Write cases in RULER's format to `folder/<length>/<task>/validation.jsonl`, one row per question; count the rows.
+    """Write cases in RULER's format to `folder/<length>/<task>/validation.jsonl`, and return the number of rows.
 
-    Each row holds its whole prompt, so a context is repeated for each of its questions.
+    There is one row per question. Each row holds its whole prompt, so a context is repeated for each of its questions.
     """
     written = Counter[Path]()
     for case in cases:
@@ -69,7 +70,7 @@ def _ruler_row(case: Case, question: Question, index: int, count_tokens: CountTo
 
 
 def ruler_task(path: Path) -> str:
-    """The name of a RULER file's task in tables."""
+    """The name that tables show for the task of a RULER file."""
     name = path.parent.name if path.stem in _SUBSETS else path.stem
     length = next((part for part in reversed(path.resolve().parts[-4:-1]) if re.fullmatch(r"\d+", part)), "")
     return "_".join(filter(None, ("ruler", name, length)))
@@ -93,7 +94,7 @@ def _ruler_case(row: str, index: int, path: Path) -> Case:
             raise ValueError("input or outputs is empty")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}, line {index + 1}: not a RULER case ({type(error).__name__}: {error}). It needs input and "
+            f"{path}: line {index + 1} is not a RULER case ({type(error).__name__}: {error}). A case needs input and "
             "outputs, as RULER's data/prepare.py writes them."
         ) from None
     context, end, text = prompt.rstrip("\n").rpartition("\n")
@@ -112,7 +113,7 @@ def _ruler_case(row: str, index: int, path: Path) -> Case:
 
 
 def _place(context: str, references: tuple[str, ...]) -> float | None:
-    """Depth of a single answer in characters; None for several answers, or if the text does not contain it."""
+    """Depth of a single answer, measured in characters; None for several answers, or if the text lacks the answer."""
     found = context.find(references[0]) if len(references) == 1 else -1
     return found / len(context) if found >= 0 else None
 
@@ -126,13 +127,13 @@ def _longeval_case(row: str, index: int, path: Path) -> Case:
         line = record[place]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
-            f"{path}, line {index + 1}: not a case of LongEval's lines task ({type(error).__name__}: {error}). "
-            "It needs prompt, expected_number and random_idx, as in longeval/evaluation/lines/testcases."
+            f"{path}: line {index + 1} is not a case of LongEval's lines task ({type(error).__name__}: {error}). "
+            "A case needs prompt, expected_number and random_idx, as in longeval/evaluation/lines/testcases."
         ) from None
     if line.value != expected:
         raise UserError(
             f"{path}, line {index + 1}: expected_number is {expected}, but line {place} of the record says "
-            f"{line.value}. Use the file as LongEval ships it."
+            f"{line.value}. Use the original file from LongEval."
         )
     collides = colliding(record)[place]
     asked = Question(question, expected, (place + 0.5) / len(record), collides)

@@ -1,9 +1,9 @@
-"""Answers from a loaded model: to a batch of prompts, or to many questions about one context that is read once.
+"""Generates answers with a loaded model, to a batch of prompts or to many questions about one context.
 
-The context goes through the network in chunks and leaves its keys and values in a cache. All its
-questions then run side by side as one sequence: a mask lets each question see only the context and itself,
-and the positions of each continue from the context. So any number of questions needs only one cache, and
-memory grows linearly with length.
+A context with many questions is read only once. The context goes through the network in chunks, and its keys
+and values are kept in a cache. All questions then run side by side as one sequence. A mask lets each question
+see only the context and itself, and the positions of each question continue from the context. So any number of
+questions needs only one cache, and memory grows linearly with length.
 
 Shapes: `B` prompts, `T` tokens of the longest prompt, `K` tokens in the cache, `N` new tokens of all questions,
 `Q` unfinished questions, `V` vocabulary.
@@ -28,7 +28,7 @@ from glm2core.text.tokenizer import PAD
 
 
 def left_padded(rows: Sequence[np.ndarray], fill: int, device: torch.device) -> Tensor:
-    """Stack rows [T_i] to one int64 tensor [B, T]; shorter rows are padded on the left with `fill`."""
+    """Stack rows [T_i] into one int64 tensor [B, T]; shorter rows are padded on the left with `fill`."""
     longest = max(map(len, rows))
     padded = np.full((len(rows), longest), fill, np.int64)
     for row, values in zip(padded, rows, strict=True):
@@ -43,7 +43,7 @@ def left_mask(rows: Sequence[np.ndarray], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; temperature 0 = always the likeliest token."""
+    """How the next token is chosen; at temperature 0, it is always the most likely token."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -51,7 +51,7 @@ class Sampling:
 
 
 class Reply(NamedTuple):
-    """An answer's text, and whether the model finished it; else it was truncated at the largest number of tokens."""
+    """An answer's text, and whether it is finished. Unfinished answers were truncated at the maximum length."""
 
     answer: str
     finished: bool
@@ -61,10 +61,10 @@ class Answerer:
     """A model with its chat format.
 
     Args:
-        model: in eval mode.
+        model: the model, in eval mode.
 
     Attributes:
-        positions: largest number of tokens in prompt and answer together.
+        positions: maximum number of tokens in the prompt and the answer together.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, chat_format: ChatFormat, sampling: Sampling) -> None:
@@ -83,7 +83,7 @@ class Answerer:
         return self.answer_prompts([np.array(self.prompt_ids(messages)) for messages in conversations], streamer)
 
     def answer_prompts(self, prompts: Sequence[np.ndarray], streamer: BaseStreamer | None = None) -> list[Reply]:
-        """Answer prompts that are given as ids [T_i]."""
+        """Answer prompts that are given as token ids [T_i]."""
         return [self.read(ids) for ids in self.continued(prompts, streamer)]
 
     @torch.inference_mode()
@@ -93,10 +93,10 @@ class Answerer:
         streamer: BaseStreamer | None = None,
         processors: Sequence[LogitsProcessor] = (),
     ) -> list[list[int]]:
-        """The generated ids of each prompt, including the stop token and the padding after it.
+        """Generate token ids for each prompt, and return them with the stop token and the padding after it.
 
         Args:
-            processors: called with the logits [B, V] of each step.
+            processors: functions that are called with the logits [B, V] of each step.
         """
         inputs = left_padded(prompts, PAD, self._model.device)  # [B, T]
         made: Tensor = self._model.generate(
@@ -110,14 +110,14 @@ class Answerer:
         return found
 
     def read(self, ids: list[int]) -> Reply:
-        """Decode the ids of an answer."""
-        # pad = unk = 0 can also be a token of the answer: cut by position, not by value
+        """Decode the token ids of an answer."""
+        # pad = unk = 0 can also be a token of the answer, so the padding is cut off by position, not by value
         stops = self.chat_format.stop_ids
         end = next((place for place, token in enumerate(ids) if token in stops), None)
         return Reply(self.chat_format.tokenizer.decode(ids[:end]), finished=end is not None)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """Ids of the prompt, up to where the answer begins.
+        """Token ids of the prompt, up to the place where the answer begins.
 
         Raises:
             UserError: the prompt leaves no room for an answer.
@@ -125,13 +125,13 @@ class Answerer:
         ids = self.chat_format.prompt_ids(messages)
         if len(ids) > self._room:
             raise UserError(
-                f"the prompt has {len(ids):,} tokens and the answer may have {self._config.max_new_tokens:,}, together "
+                f"the prompt has {len(ids):,} tokens and the answer may have {self._config.max_new_tokens:,}, which is "
                 f"more than the model's {self.positions:,} positions. Shorten the prompt, or lower --max-new-tokens."
             )
         return ids
 
     def drop_oldest_rounds(self, messages: list[Message]) -> list[Message]:
-        """Leave out the oldest rounds, as few as possible, until the messages fit."""
+        """Drop as few of the oldest rounds as possible, so that the messages fit."""
         start = 1 if messages[0]["role"] == SYSTEM else 0
         kept = messages
         while len(kept) > start + 1 and len(self.chat_format.prompt_ids(kept)) > self._room:
@@ -156,10 +156,10 @@ class Context:
 
 
 def open_cache(model: PreTrainedModel) -> tuple[PreTrainedModel, DynamicCache]:
-    """The network, and the cache to start from.
+    """Return the network to call, and the cache from which to start.
 
-    peft puts its P-tuning prefix into a new cache at each call; here it is put in once, and the inner
-    network is called directly.
+    peft puts its P-tuning prefix into a new cache at each call. This function puts the prefix into a cache
+    once, and returns the inner network, which can be called directly.
     """
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return model.get_base_model(), model.get_prompt(batch_size=1)
@@ -168,9 +168,9 @@ def open_cache(model: PreTrainedModel) -> tuple[PreTrainedModel, DynamicCache]:
 
 @torch.inference_mode()
 def read_context(model: PreTrainedModel, ids: Sequence[int], prefill_chunk: int) -> Context:
-    """Compute keys and values of the context, in chunks."""
+    """Compute the keys and values of the context, chunk by chunk."""
     network, cache = open_cache(model)
-    counted = cache.get_seq_length()  # with a peft prefix the network expects positions with its length added
+    counted = cache.get_seq_length()  # with a peft prefix, positions start after the prefix
     tokens = torch.tensor([ids], device=model.device)  # [1, K]
     for chunk in tokens.split(prefill_chunk, dim=1):
         network(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -183,14 +183,15 @@ def answer_questions(
 ) -> list[list[int]]:
     """Answer several questions about one context greedily; all answers extend the cache of the context.
 
-    In fp32 each answer equals the answer to that question alone; in half precision ties may break differently.
+    In fp32, each answer equals the answer to the same question asked alone. In half precision, ties between tokens may
+    be broken differently.
 
     Args:
-        questions: ids of each question, up to where the answer begins.
-        max_new_tokens: length of the longest answer in tokens: one number for all questions, or one for each.
+        questions: token ids of each question, up to the place where the answer begins.
+        max_new_tokens: maximum number of tokens in an answer, as one number for all questions or a number for each.
 
     Returns:
-        Ids of each answer, without the stop token.
+        The token ids of each answer, without the stop token.
     """
     answers: list[list[int]] = [[] for _ in questions]
     limits = [max_new_tokens] * len(questions) if isinstance(max_new_tokens, int) else max_new_tokens
@@ -222,7 +223,7 @@ class _Pack:
         self._lengths: dict[int, int] = {}
 
     def step(self, owners: Sequence[int], feed: Sequence[Sequence[int]]) -> list[int]:
-        """Append `feed[i]` to continuation `owners[i]`; returns the likeliest next token of each."""
+        """Append `feed[i]` to continuation `owners[i]`, and return the most likely next token of each continuation."""
         device = self._model.device
         new = torch.tensor([owner for owner, ids in zip(owners, feed, strict=True) for _ in ids], device=device)  # [N]
         last = torch.tensor([len(ids) for ids in feed], device=device).cumsum(0) - 1  # [Q]
@@ -246,7 +247,7 @@ class _Pack:
         return positions
 
     def _mask(self, new: Tensor) -> Tensor:
-        """Additive mask [1, 1, N, K + N]: all of the context, and the earlier tokens of the same continuation."""
+        """Additive mask [1, 1, N, K + N], which shows the context and the earlier tokens of the same continuation."""
         self._owners = torch.cat((self._owners, new))
         after = len(self._owners) - len(new)
         same = self._owners[None, :] == new[:, None]  # [N, tokens after the context]

@@ -1,6 +1,6 @@
-"""Held-out loss: over all rows, with the same weight for every token, and by position in one long sequence.
+"""The held-out loss, both over all rows (with the same weight for every token) and by position in one long sequence.
 
-Shapes: `B` rows, `T` tokens, `S` columns from the first supervised one, `V` vocabulary.
+Shapes: `B` rows, `T` tokens, `S` columns from the first supervised column on, `V` vocabulary.
 """
 
 import math
@@ -37,13 +37,13 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss; infinite if that overflows."""
+        """The exponential of the mean loss; infinite if it overflows."""
         return math.exp(self.mean) if self.mean < 700 else math.inf
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """The answers at positions `start` to `end` of the sequence: their loss there, and their loss in their own rows."""
+    """Loss of the answers at positions `start` to `end`: `there` in the long sequence, `alone` in their own rows."""
 
     start: int
     end: int
@@ -58,14 +58,14 @@ def token_losses(
     advance: Callable[[int], None] | None = None,
     memo: Memo = compute_only,
 ) -> list[np.ndarray]:
-    """Cross-entropy of each supervised token of each row, in float64.
+    """Compute the cross-entropy of every supervised token in every row, in float64.
 
-    Rows are padded on the left, so that all answers end in the same column, and the output layer is applied
-    only to the last columns.
+    Rows are padded on the left, so that all answers end in the same column. The output layer is therefore
+    applied only to the last columns.
 
     Args:
-        advance: called with the number of rows done since the last call.
-        memo: reads and stores the losses of a batch.
+        advance: called after each batch with the number of rows in the batch.
+        memo: stores the losses of each batch, and returns losses that are already stored.
     """
     losses = [np.zeros(0)] * len(dataset)
     for batch in length_sorted_batches(dataset.lengths, batch_tokens, seed=0, epoch=0, shuffle=False):
@@ -82,7 +82,7 @@ def token_losses(
 def _batch_losses(model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[list[float]]:
     inputs = [input_ids for input_ids, _, _ in rows]
     labels = left_padded([row_labels for _, row_labels, _ in rows], IGNORED, model.device)  # [B, T]
-    # The label in column t is predicted from column t - 1; the one in column 0 is not predicted.
+    # The label in column t is predicted from column t - 1; the label in column 0 is not predicted.
     first = max(1, _first_supervised_column(labels))
     logits = model(
         input_ids=left_padded(inputs, PAD, model.device),
@@ -97,7 +97,7 @@ def _batch_losses(model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[list
 
 
 def held_out_loss(losses: Sequence[np.ndarray]) -> Loss:
-    """The loss over all rows; every token has the same weight."""
+    """The loss over all rows, with the same weight for every token."""
     return Loss(float(sum(row.sum() for row in losses)), sum(map(len, losses)))
 
 
@@ -105,18 +105,19 @@ def held_out_loss(losses: Sequence[np.ndarray]) -> Loss:
 def loss_by_position(
     model: PreTrainedModel, dataset: TokenizedDataset, alone: Sequence[np.ndarray], length: int, chunk: int
 ) -> list[Bucket]:
-    """Loss of answers by position, in one sequence of concatenated held-out rows.
+    """Compute the loss of answers by their position in one long sequence of concatenated held-out rows.
 
-    If the network fails beyond some position, the loss from there on is above the loss of the same tokens
-    in their own short rows. Rows are shuffled, so that every length mixes the sources.
+    If the network fails beyond some position, the loss after that position is higher than the loss of the
+    same tokens in their own short rows. The rows are shuffled, so that every part of the sequence contains
+    rows of all sources.
 
     Args:
-        alone: the `token_losses` of the rows.
-        length: number of tokens in the sequence; fewer if all rows together have fewer.
-        chunk: number of tokens read at once.
+        alone: the result of `token_losses` for the rows.
+        length: number of tokens in the sequence; the sequence is shorter if all rows together have fewer tokens.
+        chunk: number of tokens that are read at once.
 
     Returns:
-        Buckets, each twice as long as the one before; empty ones are left out.
+        Buckets, each of which ends at twice the position of the bucket before it; empty buckets are left out.
     """
     input_ids, labels, losses_alone = _end_to_end(dataset, alone, length)
     network, cache = open_cache(model)
@@ -154,7 +155,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> np.ndarray:
 def _end_to_end(
     dataset: TokenizedDataset, alone: Sequence[np.ndarray], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shuffled rows up to `length` tokens: input_ids and labels [T], and the losses in their own rows."""
+    """Concatenate shuffled rows up to `length` tokens: input_ids and labels [T], and the losses in their own rows."""
     order = np.random.default_rng(0).permutation(len(dataset))
     ends = np.cumsum(dataset.lengths[order])
     taken = order[: int(np.searchsorted(ends, length)) + 1]

@@ -1,4 +1,4 @@
-"""Contexts of RULER's kinds, for one task or shared by several, whose facts are then in the same record."""
+"""Makes contexts for RULER's tasks. If several tasks share a context, its record contains the facts of all of them."""
 
 import itertools
 import random
@@ -14,10 +14,10 @@ from glm2core.lines.records import RECORD_OVER, colliding, largest_fitting, pars
 from glm2core.lines.wordings import EVALUATION
 
 ONCE = ("passkey", "niah_single_1", "fwe")  # tasks with one question per context
-SHARED = "shared"  # name of cases with several tasks
+SHARED = "shared"  # the task's name in cases with several tasks
 _NEW_TOKENS = 160  # answers that repeat four lines have up to 140 tokens with the embedded tokenizer
-_FULL = 0.75  # largest share of a context that is asked about: more questions need more contexts
-_BY_NUMBER = ("lines", "passkey", "multikey")  # tasks that are right if the last number of the answer is
+_FULL = 0.75  # largest share of a context that is asked about; more questions need more contexts
+_BY_NUMBER = ("lines", "passkey", "multikey")  # an answer is right if its last number is right
 
 
 def mixed_cases(
@@ -25,16 +25,16 @@ def mixed_cases(
 ) -> Iterator[Case | LengthTooShortError]:
     """Make contexts, each with as many questions as fit, until every task has all its questions.
 
-    If a context is too short for a fact of each task, the tasks with the fewest questions left are not in it.
+    If a context is too short for a fact of each task, it leaves out the tasks with the fewest remaining questions.
 
     Args:
-        questions: number of questions of each task.
-        length: length of whole prompts, in tokens.
-        most: largest number of questions of a task per context.
-        depths: number of parts of a context; the places of single answers rotate over these parts.
+        questions: number of questions for each task.
+        length: length of each whole prompt, in tokens.
+        most: maximum number of questions of one task in a context.
+        depths: number of equal parts of a context; answers that stand in one place are put into these parts in turn.
 
     Yields:
-        Cases, and for each task that does not fit even alone the reason, once.
+        The cases. For each task that does not fit into a context even alone, one error with the reason.
     """
     left, asked = dict(questions), Counter[str]()
     task = SHARED if len(questions) > 1 else next(iter(questions))
@@ -65,8 +65,10 @@ def _filled(
     depths: int,
     count_tokens: CountTokens,
 ) -> tuple[dict[str, int], str, list[AskedFact]] | LengthTooShortError:
-    """A record with as many of the wanted questions as fit, filled up to `length`: the questions of each task, its
-    text and its facts."""
+    """A record with as many of the wanted questions as fit, filled up to `length`.
+
+    It is given as the number of questions of each task, the record's text, and the facts that are asked for.
+    """
     while True:
         mixture, questions = _mixture(seed, wanted, asked, depths)
         ending = max(questions, key=len)
@@ -82,7 +84,7 @@ def _filled(
         wanted = smaller
     if full > length:
         (task,) = wanted
-        return too_short(task, length, f"has no room for what it asks about ({full} tokens)")
+        return too_short(task, length, f"has no room for the facts that it asks for ({full} tokens)")
     count = largest_fitting(lambda lines: count_tokens(mixture.text(lines) + ending), length)
     return wanted, *mixture.record(count)
 

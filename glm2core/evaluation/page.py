@@ -1,4 +1,7 @@
-"""report.html: one file that shows an evaluation in a browser, without scripts or network; all texts are escaped."""
+"""Writes report.html, one file that shows an evaluation in a browser without scripts or network.
+
+All texts on the page are escaped.
+"""
 
 import math
 from collections.abc import Iterator
@@ -73,12 +76,14 @@ _END = "</body></html>\n"
 
 
 def write_page(reports: Path, training: Path, metrics: dict[str, Any], params: Params, path: Path, texts: bool) -> None:
-    """Write the page; sections beyond 5 MB are left out and counted at its end. The same reports give the same bytes.
+    """Write the page. If the page would exceed 5 MB, sections are left out, and its end shows how many.
+
+    The same reports give the same bytes.
 
     Args:
-        reports: folder with the evaluation's files; a section whose table is missing is left out.
+        reports: folder with the evaluation's files; if a table is missing, its section is left out.
         training: folder of the train stage, with validation.csv and validation_by_source.csv.
-        metrics: the figures in metrics/evaluate.json.
+        metrics: the contents of metrics/evaluate.json.
         texts: whether prompts and answers are shown.
     """
     room = MOST_BYTES - len((_HEAD + _END).encode()) - _ROOM_FOR_NOTES
@@ -148,7 +153,7 @@ def _training(folder: Path) -> str:
 
 
 def _points(path: Path) -> dict[str, Points]:
-    """Source -> its finite losses by step; without a source column all have an empty name."""
+    """Map each source to its finite losses by step; if there is no source column, the source's name is empty."""
     if not path.is_file():
         return {}
     found: dict[str, list[tuple[float, float]]] = {}
@@ -180,13 +185,13 @@ def _beside(texts: dict[str, str]) -> str:
 def _params(params: Params) -> str:
     lines = [
         [key, _value(value), _value(default)] for key, (value, default) in changed(params).items()
-    ]  # params without a default are included: they name what was trained on
+    ]  # params without a default are included, because they name the training data
     body = table(["param", "value", "default"], lines) if lines else _note("none")
     return f'<h2>Params that differ from their defaults</h2>\n<div class="params">{body}</div>\n'
 
 
 def _value(value: object) -> str:
-    """A value as in params.yaml; of sections in a list, only what differs from their defaults."""
+    """A value as in params.yaml; a section in a list shows only the keys that differ from their defaults."""
     if isinstance(value, BaseModel):
         return "; ".join(f"{key}: {_value(own)}" for key, (own, _) in changed(value).items())
     if isinstance(value, list):

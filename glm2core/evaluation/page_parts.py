@@ -1,4 +1,4 @@
-"""Building blocks of report.html: tables, grids of coloured cells, curves as SVG. All texts in them are escaped."""
+"""Building blocks of report.html, namely tables, grids of coloured cells, and curves in SVG. All texts are escaped."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,17 @@ _MOST_POINTS = 300  # of a curve
 _MOST_CURVES = 6
 _WIDTH, _HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 28
-# From orange over white to blue, which most eyes can distinguish; the digits stay black in dark mode
+# From orange through white to blue, which most people can distinguish; the digits stay black in dark mode
 _LOW, _MIDDLE, _HIGH = (244, 165, 130), (247, 247, 247), (146, 197, 222)
 
 
 def text(value: object) -> str:
-    """A value as escaped text, truncated to what fits a cell."""
+    """A value as escaped text, truncated to fit into a cell."""
     return escaped(cut(str(value), MOST_CHARACTERS))
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table whose first column names its lines; on a narrow screen the table scrolls, not the page."""
+    """A table whose first column holds the names of its lines. On a narrow screen, the table scrolls."""
     head = "".join(f"<th>{text(name)}</th>" for name in header)
     body = "".join(f"<tr><th>{text(line[0])}</th>{''.join(map(_cell, line[1:]))}</tr>\n" for line in lines)
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
@@ -39,7 +39,7 @@ def grid(corner: str, columns: Sequence[str], lines: Sequence[tuple[str, Sequenc
 
     Args:
         corner: text of the top left cell.
-        lines: for each line its name, and its share in each column.
+        lines: the name of each line, and the line's share in each column.
     """
     head = "".join(f"<th>{text(name)}</th>" for name in (corner, *columns))
     body = "".join(f"<tr><th>{text(name)}</th>{''.join(map(_share, shares))}</tr>\n" for name, shares in lines)
@@ -55,7 +55,7 @@ def _share(share: float | None) -> str:
 
 
 def curves(named: dict[str, Points], x_name: str) -> str:
-    """The first six curves in one drawing, with their names and last values below it."""
+    """The first six curves in one drawing, with their names and last values below the drawing."""
     shown = {name: _thinned(points) for name, points in list(named.items())[:_MOST_CURVES] if points}
     if not shown:
         return ""
@@ -80,7 +80,7 @@ def curves(named: dict[str, Points], x_name: str) -> str:
     keys = []
     for number, (name, points) in enumerate(shown.items()):
         way = "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in points))
-        # A single point becomes a dot: a line of no length with round ends
+        # A single point becomes a dot, which is a line of no length with round ends
         parts.append(f'<path class="line k{number}" d="M{way}{"h0" if len(points) == 1 else ""}"/>')
         keys.append(f'<span><b class="k{number}">━</b> {text(name)}: {points[-1][1]:.3g}</span>')
     left_out = f"<span>{len(named) - len(shown):,} more are left out</span>" if len(named) > len(shown) else ""
@@ -91,6 +91,6 @@ def curves(named: dict[str, Points], x_name: str) -> str:
 
 
 def _thinned(points: Points) -> Points:
-    """At most that many points, including the last one."""
+    """At most `_MOST_POINTS` points, including the last one."""
     every = -(-len(points) // _MOST_POINTS)
     return [point for number, point in enumerate(points) if (len(points) - 1 - number) % max(1, every) == 0]

@@ -1,7 +1,7 @@
 """Tasks with numbers hidden in plain text: this project's own `passkey` and `multikey`.
 
 - `passkey` hides one number (after Mohtashami & Jaggi 2023), so it has one question per context.
-- `multikey` hides many named numbers and asks for each (after RULER's multi-key needles).
+- `multikey` hides many numbers with names and asks for each of them (after RULER's multi-key needles).
 """
 
 import random
@@ -75,13 +75,13 @@ def _fill(
     length: int,
     count: CountTokens,
 ) -> str | None:
-    """The needles among as much filler as fits; None if that is less than one sentence per needle."""
+    """The needles within as much filler as fits; None if less than one sentence per needle fits."""
     sentences = largest_fitting(lambda number: count(_hide(header, filler(number), needles) + ending), length)
     return _hide(header, filler(sentences), needles) if sentences >= len(needles) else None
 
 
 def _hide(header: str, sentences: Sequence[str], needles: Sequence[str]) -> str:
-    """Each needle in the middle of its equal part of the text, one sentence per line; "" = a part without a needle."""
+    """Put each needle in the middle of its part of the text; the parts are equal, and "" stands for no needle."""
     text: list[str] = []
     for part, needle in enumerate(needles):
         start, stop = (len(sentences) * (part + step) // len(needles) for step in (0, 1))

@@ -1,6 +1,6 @@
-"""Plots of an evaluation's results. The same figures give the same bytes.
+"""Plots of an evaluation's results. The same results give the same bytes.
 
-They are built without pyplot, which keeps figures in global state and needs a display.
+The plots are built without pyplot, which keeps figures in global state and needs a display.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ TableRow = Mapping[str, Any]
 
 
 def plot_accuracy_by_length(rows: Sequence[TableRow], path: Path) -> None:
-    """Plot one line per model and task with its 95% intervals, and the chance level.
+    """Plot accuracy by length, with 95% intervals and the chance level; each model and task is one line.
 
     Args:
         rows: the rows of `retrieval_tables.by_length`.
@@ -45,7 +45,7 @@ def plot_accuracy_by_length(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def plot_grid(rows: Sequence[TableRow], path: Path) -> None:
-    """Plot a heat map of length by depth with the share of right answers in each cell.
+    """Plot a heat map of length and depth that shows the share of right answers in each cell.
 
     Args:
         rows: the rows of `retrieval_tables.grid` for one task.
@@ -67,10 +67,10 @@ def plot_grid(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def plot_loss_by_position(rows: Sequence[TableRow], path: Path) -> None:
-    """Plot the perplexity of held-out answers by position in one long sequence, and that of the same answers alone.
+    """Plot the perplexity of held-out answers by position in one long sequence, and in the answers' own rows.
 
     Args:
-        rows: each has the keys end, perplexity and perplexity_alone.
+        rows: table rows with the keys end, perplexity and perplexity_alone.
     """
     figure, axes = _figure(6.4, 3.4)
     ends = [row["end"] for row in rows]
@@ -85,7 +85,7 @@ def plot_loss_by_position(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
-    """Plot exact match and ROUGE-L of each source, the base's bar above the tuned model's, with 95% intervals.
+    """Plot exact match and ROUGE-L for each source, with 95% intervals; the base's bar is above the tuned model's bar.
 
     Args:
         rows: the rows of `text_tables.by_source`.
@@ -117,7 +117,7 @@ def plot_before_after(rows: Sequence[TableRow], path: Path) -> None:
 
 
 def length_name(length: int) -> str:
-    """A length as 512, 1k or 32k; lengths other than powers of two are written in full."""
+    """A length as 512, 1k or 32k; lengths that are not multiples of 1,024 are written in full."""
     return f"{length // 1024}k" if length % 1024 == 0 else str(length)
 
 
@@ -135,5 +135,5 @@ def _length_axis(axes: Any, lengths: Sequence[int]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # matplotlib writes its version into the file unless told not to.
+    # Without this, matplotlib writes its version into the file.
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})

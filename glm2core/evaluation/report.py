@@ -1,4 +1,4 @@
-"""Write the results of the evaluate stage: tables and plots into one folder, figures as flat metrics."""
+"""Writes the evaluate stage's tables and plots into one folder, and returns the main figures as flat metrics."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,12 +29,12 @@ ANSWER_ROWS = "answers.parquet"
 BEFORE_AFTER = "before_after.csv"
 RETRIEVAL_ROWS = "retrieval.parquet"
 _DIGITS = 6
-_FIGURE_NAMES = {"loss": "answers_loss"}  # over the answered rows; test_loss is over all
+_FIGURE_NAMES = {"loss": "answers_loss"}  # over the answered rows; test_loss is over all held-out rows
 _SHOWN = ("exact_match", "rouge_l", "bleu_4", "loss")
 
 
 def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as JSON lines and flush, so that a long run can be watched and a killed one read."""
+    """Write records as JSON lines and flush them, so that they can be read during a run and after it was killed."""
     file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     file.flush()
 
@@ -42,20 +42,21 @@ def append_records(file: TextIO, records: Iterable[Mapping[str, Any]]) -> None:
 def report_retrieval(
     answers: Sequence[Answer], base_answers: Sequence[Answer], depths: int, folder: Path
 ) -> dict[str, float]:
-    """Write retrieval.parquet, one line per question, and the tables and plots computed from it.
+    """Write retrieval.parquet, with one row per question, and the tables and plots that are computed from it.
 
     The tables are retrieval_by_length.csv, retrieval_grid.csv, retrieval_by_hop.csv (for vt), effective_length.csv, and
     accuracy_by_length.csv for `dvc plots`.
 
     Args:
         answers: the tuned model's answers.
-        base_answers: the untuned base's answers to the same cases, at some of the lengths or at none.
+        base_answers: the untuned base's answers to the same cases; some or all of the lengths may be missing.
 
     Returns:
-        `retrieval_<task>_<length>`; over all generated cases `retrieval_accuracy`, `effective_context_length`
-        (up to which accuracy is 85% of that at the shortest length) and `effective_context_length_ruler` (up
-        to which it is RULER's 85.6); `longeval_<file>` and `ruler_<file>` for each file; with a base, the
-        base's figures as `base_...`, and `short_context_change`.
+        `retrieval_<task>_<length>` for each task and length, and `longeval_<file>` or `ruler_<file>` for each file.
+        `retrieval_accuracy` is the accuracy over all generated cases. `effective_context_length` is the length up to
+        which accuracy is at least 85% of the accuracy at the shortest length. `effective_context_length_ruler` is the
+        length up to which accuracy is at least RULER's 85.6. If the base was asked, the base's figures are returned as
+        `base_...`, together with `short_context_change`.
     """
     if not answers:
         return {}
@@ -87,17 +88,18 @@ def report_retrieval(
 def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
     """Write the scores of each answer, and tables of scores over all rows and over each group.
 
-    answers.parquet has one line per answer: model, id, source, kind, language, general, scores, BLEU's counts, loss
-    and tokens. scores_by_source.csv has all figures by model, source, kind and language, with intervals.
-    before_after.csv and .png have the figures of all rows and of each source, base and tuned model side by side.
+    answers.parquet contains one row per answer: model, id, source, kind, language, general, scores, BLEU's counts,
+    loss and tokens. scores_by_source.csv contains all figures by model, source, kind and language, with intervals.
+    before_after.csv and before_after.png compare the base with the tuned model, over all rows and for each source.
 
     Args:
         rows: the rows of answers.parquet.
 
     Returns:
-        The tuned model's figures over all held-out rows (`exact_match`, `rouge_1`, ..., `answers_loss`); the base's as
-        `base_...`; `general_loss` and, with a base, `general_loss_change` (by how much tuning raised the loss of rows
-        of another kind); and the same figures for each source under `by_source`.
+        The tuned model's figures over all held-out rows (`exact_match`, `rouge_1`, ..., `answers_loss`), and the base's
+        figures as `base_...`. `general_loss` is the loss on the rows of `evaluate.general`; if the base was asked,
+        `general_loss_change` is the amount by which tuning raised this loss. `by_source` contains the figures of each
+        source.
     """
     scores = scores_with_intervals(_written(rows, folder / ANSWER_ROWS))
     write_table(scores, folder / "scores_by_source.csv", _DIGITS)
@@ -113,7 +115,7 @@ def report_answers(rows: pl.DataFrame, folder: Path) -> dict[str, Any]:
 
 
 def _forgetting(rows: pl.DataFrame) -> dict[str, float]:
-    """How tuning changed the loss of rows of another kind."""
+    """How tuning changed the loss on the rows of `evaluate.general`."""
     losses = {
         str(model): float(group["loss"].sum()) / float(group["tokens"].sum())
         for (model,), group in rows.filter("general").group_by("model")
@@ -127,10 +129,12 @@ def _forgetting(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def answers_table(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """Format before_after.csv for display: one line per source, each figure as `base -> tuned` with its 95% interval.
+    """Format before_after.csv for display, with one line per source.
+
+    Each figure is shown as `base -> tuned`, with 95% intervals.
 
     Returns:
-        The header and the lines; both are empty if nothing was answered.
+        The header and the lines, which are both empty if no row was answered.
     """
     file = folder / BEFORE_AFTER
     if not file.is_file():

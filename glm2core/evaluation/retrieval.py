@@ -1,4 +1,4 @@
-"""Ask a model the questions of retrieval cases, case by case, with a progress bar."""
+"""Asks a model the questions of retrieval cases, case by case, with a progress bar."""
 
 import itertools
 import time
@@ -21,7 +21,7 @@ from glm2core.journal import Memo, compute_only
 from glm2core.model.cost import Cost
 from glm2core.text.chat_format import ChatFormat
 
-_QUESTION_TOKENS = 2048  # questions asked side by side: their mask grows with their number times the context
+_QUESTION_TOKENS = 2048  # in questions asked side by side, whose mask grows with these tokens times the context's
 _LEAST_SECONDS = 10  # before the time left is printed, estimated from the longest contexts so far
 _SHORTER = "fewer or shorter evaluate.retrieval.lengths and base_lengths, or fewer evaluate.retrieval.contexts"
 
@@ -38,14 +38,14 @@ def ask(
     memo: Memo = compute_only,
     name: str = TUNED,
 ) -> list[Answer]:
-    """Ask a model the questions of all generated cases and of those `from_files`, with a progress bar.
+    """Ask a model the questions of all generated cases and of all cases in `from_files`, with a progress bar.
 
     Args:
-        prefill_chunk: number of tokens per chunk in which a context is read.
-        max_new_tokens: length of the longest answer, in tokens.
+        prefill_chunk: number of tokens in a chunk; contexts are read chunk by chunk.
+        max_new_tokens: maximum number of tokens in an answer, unless the question sets a different maximum.
         file: receives the answers of each case as soon as they are complete.
-        memo: reads and stores the answers of a case.
-        name: name of the model in its answers.
+        memo: stores the answers of each case, and returns answers that are already stored.
+        name: name of the model in the returned answers.
     """
 
     computed: list[Case] = []  # in this process: answers from `memo` take no time
@@ -77,7 +77,7 @@ def ask(
 
 
 def _costs(config: Any, generated: GeneratedCases, from_files: list[Case], count: CountTokens) -> list[float]:
-    """Operations per question, in the order of asking: its share of reading the context, which is nearly all."""
+    """Operations per question, in the order of asking; only the question's share of reading the context counts."""
     cost = Cost(config, backward_factor=0)
     costs = []
     for group, length in itertools.product(generated.groups, sorted(set(generated.lengths))):
@@ -93,8 +93,8 @@ def answer_case(
     """Ask `model` every question of a case.
 
     Args:
-        prefill_chunk: number of tokens per chunk in which a context is read.
-        max_new_tokens: length of the longest answer, in tokens.
+        prefill_chunk: number of tokens in a chunk; the context is read chunk by chunk.
+        max_new_tokens: maximum number of tokens in an answer, unless the question sets a different maximum.
     """
     prompt, tails = _encoded(chat_format, case)
     limits = [question.most_new_tokens or max_new_tokens for question in case.questions]

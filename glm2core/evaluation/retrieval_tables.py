@@ -1,4 +1,4 @@
-"""Scores of retrieval answers by length and depth, computed by queries over retrieval.parquet."""
+"""Scores of retrieval answers by length and depth, computed from the rows of retrieval.parquet."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from glm2core.evaluation.scores import Answer, effective_length, ruler_effective
 
 
 def retrieval_rows(answers: Sequence[Answer]) -> pl.DataFrame:
-    """One line per question and its answer; the answer's text stays in retrieval_predictions.jsonl."""
+    """One row per question, with all fields of its answer except the text, which is in retrieval_predictions.jsonl."""
     records = [answer.record() | {"points": answer.points} for answer in answers]
     return pl.DataFrame(records, infer_schema_length=None).drop("output")
 
 
 def by_length(rows: pl.DataFrame) -> pl.DataFrame:
-    """One line per model, task and length: accuracy, interval, chance, and accuracy for distinct and colliding keys.
+    """One line per model, task and length, with accuracy over all keys, over distinct keys, and over colliding keys.
 
-    The length of cases from a file is their mean length. Accuracy is the mean of points, or null without cases; `right`
-    counts answers that are fully right.
+    For cases from a file, the length is their mean length. Accuracy is the mean of the points, or null if there are no
+    cases; `right` counts the answers that are fully right. Each line also shows the chance level and an interval.
     """
     correct, colliding = pl.col("points"), pl.col("colliding")
     by_keys = {
@@ -32,7 +32,7 @@ def by_length(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
-    """One line per task, length and depth, for `depths` equal parts of the context, the first at its start.
+    """One line per task, length and depth, where a depth is one of `depths` equal parts of the context.
 
     Questions whose answer is in several places have no depth and are left out.
     """
@@ -43,14 +43,15 @@ def grid(rows: pl.DataFrame, depths: int) -> pl.DataFrame:
 
 
 def curve(rows: pl.DataFrame) -> pl.DataFrame:
-    """Accuracy over all tasks at each length: one curve, so that a plot can compare several experiments."""
+    """Accuracy over all tasks at each length, as one curve, so that a plot can compare several experiments."""
     return rows.group_by("length").agg(accuracy=pl.mean("points")).sort("length")
 
 
 def by_hop(answers: Sequence[Answer]) -> pl.DataFrame:
-    """One line per model, vt chain, length and variable of the chain, with how many answers name the variable.
+    """One line per model, task, length and hop, with the share of answers that name the variable at this hop.
 
-    Hop 0 is the variable to which the value is assigned directly.
+    Only the answers to vt tasks count; these tasks ask for a chain of variables. Hop 0 is the variable to which the
+    value is assigned directly.
     """
     named = [
         {"model": a.model, "task": a.task, "length": a.length, "hop": hop, "named": named}
@@ -64,10 +65,10 @@ def by_hop(answers: Sequence[Answer]) -> pl.DataFrame:
 
 
 def effective_lengths(answers: Sequence[Answer]) -> pl.DataFrame:
-    """Effective lengths: one line per model and task, and one per model for all tasks together.
+    """Effective lengths, with one line per model and task, and one line per model for all tasks together.
 
-    `own_85` is the length up to which the model keeps 85% of its accuracy at the shortest length; `ruler_85_6` is the
-    length up to which it scores 85.6.
+    `own_85` is the length up to which the model keeps 85% of its accuracy at the shortest length. `ruler_85_6` is the
+    length up to which the model scores at least 85.6.
     """
     lines = []
     for model in dict.fromkeys(answer.model for answer in answers):

@@ -1,4 +1,4 @@
-"""Source, kind and language of the held-out rows, from the convert stage's files."""
+"""Reads the source, kind and language of the held-out rows from the convert stage's files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +9,19 @@ from glm2core.conversation import Conversation
 from glm2core.errors import UserError
 from glm2core.parquet import require_whole
 
-_CHINESE_SHARE = 0.2  # of the letters; a Chinese text may contain much Latin, a Latin one hardly any Chinese
+_CHINESE_SHARE = 0.2  # of the letters: Chinese texts may contain much Latin, but Latin texts hardly any Chinese
 
 
 def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
     """One line with id, source, kind and language for each of `ids`, in the same order.
 
-    The kind is the one that a generator gave the row, else `text` (a question about a text that the row holds), `chat`
-    (several rounds) or `question`. The language is told by script alone: `zh` if at least 0.2 of the letters are
-    Chinese characters, else `latin` if most are Latin, else `other`.
+    If a generator set a row's kind, this kind is used. Otherwise the kind is `text` if the row contains a text and a
+    question about it, `chat` if there are several rounds, and `question` in all other cases. The language depends only
+    on the script: `zh` if at least 0.2 of the letters are Chinese characters, `latin` if most letters are Latin, and
+    `other` in all other cases.
 
     Raises:
-        UserError: the file is damaged, or a row is missing.
+        UserError: the file is damaged, or it lacks a row.
     """
     wanted = pl.LazyFrame({"id": ids}, schema={"id": pl.String})
     found = pl.LazyFrame(schema={"id": pl.String})
@@ -36,7 +37,7 @@ def read_rows(converted: Path, ids: list[str]) -> pl.DataFrame:
 
 
 def described(conversations: Sequence[Conversation], ids: Sequence[str], source: str) -> pl.DataFrame:
-    """The columns of `read_rows` for conversations of one source that did not pass through the convert stage."""
+    """The same columns as in `read_rows`, for conversations of one source that did not pass the convert stage."""
     rows = [
         {"id": row_id, "source": source, "messages": c.messages, "question_chars": c.question_chars, "kind": None}
         for row_id, c in zip(ids, conversations, strict=True)

@@ -1,4 +1,4 @@
-"""The evaluation of one tuned model, in parts; each part has its own progress bar and files."""
+"""Evaluates one tuned model in several parts. Each part has its own progress bar and files."""
 
 import math
 from collections.abc import Sequence
@@ -50,9 +50,9 @@ class BaseAnswers:
     """Answers of the untuned base.
 
     Attributes:
-        retrieval: its answers about long contexts.
-        scored, records: scores and texts of its answers to held-out rows; None and empty if the base was not asked,
-            or will be asked with the adapter off.
+        retrieval: the base's answers about long contexts.
+        scored, records: scores and texts of the base's answers to held-out rows; None and empty if the base is not
+            asked, or if the tuned model with its adapter turned off is asked later instead.
     """
 
     retrieval: list[Answer] = field(default_factory=list)
@@ -68,10 +68,10 @@ class Evaluation:
     chat_format: ChatFormat
     dataset: TokenizedDataset
     asked: AskedRows  # the rows to answer
-    base: BaseAnswers  # of the untuned base, if params ask for it
+    base: BaseAnswers  # answers of the untuned base, if params ask for them
     params: EvaluateParams
     journal: Journal
-    row_losses: dict[str, tuple[float, int]] = field(default_factory=dict)  # of the tuned model's, once computed
+    row_losses: dict[str, tuple[float, int]] = field(default_factory=dict)  # the tuned model's, once computed
 
     @classmethod
     def load(
@@ -83,17 +83,17 @@ class Evaluation:
         base: ModelParams,
         tokenize: TokenizeParams | None = None,
     ) -> "Evaluation":
-        """Load the model with its tokenizer and the test split; the base is evaluated first, then released.
+        """Load the model, its tokenizer and the test split, after the base was evaluated and released from memory.
 
         Args:
             model: folder with the tuned weights or the adapter, and the tokenizer.
-            test: tokenized test split, made with that tokenizer.
-            converted: the same rows before tokenizing, which name their sources.
+            test: the tokenized test split, which must be made with the same tokenizer.
+            converted: file with the same rows before they were tokenized; it names the source of each row.
             base: params of the base from which the model was tuned.
             tokenize: how rows of `params.general` are encoded.
 
         Raises:
-            UserError: a file is missing, or the test split was made with another tokenizer.
+            UserError: a file is missing, or the test split was made with a different tokenizer.
         """
         tokenizer = SpTokenizer.load(model)
         dataset = TokenizedDataset.load(test, tokenizer.sha256)
@@ -121,7 +121,7 @@ class Evaluation:
         )
         of_base = BaseAnswers()
         if folder is not None and loaded:
-            # Released before the tuned network is read: the two are never in memory together
+            # Released before the tuned network is read, so the two networks are never in memory together
             network = load_model(folder, dtype=dtype, device=device, family=base.family)
             of_base = _ask_base(network.eval(), chat_format, asked if alone else None, params, journal)
             del network
@@ -132,7 +132,7 @@ class Evaluation:
     def loss(self, folder: Path) -> dict[str, float]:
         """Measure the held-out loss of the answers, over all rows and by position."""
         if not self.dataset.supervised_tokens:
-            print("test_loss is missing: the test split has no supervised row (see convert.test_fraction)")
+            print("test_loss is missing because the test split has no supervised row (see convert.test_fraction)")
             return {}
         with progress_bar("held-out loss", len(self.dataset)) as (bar, task):
             losses = token_losses(
@@ -146,12 +146,12 @@ class Evaluation:
         loss = held_out_loss(losses)
         if not math.isfinite(loss.total):
             raise UserError(
-                f"the held-out loss is {loss.total}: the network's outputs are not finite in {self.model.dtype}. "
+                f"the held-out loss is {loss.total}, as the network's outputs in {self.model.dtype} are not finite. "
                 "Set evaluate.dtype to float32, or lower train.learning_rate and train again."
             )
         if not math.isfinite(loss.perplexity):
             raise UserError(
-                f"the held-out loss is {loss.mean:,.0f} per token: training has diverged. Lower train.learning_rate "
+                f"the held-out loss is {loss.mean:,.0f} per token, so training has diverged. Lower train.learning_rate "
                 "and train again."
             )
         length = max(self.params.retrieval.lengths, default=self.params.prefill_chunk)
@@ -159,7 +159,7 @@ class Evaluation:
         return {"test_loss": loss.mean, "test_perplexity": loss.perplexity, "test_tokens": loss.tokens}
 
     def answers(self, folder: Path) -> dict[str, Any]:
-        """Answer held-out rows greedily and score the answers, and also the base's answers if params ask for them."""
+        """Answer held-out rows greedily and score the answers; if params ask for it, also with the base."""
         if not len(self.asked):
             return {}
         with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
@@ -185,10 +185,10 @@ class Evaluation:
         return report_answers(rows.join(facts, on="id", maintain_order="left"), folder)
 
     def retrieval(self, folder: Path, report: Report | None = None) -> dict[str, float]:
-        """Ask questions about long contexts, and score the answers (and the base's) by length and depth.
+        """Ask questions about long contexts, and score the model's and the base's answers by length and depth.
 
         Args:
-            report: called with the accuracy at each length; the length is the step.
+            report: called for each length with the accuracy at this length, and with the length as the step.
         """
         settings = self.params.retrieval
         from_files = [case for file in settings.files for case in read_cases(resolve_path(file))]
@@ -212,7 +212,7 @@ class Evaluation:
 def _ask_base(
     network: PreTrainedModel, chat_format: ChatFormat, asked: AskedRows | None, params: EvaluateParams, journal: Journal
 ) -> BaseAnswers:
-    """Ask the base everything while it is in memory; without `asked` its held-out answers are not needed."""
+    """Ask the base everything while it is in memory. If `asked` is None, it does not answer held-out rows here."""
     scored: pl.DataFrame | None = None
     records: list[dict[str, Any]] = []
     if asked is not None:
@@ -238,18 +238,18 @@ def _answer_as_base(
 
 
 def generated_cases(settings: RetrievalParams, lengths: Sequence[int]) -> GeneratedCases:
-    """The cases that params define, at these lengths."""
+    """The cases that `settings` define, at the given lengths."""
     return GeneratedCases(
         settings.tasks, lengths, settings.contexts, settings.questions, settings.depths, settings.seed, settings.shared
     )
 
 
 def open_journal(model: Path, params: EvaluateParams, dtype: torch.dtype, device: torch.device, **more: Any) -> Journal:
-    """The journal of a stopped evaluation of this model on this machine, or a new one.
+    """Open the journal of a stopped evaluation of this model on this machine, or a new journal.
 
     Args:
-        model: folder of the model; an adapter's folder identifies its base by a fingerprint.
-        more: plain JSON values of everything else on which the answers depend.
+        model: folder of the model; the folder of an adapter identifies the base with a fingerprint.
+        more: everything else on which the answers depend, as plain JSON values.
     """
     return journal_of(
         {
@@ -264,13 +264,14 @@ def open_journal(model: Path, params: EvaluateParams, dtype: torch.dtype, device
 
 
 def journal_of(made_with: dict[str, Any], notice: Notice = print) -> Journal:
-    """The journal of one evaluation, in the project's .checkpoints; if any value changes, it is another file.
+    """Open the journal of one evaluation, in the project's .checkpoints folder.
 
-    A large network takes hours on a CPU; with the journal a stopped evaluation can be resumed.
+    Different values in `made_with` give different files. The evaluation of a large network takes hours on a CPU; with
+    the journal, a stopped evaluation can be resumed.
 
     Args:
-        made_with: plain JSON values of everything on which the answers depend.
-        notice: called when there is something to resume, or nothing can be saved.
+        made_with: everything on which the answers depend, as plain JSON values.
+        notice: called if a stopped evaluation is resumed, or if the journal can't be written.
     """
     file = project_root() / ".checkpoints" / f"evaluate-{run_fingerprint(made_with)}.jsonl"
     journal = Journal(

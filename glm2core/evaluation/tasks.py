@@ -1,7 +1,7 @@
-"""Generated retrieval cases: each has one context and many questions about it, each at a known depth.
+"""Generates retrieval cases. A case has one context, and many questions whose answers are at known depths.
 
-- `lines` has LongEval's wording (`glm2core.lines.records`), with keys and values that were never trained on.
-- RULER's kinds have RULER's names (`glm2core.lines.facts`).
+- `lines` uses LongEval's wording (`glm2core.lines.records`), with keys and values that were never trained on.
+- RULER's tasks keep RULER's names (`glm2core.lines.facts`).
 - `passkey` and `multikey` are in `plain_text.py`.
 """
 
@@ -20,14 +20,16 @@ from glm2core.lines.words import pool
 
 @dataclass(frozen=True)
 class GeneratedCases:
-    """Cases of every task and length. A task has `contexts * questions` questions per length, equally many per depth.
+    """The cases for every task and length.
 
-    If a context is too short for all its questions, it gets fewer, and more contexts are made. Tasks in `ONCE` have one
-    question per context: fwe has `contexts` contexts, the others `contexts` at each depth. If contexts are shared, each
-    of these tasks has a question on `contexts` of them.
+    A task has `contexts * questions` questions per length, with the same number of questions at each depth. If a
+    context is too short for all its questions, it gets fewer questions, and more contexts are made. Tasks in `ONCE`
+    have one question per context. Among the tasks in `ONCE`, fwe has `contexts` contexts in all, and the others have
+    `contexts` contexts at each depth. If contexts are shared, a task in `ONCE` has one question in each of `contexts`
+    contexts.
 
     Args:
-        tasks: as in `evaluate.retrieval.tasks`.
+        tasks: names of tasks, as in `evaluate.retrieval.tasks`.
         lengths: lengths of whole prompts, in tokens.
         questions: number of questions per context; a multiple of `depths`.
         depths: number of parts of a context; each part has the same number of questions.
@@ -46,8 +48,8 @@ class GeneratedCases:
         """Make the cases.
 
         Args:
-            notice: called for each length that is left out because it is too short for a task (a small tokenizer
-                needs more tokens per line).
+            notice: called for each length that is left out because it is too short for a task, as can happen with a
+                small tokenizer, which needs more tokens per line.
 
         Raises:
             LengthTooShortError: every length is too short for every task.
@@ -73,7 +75,7 @@ class GeneratedCases:
 
     @property
     def questions_in_all(self) -> int:
-        """Number of questions if every length is long enough."""
+        """Number of questions at all lengths, if every length is long enough."""
         return len(set(self.lengths)) * sum(map(self.questions_of, self.groups))
 
     def questions_of(self, group: tuple[str, ...]) -> int:
@@ -81,7 +83,7 @@ class GeneratedCases:
         return sum(self._questions(group).values())
 
     def contexts_of(self, group: tuple[str, ...]) -> int:
-        """Number of contexts of a group at each length, if they are long enough for all questions."""
+        """Number of contexts of a group at each length, if the contexts are long enough for all questions."""
         once = self._questions(group)[group[0]] if len(group) == 1 and group[0] in ONCE else 0
         return max(once, self.contexts)
 

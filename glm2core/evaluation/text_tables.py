@@ -1,4 +1,4 @@
-"""Scores of the answered rows, by model and by group, computed by queries over answers.parquet."""
+"""Scores of the answered rows, by model and by group, computed from the rows of answers.parquet."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +13,11 @@ FIGURES = (*METRICS, "loss")
 _KEYS = ("source", "kind", "language")
 _GROUPINGS: tuple[tuple[str, ...], ...] = ((), ("source",), ("kind",), ("language",), _KEYS)
 _RESAMPLES = 1000
-_LEAST_ROWS = 5  # fewer are too few for an interval
+_LEAST_ROWS = 5  # fewer rows are too few for an interval
 
 
 def text_scores(rows: pl.DataFrame) -> dict[str, float]:
-    """Compute exact match and mean ROUGE in per cent, BLEU-4 over all rows together, and the loss per token.
+    """Compute exact match and mean ROUGE (in per cent), BLEU-4 over all rows together, and the loss per token.
 
     Args:
         rows: rows of answers.parquet.
@@ -31,9 +31,10 @@ def text_scores(rows: pl.DataFrame) -> dict[str, float]:
 def scores_with_intervals(rows: pl.DataFrame) -> pl.DataFrame:
     """Scores of each model over all rows, by source, by kind, by language, and by all three at once.
 
-    A column holds `all` where the rows are not split by it. Rows of `evaluate.general` are not part of `all`; they are
-    listed under their own source. Intervals are 95%: Wilson's for exact match; for the other scores percentiles of
-    1,000 bootstrap samples of the group's rows with a fixed seed. A group of fewer than 5 rows has no intervals.
+    If rows are not split by a column, this column contains `all`. Rows of `evaluate.general` are not part of `all`;
+    they are listed under their own source. All intervals are 95% intervals. Exact match has Wilson intervals; the
+    intervals of the other scores are percentiles of 1,000 bootstrap samples of the group's rows, drawn with a fixed
+    seed. A group of fewer than 5 rows has no intervals.
     """
     lines = []
     for (model,), of_model in rows.group_by("model", maintain_order=True):

@@ -30,7 +30,10 @@ class WorstAnswer:
 
 @dataclass(frozen=True)
 class Miss:
-    """A wrong answer to a question about a long text; `depth` is 0 at the text's start, None for several places."""
+    """A wrong answer to a question about a long text.
+
+    `depth` is 0 at the start of the text; it is None if the answer is in several places.
+    """
 
     task: str
     tokens: int
@@ -40,7 +43,7 @@ class Miss:
 
 
 def worst_answers(folder: Path) -> list[WorstAnswer]:
-    """The tuned model's answers with the lowest ROUGE-L, worst first: three from each of the first ten sources.
+    """The tuned model's answers with the lowest ROUGE-L, up to three from each of the first ten sources, worst first.
 
     Exact answers are left out.
 
@@ -64,7 +67,7 @@ def worst_answers(folder: Path) -> list[WorstAnswer]:
 
 
 def misses(folder: Path) -> list[Miss]:
-    """The tuned model's first wrong answers: three per task and length, at most 24 in all, shortest texts first."""
+    """The tuned model's first wrong answers, up to three per task and length and 24 in all, shortest texts first."""
     counts: dict[tuple[str, int], int] = {}
     found: list[Miss] = []
     for row in _records(folder / RETRIEVAL_PREDICTIONS):

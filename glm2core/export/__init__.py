@@ -1,1 +1,4 @@
-"""Export to the formats of other tools, one module per format; each result is checked before it gets its final name."""
+"""Export models to the file formats of other tools, with one module per format.
+
+Each result is checked before it gets its final name.
+"""

@@ -1,8 +1,8 @@
-"""Convert a SentencePiece tokenizer.model to a tokenizer.json with the same ids, for plain transformers.
+"""Convert a SentencePiece tokenizer.model to a tokenizer.json with the same ids, for transformers without remote code.
 
-One difference is inherent in tokenizer.json: if a user types the text of a special token, it becomes that
-token. `sop` and `eop`, which are words and parts of words ("soprano"), are therefore spelled `<sop>` and
-`<eop>`, as in GLM-4; their ids stay.
+One difference is inherent in tokenizer.json: if a user's text contains the spelling of a special token, this
+spelling is encoded as the special token. The spellings `sop` and `eop` also occur in ordinary words such as
+"soprano", so these two tokens are spelled `<sop>` and `<eop>`, as in GLM-4. The ids of these tokens do not change.
 """
 
 from typing import Any
@@ -31,10 +31,10 @@ def fast_tokenizer(
     """Build the tokenizer for transformers, with its chat template.
 
     Args:
-        max_length: number of positions of the model.
+        max_length: the model's number of positions.
 
     Raises:
-        UserError: the SentencePiece model is not of the type BPE.
+        UserError: the SentencePiece model is not a BPE model.
     """
     prefix = tuple(SPELLED.get(token, token) for token in PREFIX_TOKENS[pair_format])
     return PreTrainedTokenizerFast(
@@ -52,7 +52,7 @@ def fast_tokenizer(
 
 
 def special_spellings(tokenizer: SpTokenizer) -> dict[str, int]:
-    """The ids of the special tokens, by their spelling in tokenizer.json."""
+    """Return the id of each special token, keyed by its spelling in tokenizer.json."""
     return {SPELLED.get(name, name): token for name, token in tokenizer.special_ids.items()}
 
 
@@ -60,7 +60,7 @@ def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
     messages: Any = sentencepiece_model_pb2  # its classes are created at run time
     proto = messages.ModelProto.FromString(tokenizer.model)
     if proto.trainer_spec.model_type != _BPE:
-        raise UserError("tokenizer.model is not BPE, unlike those of the ChatGLM2 family: it can't be exported.")
+        raise UserError("tokenizer.model is not BPE. Only BPE tokenizers, like the ChatGLM2 family's, can be exported.")
     backend = Tokenizer(_bpe(proto))
     backend.normalizer = _normalizer(proto.normalizer_spec)
     backend.decoder = decoders.Sequence(
@@ -79,7 +79,7 @@ def _backend(tokenizer: SpTokenizer, prefix: tuple[str, ...]) -> Tokenizer:
 
 
 def _bpe(proto: Any) -> BPE:
-    """Only normal pieces are merged: SentencePiece never produces `<0x0A>` or `</s>` from a text."""
+    """Merge only normal pieces, because SentencePiece never produces `<0x0A>` or `</s>` from a text."""
     vocabulary = {piece.piece: token for token, piece in enumerate(proto.pieces)}
     scores = {piece.piece: piece.score for piece in proto.pieces}
     never_merged = {piece.piece for piece in proto.pieces if piece.type != _NORMAL_PIECE}
@@ -93,7 +93,7 @@ def _bpe(proto: Any) -> BPE:
 
 
 def _normalizer(spec: Any) -> normalizers.Normalizer:
-    """The normalizer, which adds a leading space to every text: `SpTokenizer` accepts only models that do."""
+    """Add a leading space to every text, because `SpTokenizer` accepts only models that add one."""
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))

@@ -1,6 +1,6 @@
-"""The forward pass of a source, one block at a time, so that checking an export needs no whole network in memory.
+"""Run a source's forward pass one block at a time, so that an export is checked without the whole network in memory.
 
-Shapes: `T` tokens of a prompt, `S` requested places, `C` channels, `V` vocabulary.
+Shapes: `T` tokens in a prompt, `S` requested places in it, `C` channels, `V` tokens in the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from glm2core.model.rope import RotaryEmbedding
 
 
 class Asked(NamedTuple):
-    """Token ids, and the indices at which log-probabilities of the next token are requested."""
+    """A prompt's token ids, and the indices at which the next token's log-probabilities are requested."""
 
     ids: Sequence[int]
     places: Sequence[int]
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
 @torch.inference_mode()
 def log_probabilities(source: Source, prompts: Sequence[Asked]) -> list[Tensor]:
-    """Log-probabilities of the next token at each requested place, [S, V]; in fp32 for weights of any dtype."""
+    """Return each prompt's next-token log-probabilities [S, V] at the requested places, always in fp32."""
     config = source.config
     embedding = source.read("transformer.embedding.word_embeddings.weight")
     rotary = RotaryEmbedding(config.rope_parameters, config.rotary_channels)
@@ -34,7 +34,7 @@ def log_probabilities(source: Source, prompts: Sequence[Asked]) -> list[Tensor]:
     for index in range(config.num_layers):
         with torch.device("meta"):
             block = GLMBlock(config, index)
-        # A norm's output has the dtype of its weight
+        # A norm's output has the dtype of the norm's weight
         weights = {name: w.float() if w.dim() == 1 else w for name, w in source.layer(index)}
         block.load_state_dict(weights, assign=True)
         block.eval()

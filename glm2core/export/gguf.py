@@ -1,4 +1,4 @@
-"""`export --format gguf` and `adapter-gguf`: write one file, which gets its final name once it is checked."""
+"""Write the file of `export --format gguf` or `adapter-gguf`; the file is checked before it gets its final name."""
 
 from pathlib import Path
 
@@ -15,17 +15,18 @@ _SUFFIX = ".gguf"
 def export_gguf(
     folder: Path, out: Path, *, quantization: Quantization = "f16", base: Path | None = None, notice: Notice = print
 ) -> None:
-    """Write the model in `folder` (an adapter merged) with its tokenizer and template as one GGUF file.
+    """Write the model in `folder`, its tokenizer and its chat template to one GGUF file; an adapter is merged first.
 
     Args:
-        folder: full weights, released or tuned, or a LoRA adapter.
-        out: a file that does not exist yet.
-        quantization: type of the matrices; norms and biases are fp32; with q4_0, embedding and output layer are q8_0.
-        base: new place of an adapter's base; None = not moved.
+        folder: a folder with full weights (released or tuned) or with a LoRA adapter.
+        out: the new file, which must not exist yet.
+        quantization: the type in which matrices are stored. Norms and biases are always fp32. With q4_0, the embedding
+            and the output layer are stored as q8_0.
+        base: where an adapter's base is now; None = it was not moved.
 
     Raises:
-        UserError: the package gguf is missing, `out` exists, the folder holds no model or a P-tuning prefix, or a check
-            fails.
+        UserError: the package gguf is missing, `out` exists, `folder` holds no model, `folder` holds a P-tuning prefix,
+            or a check fails.
     """
     _require_place(out)
     source = Source.open(folder, base, notice=notice)
@@ -35,10 +36,10 @@ def export_gguf(
 
 
 def export_adapter(folder: Path, out: Path, *, base: Path | None = None, notice: Notice = print) -> None:
-    """Write only a LoRA adapter, for use with `--lora` and a GGUF file of its base.
+    """Write a LoRA adapter without its base, for use with llama.cpp's `--lora` and a GGUF file of the base.
 
     Raises:
-        UserError: as for `export_gguf`, or `folder` holds full weights.
+        UserError: one of the errors of `export_gguf` occurs, or `folder` holds full weights.
     """
     _require_place(out)
     source = Source.open(folder, base, notice=notice)
@@ -52,4 +53,4 @@ def _require_place(out: Path) -> None:
     require_gguf()
     refuse_existing(out)
     if out.suffix != _SUFFIX:
-        raise UserError(f"{out} does not end in {_SUFFIX}. Name a file that does.")
+        raise UserError(f"{out} does not end in {_SUFFIX}. Choose a name with this ending.")

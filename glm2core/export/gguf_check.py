@@ -1,6 +1,8 @@
-"""Check a GGUF file against the model it was made from: in llama.cpp if that is installed, else by reading it back.
+"""Check a GGUF file against the model from which it was made.
 
-Shapes: `S` places in a prompt, `V` vocabulary.
+If llama.cpp is installed, it runs the file; otherwise the tensors are read back and compared.
+
+Shapes: `S` places in a prompt, `V` tokens in the vocabulary.
 """
 
 from pathlib import Path
@@ -21,24 +23,24 @@ from glm2core.export.source import Source
 from glm2core.model.tensors import LoraUpdates
 from glm2core.text.chat_format import ChatFormat
 
-# For the check's prompt, on either side: about ten seconds on two cores for a small network
+# Operations that each side spends on the check's prompt: about ten seconds on two cores for a small network
 _OPERATIONS = 3e11
 _FEWEST_TOKENS = 256
 _ANSWER_TOKENS = 12
 _PLACES = 6
 _LINES_AT_ONCE = 200
-# Largest log-probability difference that rounding through all layers explains
+# Largest log-probability difference that rounding in all layers explains
 _TOLERANCE = {"f32": 1e-3, "f16": 5e-2}
-# Mean divergence (nats per token) of rounded weights; with a tensor in the wrong place it is several nats
+# Largest mean divergence (nats per token) that rounded weights explain; a tensor in the wrong place causes several nats
 _DIVERGENCE = {"q8_0": 0.1, "q4_0": 1.0}
-# With a smaller lead of the likeliest token, rounding decides
+# If the likeliest token leads by less than this, rounding decides
 _MARGIN = {"f32": 1e-3, "f16": 5e-2}
-# Rounding error when a tensor is read back, relative to its norm
+# Largest rounding error of a tensor that is read back, relative to the tensor's norm
 _ROUNDING = {"F32": 1e-6, "F16": 1e-3, "Q8_0": 2e-2, "Q4_0": 2e-1}
 
 
 class Compared(NamedTuple):
-    """The largest difference of any log-probability, and the mean divergence over next tokens in nats."""
+    """The largest difference in any log-probability, and the mean divergence of next-token distributions in nats."""
 
     positions: int
     difference: float
@@ -49,25 +51,25 @@ def check_network(source: Source, file: Path, quantization: Quantization, notice
     """Compare a written file with its source, and report how it was checked.
 
     Raises:
-        UserError: the two differ by more than the file's precision explains.
+        UserError: the file and its source differ by more than the file's precision explains.
     """
     if not is_there():
         _read_back_network(source, file)
-        notice("checked by reading back every tensor. pip install '.[gguf]' adds llama.cpp as a check, on Linux x86-64")
+        notice("checked by reading back every tensor. On Linux x86-64, pip install '.[gguf]' adds a check in llama.cpp")
         return
     prompt = longest_prompt(source)
     llama = LlamaCpp(file, context=len(prompt) + _ANSWER_TOKENS + 1)
     check_ids(llama, source.chat_format)
     found = compare(source, llama, prompt, quantization)
     notice(
-        f"checked in llama.cpp: ids of {MIXED_TEXTS:,} mixed texts, all pieces and chats; log-probabilities at "
-        f"positions up to {found.positions:,} of {source.config.seq_length:,}, largest difference "
-        f"{found.difference:.1e}, divergence {found.divergence:.1e} nats per token; a greedy answer"
+        f"checked in llama.cpp: ids of {MIXED_TEXTS:,} mixed texts, all pieces and chats; a greedy answer; and "
+        f"log-probabilities at positions up to {found.positions:,} of {source.config.seq_length:,}, with a largest "
+        f"difference of {found.difference:.1e} and a divergence of {found.divergence:.1e} nats per token"
     )
 
 
 def check_adapter(updates: LoraUpdates, source: Source, file: Path, notice: Notice) -> None:
-    """Read an adapter's file back, and compare its matrices with the adapter's.
+    """Read an adapter's GGUF file back, and compare the matrices in the file with those of the adapter.
 
     Raises:
         UserError: a matrix differs.
@@ -81,10 +83,10 @@ def check_adapter(updates: LoraUpdates, source: Source, file: Path, notice: Noti
 
 
 def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
-    """Compare the ids of mixed texts, of every piece and of chats.
+    """Compare llama.cpp's ids with tokenizer.model's, for mixed texts, every piece and chats.
 
     Raises:
-        UserError: a text has other ids; the error shows the first one.
+        UserError: the ids of a text differ; the error message shows the first such text.
     """
     tokenizer = chat_format.tokenizer
     texts = sample_texts(tokenizer)
@@ -100,7 +102,10 @@ def check_ids(llama: LlamaCpp, chat_format: ChatFormat) -> None:
 
 
 def longest_prompt(source: Source, operations: float = _OPERATIONS) -> list[int]:
-    """A prompt as long as the range and `operations` allow: a question on a record, or other texts if no line fits."""
+    """Make a prompt as long as the model's range and `operations` allow.
+
+    The prompt asks a question about a record of lines. If no line fits, the prompt consists of sample texts.
+    """
     config = source.config
     room = config.seq_length - _ANSWER_TOKENS - 1
     length = min(room, max(_FEWEST_TOKENS, _tokens_within(source, operations)))
@@ -114,7 +119,7 @@ def longest_prompt(source: Source, operations: float = _OPERATIONS) -> list[int]
 
 
 def compare(source: Source, llama: LlamaCpp, prompt: list[int], quantization: Quantization) -> Compared:
-    """Compare next-token log-probabilities at places over the whole prompt, and a greedy answer to it.
+    """Compare the next-token log-probabilities at places throughout the prompt, and the greedy answer to the prompt.
 
     Raises:
         UserError: the results differ by more than the file's precision explains.
@@ -134,10 +139,10 @@ def compare(source: Source, llama: LlamaCpp, prompt: list[int], quantization: Qu
 
 
 def _difference(ours: Tensor, theirs: Tensor, positions: int) -> Compared:
-    """[S, V] each; tokens without a reported log-probability are skipped, but there must be few of them."""
+    """Compare two tensors [S, V]. Tokens without a reported log-probability are skipped, but only a few may exist."""
     told = theirs.isfinite()
     if told.float().mean() < 0.99:
-        raise UserError("llama.cpp reports no log-probability for many tokens. Nothing was written.")
+        raise UserError("llama.cpp reports no log-probabilities for many of the tokens. Nothing was written.")
     difference = (ours - theirs)[told].abs().max()
     divergence = (ours.exp() * (ours - theirs)).where(told, torch.zeros(())).sum(-1).mean()
     return Compared(positions, float(difference), float(divergence))
@@ -150,8 +155,9 @@ def _judge(found: Compared, quantization: Quantization) -> None:
         value, limit, what = found.divergence, _DIVERGENCE[quantization], "mean divergence in nats per token"
     if not value <= limit:  # also true for NaN
         raise UserError(
-            f"llama.cpp computes different log-probabilities from the {quantization} file: the {what} is {value:.1e}, "
-            f"above {limit:.0e}. Nothing was written. Check that the weights are finite, or use --quantize f32."
+            f"llama.cpp's log-probabilities for the {quantization} file differ from the model's: the {what} is "
+            f"{value:.1e}, above the limit of {limit:.0e}. Nothing was written. Check that the weights are finite, or "
+            "use --quantize f32."
         )
 
 
@@ -159,21 +165,24 @@ def _require_greedy(ours: Tensor, answer: list[int], margin: float) -> None:
     for place, (row, token) in enumerate(zip(ours, answer, strict=True)):
         if row.max() - row[token] > margin:
             raise UserError(
-                f"llama.cpp answers differently: token {place} of its greedy answer is {token}, ours is "
-                f"{int(row.argmax())}. Nothing was written."
+                f"llama.cpp's greedy answer differs from the model's: token {place} is {token} in llama.cpp's answer "
+                f"and {int(row.argmax())} in the model's. Nothing was written."
             )
 
 
 def _require_same(what: str, text: str, found: list[int], expected: list[int]) -> None:
     if found != expected:
         raise UserError(
-            f"llama.cpp reads {what} {text!r} as {found}, but tokenizer.model says {expected}. Nothing was written. "
-            "Use the model with chat, predict or serve."
+            f"llama.cpp encodes {what} {text!r} as {found}, but tokenizer.model encodes it as {expected}. Nothing was "
+            "written. Use the model with chat, predict or serve."
         )
 
 
 def _tokens_within(source: Source, operations: float) -> int:
-    """Tokens that a forward pass reads in `operations`: 2 per weight, and 2 per pair of tokens and channel, twice."""
+    """Return how many tokens a forward pass can read within `operations`.
+
+    A token costs 2 operations per weight. A pair of tokens costs 2 per channel for the scores, and 2 for the values.
+    """
     config = source.config
     weights = 2 * sum(shape.numel() for shape in source.shapes.values())
     pairs = 2 * config.num_layers * config.num_attention_heads * config.kv_channels
@@ -201,9 +210,13 @@ def _require_close(name: str, stored: dict[str, Any], expected: Tensor) -> None:
 
     tensor = stored.get(name)
     if tensor is None:
-        raise UserError(f"{name} is missing from the file. Nothing was written. The disk may be failing; run again.")
+        raise UserError(
+            f"{name} is missing from the file. Nothing was written. The disk may be failing. Run the command again."
+        )
     values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)).view_as(expected)
     wide = expected.float()
     limit = _ROUNDING[tensor.tensor_type.name] * wide.norm()
     if not (values - wide).norm() <= limit:
-        raise UserError(f"{name} reads back differently. Nothing was written. Check that the weights are finite.")
+        raise UserError(
+            f"{name} has different values when it is read back. Nothing was written. Check that the weights are finite."
+        )

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 Quantization = Literal["f32", "f16", "q8_0", "q4_0"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("f32", "f16", "q8_0", "q4_0")
 
-# Kept at higher precision in a 4-bit file: each is a twelfth of the weights, and the output layer decides every token.
+# Stored in 8 bits in a 4-bit file: each is only a twelfth of the weights, and the output layer decides every token.
 _AT_LEAST_8_BITS = ("token_embd.weight", "output.weight")
-_BLOCK_ELEMENTS = 1 << 22  # converted at once by a thread
+_BLOCK_ELEMENTS = 1 << 22  # number of elements that a thread converts at once
 _CONTROL, _UNUSED = 3, 5  # GGUF's token types; for pieces they equal SentencePiece's
 
 
@@ -47,14 +47,14 @@ def require_gguf() -> None:
         UserError: the package is not installed.
     """
     if util.find_spec("gguf") is None:
-        raise UserError("writing GGUF files needs the package gguf, which is not installed: pip install '.[gguf]'")
+        raise UserError("writing GGUF files needs the package gguf, which is not installed. Run pip install '.[gguf]'")
 
 
 def write_network(source: Source, quantization: Quantization, path: Path) -> None:
     """Write the network and its tokenizer.
 
     Raises:
-        UserError: a weight is not finite, or is beyond the range of half precision.
+        UserError: a weight is not finite, or is too large for half precision.
     """
     writer = _writer(path, architecture(source.config))
     writer.add_type("model")
@@ -199,7 +199,7 @@ def _write(writer: "GGUFWriter", entries: Iterable[_Entry], quantization: str) -
 
 
 def _encoded(entry: _Entry) -> np.ndarray:
-    """A tensor in the file's format; threads convert blocks of its rows."""
+    """Convert a tensor to the file's format, with several threads that each convert blocks of its rows."""
     from gguf.quants import quantize
 
     tensor = entry.read()
@@ -221,7 +221,7 @@ def _encoded(entry: _Entry) -> np.ndarray:
 def _not_finite(entry: _Entry, values: np.ndarray) -> str:
     if np.isfinite(values).all():
         return (
-            f"{entry.name} holds {abs(values).max():.3g}, above half precision's {np.finfo(np.float16).max:.0f}. "
-            "Nothing was written. Export with --quantize f32."
+            f"{entry.name} holds the value {abs(values).max():.3g}, but half precision ends at "
+            f"{np.finfo(np.float16).max:.0f}. Nothing was written. Export with --quantize f32."
         )
     return f"{entry.name} holds NaN or infinity. Nothing was written. Tune again."

@@ -1,9 +1,10 @@
 """The place of each weight in a GGUF file, and the keys that make llama.cpp compute the same function.
 
-Two of llama.cpp's architectures fit this family. `chatglm` takes the tensors unchanged, but requires heads x channels
-to equal the hidden size, as in all released models. `llama` accepts other shapes; its query, key and value are separate
-tensors, as are its gate and up, and the frequencies of partial, scaled positions are stored as factors (`rope_freqs`).
-Both rotate the same interleaved pairs as this family, so nothing is permuted.
+Two of llama.cpp's architectures fit this family. `chatglm` takes the tensors unchanged, but it requires that heads x
+channels equal the hidden size, as in all released models. `llama` accepts other shapes. Its files contain query, key
+and value as separate tensors, and the MLP's gate and up matrices as separate tensors, too. If RoPE is scaled, or if it
+rotates only some of the channels, its frequencies are stored as factors (`rope_freqs`). Both architectures rotate the
+same interleaved pairs of channels as this family, so nothing is permuted.
 
 Shapes: `D` channels per head, `R` rotary channels, `F` channels inside the MLP.
 """
@@ -17,7 +18,7 @@ from torch import Tensor
 from glm2core.model.config import ChatGLM2Config
 from glm2core.model.rope import BASE, inverse_frequencies
 
-_NEVER_TURNS = 1e30  # a divisor that makes the angle vanish
+_NEVER_TURNS = 1e30  # a divisor so large that the angle vanishes
 _PLAIN = {
     "transformer.embedding.word_embeddings": "token_embd",
     "transformer.encoder.final_layernorm": "output_norm",
@@ -34,7 +35,7 @@ _IN_LAYER = {
 
 
 class Part(NamedTuple):
-    """A tensor of the file: rows of one of the network's tensors, sometimes multiplied by a factor per row."""
+    """A tensor in the file, made of rows of one network tensor, sometimes multiplied by one factor per row."""
 
     name: str  # in the file, with .weight or .bias
     released: str
@@ -42,7 +43,7 @@ class Part(NamedTuple):
     factors: Tensor | None = None  # [rows]
 
     def of(self, tensor: Tensor) -> Tensor:
-        """This part of a weight [O, I], of a bias [O], or of a LoRA's B [O, r]."""
+        """Take this part from a weight [O, I], from a bias [O] or from a LoRA's matrix B [O, r]."""
         part = tensor[self.rows]
         if self.factors is None:
             return part
@@ -50,18 +51,21 @@ class Part(NamedTuple):
 
 
 def architecture(config: ChatGLM2Config) -> str:
-    """The architecture in llama.cpp that computes the same function."""
+    """Return the name of the llama.cpp architecture that computes the same function as the network."""
     fits = config.num_attention_heads * config.kv_channels == config.hidden_size
     return "chatglm" if fits else "llama"
 
 
 def parts(config: ChatGLM2Config, released: list[str]) -> list[Part]:
-    """All parts of the network's tensors, in the order of `released`, which lists the tensors' names."""
+    """Return all parts of the tensors named in `released`, in the order of that list."""
     return [part for name in released for part in _parts(config, name)]
 
 
 def rope_factors(config: ChatGLM2Config) -> Tensor | None:
-    """`rope_freqs` [D / 2]: divisors of llama.cpp's full-width, unscaled angles; None for `chatglm`, which has none."""
+    """Return the tensor `rope_freqs` [D / 2], or None for `chatglm`, which does not use it.
+
+    llama.cpp computes unscaled angles for all channels of a head, and divides them by this tensor.
+    """
     if architecture(config) == "chatglm":
         return None
     frequencies, _ = inverse_frequencies(config.rope_parameters, config.rotary_channels)
@@ -75,7 +79,7 @@ def rope_factors(config: ChatGLM2Config) -> Tensor | None:
 def keys(config: ChatGLM2Config) -> dict[str, Any]:
     """The file's keys for shapes and positions, without the prefix that names the architecture."""
     return {
-        "context_length": config.seq_length,  # of the whole scaled range: a server's slot is capped at it
+        "context_length": config.seq_length,  # the whole scaled range, at which a server's slot is capped
         "embedding_length": config.hidden_size,
         "feed_forward_length": config.ffn_hidden_size,
         "block_count": config.num_layers,
@@ -134,7 +138,7 @@ def _gate_rows(config: ChatGLM2Config) -> list[tuple[str, slice, Tensor | None]]
 
 
 def _turned_factors(config: ChatGLM2Config, heads: int) -> Tensor | None:
-    """YaRN's factor on the rotary rows; llama.cpp would apply it to all channels of a head."""
+    """Apply YaRN's factor only to rotary rows, because llama.cpp would apply it to all channels of a head."""
     _, factor = inverse_frequencies(config.rope_parameters, config.rotary_channels)
     if factor == 1:
         return None

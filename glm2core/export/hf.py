@@ -1,7 +1,7 @@
 """Export a tuned or released model as `GlmForCausalLM`, which other tools load without remote code.
 
-The result is checked before it gets its final name: transformers' own classes load it from disk and
-must give the same ids, chat ids and logits as the original model.
+The result is checked before it gets its final name: transformers' own classes load it from disk, and
+they must compute the same ids for texts and chats, and the same logits, as the original model.
 """
 
 import json
@@ -34,23 +34,24 @@ from glm2core.text.tokenizer import BOS, PAD
 
 _CHECKED_TOKENS = 48
 # Largest logit difference, relative to the largest logit, that rounding through all layers explains.
-# With a tensor in the wrong place, or another RoPE, it is about 1.
+# With a tensor in the wrong place, or a different RoPE, the difference is about 1.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 def export_hf(
     folder: Path, out: Path, *, dtype: torch.dtype | None = None, base: Path | None = None, notice: Notice = print
 ) -> None:
-    """Write the model in `folder` to `out`, atomically.
+    """Export the model in `folder` to `out`, which appears only when it is complete.
 
     Args:
-        folder: full weights, released or tuned, or an adapter (merged onto its base in full precision).
-        out: a folder that does not exist yet.
-        dtype: dtype of the exported weights; None = as stored.
-        base: new place of an adapter's base; None = not moved.
+        folder: a folder with full weights (released or tuned) or with an adapter, which is merged into its unquantized
+            base.
+        out: the new folder, which must not exist yet.
+        dtype: dtype of the exported weights; None = the dtype in which the weights are stored.
+        base: where an adapter's base is now; None = it was not moved.
 
     Raises:
-        UserError: `out` exists, the folder holds no model or a P-tuning prefix, or a check fails.
+        UserError: `out` exists, `folder` holds no model, `folder` holds a P-tuning prefix, or a check fails.
     """
     refuse_existing(out)
     chat_format = ChatFormat.load(folder)
@@ -69,10 +70,10 @@ def export_hf(
 
 
 def check_tokenizer(exported: PreTrainedTokenizerBase, chat_format: ChatFormat) -> None:
-    """Compare the exported tokenizer with the original on every piece, on mixtures of them, and on chats.
+    """Compare the exported tokenizer with the original on every piece, on mixtures of pieces, and on chats.
 
     Raises:
-        UserError: a text has other ids; the error shows the first one.
+        UserError: the two tokenizers give a text different ids; the error message shows the first such text.
     """
     tokenizer = chat_format.tokenizer
     for text in sample_texts(tokenizer):
@@ -87,7 +88,7 @@ def check_tokenizer(exported: PreTrainedTokenizerBase, chat_format: ChatFormat) 
 
 
 def _merged(folder: Path, dtype: torch.dtype, base: Path | None, notice: Notice) -> ChatGLM2ForCausalLM:
-    """The network in `dtype` with its adapter merged; never into quantized weights, which would round it away."""
+    """Load the network in `dtype`, and merge its adapter. Quantized weights would round the update away."""
     model = load_tuned(folder, dtype=dtype, quantized=False, base=base, notice=notice)
     if not isinstance(model, PeftModel):
         return cast(ChatGLM2ForCausalLM, model)
@@ -120,14 +121,15 @@ def _write_tokenizer(chat_format: ChatFormat, positions: int, folder: Path) -> N
 
 def _mismatch(what: str, text: str, found: object, expected: object) -> str:
     return (
-        f"the exported tokenizer encodes {what} {text!r} as {found}, but tokenizer.model as {expected}. Nothing was "
-        "written. This tokenizer.model has a feature that tokenizer.json lacks; use the model with chat or predict."
+        f"the exported tokenizer encodes {what} {text!r} as {found}, but tokenizer.model encodes it as {expected}. "
+        "Nothing was written, because this tokenizer.model has a feature that tokenizer.json lacks. Use the model with "
+        "chat or predict."
     )
 
 
 @torch.inference_mode()
 def _sample_logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits [T, V] of made-up ids at positions over the model's whole range."""
+    """Logits [T, V] for made-up ids at positions that are spread over the model's whole range."""
     config = model.config
     ids = torch.arange(_CHECKED_TOKENS)[None] * 977 % config.vocab_size
     positions = torch.linspace(0, config.max_position_embeddings - 1, _CHECKED_TOKENS).long()[None]
@@ -142,12 +144,12 @@ def _check_logits(folder: Path, expected: torch.Tensor) -> None:
     model, info = loaded
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
-        raise UserError(f"the exported weights don't fit GlmForCausalLM ({wrong[0]}); nothing was written.")
+        raise UserError(f"the exported weights don't fit GlmForCausalLM ({wrong[0]}). Nothing was written.")
     difference = (_sample_logits(model) - expected).abs().max() / expected.abs().max()
     tolerance = _TOLERANCE[model.dtype]
     if not difference <= tolerance:  # also true for NaN
         raise UserError(
-            f"the exported model computes different logits: the largest difference is {difference:.1e} of the largest "
-            f"logit, above {tolerance:.0e}. Nothing was written. Check that the weights are finite, or export with "
-            "--dtype float32."
+            "the exported model computes different logits from the original model: the largest difference is "
+            f"{difference:.1e} times the largest logit, above the limit of {tolerance:.0e}. Nothing was written. Check "
+            "that the weights are finite, or export with --dtype float32."
         )

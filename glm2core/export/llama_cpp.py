@@ -1,6 +1,6 @@
-"""Run a GGUF file with llama.cpp in this process (the package xllamacpp).
+"""Run a GGUF file with llama.cpp in this process, through the package xllamacpp.
 
-Completions are function calls; the ids of texts and chats come from the HTTP server that the package runs on the
+Completions are function calls. The ids of texts and chats come from an HTTP server, which the package runs on the
 loopback interface while the model is loaded.
 """
 
@@ -29,10 +29,10 @@ class LlamaCpp:
     """A loaded GGUF file.
 
     Args:
-        file: the model's file.
-        context: largest number of tokens in prompt and answer together.
-        adapters: LoRA files to apply.
-        exact: whether keys and values are fp32, and attention uses plain products, for the highest precision.
+        file: path of the model's GGUF file.
+        context: largest number of tokens in the prompt and the answer together.
+        adapters: GGUF files of LoRA adapters that are applied to the model.
+        exact: whether to compute with the highest precision, with fp32 keys and values and without flash attention.
     """
 
     def __init__(self, file: Path, *, context: int, adapters: Iterable[Path] = (), exact: bool = True) -> None:
@@ -57,10 +57,12 @@ class LlamaCpp:
         self._drawn = self.text_ids("a")[-1]
 
     def log_probabilities(self, ids: Sequence[int], vocabulary: int) -> Tensor:
-        """Log-probabilities of the token after a prompt, [V]; -inf if not reported. Shared prefixes are read once.
+        """Return the log-probabilities [V] of the token after a prompt, with -inf where llama.cpp reports none.
+
+        If a prompt begins like the previous prompt, the common beginning is not read again.
 
         Args:
-            vocabulary: `V`.
+            vocabulary: number `V` of tokens in the vocabulary.
         """
         request = {
             "prompt": list(ids),
@@ -69,7 +71,7 @@ class LlamaCpp:
             "logprobs": vocabulary,
             "n_probs": vocabulary,
             "cache_prompt": True,
-            # Reported only if the drawn token is whole text and does not end the answer, so such a token is forced
+            # Reported only if the drawn token is complete text and does not end the answer, so such a token is forced
             "logit_bias": [[self._drawn, _CERTAIN]],
         }
         answer = self._server.handle_completions(request)
@@ -82,12 +84,12 @@ class LlamaCpp:
         return found
 
     def answer(self, ids: Sequence[int], tokens: int) -> str:
-        """Text of a greedy answer of at most `tokens` tokens."""
+        """Return the text of a greedy answer that has at most `tokens` tokens."""
         request = {"prompt": list(ids), "max_tokens": tokens, "temperature": 0, "cache_prompt": True}
         return str(self._server.handle_completions(request)["choices"][0]["text"])
 
     def greedy(self, ids: Sequence[int], tokens: int, vocabulary: int) -> tuple[list[int], Tensor]:
-        """The greedy continuation of a prompt: its ids, and the log-probabilities [N, V] of each step."""
+        """Continue a prompt greedily, and return the new ids and the log-probabilities [N, V] of all N steps."""
         answer: list[int] = []
         rows = []
         for _ in range(tokens):
@@ -101,14 +103,14 @@ class LlamaCpp:
         return str(self._server.listening_address)
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text in which no special token is recognised."""
+        """Return the ids of a text, in which special tokens are read as plain text."""
         ids: list[int] = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": False})[
             "tokens"
         ]
         return ids
 
     def chat_ids(self, messages: list[Message]) -> list[int]:
-        """Ids of a conversation's prompt, using the chat template in the file."""
+        """Return the ids of a conversation's prompt, formatted with the chat template in the file."""
         prompt = self._post("/apply-template", {"messages": messages})["prompt"]
         ids: list[int] = self._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})[
             "tokens"

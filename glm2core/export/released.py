@@ -1,7 +1,7 @@
-"""`export --format released`: names, keys and files as in the released weights, for tools that run the original code.
+"""Export with `--format released`: the layout of the released weights, for tools that run the original code.
 
-That remote code is not generated: its *.py files are copied from the base's folder if they are there, else they are
-listed as missing.
+The *.py files of the original code are copied from the base's folder. Files that are not in this folder are listed as
+missing, and no such file is generated.
 """
 
 import json
@@ -26,7 +26,7 @@ from glm2core.model.weight_files import mapped_weights, weight_files
 _SHARD_BYTES = 1 << 30
 _FREQUENCIES = "transformer.rotary_pos_emb.inv_freq"
 _CODE = ("configuration_chatglm.py", "modeling_chatglm.py", "quantization.py", "tokenization_chatglm.py")
-# The keys of released config.json files other than sizes and positions
+# The keys of released config.json files, except those for sizes and positions
 _KEYS: dict[str, Any] = {
     "model_type": "chatglm",
     "architectures": ["ChatGLMModel"],
@@ -76,20 +76,20 @@ _TOKENIZER: dict[str, Any] = {
 def export_released(
     folder: Path, out: Path, *, dtype: torch.dtype | None = None, base: Path | None = None, notice: Notice = print
 ) -> str:
-    """Write the model in `folder` (an adapter merged) in the released layout as sharded safetensors.
+    """Write the model in `folder` as sharded safetensors in the released layout; an adapter is merged first.
 
     Args:
-        folder: full weights, released or tuned, or a LoRA adapter.
-        out: a folder that does not exist yet.
-        dtype: dtype of the weights; None = as stored.
-        base: new place of an adapter's base; None = not moved.
+        folder: a folder with full weights (released or tuned) or with a LoRA adapter.
+        out: the new folder, which must not exist yet.
+        dtype: dtype of the exported weights; None = the dtype in which the weights are stored.
+        base: where an adapter's base is now; None = it was not moved.
 
     Returns:
-        The files that the folder still needs to run with the original code; empty = none.
+        The names of the files that the original code still needs in `out`, as text; empty = none.
 
     Raises:
-        UserError: `out` exists, the folder holds no model or a P-tuning prefix, or the released code does not support
-            the scaling of positions.
+        UserError: `out` exists, `folder` holds no model, `folder` holds a P-tuning prefix, or the released code does
+            not support the model's scaling of positions.
     """
     refuse_existing(out)
     source = Source.open(folder, base, notice=notice)
@@ -107,10 +107,10 @@ def export_released(
 
 
 def released_ratio(config: ChatGLM2Config) -> float:
-    """The `rope_ratio` with which the released code computes these positions.
+    """Return the `rope_ratio` with which the released code computes the same positions as this config.
 
     Raises:
-        UserError: there is no such ratio.
+        UserError: no ratio gives the same positions.
     """
     rope = config.rope_parameters
     base, is_linear = float(rope["rope_theta"]) / BASE, rope["rope_type"] == "linear"
@@ -120,10 +120,11 @@ def released_ratio(config: ChatGLM2Config) -> float:
         return float(rope["factor"])
     if config.family == "chatglm3" and rope["rope_type"] == "default":
         return base
-    does = "divides positions by rope_ratio" if config.family == "chatglm2" else "multiplies the rotary base by it"
+    does = "divides positions" if config.family == "chatglm2" else "multiplies the rotary base"
     raise UserError(
-        f"this model has {describe_rope(rope)}, which the released {config.family} code can't compute: it {does} and "
-        "has no other scaling. Export with --format hf or gguf, which support it."
+        f"this model uses {describe_rope(rope)}, which the released {config.family} code can't compute. That code "
+        f"{does} by rope_ratio and supports no other scaling. Export with --format hf or gguf, which support this "
+        "model."
     )
 
 
@@ -172,7 +173,7 @@ def _shards(names: list[str], size: dict[str, int]) -> list[list[str]]:
 
 
 def _copy_tokenizer_and_code(source: Source, ratio: float, folder: Path) -> list[str]:
-    """Copy tokenizer.model, its config, and the base's *.py if they support the scaling; returns the *.py names."""
+    """Copy the tokenizer and, if they support the scaling, the base's *.py files; return these files' names."""
     shutil.copy2(source.folder / "tokenizer.model", folder)
     config = source.base / "tokenizer_config.json"
     given = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
@@ -192,10 +193,13 @@ def _check(source: Source, dtype: torch.dtype, folder: Path) -> None:
     for key in ("family", "rope_parameters", *_SIZES):
         if getattr(read, key) != getattr(source.config, key):
             raise UserError(
-                f"{key} reads back as {getattr(read, key)!r} instead of {getattr(source.config, key)!r}. Nothing was "
-                "written: the released config.json can't express it."
+                f"{key} is {getattr(read, key)!r} instead of {getattr(source.config, key)!r} when it is read back. "
+                "Nothing was written, because the released config.json can't express this value."
             )
     stored = StoredTensors(mapped_weights(weight_files(folder)))
     for name in source.shapes:
         if not stored[name].equal(source.read(name).to(dtype)):
-            raise UserError(f"{name} reads back differently. Nothing was written. Check that the weights are finite.")
+            raise UserError(
+                f"{name} has different values when it is read back. Nothing was written. Check that the weights are "
+                "finite."
+            )

@@ -1,4 +1,4 @@
-"""Samples for comparing an export: texts, chats, and a question on a long text."""
+"""Sample texts and chats with which an export is compared to its source."""
 
 import random
 
@@ -37,7 +37,7 @@ CHATS: tuple[list[Message], ...] = (
 
 
 def sample_texts(tokenizer: SpTokenizer) -> list[str]:
-    """Hard cases, every piece of the vocabulary, and random mixtures of pieces; no text contains a special token."""
+    """Return hard cases, all pieces of the vocabulary, and random mixtures of pieces, without special tokens."""
     pieces = [tokenizer.decode([token]) for token in range(tokenizer.size)]
     rng = random.Random(0)
     mixed = ["".join(rng.choices([*pieces, " ", "\n"], k=rng.randint(2, 40))) for _ in range(MIXED_TEXTS)]

@@ -1,4 +1,4 @@
-"""A model to export, opened for reading tensor by tensor."""
+"""Open a model that is to be exported, so that its tensors can be read one at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class Source:
     """A network whose weights are read one at a time.
 
     Attributes:
-        folder: the given folder, with full weights or an adapter.
-        base: the folder of the weights: `folder` itself, or the adapter's base.
-        config: the network's config, with the adapter's scaling of positions.
-        tensors: the network's tensors by released name, with an adapter's update added.
-        shapes: the shapes that the config implies, by released name.
-        updates: the adapter's own matrices; None = full weights.
+        folder: the folder to export, which holds full weights or an adapter.
+        base: the folder with the network's weights, which is `folder` itself or the folder of the adapter's base.
+        config: the network's config, including the adapter's scaling of positions.
+        tensors: the network's tensors, keyed by their released names; an adapter's update is already added.
+        shapes: the tensors' shapes as the config implies them, keyed by released names.
+        updates: the adapter's own matrices; None if `folder` holds full weights.
     """
 
     folder: Path
@@ -47,13 +47,14 @@ class Source:
 
     @classmethod
     def open(cls, folder: Path, moved_base: Path | None = None, *, notice: Notice = print) -> "Source":
-        """Open a folder that `load_tuned` would load.
+        """Open a folder of any kind that `load_tuned` can load.
 
         Args:
-            moved_base: new place of an adapter's base; None = not moved.
+            moved_base: where an adapter's base is now; None = it was not moved.
 
         Raises:
-            UserError: the folder holds no model or a P-tuning prefix, or tensors are missing, misshapen or unexpected.
+            UserError: `folder` holds no model, `folder` holds a P-tuning prefix, or some tensors are missing,
+                unexpected or of the wrong shape.
         """
         chat_format = ChatFormat.load(folder)
         refuse_prefix(folder)
@@ -78,11 +79,11 @@ class Source:
         return cls(folder, base, config, chat_format, MergedTensors(tensors, updates), shapes, updates)
 
     def read(self, name: str) -> Tensor:
-        """A tensor by its released name."""
+        """Read the tensor with this released name."""
         return self.tensors[name]
 
     def layer(self, index: int) -> Iterator[tuple[str, Tensor]]:
-        """The weights of one block, by their names inside the block."""
+        """Yield one block's weights with their names inside the block."""
         prefix = f"transformer.encoder.layers.{index}."
         for name in self.shapes:
             if name.startswith(prefix):
@@ -90,7 +91,9 @@ class Source:
 
 
 def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
-    """The dtype of a folder's stored weights (for an adapter, of its base's); packed weights count as their scales.
+    """Return the dtype in which a folder's weights are stored; for an adapter, the dtype of its base's weights.
+
+    For packed (quantized) weights, the dtype of their scales is returned.
 
     Raises:
         UserError: config.json or the weights can't be read.
@@ -105,10 +108,10 @@ def stored_dtype(folder: Path, moved_base: Path | None = None) -> torch.dtype:
 
 
 def refuse_prefix(folder: Path) -> None:
-    """Refuse a P-tuning prefix, before gigabytes are read.
+    """Refuse a P-tuning prefix before gigabytes of weights are read.
 
     Raises:
-        UserError: `folder` is a P-tuning prefix.
+        UserError: `folder` holds a P-tuning prefix.
     """
     if is_adapter(folder) and read_adapter(folder).method == "ptuning":
         raise UserError(_prefix_sentence(folder))
@@ -121,11 +124,11 @@ def refuse_existing(out: Path) -> None:
         UserError: `out` exists.
     """
     if out.exists():
-        raise UserError(f"{out} already exists. Remove it, or name another.")
+        raise UserError(f"{out} already exists. Remove it, or choose a different name.")
 
 
 def _prefix_sentence(folder: Path) -> str:
     return (
-        f"{folder} has a P-tuning prefix, which the formats of other tools can't hold. Tune with train.method full, "
-        "lora or qlora to export; chat, predict and serve accept this one."
+        f"{folder} holds a P-tuning prefix, which other tools' formats can't store. To export a model, tune it with "
+        "train.method full, lora or qlora. The commands chat, predict and serve accept a P-tuning prefix."
     )

@@ -1,4 +1,4 @@
-"""Draws keys, numbers, uuids and names for the facts of a record: all from one split, and none twice in a record."""
+"""Draws the keys, numbers, uuids and names for a record's facts, all from one split and none of them twice."""
 
 import itertools
 import math
@@ -11,22 +11,22 @@ from glm2core.lines.records import Line
 from glm2core.lines.words import Pool, Split, pool, split_of
 
 _ALIKE = 0.5  # share of numbers and uuids that are derived from an earlier one
-_ALIKE_KEYS = 24  # words per side for keys that nearly collide
+_ALIKE_KEYS = 24  # number of adjectives, and of nouns, for keys that nearly collide
 _DIGITS = 7  # RULER's numbers
 _NAME_LETTERS = 5  # RULER's variables
 _CODED_LETTERS = 6  # RULER's coded words
 _SENTENCE_WORDS = (4, 9)
-_START = 8  # characters of a uuid that a similar one may share
+_START = 8  # largest number of first characters that similar uuids share
 
 
 class Draws:
-    """Draws from the words of one split; only sentences and invented words may repeat.
+    """Draws from the words of one split. Only sentences and invented words may repeat.
 
     The hash that splits words also splits numbers, uuids, names and coded words.
 
     Args:
-        alike: make values easy to confuse: keys share words, numbers differ in one digit, uuids begin with the same
-            characters. A short record then has as many near collisions as a long one.
+        alike: whether values are easy to confuse, so that a short record contains as many near collisions as a long
+            one. Keys then share words, some numbers differ in only one digit, and some uuids begin alike.
     """
 
     def __init__(self, rng: random.Random, split: Split, *, alike: bool = False) -> None:
@@ -43,9 +43,9 @@ class Draws:
         return self.line().key
 
     def line(self) -> Line:
-        """A line of the kind `lines`, with a new key."""
+        """Draw a line of the kind `lines` with a new key."""
         for tried in itertools.count():
-            words = self._keys if tried < _ALIKE_KEYS else self._pool  # fewer words may all be taken
+            words = self._keys if tried < _ALIKE_KEYS else self._pool  # the keys of the fewer words may be used up
             line = Line(self.rng.choice(words.adjectives), self.rng.choice(words.nouns), self.rng.choice(words.values))
             if line.key not in self._seen:
                 self._seen.add(line.key)
@@ -65,13 +65,13 @@ class Draws:
         return self._new("coded", lambda: self._letters(string.ascii_lowercase, _CODED_LETTERS), None)
 
     def sentence(self) -> str:
-        """A meaningless sentence of invented words."""
+        """Draw a meaningless sentence of invented words."""
         words = [self.rng.choice(self.rng.choice((self._pool.adjectives, self._pool.nouns)))]
         words += (self.rng.choice(self._pool.nouns) for _ in range(self.rng.randint(*_SENTENCE_WORDS)))
         return " ".join(words).capitalize() + "."
 
     def words(self, fewest: int, most: int) -> str:
-        """Invented words, possibly repeated."""
+        """Draw invented words, which may repeat."""
         count = self.rng.randint(fewest, most)
         return " ".join(self.rng.choice(self._pool.nouns) for _ in range(count))
 
@@ -96,7 +96,7 @@ def _fewer(words: Pool, rng: random.Random) -> Pool:
 
 
 def _one_off(rng: random.Random, earlier: str, other: str) -> str:
-    """`earlier` with one character replaced by that of `other`; never the first."""
+    """Replace one character of `earlier`, but never the first, with the character of `other` in the same place."""
     place = rng.randrange(1, len(earlier))
     return earlier[:place] + other[place] + earlier[place + 1 :]
 

@@ -1,9 +1,13 @@
 """Makes RULER's kinds of facts, each with its question, and the lines among which such facts are hidden.
 
-niah_single_1 asks for the number of the only key among sentences; niah_multikey_2, for the number of one of many keys;
-niah_multikey_3, for the uuid of one of many keys; niah_multivalue, for all four numbers of a key; niah_multiquery, for
-the numbers of four keys; vt, for all variables in a chain of 1, 2 or 4 assignments; fwe, for the three most frequent
-coded words. Structure and counts are RULER's (arXiv:2404.06654).
+`niah_single_1` hides one key among unrelated sentences, and asks for its number.
+`niah_multikey_2` asks for the number of one of many keys.
+`niah_multikey_3` asks for the uuid that belongs to one of many keys.
+`niah_multivalue` asks for all four numbers of one key.
+`niah_multiquery` asks for the numbers of four keys.
+`vt` asks for all variables in a chain of 1, 2 or 4 assignments.
+`fwe` asks for the three most frequent coded words.
+The structure of these tasks and their counts are RULER's (arXiv:2404.06654).
 """
 
 import itertools
@@ -31,15 +35,16 @@ _HAYSTACKS: dict[str, Sort] = {"lines": "line", "niah_multikey_2": "number", "ni
 
 @dataclass(frozen=True)
 class Fact:
-    """Lines of a record with one question about them.
+    """Some lines of a record, and one question about them.
 
     Args:
-        kind: the name of the kind in tables; for vt with the number of hops, as in `vt_2`.
-        sort: the sort of these lines.
-        lines: these lines, in the order of the record, where other lines are between them.
+        kind: the kind's name in tables, which for vt includes the number of hops, as in `vt_2`.
+        sort: the type of these lines.
+        lines: the fact's lines in the order of the record, in which other lines stand between them.
         question: the question about these lines.
-        references: what an answer must hold, in the order of the answer.
-        answer: these lines again: small models learn to copy long before they learn to name only a part.
+        references: what an answer must contain, in the order in which `answer` contains it.
+        answer: the expected answer, which repeats these lines, because small models learn to copy lines long before
+            they learn to name only a part of a line.
     """
 
     kind: str
@@ -51,10 +56,12 @@ class Fact:
 
 
 def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator[Fact]:
-    """Yield facts of a `FactKind` without end; but only one of niah_single_1, and none of fwe: see `coded_lines`.
+    """Yield an endless stream of facts of a kind (`FactKind`).
+
+    There are two exceptions: only one fact of niah_single_1 is yielded, and none of fwe, which `coded_lines` makes.
 
     Args:
-        start: number of earlier facts of vt, which decides how many hops the next fact has.
+        start: number of vt facts that were made earlier, which decides how many hops the next vt fact has.
     """
     match kind:
         case "lines":
@@ -76,11 +83,13 @@ def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator
 
 
 def coded_lines(seed: int, words: Sequence[str], wording: Wording, count: int) -> tuple[list[str], Fact]:
-    """`count` lines of coded words whose frequencies fall with the square of their rank, and the fact about them.
+    """Make `count` lines of coded words, and the fact about these words.
+
+    A word's frequency is inversely proportional to the square of its rank.
 
     Args:
-        seed: seed of the words' order.
-        words: coded words, the most frequent first; only dots are more frequent.
+        seed: the seed that decides the order of the words.
+        words: the coded words, from the most to the least frequent; only dots are even more frequent.
         count: number of lines, at least `LEAST_CODED_LINES`.
     """
     total = _CODED_WORDS * count
@@ -99,15 +108,15 @@ def coded_lines(seed: int, words: Sequence[str], wording: Wording, count: int) -
 
 
 def haystack_sort(kind: str) -> Sort:
-    """The sort of lines among which facts of a kind are hidden: lines like the fact's own, or noise."""
+    """Return the type of the lines among which facts of a kind are hidden: the facts' own type, or noise."""
     return _HAYSTACKS.get(kind, "noise")
 
 
 def haystack(sort: Sort, draws: Draws, wording: Wording, *, invented: bool) -> Iterator[str]:
-    """Yield, without end, lines that are not asked about.
+    """Yield an endless stream of lines that no question asks about.
 
     Args:
-        invented: whether every other sentence of noise consists of invented words.
+        invented: whether every second sentence of noise consists of invented words.
     """
     make: dict[Sort, Callable[[], str]] = {
         "line": lambda: draws.line().text,

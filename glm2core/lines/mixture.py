@@ -1,4 +1,4 @@
-"""Builds a record with facts of several kinds among other lines, each fact at a known place."""
+"""Builds a record in which facts of several kinds stand among other lines, each fact at a known place."""
 
 import itertools
 import random
@@ -10,17 +10,17 @@ from glm2core.lines.draws import Draws
 from glm2core.lines.facts import LEAST_CODED_LINES, Fact, Sort, coded_lines, haystack, haystack_sort
 from glm2core.lines.wordings import Wording
 
-_CODED = 64  # maximum words; the last of them appears once in 2,600 lines
-_SAMPLE = 16  # lines of a sort from which its line length is estimated
+_CODED = 64  # largest number of coded words; the rarest word appears once in 2,600 lines
+_SAMPLE = 16  # number of lines from which the line length of a type is estimated
 
 
 @dataclass(frozen=True)
 class AskedFact:
-    """A fact of a record.
+    """A fact in a record, and its place.
 
     Args:
-        depth: where the fact's line is, 0 = at the record's start; None if the answer has several parts.
-        candidates: number of lines in the record that are of the fact's sort; for fwe, number of coded words.
+        depth: the place of the fact's line, from 0 (the record's start) to 1; None if the answer has several parts.
+        candidates: number of lines in the record that are of the same type as the fact; for fwe, number of coded words.
     """
 
     fact: Fact
@@ -29,11 +29,11 @@ class AskedFact:
 
 
 class Mixture:
-    """Facts at known places, and other lines that fill the record.
+    """A record, which consists of facts at known places and of other lines that fill it.
 
     Args:
-        asked: facts, each with a place in [0, 1) for each of its lines, in ascending order.
-        kinds: kinds whose haystacks fill the record, each with about the same number of characters.
+        asked: the facts, each with the places of its lines in [0, 1), in ascending order.
+        kinds: the kinds whose haystacks fill the record, each with about the same number of characters.
         invented: whether half of the noise consists of invented words.
     """
 
@@ -64,11 +64,11 @@ class Mixture:
         self._shares = {sort: 1 / length / inverse for sort, length in lengths.items()}
 
     def text(self, count: int) -> str:
-        """The text of the record with `count` filling lines; it ends in an empty line."""
+        """Return the record's text with `count` filling lines. The text ends with an empty line."""
         return self._joined(line for _, _, line in self._lines(count)[0])
 
     def record(self, count: int) -> tuple[str, list[AskedFact]]:
-        """The text with `count` filling lines, and its facts in order; the fact about coded words is last."""
+        """Return the text with `count` filling lines, and the record's facts; a fact about coded words comes last."""
         lines, coded = self._lines(count)
         place_of = {line: (number + 0.5) / len(lines) for number, (_, _, line) in enumerate(lines)}
         sorts = Counter(sort for _, sort, _ in lines)
@@ -83,7 +83,7 @@ class Mixture:
         return self._wording.header + "".join(f"{line}\n" for line in lines) + "\n"
 
     def _lines(self, count: int) -> tuple[list[tuple[float, Sort, str]], list[Fact]]:
-        """(place, sort, text) of every line in order, and the question about coded words."""
+        """Return each line's (place, type, text) in order, and the fact about coded words, if there is one."""
         lines: list[tuple[float, Sort, str]] = [
             (place, fact.sort, line)
             for fact, places in self._asked
@@ -107,7 +107,10 @@ class Mixture:
 
 
 def places(rng: random.Random, fact: Fact, row: int = 0, rows: int = 1) -> list[float]:
-    """Places for a fact's lines, in ascending order: in part `row` of `rows` if the answer is single, else anywhere."""
+    """Draw places for a fact's lines, in ascending order.
+
+    If the answer has only one part, the places lie in part `row` of `rows` equal parts; otherwise they lie anywhere.
+    """
     if len(fact.references) == 1:
         return sorted((row + rng.random()) / rows for _ in fact.lines)
     return sorted(rng.random() for _ in fact.lines)

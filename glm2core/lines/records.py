@@ -1,7 +1,7 @@
 """Makes records of lines and questions about them, for training and for measuring retrieval.
 
-The wording of record and question is exactly that of LongEval's `lines` task (DachengLi1/LongChat,
-`longeval/`, Apache-2.0), so that results compare with the published ones.
+Records and questions are worded exactly as in LongEval's `lines` task (DachengLi1/LongChat, `longeval/`,
+Apache-2.0), so that results can be compared with published results.
 """
 
 import itertools
@@ -29,7 +29,7 @@ _SAMPLE = 32  # lines for a first estimate of their cost
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a record: the key is `adjective-noun`."""
+    """One line of a record. Its key is `adjective-noun`."""
 
     adjective: str
     noun: str
@@ -45,31 +45,33 @@ class Line:
 
 
 def record_text(lines: Sequence[Line]) -> str:
-    """The header and the record, up to where the first question starts; the text ends in an empty line."""
+    """Return the text in front of the first question: the header, the record and an empty line."""
     return HEADER + "".join(f"{line.text}\n" for line in lines) + "\n"
 
 
 def question_text(key: str) -> str:
-    """A question after the record; `RECORD_OVER` goes before the first question. The last space is LongEval's."""
+    """Return a question about the record. `RECORD_OVER` precedes the first one. The space at the end is LongEval's."""
     return f"Tell me what is the <REGISTER_CONTENT> in line {key}? I need the number. "
 
 
 def answer_text(line: Line) -> str:
-    """The answer is the whole line: small models learn to copy a line long before they learn to name only the number.
+    """Return the expected answer, which is the whole line.
 
-    LongEval's scorer reads the last integer, so a line counts like a bare number.
+    Small models learn to copy a line long before they learn to name only the number. LongEval's scorer reads the last
+    integer of an answer, so it scores a line like a bare number.
     """
     return line.text
 
 
 def generate_conversations(spec: GeneratedLines) -> Iterator[list[dict[str, str]]]:
-    """Yield conversations with training words: a record and its first question, the answer, the next question, ...
+    """Yield conversations with training words.
 
-    A record shorter than `spec.questions` gets one question per line. Conversation `i` depends only on
-    the seed and `i`.
+    The first message contains a record and the first question. Then answers and questions alternate.
+    A record with fewer lines than `spec.questions` gets one question per line. Conversation `i` depends
+    only on the seed and `i`.
 
     Yields:
-        Messages `{"role": "user" | "assistant", "content": text}`, ending with an answer.
+        Messages `{"role": "user" | "assistant", "content": text}`, of which the last one is an answer.
     """
     words = pool("training")
     for index in range(spec.conversations):
@@ -79,16 +81,16 @@ def generate_conversations(spec: GeneratedLines) -> Iterator[list[dict[str, str]
 def make_record(
     rng: random.Random, tokens: int, count_tokens: Callable[[str], int], words: Pool | None = None
 ) -> list[Line]:
-    """As many lines, all with different keys, as fit into `tokens` together with the header.
+    """Draw as many lines as fit into `tokens` together with the header. All lines have different keys.
 
     Args:
-        rng: Decides keys, values and order.
-        tokens: Budget for `record_text`.
-        count_tokens: Counts the tokens of a text. Called a few times on the whole record, whatever its length.
-        words: Source of keys and values; the evaluation pool by default.
+        rng: draws the keys, the values and their order.
+        tokens: the largest number of tokens that `record_text` of the lines may have.
+        count_tokens: a function that counts a text's tokens, and that is called only a few times per record.
+        words: the source of keys and values; None = the evaluation pool.
 
     Returns:
-        The lines; none if not even one fits.
+        The lines. The list is empty if not even one line fits.
     """
     stream = _different_lines(rng, words or pool("evaluation"))
     drawn: list[Line] = []
@@ -101,9 +103,9 @@ def make_record(
 
 
 def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
-    """How many pieces fit into `budget` tokens, if each piece costs about the same.
+    """Return how many pieces fit into `budget` tokens, if all pieces have about the same number of tokens.
 
-    The result is the largest number that fits, or one or two less. `tokens_of` is called only a few times.
+    The result is the largest number that fits, or smaller by one or two. `tokens_of` is called only a few times.
     """
     empty = tokens_of(0)
     cost = (tokens_of(_SAMPLE) - empty) / _SAMPLE
@@ -117,10 +119,10 @@ def largest_fitting(tokens_of: Callable[[int], int], budget: int) -> int:
 
 
 def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool = False) -> list[Line]:
-    """`count` lines with different keys; with `hard_negatives`, lines share words and first digits with each other.
+    """Draw `count` lines with different keys; with `hard_negatives`, the lines share words and first digits.
 
-    A long record has many lines that share a word or some digits with the line that is asked for;
-    hard negatives give a short record such lines.
+    In a long record, many lines share a word or some digits with the line that a question asks for.
+    Hard negatives give a short record such lines, too.
     """
     adjectives, nouns = words.adjectives, words.nouns
     if hard_negatives:
@@ -135,7 +137,7 @@ def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool
 
 
 def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
-    """Values around a few stems of four digits: the stem itself, with a fifth digit, or with another last digit."""
+    """Draw values like a few four-digit stems: the stem itself, with a fifth digit, or with a different last digit."""
     known = frozenset(words.values)
     values: list[int] = []
     for stem in rng.sample(range(1000, LARGEST_VALUE // 10), math.ceil(count / _LINES_A_STEM)):
@@ -146,14 +148,15 @@ def _values_alike(rng: random.Random, count: int, words: Pool) -> list[int]:
 
 
 def parse_record(text: str) -> list[Line]:
-    """The lines in the text of a record in LongEval's form; LongEval's words may have a space or a hyphen."""
+    """Parse the lines of a record in LongEval's form. LongEval's words may contain a space or a hyphen."""
     return [Line(adjective, noun, int(value)) for adjective, noun, value in _LINE.findall(text)]
 
 
 def colliding(lines: Sequence[Line]) -> list[bool]:
-    """For each line, whether another line of the record shares its adjective or its noun.
+    """Return, for each line, whether a different line of the record contains the same adjective or noun.
 
-    Wrong answers for colliding keys mean that keys are confused; for distinct keys, that positions are lost.
+    Wrong answers about colliding keys mean that the model confuses keys. Wrong answers about distinct keys mean that
+    the model loses positions.
     """
     adjectives = Counter(line.adjective for line in lines)
     nouns = Counter(line.noun for line in lines)
@@ -170,7 +173,7 @@ def _different_lines(rng: random.Random, words: Pool) -> Iterator[Line]:
 
 
 def conversation(rng: random.Random, spec: GeneratedLines, words: Pool) -> list[dict[str, str]]:
-    """One conversation of `generate_conversations`, drawn with `rng`."""
+    """Draw one conversation of `generate_conversations` with `rng`."""
     count = rng.choice(spec.lines)
     hard = rng.random() < spec.hard_negatives
     repeated = rng.random() < spec.repeats

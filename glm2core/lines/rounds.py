@@ -1,4 +1,4 @@
-"""Makes training conversations: a record of facts of one or several kinds, and several questions about it."""
+"""Makes training conversations, each with a record of facts of one or several kinds and questions about the record."""
 
 import random
 import re
@@ -15,8 +15,8 @@ from glm2core.params import GeneratedLines
 
 _LETTERS = re.compile(r"REGISTER_CONTENT|[a-z ]")
 _LINE = 25.0  # `_size` of a line of kind lines
-_OF_A_ROUND = 2  # length of a question with its answer, in such lines
-_OF_THE_RECORD = 0.75  # maximum share of facts
+_OF_A_ROUND = 2  # length of a question with its answer, measured in such lines
+_OF_THE_RECORD = 0.75  # largest share that facts take of a record
 _SAMPLE = 16
 _INVENTED_WORDINGS = 0.5  # share of the records
 
@@ -24,13 +24,14 @@ Messages = list[dict[str, str]]
 
 
 def conversations(spec: GeneratedLines) -> Iterator[Messages]:
-    """Yield conversations with training words; each has kinds drawn from `spec.kinds` and at least one question.
+    """Yield conversations with training words, each about facts of kinds that are drawn from `spec.kinds`.
 
-    `spec.lines` and `spec.questions` set the length of a record and of its rounds, measured in lines and rounds of the
-    kind `lines`: if lines are longer, there are fewer facts. Conversation `i` depends only on the seed and `i`.
+    `spec.lines` sets the length of a record, and `spec.questions` sets the length of all its rounds. Both lengths are
+    measured in lines and rounds of the kind `lines`, so kinds with longer lines get fewer facts. Each conversation
+    contains at least one question. Conversation `i` depends only on the seed and `i`.
 
     Yields:
-        Messages `{"role": "user" | "assistant", "content": text}`, ending with an answer.
+        Messages `{"role": "user" | "assistant", "content": text}`, of which the last one is an answer.
     """
     if set(spec.kinds) == {"lines"}:
         yield from generate_conversations(spec)
@@ -70,7 +71,7 @@ def _mixed(rng: random.Random, spec: GeneratedLines, kinds: Sequence[str]) -> Me
 
 
 def _facts(draws: Draws, spec: GeneratedLines, room: float, streams: list[Iterator[Fact]]) -> list[Fact]:
-    """Facts of each kind in turn, until the record or the rounds are full; at least one fact, if a kind has any."""
+    """Take facts of each kind in turn until the record or the rounds are full, but at least one fact if one exists."""
     record, rounds = _OF_THE_RECORD * room, spec.questions * _OF_A_ROUND * _LINE
     taken: list[Fact] = []
     while streams:
@@ -88,6 +89,6 @@ def _facts(draws: Draws, spec: GeneratedLines, room: float, streams: list[Iterat
 
 
 def _size(text: str) -> float:
-    """About how many tokens a text has with a small tokenizer: two lower-case letters or spaces count as one."""
+    """Estimate a text's tokens with a small tokenizer, in which two lower-case letters or spaces count as one token."""
     halves, count = _LETTERS.subn("", text)
     return len(halves) + count / 2

@@ -1,7 +1,8 @@
-"""The wordings of facts and questions of RULER's kinds: one wording for evaluation, others for training.
+"""Wordings for the facts and questions of RULER's kinds: one wording for evaluation, and others for training.
 
-They have RULER's structure (Hsieh et al. 2024, arXiv:2404.06654) in this project's own words. A wording has a template
-for each sort of line and of question; `{key}`, `{value}` and other names in braces are filled in.
+The wordings follow RULER's structure (Hsieh et al. 2024, arXiv:2404.06654) in this project's own words. A wording
+contains a template for each type of line and each type of question. Names in braces, such as `{key}` and `{value}`,
+are filled in.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wording:
-    """Templates for the lines and questions of a record; those whose names end in `question` are for questions.
+    """Templates for the lines and questions of a record. The names of templates for questions end in `question`.
 
     Args:
         header: the text in front of the record.
-        hidden: the line that is the only one of its sort (niah_single_1).
+        hidden: the only line of its type in a record (niah_single_1).
         number: a line with a key and its number (niah_multikey_2, niah_multivalue, niah_multiquery).
         token: a line with two uuids, the key and its value (niah_multikey_3).
         set_value, set_name: lines with assignments (vt).
@@ -166,12 +167,14 @@ TRAINING = (
 
 
 def invented_wording(words: Callable[[int, int], str]) -> Wording:
-    """A meaningless wording, in which, as in every wording, the lines of a sort differ only in their content.
+    """Make a meaningless wording. As in every wording, lines of the same type differ only in their content.
 
-    A network that was trained on only a few wordings repeats these instead of the line that is asked for.
+    A network that was trained on only a few wordings repeats these wordings instead of the line that a question asks
+    for.
 
     Args:
-        words: (fewest, most) -> invented words, separated by spaces; their number is drawn between the two.
+        words: a function (fewest, most) that returns invented words, separated by spaces; the number of words is drawn
+            between these two limits.
     """
     question = words(1, 4).capitalize()
     asked = {name: f"{question} {{{name}}}?" for name in ("key", "keys", "value")}

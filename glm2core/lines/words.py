@@ -1,9 +1,9 @@
 """Invented words and numbers for retrieval tasks, split so that no evaluation word or value is ever trained on.
 
-The words are built from syllables and English endings: a tokenizer splits them like English, but they are from no
-existing list. Half of the training words are letters and parts of words in any order instead: real words combine pieces
-of the tokenizer in ways that syllables never do, and a network that has learned which piece follows which repeats keys
-of real words wrongly.
+The words are built from syllables and English endings. A tokenizer splits them like English words, but they come from
+no existing list. Half of the training words instead consist of letters and parts of words in any order, because real
+words combine the tokenizer's pieces in ways that syllables never do. From syllables alone, a network would learn which
+piece follows which, and would then copy keys made of real words wrongly.
 """
 
 import functools
@@ -28,12 +28,12 @@ _NUCLEI = tuple("a a a e e e i i i o o u ai ea ee io oa ou".split())
 _CODAS = tuple("b ck ct d ff g l ld ll lt m mp n nd ng nk nt p r rd rk rm rn rt s sh sk ss st t tch th x".split())
 _ADJECTIVE_ENDINGS = ("able", "al", "ant", "ed", "ful", "ible", "ic", "ing", "ish", "ive", "less", "ly", "ous", "y", "")
 _NOUN_ENDINGS = ("age", "ance", "er", "hood", "ist", "ity", "ment", "ness", "or", "ship", "tion", "ture", "", "", "")
-# A single letter is as likely as a longer part: half of LongEval's pieces are single letters to models/base
+# A single letter is as likely as a longer part: half of models/base's pieces of LongEval's words are single letters
 _PARTS = (*string.ascii_lowercase * 4, *_ONSETS, *_NUCLEI, *_CODAS, *_ADJECTIVE_ENDINGS[:-1], *_NOUN_ENDINGS[:-3])
 _PARTS_A_WORD = (2, 3, 4, 5, 6, 7)
 _LOOSE_SHARE = 0.5  # of the training words
 _HYPHENATED = 0.04  # share of nouns with two words, as in LongEval's lists
-_LOOSELY_HYPHENATED = 0.15  # more: a key with two hyphens is harder to copy
+_LOOSELY_HYPHENATED = 0.15  # more than LongEval, because a key with two hyphens is harder to copy
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Pool:
 
 @functools.cache
 def pool(split: Split) -> Pool:
-    """The words and values of a split: 8,000 x 8,000 words for training, 4,000 x 4,000 for evaluation.
+    """Return a split's words and values: 8,000 adjectives and 8,000 nouns for training, 4,000 of each for evaluation.
 
-    A hash decides the split of each word and value, so the two splits never overlap, whatever the seeds.
+    A hash of each word and value decides its split, so the two splits never overlap, whatever the seeds are.
     """
     loose = _LOOSE_SHARE if split == "training" else 0.0
     return Pool(
@@ -71,15 +71,15 @@ def _words(split: Split, kind: str, build: Callable[[random.Random], str], loose
 
 
 def split_of(text: str) -> Split:
-    """The split to which a word, a number or a name belongs, as decided by its hash."""
+    """Return the split of a word, a number or a name, which its hash decides."""
     first = hashlib.sha256(text.encode()).digest()[0]
     return "evaluation" if first < _HELD_OUT_SHARE * 256 else "training"
 
 
 def _loose(rng: random.Random) -> str:
-    """A word of letters and parts of words in any order, some twice, sometimes with a hyphen between them.
+    """Make a word from letters and parts of words in any order. Some parts occur twice, and some words have a hyphen.
 
-    The next piece of such a key can't be guessed, nor found from the last piece alone: it must be looked up.
+    The next piece of such a key can't be guessed, not even from the last piece, so a model must look it up.
     """
     count = rng.choice(_PARTS_A_WORD)
     parts = rng.choices(rng.sample(_PARTS, count), k=count)

@@ -1,7 +1,8 @@
 """The files of an adapter's folder: this project's base.json and peft's adapter_config.json.
 
-Only what this project writes is read from peft's file: plain LoRA on linears given by name, or a prefix. Options that
-compute something else are refused, as are regular expressions; all other keys are never passed to peft.
+From peft's file, only what this project writes is read, which is plain LoRA on linear layers listed by name, or a
+prefix. Options that change the computation are rejected, and so are regular expressions. No other key is passed to
+peft.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ ADAPTER_FILE = "adapter_config.json"
 BASE_FILE = "base.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "prompt_embeddings"
-# peft's options that change the computation, and below the values with which they don't.
+# peft's options that change the computation, unless they have one of the values in `_OFF`.
 _OPTIONS = (
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -58,7 +59,7 @@ class BaseReference(ModelFile):
         fingerprint: fingerprint of the base's weights and config.
         bits: bits per quantized weight; null = not quantized.
         family: as in `load_model`.
-        rope: scaling on top of the base's own config; null = none.
+        rope: scaling of positions in addition to the base's own config; null = none.
     """
 
     path: Annotated[str, Field(min_length=1, max_length=4096)] | None
@@ -95,7 +96,7 @@ class AdapterFile(ModelFile):
         found = [key for key in _OPTIONS if isinstance(values, dict) and values.get(key) not in _OFF]
         if found:
             raise ValueError(
-                f"{', '.join(found)} must not be set: only what train.method lora and qlora write is supported"
+                f"{', '.join(found)} must not be set, because only what train.method lora and qlora write is supported"
             )
         return values
 
@@ -103,7 +104,7 @@ class AdapterFile(ModelFile):
     def _whole(self) -> Self:
         needed = "target_modules" if self.peft_type == "LORA" else "num_virtual_tokens"
         if getattr(self, needed) is None:
-            raise ValueError(f"{needed} must be set with peft_type {self.peft_type}")
+            raise ValueError(f"{needed} must be set if peft_type is {self.peft_type}")
         return self
 
     @property
@@ -113,7 +114,7 @@ class AdapterFile(ModelFile):
 
     @property
     def lora(self) -> LoraParams:
-        """The params of a LoRA."""
+        """The params of a LoRA adapter."""
         assert self.target_modules is not None
         return LoraParams(
             rank=self.r,
@@ -125,7 +126,7 @@ class AdapterFile(ModelFile):
 
     @property
     def prefix(self) -> PrefixParams:
-        """The params of a prefix."""
+        """The params of a P-tuning prefix."""
         assert self.num_virtual_tokens is not None
         return PrefixParams(length=self.num_virtual_tokens)
 
@@ -140,7 +141,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     """Read adapter_config.json.
 
     Raises:
-        UserError: there is none, or one that this project would not write.
+        UserError: the file is missing, or contains something that this project would not write.
     """
     found = read_model_file(folder / ADAPTER_FILE, AdapterFile)
     if found is None:
@@ -152,29 +153,32 @@ def read_reference(folder: Path) -> BaseReference:
     """Read base.json.
 
     Raises:
-        UserError: there is none, or an invalid one.
+        UserError: the file is missing or invalid.
     """
     found = read_model_file(folder / BASE_FILE, BaseReference)
     if found is None:
         raise UserError(
-            f"{folder} holds an adapter but no {BASE_FILE}, so its base is unknown. Tune it with this pipeline, "
-            "or merge it into its base elsewhere and name the merged folder."
+            f"{folder} holds an adapter but no {BASE_FILE}, so its base is unknown. Tune an adapter with "
+            "this pipeline, or merge this adapter into its base with a different tool and name the merged folder."
         )
     return found
 
 
 def adapter_weights(folder: Path, adapter: AdapterFile, network: PreTrainedModel) -> dict[str, Tensor]:
-    """An adapter's tensors, checked as strictly as a network's.
+    """Return an adapter's tensors, after checking them as strictly as a network's tensors.
 
     Args:
         network: the base, quantized or not.
 
     Raises:
-        UserError: there are no weights, or a tensor is missing, unexpected or misshapen, or holds NaN.
+        UserError: there are no weights; or a tensor is missing, is unexpected, has the wrong shape or holds NaN.
     """
     file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if file is None:
-        raise UserError(f"{folder} holds an adapter without its weights: no {' or '.join(_WEIGHTS)}. Copy them there.")
+        raise UserError(
+            f"{folder} holds an adapter without its weights: there is no {' or '.join(_WEIGHTS)}. Copy the weights to "
+            "this folder."
+        )
     weights = mapped_weights([file])
     expected = (
         _lora_shapes(adapter.lora, network)

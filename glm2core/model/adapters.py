@@ -1,7 +1,7 @@
-"""Save and load adapters in peft's format, tied to the base they were trained on; and load any tuned folder.
+"""Save and load adapters in peft's format, each tied to the base on which it was trained; load any tuned folder.
 
 models/tuned/
-    adapter_config.json, adapter_model.safetensors      peft's own
+    adapter_config.json, adapter_model.safetensors      peft's own files
     base.json       the base's path and fingerprint, its RoPE scaling, bits and family
     base/           only if the base was made from scratch and so exists nowhere else
 """
@@ -51,7 +51,7 @@ def reference_to(
     family: Literal["auto", "chatglm2", "chatglm3"] = "auto",
     rope: RopeScaling | None = None,
 ) -> BaseReference:
-    """Describe the base in `folder`; `own` = the base will be saved beside the adapter."""
+    """Describe the base in `folder`; `own` says whether the base will be saved beside the adapter."""
     path = None if own else _against_root(folder)
     return BaseReference(path=path, fingerprint=fingerprint(folder), bits=bits, family=family, rope=rope)
 
@@ -60,8 +60,9 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
     """Freeze `model` (quantized or not) and add an adapter with fp32 weights."""
     if method == "ptuning" and model.config.pre_seq_len:
         raise UserError(
-            f"train.method is ptuning, but the base already has a P-tuning prefix of {model.config.pre_seq_len}, which "
-            "a new one would replace. Use the base without it, or set train.method to full or lora."
+            f"train.method is ptuning, but the base already has a P-tuning prefix of {model.config.pre_seq_len} "
+            "tokens, which a new prefix would replace. Use the base without its prefix, or set train.method to full "
+            "or lora."
         )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -73,9 +74,10 @@ def adapt(model: PreTrainedModel, method: str, lora: LoraParams, prefix: PrefixP
 
 
 def multiplies_in_half(method: str, dtype: torch.dtype, device: str) -> bool:
-    """Whether peft's layers (a dropout above 0) multiply an adapter's fp32 weights in `dtype`.
+    """Whether peft's layers, which are used if the dropout is above 0, multiply an adapter's fp32 weights in `dtype`.
 
-    They do on a GPU, where fp32 products are many times slower; lora.py's layers always use their input's dtype.
+    These layers do so on a GPU, where matrix multiplications in fp32 are many times slower. lora.py's layers always
+    use the dtype of their input.
     """
     computes = computes_in(dtype, torch.device(device))
     return method in ("lora", "qlora") and dtype.itemsize == 2 and device == "cuda" and computes
@@ -90,7 +92,7 @@ def load_base(
     quantized: bool = True,
     notice: Notice = print,
 ) -> PreTrainedModel:
-    """Load the base as the adapter's base.json describes it, quantized before an adapter is added."""
+    """Load the base as the adapter's base.json describes it; the base is quantized before an adapter is added."""
     return load_model(
         folder,
         dtype=dtype,
@@ -103,13 +105,13 @@ def load_base(
 
 
 def attach_prefix_length(model: PreTrainedModel, config: PeftConfig) -> None:
-    """Tell the network about a P-tuning prefix, which takes up no positions although peft counts it."""
+    """Tell the network the length of a P-tuning prefix, which takes up no positions although peft counts it."""
     if isinstance(config, PrefixTuningConfig):
         model.config.pre_seq_len = config.num_virtual_tokens
 
 
 def save_adapter(model: PeftModel, folder: Path, reference: BaseReference, base: Path) -> None:
-    """Write an adapter, and beside it its base if the base was made from scratch."""
+    """Write an adapter and, if its base was made from scratch, a copy of the base beside it."""
     config = model.peft_config["default"]
     config.base_model_name_or_path = reference.path or _OWN_BASE
     model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -128,16 +130,17 @@ def load_tuned(
     base: Path | None = None,
     notice: Notice = print,
 ) -> PreTrainedModel | PeftModel:
-    """Load the network of a tuned folder in eval mode: full weights, or an adapter on its base.
+    """Load the network of a tuned folder in eval mode, from full weights or from an adapter and its base.
 
     Args:
         folder: `models/tuned`, or any folder that `load_model` reads.
-        base: folder of the base: of an adapter's, if it was moved (with the same weights), or of the network that a
-            released P-tuning prefix lacks; None = as in base.json.
-        quantized: False loads the base of a quantized adapter in `dtype` (to merge and export).
+        base: folder of an adapter's base if the base was moved (its weights must be the same), or folder of the network
+            that belongs to a released P-tuning prefix; None = the path in base.json.
+        quantized: whether a base that was quantized for training is quantized again; False = it is loaded in `dtype`
+            (to merge and export).
 
     Raises:
-        UserError: the base is missing, or isn't the one the adapter was trained on; or tensors don't fit.
+        UserError: the base is missing, the adapter was trained on a different base, or tensors don't fit.
     """
     if not is_adapter(folder):
         return load_model(folder, dtype=dtype, device=device, base=base, notice=notice)
@@ -147,7 +150,7 @@ def load_tuned(
     config = _prefix_config(model, adapter.prefix) if adapter.method == "ptuning" else _lora_config(adapter.lora)
     config.inference_mode = True
     attach_prefix_length(model, config)
-    # Values and tensors, not the folder: peft would ask the hub for missing files
+    # peft gets values and tensors, not the folder, because it would ask the hub for missing files
     adapted = PeftModelForCausalLM(model, config)
     set_peft_model_state_dict(adapted, weights)
     add_in_one_function(adapted)
@@ -155,13 +158,13 @@ def load_tuned(
 
 
 def base_of(folder: Path, base: Path | None = None) -> tuple[Path, BaseReference] | None:
-    """The folder of an adapter's base and the adapter's reference to it; None for full weights.
+    """Return the folder of an adapter's base and the adapter's reference to this base; None for full weights.
 
     Args:
         base: new place of the base, if it was moved.
 
     Raises:
-        UserError: the base is missing, or isn't the one the adapter was trained on.
+        UserError: the base is missing, or the adapter was trained on a different base.
     """
     return _checked_base(folder, base) if is_adapter(folder) else None
 
@@ -178,7 +181,8 @@ def base_folder(folder: Path, base: Path | None = None) -> Path | None:
 def is_base_inside(folder: Path) -> bool:
     """Whether a folder's network equals its unchanged base once the adapter is switched off.
 
-    True for LoRA without an added RoPE scaling; a P-tuning prefix still affects how positions are counted.
+    This is true for LoRA without an added RoPE scaling. With a P-tuning prefix it is false, because the prefix's length
+    still affects how positions are counted.
 
     Raises:
         UserError: the folder holds an adapter but no `base.json`.
@@ -187,7 +191,7 @@ def is_base_inside(folder: Path) -> bool:
 
 
 def network_parameters(folder: Path, base: Path | None = None) -> int:
-    """Number of parameters of the network that `load_tuned` would load, not counting an adapter's.
+    """Number of parameters in the network that `load_tuned` would load, without the parameters of an adapter.
 
     Raises:
         UserError: there is no config.json, or an adapter's base is missing.
@@ -212,7 +216,7 @@ def _lora_config(lora: LoraParams) -> LoraConfig:
 
 
 def _prefix_config(model: PreTrainedModel, prefix: PrefixParams) -> PrefixTuningConfig:
-    # Sizes are given explicitly: peft would read keys that have other names in this family's config.
+    # Sizes are given explicitly, because peft would look for keys that have different names in this family's config.
     config = model.config
     return PrefixTuningConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -249,7 +253,7 @@ def _require_base(folder: Path, base: Path, reference: BaseReference) -> None:
     if not base.is_dir():
         raise UserError(
             f"{folder} is an adapter on {printable(str(reference.path or _OWN_BASE))}, but {printable(str(base))} does "
-            "not exist. Put the base weights there, name the folder that holds them with --base, or run the pipeline "
+            "not exist. Put the base weights into that folder, name their folder with --base, or run the pipeline "
             "again."
         )
 
@@ -259,12 +263,12 @@ def _require_same_base(folder: Path, base: Path, reference: BaseReference) -> No
     found = fingerprint(base)
     if found != reference.fingerprint:
         raise UserError(
-            f"{folder} was trained on another base: {base} has the fingerprint {found[:12]}, "
-            f"the adapter's base had {reference.fingerprint[:12]}. Restore those weights, or tune again on these."
+            f"{folder} was trained on a different base: its base has the fingerprint {reference.fingerprint[:12]}, but "
+            f"{base} has the fingerprint {found[:12]}. Restore the adapter's base, or tune again on the present base."
         )
 
 
 def _against_root(folder: Path) -> str:
-    """The path to store: relative if inside the project, so that the project can be moved."""
+    """The path to store; it is relative if the folder is inside the project, so that the project can be moved."""
     absolute, root = folder.resolve(), project_root()
     return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()

@@ -1,8 +1,8 @@
 """Causal grouped-query attention with the fastest kernel for each case.
 
-transformers' `sdpa` function expands keys and values to all query heads whenever there is a mask, and
-needs a mask for every later chunk of a long prompt. On the CPU this file needs neither;
-`python -m benchmarks.attention` measures the gain of each choice.
+transformers' `sdpa` function expands keys and values to all query heads whenever there is a mask, and it needs a mask
+for every chunk of a long prompt except the first. On the CPU, the functions in this file need neither the expansion nor
+this mask. `python -m benchmarks.attention` measures the gain from each choice.
 
 Shapes: `B` batch, `T` query tokens, `K` keys, `H` query heads, `G` key/value heads, `D` channels per head.
 """
@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from glm2core.hardware import product_dtype
 from glm2core.model.attention_kernels import chosen_kernel
 
-# Rows of scores per product in `_Blocks`: few enough for a core's cache, enough for fast products.
+# Rows of scores per matrix multiplication in `_Blocks`: few enough to fit a core's cache, but enough to be fast.
 _TRAINING_ROWS, _READING_ROWS = 256, 512
 _SHAPES = 32
 
@@ -35,14 +35,14 @@ def attention(
     implementation: str,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute causal attention; causal by index: query t sees keys up to K - T + t.
+    """Compute attention that is causal by index, which means that query t sees keys up to K - T + t.
 
     Args:
-        module: has the attribute `num_key_value_groups`, H / G, which transformers' functions read.
+        module: a module with the attribute `num_key_value_groups` (H / G), which transformers' functions read.
         query: [B, H, T, D].
         key, value: [B, G, K, D].
-        attention_mask: in the implementation's format; None = causal, without padded keys.
-        implementation: sdpa, eager, or any other known to transformers.
+        attention_mask: a mask in the format of the implementation; None = causal attention without padded keys.
+        implementation: sdpa, eager, or any other name that transformers knows.
 
     Returns:
         Context [B, T, H, D], and weights [B, H, T, K] if the implementation returns them.
@@ -54,7 +54,7 @@ def attention(
     if implementation == "sdpa" and query.device.type == "cpu":
         return _on_cpu(query, key, value, attention_mask, scaling), None
     if implementation == "sdpa" and attention_mask is None and 1 < query.shape[2] < key.shape[2]:
-        # A later chunk of a prompt: with this bias torch uses the flash kernel, with a mask it would not.
+        # This is a later chunk of a prompt. With this bias torch uses the flash kernel; with a mask it would not.
         bias = causal_lower_right(query.shape[2], key.shape[2])
         context = F.scaled_dot_product_attention(query, key, value, bias, scale=scaling, enable_gqa=True)
         return context.transpose(1, 2), None
@@ -73,16 +73,16 @@ def grouped_attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The attention of `attn_implementation="eager"`, with transformers' arguments; see `_by_products`."""
+    """The attention function for `attn_implementation="eager"`, with transformers' arguments; see `_by_products`."""
     return _by_products(query, key, value, attention_mask, scaling)
 
 
 def _by_products(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention by plain matrix products; keys and values are not expanded.
+    """Compute attention with plain matrix multiplications, without expanding keys and values.
 
-    The query heads of a group are stacked along the tokens, so that one product serves them all.
+    The query heads of a group are stacked along the tokens, so that one matrix multiplication serves them all.
 
     Args:
         mask: additive, [B or 1, 1, T, K] or [T, K]; None = every key is seen.
@@ -122,7 +122,10 @@ def _on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
 
 
 def _next_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """One query token: a group's heads are treated as its tokens, so its keys are read once (up to 12 times faster)."""
+    """Compute attention for one query token, which is up to 12 times faster than in the general case.
+
+    The heads of a group are treated as if they were tokens, so that the group's keys are read only once.
+    """
     batch, heads, _, channels = query.shape
     stacked = query.reshape(batch, key.shape[1], -1, channels)  # [B, G, H / G, D]
     context = F.scaled_dot_product_attention(stacked, key, value, mask, scale=scaling)
@@ -130,11 +133,12 @@ def _next_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
 
 
 def _later_chunk(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """A later chunk of a prompt, without gradients: no T x K mask, and about twice as fast as with one.
+    """Compute attention for a later chunk of a prompt, without gradients.
 
-    Every token sees all earlier chunks, so they need no mask; the chunk itself is plainly causal. The two
-    parts are merged into one softmax by their log-sum-exps (as in ring attention, Liu et al. 2023,
-    arXiv:2310.01889), which torch returns only from the operator itself.
+    It needs no T x K mask and is about twice as fast as with such a mask. Every token sees all earlier chunks, so these
+    need no mask, and within the chunk attention is plainly causal. The two parts are merged into one softmax with their
+    log-sum-exps, as in ring attention (Liu et al. 2023, arXiv:2310.01889). Only torch's operator itself, which is
+    called here, returns the log-sum-exps.
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     before = key.shape[2] - query.shape[2]
@@ -145,10 +149,10 @@ def _later_chunk(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> T
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Causal attention in half precision by `_Blocks`; backward recomputes the scores.
+    """Causal attention in half precision with `_Blocks`; backward recomputes the scores.
 
-    As in Dao et al. 2022 (arXiv:2205.14135) no T x T matrix is kept. The backward of the CPU's flash kernel is
-    slow in half precision: this is 1.8 to 3 times faster up to 256 tokens and 1.3 times at 2,048.
+    As in Dao et al. 2022 (arXiv:2205.14135), no T x T matrix is kept. The backward of the CPU's flash kernel is slow in
+    half precision. This class is 1.8 to 3 times faster for up to 256 tokens, and 1.3 times faster for 2,048 tokens.
     """
 
     @staticmethod
@@ -165,7 +169,7 @@ class _BlockedAttention(torch.autograd.Function):
         blocks = _Blocks(scaled, key, _TRAINING_ROWS)
         gradient = gradient.transpose(1, 2).unflatten(1, (key.shape[1], -1))  # [B, G, H / G, T, D]
         of_query = torch.empty_like(blocks.query)
-        # Sums over all blocks, in fp32 so that no block's contribution is rounded away
+        # These are sums over all blocks, in fp32 so that no block's contribution is rounded away
         of_key, of_value = (torch.zeros(key.shape, dtype=torch.float32) for _ in range(2))
         for block in blocks:
             seen = blocks.seen(block)
@@ -180,8 +184,10 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def _attend(scaled: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
-    """Context [B, T, H, D] of scaled queries [B, H, T, D]; reading 16,384 tokens is 1.4 times faster than with the
-    flash kernel."""
+    """Compute the context [B, T, H, D] of scaled queries [B, H, T, D].
+
+    Reading 16,384 tokens is 1.4 times faster than with the flash kernel.
+    """
     blocks = _Blocks(scaled, key, rows)
     context = torch.empty_like(blocks.query)
     for block in blocks:
@@ -191,21 +197,23 @@ def _attend(scaled: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
 
 
 class _Blocks:
-    """Causal scores by matrix products, for one block of query tokens at a time.
+    """Causal scores from matrix multiplications, for one block of query tokens at a time.
 
-    A block is multiplied with the keys up to its own end, or slightly further, which halves the work. The ends are
-    rounded up because oneDNN keeps a kernel for every shape: a long text then has `_SHAPES` shapes instead of one for
-    each block. The query heads of a group are stacked, so that one product serves them all. Scores and probabilities
-    have one buffer each: new memory for every block would cost as much as a product.
+    A block is multiplied with the keys up to the block's own end, or slightly further, which halves the work. The ends
+    are rounded up because oneDNN keeps a kernel for every shape. With rounded ends, a long text needs only `_SHAPES`
+    shapes instead of one shape for each block. The query heads of a group are stacked, so that one matrix
+    multiplication serves them all. Scores and probabilities have one buffer each, because new memory for every block
+    would cost as much time as a matrix multiplication.
 
-    Scores are stored in half precision, where values near 100 round to 0.5. Softmax ignores a constant per row, so
-    each row is shifted by the token's score with itself before rounding, with one extra channel in the product: heads
-    that attend to a token's neighbours have their largest scores near it. This cuts the error of the context tenfold.
+    Scores are stored in half precision, where values near 100 are rounded to multiples of 0.5. Softmax gives the same
+    result if a constant is subtracted from all scores of a row. So each token's score with itself is subtracted from
+    its row before rounding, by one extra channel in the matrix multiplication. Heads that attend to a token's
+    neighbours have their largest scores close to this value. The shift makes the context's error ten times smaller.
 
     Args:
         query: [B, H, T, D], scaled.
         key: [B, G, T, D].
-        rows: of scores in a block, over all heads of a group.
+        rows: number of rows of scores in a block, over all heads of a group.
     """
 
     def __init__(self, query: Tensor, key: Tensor, rows: int) -> None:
@@ -225,11 +233,11 @@ class _Blocks:
         return (slice(start, min(start + self._size, tokens)) for start in range(0, tokens, self._size))
 
     def seen(self, block: slice) -> slice:
-        """The slice of keys for a block."""
+        """Return the slice of the keys that a block sees."""
         return slice(0, min(self.query.shape[3], math.ceil(block.stop / self._step) * self._step))
 
     def probabilities(self, block: slice) -> Tensor:
-        """Scores of a block's queries over its keys, [B, G, H / G * block, keys]; valid until the next call."""
+        """Return a block's attention weights, [B, G, H / G * block, keys], which are valid until the next call."""
         queries = self._lowered[..., block, :].flatten(2, 3)  # [B, G, H / G * block, D + 1]
         keys = self.seen(block).stop
         size, shape = block.stop - block.start, (*queries.shape[:3], keys)

@@ -26,27 +26,27 @@ def chosen_kernel(device: torch.device) -> AbstractContextManager[None]:
     name = _kernel_of(device) if device.type == "cuda" else None
     if name is None:
         return nullcontext()
-    # The others follow as fallbacks: a kernel refuses shapes that it does not support
+    # The other kernels follow as fallbacks, because a kernel rejects shapes that it does not support
     order = [KERNELS[name], *(kernel for other, kernel in KERNELS.items() if other != name), SDPBackend.MATH]
     context: AbstractContextManager[None] = sdpa_kernel(order, set_priority=True)
     return context
 
 
 def read_table(file: Path = TABLE) -> list[Row]:
-    """Read the table: each row has a capability ("9.0"), a torch version ("2.11") and a kernel, a name in `KERNELS`."""
+    """Read the table; each row contains a capability ("9.0"), a torch version ("2.11") and a name in `KERNELS`."""
     with file.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
 
 def kernel_in(table: list[Row], capability: tuple[int, int], version: str) -> str | None:
-    """The kernel for a GPU of this compute capability, measured with the newest torch up to `version`."""
+    """The kernel for a GPU of this compute capability, according to the newest measurement with torch <= `version`."""
     name, now = "{}.{}".format(*capability), _numbers(version)
     rows = [row for row in table if row["capability"] == name and _numbers(row["torch"]) <= now]
     return max(rows, key=lambda row: _numbers(row["torch"]))["kernel"] if rows else None
 
 
 def with_row(table: list[Row], capability: tuple[int, int], version: str, kernel: str) -> list[Row]:
-    """The table with this measurement added, sorted; an older one of the same GPU and torch is replaced."""
+    """Add a measurement to a sorted table; an older measurement with the same kind of GPU and torch is replaced."""
     row = {"capability": "{}.{}".format(*capability), "torch": "{}.{}".format(*_numbers(version)), "kernel": kernel}
     others = [other for other in table if (other["capability"], other["torch"]) != (row["capability"], row["torch"])]
     return sorted([*others, row], key=lambda r: (_numbers(r["capability"]), _numbers(r["torch"])))
@@ -66,7 +66,7 @@ def _kernel_of(device: torch.device) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, int]:
-    """Major and minor of a version such as 2.11.0+cu130."""
+    """Major and minor number of a version such as 2.11.0+cu130."""
     found = re.match(r"(\d+)\.(\d+)", version)
     assert found is not None
     return int(found[1]), int(found[2])

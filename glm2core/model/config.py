@@ -25,7 +25,7 @@ _FIXED_SWITCHES: dict[str, Any] = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
 }
-# Released keys without effect on the computation, or about remote code, which is never run.
+# Released keys that do not affect the computation, or that concern remote code, which is never run.
 _DROPPED = (
     "apply_query_key_layer_scaling",
     "attention_softmax_in_fp32",
@@ -46,20 +46,21 @@ class ChatGLM2Config(PreTrainedConfig):
         num_layers: number of blocks.
         padded_vocab_size: number of rows in the embedding and in the output layer.
         hidden_size: number of channels between blocks.
-        ffn_hidden_size: number of channels inside the MLP, in gate and up each.
-        kv_channels: `D`, the number of channels per head; the first half is rotary.
+        ffn_hidden_size: number of channels inside the MLP, for the gate and for the up projection each.
+        kv_channels: `D`, the number of channels per head; RoPE rotates the first half of them.
         num_attention_heads: number of query heads.
         multi_query_group_num: number of key/value heads.
-        seq_length: number of positions that the network is made for.
+        seq_length: number of positions for which the network is made.
         layernorm_epsilon: epsilon of the RMS norms.
         add_qkv_bias: whether `query_key_value` has a bias.
-        family: chatglm2, chatglm3, or auto (derived from the config; chatglm2 in doubt).
-        rope_parameters: transformers' standard dict; if empty, derived from the released `rope_ratio`, else plain.
-        pre_seq_len: length of a P-tuning v2 prefix, which shifts no position; None = no prefix.
+        family: chatglm2, chatglm3, or auto, which derives the family from the config (chatglm2 if in doubt).
+        rope_parameters: transformers' standard dict for RoPE; if it is empty, it is derived from the released
+            `rope_ratio`, or is plain RoPE if there is no ratio.
+        pre_seq_len: length of a P-tuning v2 prefix, which does not shift positions; None = no prefix.
         prefix_projection: whether an MLP computes the prefix from its embedding.
 
     Raises:
-        UserError: a released switch has an unsupported value, or sizes don't fit each other.
+        UserError: a released switch has an unsupported value, or the sizes don't fit together.
     """
 
     model_type = "chatglm"
@@ -110,16 +111,16 @@ class ChatGLM2Config(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read the config's values, and add the family that the files of the folder indicate."""
+        """Read the config's values, and add the family that the files in the folder indicate."""
         values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         return _with_family(values, pretrained_model_name_or_path), unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build the config from the values of a config.json, after checking them; its folder indicates the family.
+        """Check the values of a config.json and build the config; the file's folder indicates the family.
 
         Raises:
-            UserError: the values are another network's, or one is out of range.
+            UserError: the values belong to a different kind of network, or a value is out of range.
         """
         place = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or ""
         values = checked_config(config_dict, Path(str(place), CONFIG_FILE)).given()
@@ -127,7 +128,7 @@ class ChatGLM2Config(PreTrainedConfig):
 
     @property
     def rotary_channels(self) -> int:
-        """`R`: number of channels of a head that rotate with the position."""
+        """`R`, the number of channels in a head that RoPE rotates."""
         return int(self.kv_channels * PARTIAL_ROTARY_FACTOR)
 
     def _check_sizes(self) -> None:
@@ -139,13 +140,13 @@ class ChatGLM2Config(PreTrainedConfig):
                 f"multi_query_group_num ({self.multi_query_group_num})"
             )
         if self.kv_channels % 8:
-            raise UserError(f"config: kv_channels must be a multiple of 8, got {self.kv_channels}")
+            raise UserError(f"config: kv_channels must be a multiple of 8; got {self.kv_channels}")
         if self.tie_word_embeddings:
             raise UserError("config: tie_word_embeddings true is not supported; the output layer has its own weights")
 
 
 def apply_rope(config: ChatGLM2Config, scaling: RopeScaling | None) -> None:
-    """Give `config` a scaling; None = leave it unchanged.
+    """Apply a scaling to `config`; None = leave the config unchanged.
 
     Raises:
         UserError: the config already has a scaling.
@@ -163,8 +164,8 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
             raise UserError(f"config: {key} is {values[key]!r}, but only {built!r}, the released value, is supported")
     if values.get("quantization_bit"):
         raise UserError(
-            f"config: quantization_bit is {values['quantization_bit']}: these weights are packed integers, which "
-            "glm2core.model.loading.load_model unpacks but this way of loading does not."
+            f"config: quantization_bit is {values['quantization_bit']}, so these weights are packed integers. Load "
+            "them with glm2core.model.loading.load_model, which unpacks them."
         )
 
 
@@ -179,5 +180,5 @@ def _rope_of_ratio(rope_ratio: float | None, family: str) -> dict[str, Any]:
     if rope_ratio is None or rope_ratio == 1:
         return plain_rope()
     if rope_ratio <= 0:
-        raise UserError(f"config: rope_ratio must be above 0, got {rope_ratio}")
+        raise UserError(f"config: rope_ratio must be above 0; got {rope_ratio}")
     return linear_rope(rope_ratio) if family == "chatglm2" else plain_rope(BASE * rope_ratio)

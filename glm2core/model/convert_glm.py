@@ -1,6 +1,6 @@
-"""Convert the network to transformers' own `GlmForCausalLM`: the config, and the weights under that class's names.
+"""Convert the network's config and the names of its weights to transformers' own `GlmForCausalLM`.
 
-transformers, vLLM and llama.cpp's converter load that layout without remote code.
+transformers, vLLM and llama.cpp's converter load the layout of this class without remote code.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,12 +32,12 @@ def glm_config(config: ChatGLM2Config) -> GlmConfig:
     """The configuration with which `GlmForCausalLM` computes the same function.
 
     Raises:
-        UserError: the network has a P-tuning prefix, which that layout can't hold.
+        UserError: the network has a P-tuning prefix, which this layout can't hold.
     """
     if config.pre_seq_len:
         raise UserError(
             f"this model has a P-tuning prefix of {config.pre_seq_len} (config: pre_seq_len), which the Glm layout "
-            "cannot hold. Tune with train.method full, lora or qlora for a model that can be exported."
+            "cannot hold. To get a model that can be exported, tune with train.method full, lora or qlora."
         )
     return GlmConfig(
         vocab_size=config.padded_vocab_size,
@@ -60,10 +60,10 @@ def glm_config(config: ChatGLM2Config) -> GlmConfig:
 
 
 def glm_state_dict(state_dict: Mapping[str, Tensor], config: ChatGLM2Config) -> dict[str, Tensor]:
-    """The weights under `GlmForCausalLM`'s names; the fused projection is split, nothing is computed.
+    """The weights under `GlmForCausalLM`'s names; the fused projection is split, and no value changes.
 
     Raises:
-        UserError: a tensor has no place in that layout.
+        UserError: a tensor has no place in this layout.
     """
     return {name: tensor for key, value in state_dict.items() for name, tensor in _mapped(key, value, config)}
 
@@ -85,5 +85,5 @@ def _mapped(key: str, value: Tensor, config: ChatGLM2Config) -> Iterator[tuple[s
 def _split(fused: Tensor, config: ChatGLM2Config) -> tuple[Tensor, ...]:
     query = config.num_attention_heads * config.kv_channels
     group = config.multi_query_group_num * config.kv_channels
-    # Clones: safetensors refuses tensors that share memory.
+    # The parts are cloned, because safetensors rejects tensors that share memory.
     return tuple(part.clone() for part in torch.split(fused, [query, group, group]))

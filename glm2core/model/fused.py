@@ -1,7 +1,8 @@
 """Fuse several elementwise operations into one kernel on a GPU, if there is a compiler.
 
-Each operation reads and writes its whole tensor, which dominates its cost on a GPU. On a CPU the functions stay
-unchanged: there they are a small part of a step, and compiled functions give results that differ in the last bits.
+Each operation reads and writes its whole tensor, and on a GPU this dominates the operation's cost. On a CPU the
+functions stay unchanged, because they take only a small part of a step there, and because the results of compiled
+functions differ in the last bits.
 """
 
 import importlib.util
@@ -17,7 +18,10 @@ TensorFunction = Callable[..., Tensor]
 
 
 def fused(function: TensorFunction, device: torch.device) -> TensorFunction:
-    """Compile `function`, which must be pure and take only tensors, on a GPU if possible; else return it unchanged."""
+    """Compile `function` on a GPU if possible; otherwise return it unchanged.
+
+    The function must be pure and take only tensors.
+    """
     return _compiled(function) if device.type == "cuda" and has_compiler() else function
 
 

@@ -1,4 +1,4 @@
-"""Initial weights of a network from scratch."""
+"""The initial weights of a network that is made from scratch."""
 
 import math
 from typing import Literal, cast
@@ -19,20 +19,24 @@ _OFFSETS = (1, 2, 3, 4, 6, 8, 10, 12)
 
 @torch.no_grad()
 def initialize(model: ChatGLM2ForCausalLM, kind: Literal["default", "retrieval"], seed: int) -> None:
-    """Initialize all weights in place; the same seed gives the same weights (in fp32, then rounded).
+    """Initialize all weights in place; the same seed gives the same fp32 values, which are then rounded.
 
     `default` draws matrices from N(0, initializer_range), and sets biases to 0 and norms to 1.
 
     `retrieval` lets small networks learn within minutes to find a line in a long text, instead of staying
-    at chance for a long time:
-    - output and down projections and the output layer are zero, so that every block starts as the
-      identity and nothing has to be unlearned first;
-    - embeddings are N(0, 1), other matrices N(0, 1 / inputs);
-    - in each layer, the query weights of a head are 0.8 x the key weights of its group + 0.6 x noise: equal
-      tokens attend to each other from the start, as needed to match a key;
-    - in the first layer, biases on the five fastest rotary pairs make each head attend to the token
-      1, 2, 3, ... places back at the start: composing with the previous token is the other half of an
-      induction head (Olsson et al. 2022, arXiv:2209.11895).
+    at chance for a long time.
+
+    - The output layer and the last projections of attention and MLP are zero, so that every block starts as the
+      identity and nothing has to be unlearned first.
+
+    - Embeddings are drawn from N(0, 1), and all other matrices from N(0, 1 / inputs).
+
+    - In each layer, the query weights of a head are 0.8 x the key weights of its group + 0.6 x noise. So equal tokens
+      attend to each other from the start, which a head needs to match a key.
+
+    - In the first layer, biases on the five fastest rotary pairs make each head initially attend to the token
+      1, 2, 3, ... places back. Composing with the previous token is the other half of an induction head (Olsson et al.
+      2022, arXiv:2209.11895).
 
     Raises:
         UserError: the kind is unknown.
@@ -84,8 +88,8 @@ def _correlate_queries(attention: SelfAttention) -> None:
 def _look_back(attention: SelfAttention) -> None:
     """Biases whose product is largest if the key is `offset` tokens before the query.
 
-    A key at position j is (b, 0) rotated by j * f, a query at i is (b, 0) rotated by (i - offset) * f:
-    their product, b^2 cos((i - offset - j) * f), peaks at j = i - offset.
+    A key at position j is (b, 0) rotated by j * f, and a query at position i is (b, 0) rotated by (i - offset) * f.
+    Their product, b^2 cos((i - offset - j) * f), is largest at j = i - offset.
     """
     if not attention.config.add_qkv_bias:
         return

@@ -1,8 +1,8 @@
 """The network's parts: norm, attention, MLP, block and P-tuning prefix, with the released parameter names.
 
 Shapes: `B` batch, `T` tokens, `K` tokens seen (cache included), `H` query heads, `G` key/value
-heads, `D` channels per head, `C` hidden channels, `F` channels inside the MLP, `S` requested positions
-if only some are requested.
+heads, `D` channels per head, `C` hidden channels, `F` channels inside the MLP, `S` the number of requested positions
+if not all are requested.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ from glm2core.model.rope import rotate
 
 
 class Normalization(torch.autograd.Function):
-    """The function of RMSNorm; backward recomputes it, so that only its input is kept instead of two fp32 copies.
+    """The function that RMSNorm computes; backward recomputes it, so that its input is kept instead of two fp32 copies.
 
     In the 28 blocks of chatglm2-6b these copies would take 0.9 GiB at 500 tokens.
     """
@@ -57,8 +57,8 @@ class Normalization(torch.autograd.Function):
 def normalized_by_torch(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Compute `Normalization` with torch's own function.
 
-    On a GPU that is one kernel, which computes in fp32 and keeps its input and a scale. On a CPU it is several kernels,
-    which keep fp32 copies; the result differs in the last bits.
+    On a GPU, torch's function is one kernel, which computes in fp32 and keeps its input and a scale. On a CPU, that
+    function is several kernels, which keep fp32 copies, and its result differs from `Normalization` in the last bits.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         return F.rms_norm(hidden, (len(weight),), weight, eps)
@@ -83,7 +83,7 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention with a fused projection, whose rows are query, key and value heads in this order."""
+    """Grouped-query attention with a fused projection, whose rows are the query, key and value heads in this order."""
 
     is_causal = True
 
@@ -112,12 +112,12 @@ class SelfAttention(nn.Module):
         before: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute the context [B, T, C], or only that of the positions `kept` [B or 1, S]: [B, S, C].
+        """Compute the context [B, T, C], or only the context [B, S, C] of the positions `kept` [B or 1, S].
 
-        Keys and values are computed for all tokens in both cases.
+        In both cases, keys and values are computed for all tokens.
 
         Args:
-            before: keys and values [B, G, P, D] to put in front of the tokens' own; they are not added to a cache.
+            before: keys and values [B, G, P, D] that precede those of the tokens; they are not added to a cache.
         """
         batch, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(batch, tokens, -1, self.channels)  # [B, T, H + 2G, D]
@@ -149,7 +149,7 @@ def pick(tensor: Tensor, positions: Tensor) -> Tensor:
 
 
 def _mask_of(kept: Tensor, mask: Tensor | None, tokens: int, seen: int) -> Tensor:
-    """The mask for the queries at `kept`, [B or 1, 1, S, K]: from the mask of all `tokens`, or causal by index."""
+    """The mask [B or 1, 1, S, K] of the queries at `kept`, taken from the mask of all tokens, or causal by index."""
     if mask is not None:
         mask = mask.expand(max(len(mask), len(kept)), -1, -1, -1)
         return pick(mask.transpose(1, 2), kept).transpose(1, 2)
@@ -158,12 +158,12 @@ def _mask_of(kept: Tensor, mask: Tensor | None, tokens: int, seen: int) -> Tenso
 
 
 def swiglu(both: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202), [..., F], from `both` [..., 2F], which holds the gate first."""
+    """Map `both` [..., 2F], whose first half is the gate, to silu(gate) * up [..., F] (Shazeer, arXiv:2002.05202)."""
     return fused(_swiglu, both.device)(both)
 
 
 def swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of `both` [..., 2F], computed from the result's gradient [..., F]."""
+    """Compute the gradient of `both` [..., 2F] from the gradient of the result [..., F]."""
     return fused(_swiglu_gradient, both.device)(both, gradient)
 
 
@@ -179,14 +179,14 @@ def _swiglu_gradient(both: Tensor, gradient: Tensor) -> Tensor:
 
 
 class SwiGLU(torch.autograd.Function):
-    """The function `swiglu`, which keeps only its input for backward.
+    """The function `swiglu` with a backward that keeps only the input.
 
     Autograd would also keep silu(gate), which takes 0.4 GiB in the 28 blocks of chatglm2-6b at 500 tokens.
     """
 
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
-        """[..., 2F], gate first, to [..., F]."""
+        """Map [..., 2F], whose first half is the gate, to [..., F]."""
         ctx.save_for_backward(both)
         return swiglu(both)
 
@@ -197,7 +197,7 @@ class SwiGLU(torch.autograd.Function):
 
 
 class LinearAfterSwiGLU(ABC):
-    """A linear layer that computes SwiGLU itself, so that only SwiGLU's input is kept for backward, not its output."""
+    """A linear layer that computes SwiGLU itself, so that SwiGLU's input is kept for backward, but not its output."""
 
     @abstractmethod
     def of_gates(self, both: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class LinearAfterSwiGLU(ABC):
 
 
 class MLP(nn.Module):
-    """Up projection, SwiGLU, down projection; the first F rows of `dense_h_to_4h` are the gate."""
+    """Up projection, SwiGLU and down projection; the first F rows of `dense_h_to_4h` compute the gate."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class MLP(nn.Module):
 
 
 class GLMBlock(GradientCheckpointingLayer):
-    """Attention and MLP, each after a norm and around a residual."""
+    """Attention and MLP, each with a norm before it and a residual connection around it."""
 
     def __init__(self, config: ChatGLM2Config, layer_idx: int) -> None:
         super().__init__()
@@ -248,7 +248,10 @@ class GLMBlock(GradientCheckpointingLayer):
 
 
 class PrefixEncoder(nn.Module):
-    """P-tuning v2 (Liu et al. 2021, arXiv:2110.07602): learned keys and values in front of every layer's."""
+    """P-tuning v2 (Liu et al. 2021, arXiv:2110.07602).
+
+    In every layer, learned keys and values precede those of the text.
+    """
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -262,7 +265,7 @@ class PrefixEncoder(nn.Module):
             self.trans = nn.Sequential(Linear(width, config.hidden_size), nn.Tanh(), Linear(config.hidden_size, width))
 
     def forward(self, batch: int) -> list[tuple[Tensor, Tensor]]:
-        """Key and value of each layer, [B, G, prefix, D] each. Keys are not rotated."""
+        """Return the key and the value for each layer, each [B, G, prefix, D]. The keys are not rotated."""
         weight = self.embedding.weight
         prefix = weight if self.trans is None else self.trans(weight.to(product_dtype(weight.dtype, weight.device)))
         shaped = prefix.view(self.length, self.layers, 2, self.groups, self.channels).permute(1, 2, 3, 0, 4)

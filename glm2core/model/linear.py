@@ -1,8 +1,9 @@
-"""Products with half-precision weights on a device without that arithmetic: weights are widened one block at a time.
+"""Matrix multiplications with half-precision weights on a device without half-precision arithmetic.
 
-Such a product, emulated on a CPU, takes about 100 times as long as in fp32. Here one block of the weight's rows at a
-time is widened to fp32, which is exact, into a buffer that is multiplied before the next block replaces it. This takes
-the memory of half-precision weights and has the speed of fp32 (`python -m benchmarks.products`).
+A CPU can emulate such a multiplication, but this takes about 100 times as long as fp32. Here, one block of the
+weight's rows at a time is widened, which means converted to fp32 without any loss. The widened block lies in a buffer
+and is multiplied before the next block overwrites the buffer. So a multiplication needs only the memory of
+half-precision weights, but has the speed of fp32 (`python -m benchmarks.products`).
 
 Shapes: `M` rows of the input, `I` input and `O` output channels.
 """
@@ -18,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from glm2core.hardware import computes_in, product_dtype
 
-# Elements of a widened block: with many input rows a large block pays off; with few (the next token of an answer) a
-# small one is still in cache when it is multiplied. Both were measured.
+# Number of elements in a widened block. A large block is faster for many input rows. For few rows (the next token of an
+# answer), a small block is faster because it is still in cache when it is multiplied. Both sizes were measured.
 WIDENED_ELEMENTS, _FEW_ROWS_ELEMENTS, _FEW_ROWS = 1 << 22, 1 << 20, 8
 
 
 class Linear(nn.Linear):
-    """nn.Linear that widens half-precision weights if the device can't multiply in their dtype."""
+    """An nn.Linear that widens half-precision weights to fp32 if the device can't multiply in their dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map [..., I] to [..., O], in the dtype of `input`."""
@@ -34,7 +35,7 @@ class Linear(nn.Linear):
 
 
 def widened_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear of a half-precision weight [O, I], computed as with `weight.float()`; the result has the input's dtype.
+    """Compute F.linear as with `weight.float()` for a half-precision weight [O, I]; return it in the input's dtype.
 
     The weight's gradient is rounded once, to the weight's dtype.
     """
@@ -43,7 +44,7 @@ def widened_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -
 
 
 def times_weight(rows: Tensor, weight: Tensor) -> Tensor:
-    """Multiply `rows` [M, O] by a frozen weight [O, I] as `Linear` would; gives [M, I], the gradient of its input."""
+    """Multiply `rows` [M, O] by a frozen weight [O, I] as `Linear` would, which gives its input's gradient [M, I]."""
     if not _is_widened(rows, weight):
         return rows @ weight.to(rows.dtype)
     result = rows.new_zeros(len(rows), weight.shape[1], dtype=torch.float32)
@@ -53,7 +54,7 @@ def times_weight(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def wide_products() -> TorchFunctionMode:
-    """A context in which networks of plain torch modules never multiply in a dtype that the device can't use."""
+    """A context in which networks of plain torch modules never multiply in a dtype that the device can't compute in."""
     return _WideProducts()
 
 
@@ -68,7 +69,7 @@ def _is_widened(inputs: Tensor, weight: Tensor) -> bool:
 class _WidenedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """fp32 [..., I] to fp32 [..., O]."""
+        """Map fp32 [..., I] to fp32 [..., O]."""
         ctx.save_for_backward(inputs, weight)
         ctx.bias_dtype = None if bias is None else bias.dtype
         rows = inputs.flatten(0, -2)  # [M, I]
@@ -107,7 +108,7 @@ def _widened_blocks(weight: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]
 
 
 class _WideProducts(TorchFunctionMode):
-    """Runs products and attention of half-precision tensors in fp32, and returns their results in half precision."""
+    """Multiplies half-precision tensors and computes their attention in fp32, but returns half-precision results."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None

@@ -31,7 +31,7 @@ from glm2core.params.model_files import (
     read_model_file,
 )
 
-# Keys of config.json that do not affect the computation, or depend on the program that wrote the file.
+# Keys of config.json that do not affect the computation, or that depend on the program that wrote the file.
 _UNRELATED_KEYS = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map")
 _NO_CONFIG = f"holds no {CONFIG_FILE}. Name a folder with a released or tuned model in it."
 
@@ -47,27 +47,29 @@ def load_model(
     base: Path | None = None,
     notice: Callable[[str], None] = print,
 ) -> ChatGLM2ForCausalLM:
-    """Load a released or tuned network, strictly.
+    """Load a released or tuned network, and reject it if any file or tensor is wrong.
 
-    Weights are read tensor by tensor from mapped files, so that anonymous memory stays close to the
-    size of the weights in `dtype`.
+    Weights are read tensor by tensor from memory-mapped files, so that anonymous memory stays close to the size of the
+    weights in `dtype`.
 
     Args:
-        folder: holds config.json and pytorch_model*.bin or *.safetensors, sharded or not, packed to 4 or 8 bits or not.
-        dtype: dtype of the weights; with `bits`, of those that are not quantized.
-        device: device to load to.
-        family: chatglm2, chatglm3 or auto; decides the meaning of a released `rope_ratio`.
-        rope: scaling to add; None = keep the checkpoint's.
-        base: folder of the network that a released P-tuning prefix lacks; None = as in the prefix's base.json.
-        bits: quantize to 4 (nf4) or 8 (LLM.int8) bits while loading.
-        notice: called with the family and its evidence, and the RoPE in use.
+        folder: a folder with config.json and with pytorch_model*.bin or *.safetensors, which may be sharded, and packed
+            to 4 or 8 bits.
+        dtype: dtype of the weights; with `bits`, dtype of the weights that are not quantized.
+        device: device to which the network is loaded.
+        family: chatglm2, chatglm3 or auto; it decides the meaning of a released `rope_ratio`.
+        rope: scaling of positions to add; None = keep the checkpoint's scaling.
+        base: folder of the network that belongs to a released P-tuning prefix; None = the path in the prefix's
+            base.json.
+        bits: number of bits to which weights are quantized on loading, 4 (nf4) or 8 (LLM.int8); None = no change.
+        notice: called with the family and the evidence for it, and then with the RoPE in use.
 
     Returns:
         The network, in eval mode.
 
     Raises:
-        UserError: a file is missing or damaged, or has a value out of range; a tensor is missing, unexpected or
-            misshapen, or holds NaN; or `rope` would scale positions that are already scaled.
+        UserError: a file is missing or damaged, or contains a value out of range; a tensor is missing, is unexpected,
+            has the wrong shape or holds NaN; or `rope` would scale positions that are already scaled.
     """
     files = network_files(folder, base)
     config = read_config(folder, family=family, notice=notice)
@@ -80,7 +82,7 @@ def load_model(
         options["quantization_config"] = quantization_config(bits, dtype, device)
     if generation is not None and (given := generation.given()):
         options["generation_config"] = GenerationConfig(**given)
-    # Values and tensors, not the folder: transformers sees none of its other files
+    # transformers gets values and tensors, not the folder, so that it sees none of the folder's other files
     config.name_or_path = str(folder)
     network: ChatGLM2ForCausalLM = ChatGLM2ForCausalLM.from_pretrained(None, state_dict=weights, **options)
     network.config.name_or_path = network.name_or_path = str(folder)
@@ -99,12 +101,12 @@ def new_model(
     """Create a network from scratch; the same arguments give the same weights.
 
     Args:
-        preset: see presets.py.
-        vocab_size: number of tokens of the tokenizer; None = the preset's own.
+        preset: name of a preset in presets.py.
+        vocab_size: number of tokens in the tokenizer; None = the preset's own number.
         dtype: dtype of the weights.
-        rope: scaling of the positions; None = the preset's.
-        initialization: see initialization.py.
-        seed: seed of the weights.
+        rope: scaling of the positions; None = the preset's scaling.
+        initialization: kind of initial weights, as described in initialization.py.
+        seed: random seed for the weights.
 
     Raises:
         UserError: the preset or the initialization is unknown, or the preset already scales positions.
@@ -119,10 +121,10 @@ def new_model(
 
 
 def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], None] = print) -> ChatGLM2Config:
-    """The configuration in a folder; with family auto, `notice` receives the detected family and its evidence.
+    """Read a folder's configuration; if `family` is auto, `notice` receives the detected family and the evidence.
 
     Raises:
-        UserError: there is no config.json, or it is another network's.
+        UserError: there is no config.json, or it belongs to a different kind of network.
     """
     config = read_config_file(folder)
     if config is None:
@@ -139,29 +141,29 @@ def read_config(folder: Path, *, family: str = "auto", notice: Callable[[str], N
 
 
 def packed_bits(folder: Path) -> int:
-    """4 or 8 if a folder holds released packed weights (chatglm2-6b-int4 and the like), else 0.
+    """Return 4 or 8 if a folder holds released packed weights (such as chatglm2-6b-int4), and otherwise 0.
 
     Raises:
-        UserError: the weights are integers of another width.
+        UserError: the weights are integers of a width other than 4 or 8 bits.
     """
     config = read_config_file(folder)
     bits = 0 if config is None else config.quantization_bit or 0
     if bits not in (0, 4, 8):
         raise UserError(
-            f"{folder / CONFIG_FILE}: quantization_bit is {bits!r}; released weights are packed in 4 or 8 bits, or "
-            "in half precision (0). Download the file again."
+            f"{folder / CONFIG_FILE}: quantization_bit is {bits!r}, but released weights are packed to 4 or 8 bits, "
+            "or are in half precision (0). Download the file again."
         )
     return bits
 
 
 def parameter_count(config: ChatGLM2Config) -> int:
-    """Number of parameters of a network, without building it."""
+    """Count the parameters of a network without building the network."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in ChatGLM2ForCausalLM(config).parameters())
 
 
 def fingerprint(folder: Path) -> str:
-    """Hex SHA-256 over the weights' bytes and the keys of config.json that affect the computation.
+    """Hex SHA-256 of the weights' bytes and of the keys in config.json that affect the computation.
 
     Raises:
         UserError: the weights or config.json are missing.

@@ -1,9 +1,10 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685) as one function with its backward, replacing peft's layers.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) as one function with its own backward, which replaces peft's layers.
 
-peft adds an update in six passes over every output, in fp32, and keeps an fp32 copy of every input. Here a product adds
-the update in place, in the dtype of the activations, and backward adds its share of the inputs' gradient in the same
-way. Parameters, their names and files stay peft's. Everything except a single plain adapter takes peft's own path:
-active dropout, several adapters, a variant such as DoRA, merged weights, an adapter that is switched off.
+To add an update, peft makes six passes over every output in fp32, and keeps an fp32 copy of every input. Here, one
+matrix multiplication adds the update in place, in the dtype of the activations. Backward adds the update's share of the
+inputs' gradient in the same way. The parameters, their names and their files are the same as peft's. Only a single
+plain adapter uses this function. peft's own code handles active dropout, several adapters, a variant such as DoRA,
+merged weights, and an adapter that is switched off.
 
 Shapes: `M` rows of the input, `I` input and `O` output channels, `F` channels inside the MLP, `r` the rank.
 """
@@ -22,14 +23,14 @@ from glm2core.model.linear import times_weight
 
 
 def add_in_one_function(model: nn.Module) -> None:
-    """Replace peft's LoRA layers in `model` by layers with the same parameters that use this file's function."""
+    """Replace peft's LoRA layers in `model` with layers that have the same parameters but use this file's function."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear):
             model.set_submodule(name, _taking_over(layer))
 
 
 class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
-    """Our part of a LoRA layer. A subclass also inherits from peft's layer for its kind of linear layer."""
+    """Our part of a LoRA layer. Each subclass also inherits from peft's layer for one kind of linear layer."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map [..., I] to [..., O], in the output dtype of the frozen linear layer."""
@@ -40,7 +41,7 @@ class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
         return self._with_update(x, adapter, gated=False)
 
     def of_gates(self, both: Tensor) -> Tensor:
-        """Map `both` [..., 2F], gate first, to [..., O]; only `both` is kept, and backward recomputes SwiGLU."""
+        """Map `both` [..., 2F], gate first, to [..., O]; only `both` is kept, so backward recomputes SwiGLU."""
         adapter = self._only_adapter()
         if adapter is None:
             return self.forward(swiglu(both))
@@ -64,7 +65,7 @@ class OneFunctionLora(LinearAfterSwiGLU, LoraLayer):
 
 
 class _Updated(torch.autograd.Function):
-    """x Wᵀ + s (x Aᵀ) Bᵀ of a frozen W [O, I], with A [r, I] and B [O, r] in fp32 or any other dtype."""
+    """x Wᵀ + s (x Aᵀ) Bᵀ with a frozen W [O, I], and with A [r, I] and B [O, r] in fp32 or any other dtype."""
 
     @staticmethod
     def forward(
@@ -102,7 +103,7 @@ class _Updated(torch.autograd.Function):
 
 
 def _times_frozen(rows: Tensor, base: nn.Linear) -> Tensor:
-    """[M, O] times the frozen weight [O, I], in the dtype of the rows; quantized weights go through bitsandbytes."""
+    """Multiply rows [M, O] by the frozen weight [O, I] in the rows' dtype; bitsandbytes dequantizes the weight."""
     weight: Any = base.weight
     match get_bnb_param_type(weight):
         case "4bit":
@@ -115,7 +116,7 @@ def _times_frozen(rows: Tensor, base: nn.Linear) -> Tensor:
 
 
 def _taking_over(layer: LoraLayer) -> nn.Module:
-    """A layer of ours with all attributes of peft's, made as if unpickled."""
+    """Our layer with all attributes of peft's layer, created as if it were unpickled."""
     kind = _one_function_kind(type(layer))
     ours = kind.__new__(kind)
     ours.__setstate__(layer.__dict__)
@@ -124,5 +125,5 @@ def _taking_over(layer: LoraLayer) -> nn.Module:
 
 @cache
 def _one_function_kind(kind: type[LoraLayer]) -> Any:
-    """Our subclass of peft's class for a kind of linear; bitsandbytes is imported only for the two that need it."""
+    """Our subclass of peft's class for one kind of linear layer; only the two quantized kinds import bitsandbytes."""
     return type(f"OneFunction{kind.__name__}", (OneFunctionLora, kind), {})

@@ -19,8 +19,8 @@ def supervised_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
         labels: [B, T], IGNORED = not supervised; label t is predicted from position t - 1.
 
     Returns:
-        Positions [B, S], ascending, and their labels [B, S]; `S` is the largest number of supervised labels in a row,
-        but at least 1. Rows with fewer are filled with positions whose label is IGNORED.
+        Positions [B, S], ascending, and their labels [B, S]. `S` is the number of supervised labels in the row that has
+        the most of them, but at least 1. Rows with fewer labels are filled with positions whose label is IGNORED.
     """
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     supervised = targets != IGNORED
@@ -37,16 +37,17 @@ def supervised_loss(
     *,
     by_row: bool = False,
 ) -> Tensor:
-    """Cross-entropy of the labels of `supervised_positions`.
+    """Compute the cross-entropy of the labels that `supervised_positions` returns.
 
-    The output layer processes chunks of positions, and backward recomputes their logits, so that all logits [N, V] are
-    never in memory together. For a batch that fits one chunk nothing is recomputed.
+    The output layer processes chunks of positions, and backward recomputes each chunk's logits. So the logits [N, V] of
+    all positions are never in memory together. If a batch fits into one chunk, nothing is recomputed.
 
     Args:
-        hidden: [B, S, C], at these positions.
-        targets: [B, S]; IGNORED = not supervised. Best on the CPU: to count them on a GPU, a step would wait for it.
-        output_layer: C -> V.
-        num_items_in_batch: divisor of the sum; None = the number of supervised positions, which gives the mean.
+        hidden: [B, S, C], the hidden states at these positions.
+        targets: [B, S]; IGNORED = not supervised. Targets should be on the CPU, because a step would have to wait for a
+            GPU to count them.
+        output_layer: the linear layer C -> V.
+        num_items_in_batch: divisor of the summed loss; None = the number of supervised positions, which gives the mean.
         by_row: whether each row is summed on its own.
 
     Returns:
@@ -72,13 +73,13 @@ def _check_range(targets: Tensor, vocabulary: int) -> None:
     wrong = targets[(targets < 0) | (targets >= vocabulary)]
     if len(wrong):
         raise UserError(
-            f"label {int(wrong[0])} is outside the vocabulary of {vocabulary}: use {IGNORED} where nothing is "
-            "supervised, and the tokenizer that belongs to this model"
+            f"label {int(wrong[0])} is outside the vocabulary of {vocabulary}. Use {IGNORED} where nothing is "
+            "supervised, and use the tokenizer that belongs to this model"
         )
 
 
 def _losses(hidden: Tensor, labels: Tensor, output_layer: nn.Linear, reduction: str) -> Tensor:
-    """The loss over all positions (`sum`), or of each (`none`)."""
+    """The sum of the loss over all positions (`sum`), or the loss of each position (`none`)."""
     size = max(1, _CHUNK_ELEMENTS // output_layer.out_features)
     if len(hidden) <= size:
         return _cross_entropy(hidden, labels, output_layer, reduction)

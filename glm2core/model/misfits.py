@@ -1,4 +1,4 @@
-"""Report missing, unexpected or misshapen tensors in one sentence."""
+"""Report missing tensors, unexpected tensors and tensors of the wrong shape in one error message."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def require_fit(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequ
     """Compare tensors with the expected names and shapes.
 
     Args:
-        rule: start of the error's sentence: the place, and the rule that is broken.
+        rule: the start of the error message, which states the place and the rule that is broken.
 
     Raises:
         UserError: some tensors don't fit; the error names the first of them.
@@ -27,13 +27,13 @@ def require_fit(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequ
 def refuse_misfits(
     missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[Misshapen], rule: str
 ) -> None:
-    """Refuse tensors that don't fit.
+    """Reject tensors that don't fit.
 
     Args:
         rule: as in `require_fit`.
 
     Raises:
-        UserError: one of the other arguments is not empty.
+        UserError: `missing`, `unexpected` or `misshapen` is not empty.
     """
     wrong = [f"missing {name}" for name in sorted(missing)]
     wrong += [f"unexpected {name}" for name in sorted(unexpected)]
@@ -48,7 +48,7 @@ def refuse_misfits(
 
 
 def refuse_prefix_alone(missing: Collection[str], path: Path | str) -> None:
-    """Refuse weights without a network: the embedding is missing, but the P-tuning prefix is complete.
+    """Reject weights that contain a complete P-tuning prefix, but no embedding and so no whole network.
 
     Raises:
         UserError: the weights are only a P-tuning prefix.
@@ -56,5 +56,5 @@ def refuse_prefix_alone(missing: Collection[str], path: Path | str) -> None:
     if any("word_embeddings" in name for name in missing) and not any("prefix_encoder" in name for name in missing):
         raise UserError(
             f"{path} holds only a P-tuning prefix, as the released ptuning script saves it, and no network. Name "
-            'the base\'s folder with --base, or in a base.json beside it: {"path": "models/chatglm2-6b"}.'
+            'the base\'s folder with --base, or in a base.json beside the weights: {"path": "models/chatglm2-6b"}.'
         )

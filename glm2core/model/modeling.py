@@ -43,7 +43,7 @@ class ChatGLM2PreTrainedModel(PreTrainedModel):
 
 
 class Embedding(nn.Module):
-    """Token ids -> vectors, in a module of its own so that parameters have the released names."""
+    """Maps token ids to vectors, in a module of its own so that its parameter has the released name."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
@@ -63,14 +63,14 @@ class Encoder(nn.Module):
 
 
 class ChatGLM2Model(ChatGLM2PreTrainedModel):
-    """Token ids -> hidden states."""
+    """Maps token ids to hidden states."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__(config)
         self.embedding = Embedding(config)
         self.rotary_pos_emb = RotaryEmbedding(config.rope_parameters, config.rotary_channels)
         self.encoder = Encoder(config)
-        # Under `transformer` because the released name is `transformer.output_layer`; applied by the outer model.
+        # The layer is here because its released name is `transformer.output_layer`; the outer model applies it.
         self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None
         self.post_init()
@@ -93,15 +93,17 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         kept: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Compute the last hidden state [B, T, C], or [B, S, C]; for the arguments see `ChatGLM2ForCausalLM.forward`.
+        """Compute the last hidden state [B, T, C], or [B, S, C] with `kept`.
+
+        The other arguments are described at `ChatGLM2ForCausalLM.forward`.
 
         Args:
-            kept: positions [B or 1, S] whose hidden state is needed; None = all. The last block then computes only
-                these positions, but the keys and values of all.
+            kept: positions [B or 1, S] whose hidden state is needed; None = all positions. With `kept`, the last block
+                computes only these positions, but it computes the keys and values of all positions.
         """
         _shape_and_device(input_ids, inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden = hidden.to(product_dtype(hidden.dtype, hidden.device))  # as is everything after it, even the cache
+        hidden = hidden.to(product_dtype(hidden.dtype, hidden.device))  # everything after it has this dtype too
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         cache = past_key_values
@@ -126,11 +128,11 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
     def _causal_mask(self, hidden: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Any:
-        """The mask in the attention implementation's format; None = causal, without padded keys.
+        """The mask in the attention implementation's format; None = causal attention without padded keys.
 
-        Causal by index, not by position: positions may have gaps.
+        The mask is causal by index, not by position, because positions may have gaps.
         """
-        static = cache is not None and cache.is_compileable  # it has keys beyond the tokens seen
+        static = cache is not None and cache.is_compileable  # it holds keys beyond the tokens seen
         if attention_mask is None and self.config._attn_implementation == "sdpa" and not static:
             return None
         return create_causal_mask(self.config, hidden, attention_mask, cache, allow_is_causal_skip=not static)
@@ -147,7 +149,7 @@ class ChatGLM2Model(ChatGLM2PreTrainedModel):
     def _positions(
         self, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None, hidden: Tensor
     ) -> Tensor:
-        """Positions [B or 1, T]. A P-tuning prefix takes up none, although peft counts it."""
+        """The positions [B or 1, T]. A P-tuning prefix takes up no positions, although peft counts it."""
         tokens = hidden.shape[1]
         seen = int(cache.get_seq_length()) if cache is not None else 0
         prefix = (self.config.pre_seq_len or 0) if seen else 0
@@ -207,20 +209,22 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, T]; or `inputs_embeds` [B, T, C] instead.
-            attention_mask: [B, T seen so far], 1 = a token, 0 = padding on either side; None = no padding.
-            position_ids: [B, T]; gaps are allowed. None = counted from the mask.
+            attention_mask: [B, number of tokens so far]; 1 = a token, 0 = padding on either side; None = no padding.
+            position_ids: [B, T], where gaps are allowed; None = positions are counted with the mask.
             past_key_values: keys and values of earlier tokens, extended in place.
             labels: [B, T], IGNORED (-100) where nothing is supervised; label t is predicted from token t - 1. With
-                labels on the CPU nothing has to wait for a GPU.
-            num_items_in_batch: with labels: divisor of the summed loss; None = the number of supervised positions,
-                which gives the mean.
-            use_cache: None = as in the config, but False with labels and in train mode.
-            logits_to_keep: without labels: number of last positions to compute (0 = all), or the positions [N].
-            loss_by_row: with labels: return the loss of each row [B], its sum divided by `num_items_in_batch`.
+                labels on the CPU, nothing has to wait for a GPU.
+            num_items_in_batch: divisor of the summed loss, used only with labels; None = the number of supervised
+                positions, which gives the mean.
+            use_cache: None = the value in the config, but False with labels and in train mode.
+            logits_to_keep: number of last positions whose logits are computed (0 = all), or the positions [N]; used
+                only without labels.
+            loss_by_row: whether to return a loss for each row [B], which is the row's sum divided by
+                `num_items_in_batch`; used only with labels.
 
         Returns:
-            Without labels `logits` [B, T, V]; with labels `loss` (a scalar) and no logits, as the output
-            layer is applied only to supervised positions.
+            Without labels, `logits` [B, T, V]. With labels, `loss` (a scalar) and no logits, because the output layer
+            is applied only to supervised positions.
         """
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
@@ -228,8 +232,8 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         kept: Tensor | None
         if labels is not None:
             if labels.shape != shape:
-                raise UserError(f"labels must have the input's shape, {list(shape)}; got {list(labels.shape)}")
-            # On the labels' device: counting them on a GPU would wait for all its earlier work.
+                raise UserError(f"labels must have the input's shape {list(shape)}, but theirs is {list(labels.shape)}")
+            # This runs on the labels' device, because counting them on a GPU would wait for all its earlier work.
             positions, targets = supervised_positions(labels)
             kept = sent(positions, device)
         else:
@@ -263,7 +267,7 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
         )
 
     def _last_block_may_skip(self, kept: Tensor | None, tokens: int, kwargs: dict[str, Any]) -> bool:
-        """Whether the last block computes only `kept`: for over half the tokens its mask would cost more."""
+        """Whether the last block computes only `kept`; for more than half of the tokens, its mask costs too much."""
         recorded = any(
             kwargs.get(name, getattr(self.config, name, False))
             for name in ("output_hidden_states", "output_attentions")
@@ -273,16 +277,16 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Load a network as transformers does, but strictly.
+        """Load a network as transformers does, but reject it if tensors do not fit.
 
         Raises:
-            UserError: tensors are missing, unexpected or of another shape; the error names them.
+            UserError: tensors are missing, are unexpected or have the wrong shape; the error names them.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("quantization_config") is not None:
             kwargs["to_be_quantized"] = True  # passed on to __init__
-        place = pretrained_model_name_or_path or kwargs["config"].name_or_path  # if only tensors are given: their place
-        kwargs["ignore_mismatched_sizes"] = True  # misfits are refused below, with all their names
+        place = pretrained_model_name_or_path or kwargs["config"].name_or_path  # their place if only tensors are given
+        kwargs["ignore_mismatched_sizes"] = True  # misfits are rejected below, with all their names
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
@@ -312,7 +316,7 @@ def _last_positions(logits_to_keep: int | Tensor, tokens: int, device: torch.dev
 
 
 def _without_right_padding(attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:
-    """None if in every row padding comes after the tokens: causal attention already hides it from them.
+    """None if every row's padding comes after its tokens, because causal attention already hides such padding.
 
     Outputs at padding are never used, and kernels are faster without a mask.
     """

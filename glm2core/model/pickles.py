@@ -1,7 +1,9 @@
-"""Check the pickles in a `.bin` file before torch reads them, for content that no weights have or that takes forever.
+"""Check the pickles in a `.bin` file before torch reads them.
 
-torch's reader of weights runs no code from a file. A few bytes can still keep it busy for years: parts compressed a
-thousandfold, or the hash of a tuple that contains another twice, which contains another twice, and so on.
+The check finds content that weights never contain, and content that would take forever to read. The reader of weights
+in torch runs no code from a file, but a few bytes can still keep it busy for years. Examples are parts that are
+compressed a thousandfold, and the hash of a tuple that contains a second tuple twice, which contains a third tuple
+twice, and so on.
 """
 
 import pickletools
@@ -9,12 +11,12 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-_MOST_BYTES = 4 << 20  # of names and shapes; the numbers lie in parts of their own, or behind
+_MOST_BYTES = 4 << 20  # of names and shapes; the numbers lie in separate parts, or after the pickles
 _LEGACY_PICKLES = 5  # magic number, version, system, tensors, keys; then come the numbers
 
 
 def require_harmless(file: Path) -> bool:
-    """Check the pickles in a `.bin` file; returns whether the file is an archive, whose tensors can be mapped.
+    """Check the pickles in a `.bin` file, and return whether the file is an archive, whose tensors can be mapped.
 
     Raises:
         ValueError: the file has content that torch.save does not write.

@@ -1,4 +1,4 @@
-"""Network shapes by name: those of the released family, and small ones for a CPU and for measurements."""
+"""Network shapes by name: the shapes of the released family, and small shapes for a CPU and for measurements."""
 
 import difflib
 from typing import Any
@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seq_length": 2048,
         "family": "chatglm2",
     },
-    # 2.7 M parameters: the shape of models/base, with two layers more than an induction head needs.
+    # 2.7 M parameters, the shape of models/base, which has two layers more than an induction head needs.
     "mini": {
         "num_layers": 4,
         "padded_vocab_size": 2560,
@@ -59,8 +59,8 @@ def preset_config(name: str, vocab_size: int | None = None) -> ChatGLM2Config:
 
     Args:
         name: a key of `PRESETS`.
-        vocab_size: number of tokens of the tokenizer, rounded up to a multiple of 64, which suits matrix
-            kernels; None = the preset's own.
+        vocab_size: number of tokens in the tokenizer, which is rounded up to a multiple of 64 to suit matrix kernels;
+            None = the preset's own number.
 
     Raises:
         UserError: there is no such preset.

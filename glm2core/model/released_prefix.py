@@ -1,6 +1,6 @@
 """The output of the released P-tuning script: a folder that holds only the prefix, without its network.
 
-The folder's `base.json`, `{"path": "models/chatglm2-6b"}`, or a command's `--base` names the network.
+The network is named by the folder's `base.json`, such as `{"path": "models/chatglm2-6b"}`, or by a command's `--base`.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ _PREFIX = "transformer.prefix_encoder."
 
 
 class PrefixBase(ModelFile):
-    """Content of a prefix's base.json.
+    """The content of a prefix's base.json.
 
     Args:
         path: folder of the network, relative to the project root.
@@ -28,10 +28,10 @@ class PrefixBase(ModelFile):
 
 
 def network_files(folder: Path, base: Path | None = None) -> list[Path]:
-    """The files with a whole network's weights: those of a prefix's base first, then the folder's own.
+    """Return the files with a whole network's weights; the files of a prefix's base precede the folder's own files.
 
     Args:
-        base: folder of the network, if `folder` holds only a prefix; None = as in base.json, if that exists.
+        base: folder of the network, if `folder` holds only a prefix; None = the path in base.json, if that file exists.
 
     Raises:
         UserError: weights are missing, base.json is invalid, or a base is named but the folder holds more than a
@@ -43,8 +43,8 @@ def network_files(folder: Path, base: Path | None = None) -> list[Path]:
         return own
     if any(not name.startswith(_PREFIX) for name in mapped_weights(own)):
         raise UserError(
-            f"{folder} holds a network, but {base} is named as its base. A base belongs to an adapter or a "
-            f"P-tuning prefix: leave out --base, or remove {folder / _FILE}."
+            f"{folder} holds a network, but {base} is named as its base. Only an adapter or a P-tuning "
+            f"prefix needs a base, so leave out --base, or remove {folder / _FILE}."
         )
     return [*weight_files(base), *own]
 

@@ -34,28 +34,31 @@ def linear_rope(factor: float, base: float = BASE) -> dict[str, Any]:
 
 
 def yarn_rope(factor: float, unit: int, base: float = BASE) -> dict[str, Any]:
-    """YaRN (Peng et al. 2023, arXiv:2309.00071), for an unscaled range of `unit` positions."""
+    """YaRN (Peng et al. 2023, arXiv:2309.00071) for a network whose unscaled range is `unit` positions."""
     return {**plain_rope(base), "rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": unit}
 
 
 def ntk_base(factor: float, rotary_channels: int, base: float = BASE) -> float:
-    """The base of NTK-aware scaling: base * factor ** (R / (R - 2)).
+    """Return the rotary base for NTK-aware scaling, which is base * factor ** (R / (R - 2)).
 
-    With this base the slowest pair rotates `factor` times slower, as in interpolation, and the fastest as without
-    scaling (bloc97, "NTK-Aware Scaled RoPE", 2023; arXiv:2309.00071, section 3.1). transformers has no such
-    type: configs store the scaling as `default` with the larger base, which every tool understands.
+    With this base, the slowest pair rotates `factor` times slower, as with interpolation, and the fastest pair rotates
+    as it does without scaling (bloc97, "NTK-Aware Scaled RoPE", 2023; arXiv:2309.00071, section 3.1). The
+    library transformers has no such type, so configs store this scaling as `default` with the larger base, which every
+    tool understands.
     """
     return base * factor ** (rotary_channels / (rotary_channels - 2))
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """The scaling of positions that `model.rope` in params.yaml sets; None in its place keeps the checkpoint's scaling.
+    """The scaling of positions that `model.rope` in params.yaml sets.
+
+    Functions that take a scaling keep the checkpoint's scaling if they get None instead.
 
     Args:
         type: default, linear, ntk or yarn.
         factor: number by which the range of positions is multiplied.
-        unit: unscaled range, in positions.
+        unit: unscaled range, as a number of positions.
 
     Raises:
         UserError: the type is unknown.
@@ -74,7 +77,7 @@ class RopeScaling:
 
     @classmethod
     def of(cls, params: RopeParams) -> "RopeScaling | None":
-        """The scaling in params; None if they keep the checkpoint's scaling."""
+        """Return the scaling that params set; None if they keep the checkpoint's scaling."""
         return None if params.type is None else cls(params.type, params.factor, params.unit)
 
     @property
@@ -83,7 +86,7 @@ class RopeScaling:
         return round(self.factor * self.unit)
 
     def parameters(self, existing: dict[str, Any], rotary_channels: int) -> dict[str, Any]:
-        """The rotary parameters of a checkpoint after this scaling.
+        """Return a checkpoint's rotary parameters after this scaling is applied.
 
         Args:
             existing: the checkpoint's own parameters.
@@ -94,9 +97,9 @@ class RopeScaling:
         """
         if is_scaled(existing):
             raise UserError(
-                f"model.rope.type is {self.type}, but the checkpoint already has {describe_rope(existing)}; "
-                "scaling it again would shift every position it was trained on. Set model.rope.type and "
-                "model.rope.factor to auto to keep it."
+                f"model.rope.type is {self.type}, but the checkpoint already has {describe_rope(existing)}. "
+                "Scaling again would shift every position on which it was trained. Set model.rope.type and "
+                "model.rope.factor to auto to keep the checkpoint's scaling."
             )
         base = float(existing["rope_theta"])
         match self.type:
@@ -124,9 +127,10 @@ def describe_rope(rope: dict[str, Any]) -> str:
 
 
 def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Tensor, float]:
-    """Radians per position for each rotary pair [R / 2] in fp32, and YaRN's factor on cosine and sine.
+    """Return each rotary pair's radians per position [R / 2] in fp32, and a factor for cosine and sine.
 
-    Computed by transformers' own functions, except plain RoPE, which transformers leaves to each network.
+    The factor differs from 1 only for YaRN. Functions of transformers compute both results. Only plain RoPE is computed
+    here, because transformers leaves it to each network.
 
     Args:
         rope: a config's `rope_parameters`.
@@ -134,7 +138,7 @@ def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Ten
     """
     cpu = torch.device("cpu")
     if rope["rope_type"] != "default":
-        # They read a config: here one of a single head with only rotary channels
+        # transformers' functions read a config; this config describes a single head with only rotary channels
         positions = round(rope.get("original_max_position_embeddings", 1) * rope.get("factor", 1))
         values: dict[str, Any] = {
             "rope_parameters": {**rope, "partial_rotary_factor": 1.0},
@@ -151,15 +155,15 @@ def inverse_frequencies(rope: dict[str, Any], rotary_channels: int) -> tuple[Ten
 class RotaryEmbedding(nn.Module):
     """Computes rotations from positions, in fp32 for any dtype of the weights.
 
-    The frequencies are stored as Python numbers, not as a buffer: `.to(bf16)`, `.half()`, quantization
-    and loading on the meta device cast or drop buffers, and half precision leaves only 6,145 distinct
-    angles of the fastest pair over 32,768 positions.
+    The frequencies are stored as Python numbers, not as a buffer, because `.to(bf16)`, `.half()`, quantization and
+    loading on the meta device cast or drop buffers. In half precision, the fastest pair would have only 6,145 distinct
+    angles over 32,768 positions.
     """
 
     def __init__(self, rope: dict[str, Any], rotary_channels: int) -> None:
         super().__init__()
         self._rope, self._channels = rope, rotary_channels
-        self._on: dict[torch.device, Tensor] = {}  # copied to a GPU only once: each copy makes it wait
+        self._on: dict[torch.device, Tensor] = {}  # copied to a GPU only once, because each copy makes it wait
 
     @cached_property
     def _frequencies(self) -> tuple[list[float], float]:
@@ -168,7 +172,7 @@ class RotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def angles(self, position_ids: Tensor) -> Tensor:
-        """position_ids [B, T] -> radians [B, T, R / 2], fp32."""
+        """Map position_ids [B, T] to radians [B, T, R / 2] in fp32."""
         device = position_ids.device
         if device not in self._on:
             self._on[device] = torch.tensor(self._frequencies[0], dtype=torch.float32, device=device)
@@ -176,14 +180,14 @@ class RotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids: Tensor) -> Tensor:
-        """position_ids [B, T] -> rotations [B, T, 1, R / 2], complex64 (one number rotates one pair)."""
+        """Map position_ids [B, T] to rotations [B, T, 1, R / 2] in complex64, where one number rotates one pair."""
         angles = self.angles(position_ids)
         radius = torch.full_like(angles, self._frequencies[1])
         return torch.polar(radius, angles).unsqueeze(2)
 
 
 def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
-    """Rotate the first R channels of each head, as the interleaved pairs (x0, x1), (x2, x3), ...
+    """Rotate the first R channels of each head as interleaved pairs (x0, x1), (x2, x3), ...
 
     Args:
         heads: [B, T, H, D] in any dtype; the rotation itself is in fp32.
@@ -224,7 +228,7 @@ def turned(heads: Tensor, parts: Tensor) -> Tensor:
 
 
 def turned_back(heads: Tensor, parts: Tensor) -> Tensor:
-    """The transpose of `turned`: multiply by cosine - i sine."""
+    """Apply the transpose of `turned`, which multiplies by cosine - i sine."""
     return _turned(heads, parts[..., 0], -parts[..., 1])
 
 

@@ -1,9 +1,10 @@
-"""How other engines read a folder's config, and how half precision affects its positions.
+"""How other inference engines read a folder's config, and how half precision affects the network's positions.
 
-According to their sources (they were not run), vLLM 0.32 and SGLang 0.5.23 use a rotary base of 10,000 x `rope_ratio`
-for a released ChatGLM config, and llama.cpp's convert_hf_to_gguf.py (October 2026) writes that base. So a ratio that
-divides positions, such as chatglm2-6b-32k's, is served with a wrong base. None of them reads `rope_parameters`
-in the released layout; in transformers' Glm layout vLLM and SGLang do, but the converter does not.
+The statements about engines come from the engines' sources; no engine was run. For a released ChatGLM config, vLLM 0.32
+and SGLang 0.5.23 use a rotary base of 10,000 x `rope_ratio`, and llama.cpp's convert_hf_to_gguf.py (October 2026)
+writes that base. So networks whose ratio divides positions, such as chatglm2-6b-32k, are served with a wrong base. In
+the released layout, none of these engines reads `rope_parameters`. In transformers' Glm layout, vLLM and SGLang read
+these values, but the converter does not.
 """
 
 from collections.abc import Mapping
@@ -26,8 +27,8 @@ class Served:
     """How an engine rotates queries and keys.
 
     Args:
-        rope: the rotary parameters that it uses.
-        verdict: `plain` = the engine uses neither the network's scaling nor its base.
+        rope: the rotary parameters that the engine uses.
+        verdict: `plain` = the engine uses neither the network's scaling nor the network's rotary base.
         note: what else is needed to serve the network correctly.
     """
 
@@ -38,19 +39,19 @@ class Served:
 
 
 def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -> list[Served]:
-    """How each engine reads a config.json.
+    """Return how each engine reads a config.json.
 
     Args:
         values: the values in config.json.
         rope: the network's rotary parameters.
-        positions: the network's range.
+        positions: length of the network's range.
     """
     by_ratio = plain_rope(BASE * float(values.get("rope_ratio") or 1))
     if values.get("model_type") != GLM:
         note = "" if _known(values) else f"architecture {_architecture(values)} is not supported: export first"
         return [Served(engine, by_ratio, _verdict(by_ratio, rope), note) for engine in ENGINES]
     lengths = {"vLLM": f"--max-model-len {positions}", "SGLang": f"--context-length {positions}"}
-    too_long = rope["rope_type"] == "linear"  # both scale the positions again, although they are already scaled
+    too_long = rope["rope_type"] == "linear"  # both scale the range again, although it is already scaled
     notes = {engine: f"give {option}" if too_long else "" for engine, option in lengths.items()}
     read = [Served(engine, dict(rope), "right", notes[engine]) for engine in lengths]
     converter = ENGINES[-1]
@@ -59,12 +60,13 @@ def served(values: Mapping[str, Any], rope: Mapping[str, Any], positions: int) -
 
 
 def distinct_angles(rope: dict[str, Any], channels: int, positions: int, dtype: torch.dtype) -> tuple[int, float]:
-    """Number of distinct angles of the fastest pair, and the largest error of any angle in radians.
+    """Return the number of distinct angles of the fastest pair, and the largest error of any angle, in radians.
 
-    They hold for tables built as in the released code: positions, frequencies and their product are in `dtype`.
+    Both numbers apply to rotary tables that are built as in the released code, where positions, frequencies and their
+    products are in `dtype`.
 
     Args:
-        channels: `R`, the number of rotary channels of a head.
+        channels: `R`, the number of rotary channels in a head.
     """
     frequencies = inverse_frequencies(rope, channels)[0]
     place = torch.arange(positions)[:, None]

@@ -1,6 +1,6 @@
-"""Read stored weights one tensor at a time, unpacking packed integers and adding an adapter's update.
+"""Read stored weights one tensor at a time; unpack packed integers, and add an adapter's update.
 
-Files stay mapped, so only the requested tensor is in memory.
+Files stay memory-mapped, so only the requested tensor is in memory.
 """
 
 import math
@@ -22,8 +22,8 @@ class StoredTensors(Mapping[str, Tensor]):
 
     Args:
         weights: the result of `mapped_weights`.
-        bits: 4 or 8 if the linears of the blocks are packed integers, each with a `weight_scale` (config:
-            quantization_bit); 0 if nothing is packed.
+        bits: 4 or 8 (quantization_bit in the config) if the weights of the blocks' linear layers are packed integers,
+            each with a `weight_scale`; 0 if nothing is packed.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], bits: int = 0) -> None:
@@ -58,7 +58,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
 
 class LazyTensor:
-    """One tensor of a mapping, read when it is sliced, as transformers reads safetensors."""
+    """One tensor of a mapping; it is read only when it is sliced, as transformers does with safetensors."""
 
     def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
         self._tensors, self._name = tensors, name
@@ -72,7 +72,7 @@ class LazyTensor:
 
 
 class MergedTensors(Mapping[str, Tensor]):
-    """A base's tensors with a LoRA adapter's update added; changed tensors are fp32, to be rounded only once later.
+    """A base's tensors with a LoRA adapter's update added; changed tensors are in fp32, so they are rounded only once.
 
     Args:
         base: the network's tensors.
@@ -96,15 +96,15 @@ class MergedTensors(Mapping[str, Tensor]):
 
 
 class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
-    """The two matrices of a LoRA adapter for each weight that it changes: A [r, I] and B [O, r] in fp32, by its name.
+    """A LoRA adapter's matrices A [r, I] and B [O, r] in fp32, by the name of the weight that they change.
 
     Args:
         lora: the params in the adapter's config.
-        weights: the adapter's tensors, checked.
+        weights: the adapter's tensors, which have been checked.
 
     Attributes:
         rank: `r`.
-        scale: factor of the update, which is `scale` times B A.
+        scale: the update's factor; the update is `scale` times B A.
     """
 
     def __init__(self, lora: LoraParams, weights: Mapping[str, Tensor]) -> None:
@@ -116,7 +116,7 @@ class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
 
     @property
     def alpha(self) -> float:
-        """The alpha for tools that scale the update by alpha / rank."""
+        """The value of alpha for tools that scale the update by alpha / rank."""
         return self.scale * self.rank
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
@@ -136,12 +136,12 @@ class LoraUpdates(Mapping[str, tuple[Tensor, Tensor]]):
 def unpacked(packed: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Unpack a released weight into fp32, which is exact.
 
-    A packed weight is symmetric integers with one scale per row; a byte holds two 4-bit integers, the one of the even
-    column in its upper half.
+    A packed weight consists of symmetric integers with one scale per row. A byte holds two 4-bit integers, and the
+    integer of the even column is in the byte's upper half.
 
     Args:
         packed: int8 [O, I * bits / 8].
-        scale: [O]; for each row its largest number divided by the largest integer.
+        scale: [O]; each row's scale is the row's largest number divided by the largest integer.
 
     Returns:
         [O, I]

@@ -1,7 +1,8 @@
-"""Find the files with a folder's weights, and check their tensors before any is used.
+"""Find the files with a folder's weights, and check the tensors in them before any tensor is used.
 
-Tensors are mapped: their names, shapes and types are read at once, their numbers only when used. No code in a file is
-run: `.bin` files are unpickled by torch's own reader of weights, which knows only tensors.
+Tensors are memory-mapped. Their names, shapes and dtypes are read immediately, and their numbers only when they are
+used. No code in a file is run, because `.bin` files are unpickled by torch's own reader of weights, which knows only
+tensors.
 """
 
 import struct
@@ -23,7 +24,7 @@ _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bi
 _MOST_INDEX_BYTES = 16 << 20
 _MOST_HEADER_BYTES = 16 << 20  # of names and shapes
 _LONGEST_REASON = 200
-SCALE = "_scale"  # suffix to the name of a packed weight: the scales of its rows
+SCALE = "_scale"  # suffix that turns a packed weight's name into the name of its rows' scales
 _PACKED = torch.int8
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -32,21 +33,21 @@ def weight_files(folder: Path) -> list[Path]:
     """The files with a folder's weights, sorted.
 
     Raises:
-        UserError: there is no such folder, it holds no weights, or their index is invalid or names a missing file.
+        UserError: the folder is missing or holds no weights, or the weights' index is invalid or names a missing file.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder. Name one with config.json and weights in it.")
+        raise UserError(f"{folder} is not a folder. Name a folder with config.json and weights in it.")
     for name in _NAMES:
         file = folder / name
         if file.is_file():
             return _shards(file) if name.endswith(".index.json") else [file]
     raise UserError(
-        f"{folder} holds no weights: neither pytorch_model*.bin nor *.safetensors (with their index.json where sharded)"
+        f"{folder} holds no weights: neither pytorch_model*.bin nor *.safetensors (with index.json if sharded)"
     )
 
 
 def mapped_weights(files: Iterable[Path]) -> dict[str, Tensor]:
-    """The tensors of all files by name; their numbers stay in the files until they are used.
+    """Return the tensors of all files by name; the tensors' numbers stay in the files until they are used.
 
     Raises:
         UserError: a file is damaged, holds something other than weights, or repeats another file's tensor.
@@ -66,7 +67,7 @@ def mapped_weights(files: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def require_finite(weights: dict[str, Tensor], place: Path) -> None:
-    """Read all numbers once and refuse NaN or infinity.
+    """Read all numbers once, and reject tensors with NaN or infinity.
 
     Raises:
         UserError: some tensors hold NaN or infinity; the error names them.
@@ -74,9 +75,9 @@ def require_finite(weights: dict[str, Tensor], place: Path) -> None:
     broken = [name for name, tensor in weights.items() if not _is_finite(tensor)]
     if broken:
         raise UserError(
-            f"{place}: the weights hold NaN or infinity, so every answer would be noise: {shown_names(broken[:3])}"
-            f"{f' and {len(broken) - 3:,} more' if len(broken) > 3 else ''}. Use an earlier checkpoint, or lower "
-            "train.learning_rate and tune again."
+            f"{place}: the weights hold NaN or infinity (in {shown_names(broken[:3])}"
+            f"{f' and {len(broken) - 3:,} more' if len(broken) > 3 else ''}), so every answer would be noise. Use an "
+            "earlier checkpoint, or lower train.learning_rate and tune again."
         )
 
 
@@ -97,8 +98,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # damaged bytes can make the parsers fail in any way
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{file} cannot be read as weights ({printable(lines[0][:_LONGEST_REASON])}). Copy it again, and compare "
-            "its size with the original's."
+            f"{file} cannot be read as weights ({printable(lines[0][:_LONGEST_REASON])}). Copy the file again, "
+            "and compare its size with the original's."
         ) from None
     return found
 
@@ -109,7 +110,7 @@ def _mapped_safetensors(file: Path) -> dict[str, Tensor]:
     if len(length) == 8 and struct.unpack("<Q", length)[0] > _MOST_HEADER_BYTES:
         raise ValueError("its list of tensors is too long")
     with safe_open(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _mapped_bin(file: Path) -> Any:

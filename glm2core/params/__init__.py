@@ -1,10 +1,10 @@
 """Reads params.yaml into frozen typed sections, without importing torch. No other package reads that file.
 
-A class whose name ends in Choices is a section as written: some keys may be `auto`. `settle` turns it into the class
-that ends in Params, which all other code takes.
+A class whose name ends in Choices holds a section as it stands in params.yaml, where some keys may be `auto`. `settle`
+turns each Choices class into the class whose name ends in Params, which all other code uses.
 
-Every stage calls `load_params` first, so a wrong key, type, value or combination stops the run within a second; the
-error states the key, the value, what is allowed, and the nearest name.
+Every stage calls `load_params` first. A wrong key, type, value or combination therefore stops the run within a second.
+The error message states the key, the value, what is allowed, and the nearest name.
 """
 
 from glm2core.params.advice import Base, read_base

@@ -1,7 +1,7 @@
-"""Reads what a base's folder says about tuning it: the size in config.json, and the advice in tuning.yaml.
+"""Reads from a base's folder what to know before tuning: the size, in config.json, and the advice, in tuning.yaml.
 
-tuning.yaml comes with the weights, so it is untrusted: it must be small, and may hold only plain values for those keys
-of params.yaml that take `auto`.
+tuning.yaml comes with the weights, so it is untrusted. The file must be small, and it may contain only plain values for
+those keys of params.yaml that take `auto`.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ _RELEASED_POSITIONS = 32_768
 
 
 def _advisable(choices: type[BaseModel]) -> type[BaseModel] | None:
-    """The section of tuning.yaml for a section of params.yaml; None if no key takes `auto`."""
+    """The section of tuning.yaml that belongs to a section of params.yaml; None if no key takes `auto`."""
     fields: dict[str, Any] = {}
     for name, field in choices.model_fields.items():
         if is_section(field.annotation):
@@ -55,14 +55,14 @@ _Size = Annotated[int, Field(ge=1)]  # of an existing network: a fact, not a cho
 
 
 class Base(Section):
-    """Facts about the base, or about a network from scratch, on which `settle` depends.
+    """What `settle` needs to know about the base, or about a network that is trained from scratch.
 
     Attributes:
-        from_scratch: whether there is no base.
-        parameters: number of parameters in the network; None = unknown, as there is no config.json.
+        from_scratch: whether the network is trained from scratch, without a base.
+        parameters: number of parameters in the network; None if it is unknown because there is no config.json.
         positions: number of positions that the network was made for (its seq_length).
-        tuning_sha256: SHA-256 of the base's tuning.yaml; None = there is no tuning.yaml.
-        advice: the checked sections of tuning.yaml.
+        tuning_sha256: SHA-256 of the base's tuning.yaml; None if there is no tuning.yaml.
+        advice: the sections of tuning.yaml, which have been checked.
     """
 
     from_scratch: bool = True
@@ -82,13 +82,13 @@ SMALL_NETWORK = 200_000_000
 
 
 def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
-    """The facts about `model.base`, or about the preset of a network from scratch.
+    """Return what is known about `model.base`, or about the preset of a network that is trained from scratch.
 
     A missing config.json is reported later, when the weights are read.
 
     Raises:
-        UserError: config.json is wrong or describes another network; or tuning.yaml is wrong, and each wrong key is
-            named.
+        UserError: config.json is wrong or describes an unsupported network, or tuning.yaml is wrong. The error message
+            names each wrong key of tuning.yaml.
     """
     if folder is None:
         parameters = _SMALL_PRESETS.get(preset)
@@ -107,13 +107,13 @@ def read_base(folder: str | Path | None, preset: str = "tiny") -> Base:
 
 
 def checked_advice(values: Any, name: str) -> dict[str, Any]:
-    """Check the values of a tuning.yaml; return its sections, with only the keys that it has.
+    """Check the values of a tuning.yaml, and return its sections with only the keys that the file sets.
 
     Args:
         name: the file's name, for error messages.
 
     Raises:
-        UserError: `values` has a key that takes no advice, or a value that its key doesn't take.
+        UserError: `values` contains a key that takes no advice, or a value that is not allowed for its key.
     """
     try:
         advice = _Advice.model_validate(values)
@@ -123,14 +123,14 @@ def checked_advice(values: Any, name: str) -> dict[str, Any]:
     for key, value in dotted(sections).items():
         if _is_too_much(value):
             raise UserError(
-                f"{name}: {key} is more than advice may hold (numbers up to {_LARGEST:,}, {_MOST_ENTRIES} entries). "
-                "Lower it there, or remove it and set the key in params.yaml."
+                f"{name}: {key} is too large for advice, which allows numbers up to {_LARGEST:,} and lists of up to "
+                f"{_MOST_ENTRIES} entries. Lower the value in this file, or remove the key and set it in params.yaml."
             )
     return sections
 
 
 def dotted(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values by dotted key; every dict is a section, because a curriculum's stages are in a list."""
+    """Map dotted keys to values. Every dict counts as a section, because the stages of a curriculum are in a list."""
     flat: dict[str, Any] = {}
     for name, value in sections.items():
         flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -145,7 +145,7 @@ def _read_advice(file: Path) -> dict[str, Any]:
 
 
 def _count(config: ConfigFile) -> int:
-    """Parameters of the network: blocks, embedding and output layer; without biases and norms."""
+    """Number of parameters in the blocks, the embedding and the output layer, without biases and norms."""
     heads = 2 * config.num_attention_heads + 2 * config.multi_query_group_num
     block = config.hidden_size * (config.kv_channels * heads + 3 * config.ffn_hidden_size)
     return config.num_layers * block + 2 * config.padded_vocab_size * config.hidden_size

@@ -1,4 +1,4 @@
-"""Reads the type annotation of a key: whether the key takes `auto` or null, and which other values."""
+"""Reads from a key's type annotation whether the key takes `auto` or null, and which other values it takes."""
 
 import types
 import typing

@@ -20,69 +20,78 @@ from glm2core.params.section import (
 
 
 class GeneratedLines(Section):
-    """Generated long conversations: a record, then many questions about it, as in LongEval's `lines` and RULER."""
+    """Generated long conversations, which ask many questions about one record, as in LongEval's `lines` and RULER."""
 
     conversations: Count = Field(description="how many conversations to generate")
     lines: list[Count] = Field(
         min_length=1,
-        description="possible numbers of lines in a record, one of which is drawn for each conversation; a line has "
-        "about 22 tokens with the embedded tokenizer",
+        description="possible numbers of lines in a record; one of these numbers is drawn for each conversation; with "
+        "the embedded tokenizer, a line takes about 22 tokens",
     )
-    questions: Count = Field(description="questions (rounds) asked about one record")
+    questions: Count = Field(description="number of questions (rounds) about each record")
     repeats: Fraction = Field(
-        0.0, description="share of conversations whose record names some lines twice, which is easier to learn from"
+        0.0, description="share of conversations whose record repeats some of its lines, which is easier to learn from"
     )
     hard_negatives: Fraction = Field(
-        0.0, description="share of conversations whose lines share words and digits, so that keys nearly collide"
+        0.0,
+        description="share of conversations in which many lines have words and digits in common, so that their keys "
+        "are easy to confuse",
     )
     kinds: list[FactKind] = Field(
         ["lines"],
         min_length=1,
-        description="kinds of facts, of which one or several are drawn for each record: lines, and RULER's kinds, "
-        "whose facts are longer and therefore fewer",
+        description="kinds of facts; one or several of them are drawn for each record; facts of RULER's kinds are "
+        "longer than lines, so a record holds fewer of them",
     )
     wording: Literal["other", "all"] = Field(
         "other",
-        description="wording of RULER's kinds; other = wordings that evaluation does not use; all = its wording too",
+        description="wording of the facts of RULER's kinds; other = only wordings that the evaluation does not use; "
+        "all = the evaluation's wording as well",
     )
-    seed: Seed = Field(0, description="seed of the generator; another seed gives other records")
+    seed: Seed = Field(0, description="seed of the generator; a different seed gives different records")
 
 
 class AnalysisKinds(Section):
-    """How often each kind of generated text analysis is drawn, relative to the sum of all kinds."""
+    """How often each kind of text-analysis row is drawn; only the ratios between these numbers matter."""
 
-    extract: Share = Field(3.0, description="one question about one text: a name, date, amount, place or relation")
+    extract: Share = Field(
+        3.0, description="one question about one text, which asks for a name, date, amount, place or relation"
+    )
     texts: Share = Field(2.0, description="one task about several texts")
     tasks: Share = Field(2.0, description="several questions about one text, in one conversation")
-    judgement: Share = Field(2.0, description="whether a claim is true; the answer has EXPLAIN and CONCLUSION")
-    dialogue: Share = Field(1.0, description="a question about something the user said several rounds before")
+    judgement: Share = Field(
+        2.0, description="a question about whether a claim is true; the answer has the parts EXPLAIN and CONCLUSION"
+    )
+    dialogue: Share = Field(1.0, description="a question about something that the user said several rounds earlier")
 
     @model_validator(mode="after")
     def _some(self) -> "AnalysisKinds":
         if not any(self.model_dump().values()):
-            raise ValueError("all kinds are 0, so nothing can be drawn; give at least one kind a share")
+            raise ValueError("all kinds are 0, so nothing can be drawn; set at least one kind above 0")
         return self
 
 
 class GeneratedAnalysis(Section):
-    """Generated short rows of text analysis, whose answers are in the text; in English and Chinese."""
+    """Short generated rows in English and Chinese, with questions about a text that contains the answers."""
 
     rows: NonNegative = Field(description="how many rows to generate for training; 0 = this source is off")
     held_out_rows: NonNegative = Field(
         120,
-        description="how many held-out rows to generate, about entities that no training row has: half of them for "
-        "validation, half for test",
+        description="how many held-out rows to generate, half of them for validation and half for test; they are about "
+        "entities that appear in no training row",
     )
     chinese: Fraction = Field(0.5, description="share of rows in Chinese; the others are in English")
     kinds: AnalysisKinds = Field(AnalysisKinds(), description="how often each kind is drawn")
-    seed: Seed = Field(0, description="seed of the generator; another seed gives other rows")
+    seed: Seed = Field(0, description="seed of the generator; a different seed gives different rows")
 
 
 class Source(Section):
-    """A file, a glob, a folder of parquet parts, or generated conversations."""
+    """One source of rows, which is a file, a glob, a folder of parquet parts, or a generator."""
 
     format: Literal["auto", "alpaca", "chatglm", "messages", "sharegpt", "lines", "analysis"] = Field(
-        "auto", description="format of the rows; auto detects and prints it; lines and analysis are generated"
+        "auto",
+        description="format of the rows; auto = detect the format and print it; rows in the formats lines and analysis "
+        "are generated, not read",
     )
     path: FilePath | None = Field(
         None,
@@ -90,11 +99,13 @@ class Source(Section):
     )
     columns: dict[str, str] = Field(
         {},
-        description="standard column name -> its name in this file, as in {prompt: question, response: answer}; "
+        description="maps standard column names to this file's names, as in {prompt: question, response: answer}; "
         "a mapped column is read only under its standard name",
     )
     encoding: Literal["gb18030"] | None = Field(
-        None, description="encoding of a text file; null = detect UTF-8, UTF-16 or UTF-32; gb18030 includes GBK"
+        None,
+        description="encoding of a text file; null = detect whether it is UTF-8, UTF-16 or UTF-32; gb18030 includes "
+        "GBK",
     )
     limit: Count | None = Field(None, description="take only the first N rows; null = all")
     max_source_length: Count | None = Field(
@@ -106,13 +117,20 @@ class Source(Section):
     loss_on: Literal["last", "every"] | None = Field(
         None, description="overrides tokenize.loss_on for this source; null = no override"
     )
-    held_out: bool = Field(True, description="false: all rows are trained on, none is held out")
+    held_out: bool = Field(
+        True, description="whether some rows are held out for validation and test; false = all rows are for training"
+    )
     weight: Annotated[float, Field(ge=0.01, le=100)] = Field(
         1.0,
-        description="how often each row is in an epoch: 2 = twice, 0.5 = in half of the epochs, drawn by train.seed",
+        description="how often each row appears in an epoch; 2 = twice; 0.5 = in half of the epochs, drawn with "
+        "train.seed",
     )
-    generate: GeneratedLines | None = Field(None, description="with format lines: what to generate; else null")
-    analysis: GeneratedAnalysis | None = Field(None, description="with format analysis: what to generate; else null")
+    generate: GeneratedLines | None = Field(
+        None, description="what to generate if format is lines; must be null for all other formats"
+    )
+    analysis: GeneratedAnalysis | None = Field(
+        None, description="what to generate if format is analysis; must be null for all other formats"
+    )
 
     @property
     def is_generated(self) -> bool:
@@ -122,78 +140,90 @@ class Source(Section):
     @model_validator(mode="after")
     def _path_or_generate(self) -> "Source":
         if (self.generate is not None) != (self.format == "lines"):
-            raise ValueError("generate goes with format lines, and format lines needs generate")
+            raise ValueError("`generate` is allowed only with `format: lines`, and `format: lines` needs `generate`")
         if (self.analysis is not None) != (self.format == "analysis"):
-            raise ValueError("analysis goes with format analysis, and format analysis needs analysis")
+            raise ValueError(
+                "`analysis` is allowed only with `format: analysis`, and `format: analysis` needs `analysis`"
+            )
         if (self.path is None) != (self.format in ("lines", "analysis")):
-            raise ValueError("needs a path (or, with format lines, generate instead of a path)")
+            raise ValueError("path is needed for files, and must be null for the formats lines and analysis")
         return self
 
     @model_validator(mode="after")
     def _columns_rename(self) -> "Source":
         theirs = list(self.columns.values())
         if twice := [name for name in dict.fromkeys(theirs) if theirs.count(name) > 1]:
-            raise ValueError(f"columns maps two names to {shown_names(twice[:1])}; a column has one meaning")
+            raise ValueError(
+                f"columns maps two names to {shown_names(twice[:1])}, but a column can have only one meaning"
+            )
         return self
 
 
 class ConvertParams(Section):
-    """From raw files to conversations."""
+    """Turns raw files into conversations."""
 
-    sources: list[Source] = Field(min_length=1, description="what to read, in order: files, globs, generated lines")
+    sources: list[Source] = Field(min_length=1, description="files, globs and generated rows to read, in this order")
     validation_fraction: Fraction = Field(
-        0.05, description="share of prompts held out to validate during training; rows of one prompt stay together"
+        0.05,
+        description="share of prompts held out for validation during training; rows with the same prompt stay together",
     )
     test_fraction: Fraction = Field(
         0.05,
-        description="share of prompts held out for the evaluate stage; this and validation_fraction must add up to "
+        description="share of prompts held out for the evaluate stage; together with validation_fraction, it must be "
         "less than 1",
     )
     max_rejected_fraction: Fraction = Field(
-        0.05, description="if a larger share of the rows in files is rejected, the stage stops; else they are listed"
+        0.05,
+        description="the stage stops if more than this share of the rows in files is rejected; otherwise the rejected "
+        "rows are listed",
     )
-    seed: Seed = Field(0, description="salt of the split's hash: another seed gives other splits")
+    seed: Seed = Field(0, description="seed of the hash that splits the rows; a different seed gives different splits")
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> "ConvertParams":
         held_out = self.validation_fraction + self.test_fraction
         if held_out >= 1:
-            raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {held_out:g}")
+            raise ValueError(f"validation_fraction + test_fraction must be below 1, but the sum is {held_out:g}")
         return self
 
 
 class TokenizeChoices(Section):
-    """From conversations to token pairs."""
+    """Turns conversations into token pairs."""
 
     pair_format: Literal["glm2", "llama"] = Field(
         "glm2",
-        description="order of prompt A and answer B; glm2: [gMASK] sop A B </s>, as in released models; llama: "
-        "<s> A B </s>",
+        description="how prompt A and answer B are joined; glm2 = [gMASK] sop A B </s>, as in the released models; "
+        "llama = <s> A B </s>",
     )
     template: Literal["auto", "chatglm2", "chatglm3"] = Field(
-        "auto", description="prompt wording; auto = chatglm3 for a ChatGLM3 base, else chatglm2's [Round n]"
+        "auto",
+        description="wording of the prompt; auto = chatglm3 for a ChatGLM3 base, else chatglm2, which writes [Round n]",
     )
     loss_on: Literal["last", "every"] = Field(
-        "last", description="which answers of a conversation are supervised: the last one, or every one"
+        "last",
+        description="which answers of a conversation count in the loss; last = only the last answer; every = all "
+        "answers",
     )
     truncation: Literal["rounds", "left", "right", "drop"] = Field(
         "rounds",
-        description="how to shorten a prompt over max_source_length: rounds drops the oldest rounds, then the middle "
-        "of the text, never the question; left and right remove tokens on that side; drop removes the row",
+        description="how to shorten a prompt that exceeds max_source_length; rounds = drop the oldest rounds, then the "
+        "middle of the text, but never the question; left, right = drop tokens on that side; drop = drop the row",
     )
     max_source_length: Count = Field(
-        300, description="maximum tokens of a prompt, including [gMASK] sop; memory and time grow with it"
+        300, description="maximum number of tokens in a prompt, including [gMASK] sop; memory and time grow with it"
     )
     max_target_length: Count = Field(
-        200, description="maximum tokens of an answer, including </s>; longer answers are truncated"
+        200, description="maximum number of tokens in an answer, including </s>; longer answers are truncated"
     )
     vocabulary_size: Annotated[int, Field(ge=300, le=64000)] = Field(
         2000, description="number of pieces in the tokenizer, which is trained only if model.base is null"
     )
-    threads: Auto[Threads] = Field("auto", description="tokenizer threads; auto = all cores; no effect on the result")
+    threads: Auto[Threads] = Field(
+        "auto", description="number of tokenizer threads, which does not affect the result; auto = all cores"
+    )
 
 
 class TokenizeParams(TokenizeChoices):
-    """`TokenizeChoices` with every `auto` settled."""
+    """`TokenizeChoices`, with a value in place of every `auto`."""
 
     threads: Threads = 1

@@ -22,12 +22,12 @@ _MOST_BYTES = 1 << 20
 class TrackingParams(Section):
     """What MLflow records."""
 
-    experiment: Name = Field("glm2core", description="name of the MLflow experiment, and of promoted models")
+    experiment: Name = Field("glm2core", description="name of the MLflow experiment and of promoted models")
     log_examples: bool = Field(True, description="false keeps users' texts out of MLflow")
 
 
 class Params(Section):
-    """All of params.yaml as written, including `auto`: one section per stage, plus model and tracking."""
+    """The sections of params.yaml, one per stage, plus model and tracking. No `auto` is replaced yet."""
 
     convert: ConvertParams
     tokenize: TokenizeChoices
@@ -39,9 +39,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> "Params":
         if self.evaluate.retrieval.base_lengths not in (AUTO, []) and self.model.base is None:
-            raise ValueError("evaluate.retrieval.base_lengths needs model.base: set it, or base_lengths to [] or auto")
+            raise ValueError(
+                "evaluate.retrieval.base_lengths needs model.base; set model.base, or set base_lengths to [] or auto"
+            )
         if self.evaluate.generation.base is True and self.model.base is None:
-            raise ValueError("evaluate.generation.base is true and needs model.base: set it, or base to false or auto")
+            raise ValueError(
+                "evaluate.generation.base is true and needs model.base; set model.base, or set generation.base to "
+                "false or auto"
+            )
         return self
 
 
@@ -49,7 +54,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check a params file.
 
     Raises:
-        UserError: some keys are wrong; the error has a sentence for each.
+        UserError: the file can't be read, or some keys are wrong; the error message describes each wrong key.
     """
     try:
         text = read_yaml_file(path, _MOST_BYTES)
@@ -59,10 +64,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
-    """Check the text of a params file; `path` is its name in error messages.
+    """Check the text of a params file; `path` is the file's name in error messages.
 
     Raises:
-        UserError: as `load_params`.
+        UserError: some keys are wrong; the error message describes each wrong key.
     """
     values = parse_yaml(text, path)
     try:
@@ -72,7 +77,7 @@ def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
 
 
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """The values by dotted key, as `-S` and MLflow name keys; a list is one value."""
+    """Map dotted keys to values, with the key names that `-S` and MLflow use. A list counts as one value."""
     flat: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -84,11 +89,11 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """{dotted key: (value, default)} of each key whose value differs from its default, or that has no default.
+    """Return {dotted key: (value, default)} for each key that has no default or whose value differs from its default.
 
     Args:
-        default: the default of the whole section; None = use the defaults of its keys.
-        prefix: text put in front of each key.
+        default: the default of the whole section; None = use the defaults of the section's keys.
+        prefix: text that is put in front of each key.
     """
     found: dict[str, tuple[Any, Any]] = {}
     for name, field in type(section).model_fields.items():
@@ -104,7 +109,7 @@ def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = 
 
 
 def unsettled(section: BaseModel, prefix: str = "") -> set[str]:
-    """The dotted keys whose `auto` is replaced by `settle`: not device and dtype, whose `auto` torch decides."""
+    """The dotted keys whose `auto` is replaced in `settle`; device and dtype are not, because torch decides them."""
     keys: set[str] = set()
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)

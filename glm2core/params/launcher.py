@@ -1,4 +1,7 @@
-"""Checks `train.launcher`: the program that starts the train stage, and its options. No part of it reaches a shell."""
+"""Checks `train.launcher`, which names the program that starts the train stage, and that program's options.
+
+No part of `train.launcher` reaches a shell.
+"""
 
 import re
 import shlex
@@ -19,7 +22,7 @@ _BACKEND = re.compile(r"c10d|static")
 _ENDPOINT = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _CONFIG = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]*\.ya?ml")
 
-# Program -> the module to run for it, and its options with the form of their values
+# Each program's name, the module to run for it, and its options with the form of their values
 _PROGRAMS: dict[str, tuple[str, dict[str, tuple[re.Pattern[str], str]]]] = {
     "python": ("", {}),
     "torchrun": (
@@ -43,13 +46,13 @@ _PROGRAMS: dict[str, tuple[str, dict[str, tuple[re.Pattern[str], str]]]] = {
 
 
 def launcher_command(launcher: str) -> tuple[str, list[str]]:
-    """The module that starts the stage, and its options, each followed by its value; ("", []) for plain python.
+    """Return the module that starts the stage, and its options, each followed by its value; ("", []) for plain python.
 
     Raises:
-        ValueError: the program or an option is unknown, or a value has another form.
+        ValueError: the program or an option is unknown, or a value does not have the required form.
     """
     if not launcher.isprintable():
-        raise ValueError("holds a control character or a line break; write one line")
+        raise ValueError("holds a control character or a line break; write the command on one line")
     try:
         words = shlex.split(launcher)
     except ValueError as error:
@@ -62,21 +65,21 @@ def launcher_command(launcher: str) -> tuple[str, list[str]]:
 
 
 def _checked(program: str, words: list[str], allowed: dict[str, tuple[re.Pattern[str], str]]) -> Iterator[str]:
-    """The words, with `--option=value` split in two; each option at most once."""
+    """Yield the words, with `--option=value` split in two, and check that each option appears at most once."""
     rest = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     seen: set[str] = set()
     while rest:
         option, rest = rest[0], rest[1:]
         if option not in allowed:
-            known = f"{', '.join(allowed)}, each with one value" if allowed else "no options"
-            raise ValueError(f"has {printable(option)!r}; {program} takes {known}")
+            known = f"only {', '.join(allowed)}, each with one value" if allowed else "no options"
+            raise ValueError(f"{printable(option)!r} is not allowed; {program} takes {known}")
         if option in seen:
-            raise ValueError(f"has {option} twice; keep one of the two")
+            raise ValueError(f"{option} is given twice; keep one of the two")
         seen.add(option)
         pattern, meaning = allowed[option]
         value, rest = (rest[0], rest[1:]) if rest else ("", [])
         if not pattern.fullmatch(value):
-            raise ValueError(f"has {option} with {printable(value)!r}; it must be {meaning}")
+            raise ValueError(f"{option} is {printable(value)!r}, but it must be {meaning}")
         yield option
         yield value
 

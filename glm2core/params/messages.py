@@ -1,4 +1,4 @@
-"""Sentences about wrong params: each states the place, the value, what is allowed, and the nearest name."""
+"""Error messages about wrong params, which state the key, the value, what is allowed, and the nearest name."""
 
 import difflib
 import typing
@@ -39,7 +39,7 @@ _MOST_SENTENCES = 20
 
 
 def messages(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """A sentence for each wrong key of `root`'s values; if there are many, only for the first ones."""
+    """One message for each wrong key in the values for `root`; if many keys are wrong, only for the first ones."""
     wrong = error.errors()
     sentences = [_cut(_sentence(dict(detail), root), _LONGEST_SENTENCE) for detail in wrong[:_MOST_SENTENCES]]
     more = len(wrong) - len(sentences)
@@ -98,7 +98,7 @@ def _is_short(word: Any) -> bool:
 
 
 def _null_is_not_auto(value: Any, location: Location, root: type[BaseModel]) -> str:
-    """Params files of earlier versions have null for what is `auto` now."""
+    """Params files of earlier versions use null where `auto` is needed now."""
     return " (null means none: write auto)" if value is None and takes_auto(_annotation(location, root)) else ""
 
 

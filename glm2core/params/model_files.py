@@ -1,8 +1,10 @@
-"""Reads the JSON files of a model's folder. They come with third-party weights, so each is read by a strict schema.
+"""Reads the JSON files in a model's folder.
 
-A schema names the keys that are read, with types and bounds. All other keys are dropped, so that settings for code to
-run, kernels, quantization or attention (`auto_map`, `attn_implementation`, `quantization_config`) never reach
-transformers or peft. An error is one sentence.
+The files come with third-party weights, so each file is checked against a strict schema.
+
+A schema names the keys that are read, with their types and bounds. All other keys are dropped, so settings that would
+choose code, kernels, quantization or attention (`auto_map`, `attn_implementation`, `quantization_config`) never reach
+transformers or peft. Each error message is one sentence.
 """
 
 import json
@@ -68,7 +70,7 @@ Evidence = Annotated[str | None, BeforeValidator(lambda value: None if value is 
 
 
 class ModelFile(BaseModel):
-    """The keys that are read from one file; unknown keys are dropped, NaN and infinity are refused."""
+    """The keys that are read from one file. Unknown keys are dropped, and NaN and infinity are rejected."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -98,9 +100,9 @@ class RopeFile(ModelFile):
 
 
 class ConfigFile(ModelFile):
-    """config.json: sizes and positions of the network, under the released names or those of transformers.
+    """The keys of config.json, under the names that the released models use, or those of transformers.
 
-    Defaults are the sizes of the released models; `given` returns only what the file says.
+    The defaults are the sizes of the released models; `given` returns only the values that the file contains.
     """
 
     num_layers: Layers = Field(28, validation_alias=AliasChoices("num_layers", "num_hidden_layers"))
@@ -127,7 +129,7 @@ class ConfigFile(ModelFile):
     family: Literal["auto", "chatglm2", "chatglm3"] = "auto"
     rope_ratio: Scale | None = None
     rope_parameters: RopeFile | None = None
-    rope_scaling: None = None  # another key for scaling, which the released code doesn't read
+    rope_scaling: None = None  # a different key for scaling, which the released code doesn't read
     pre_seq_len: Annotated[int, Field(ge=0, le=1 << 16)] | None = None
     prefix_projection: bool = False
     bos_token_id: Tokens | None = 1
@@ -160,7 +162,7 @@ class ConfigFile(ModelFile):
         return self
 
     def given(self) -> dict[str, Any]:
-        """The values that the file has, under the released names."""
+        """The values that the file contains, under the names of the released models."""
         values = self.model_dump(exclude_unset=True, by_alias=True)
         rope = self.rope_parameters
         if rope is not None:
@@ -169,7 +171,7 @@ class ConfigFile(ModelFile):
 
 
 class TokenizerFile(ModelFile):
-    """tokenizer_config.json: how prompts are worded."""
+    """The keys of tokenizer_config.json, which say how prompts are worded."""
 
     prompt_template: Literal["chatglm2", "chatglm3"] | None = None
     pair_format: Literal["glm2", "llama"] = "glm2"
@@ -177,7 +179,7 @@ class TokenizerFile(ModelFile):
 
 
 class GenerationFile(ModelFile):
-    """generation_config.json: defaults of transformers' generate()."""
+    """The keys of generation_config.json, which are defaults of transformers' generate()."""
 
     bos_token_id: Tokens | None = None
     eos_token_id: Tokens | None = None
@@ -193,7 +195,7 @@ class GenerationFile(ModelFile):
     from_model_config: bool = Field(False, validation_alias="_from_model_config")
 
     def given(self) -> dict[str, Any]:
-        """The settings that the file has; none if transformers derived the file from config.json."""
+        """The settings that the file contains; empty if transformers derived the file from config.json."""
         sampling = set() if self.do_sample else {"temperature", "top_p", "top_k"}
         if self.from_model_config:
             return {}
@@ -201,7 +203,7 @@ class GenerationFile(ModelFile):
 
 
 class IndexFile(ModelFile):
-    """*.index.json: which file holds which tensor."""
+    """The keys of an *.index.json file, which say which file holds which tensor."""
 
     weight_map: Annotated[dict[str, Annotated[str, AfterValidator(_plain_name)]], Field(min_length=1)]
 
@@ -210,20 +212,21 @@ Schema = TypeVar("Schema", bound=ModelFile)
 
 
 def read_model_file(file: Path, schema: type[Schema], *, most_bytes: int = _MOST_BYTES) -> Schema | None:
-    """Read and check one JSON file; None if there is none.
+    """Read and check one JSON file; return None if it does not exist.
 
     Raises:
-        UserError: `file` is not a file, is too long, is not JSON, or has a value that the schema doesn't take.
+        UserError: `file` is not a file, is too long, is not JSON, or contains a value that the schema does not allow.
     """
     values = read_json(file, most_bytes)
     return None if values is None else checked(values, schema, file)
 
 
 def read_config_file(folder: Path) -> ConfigFile | None:
-    """Read and check a folder's config.json; None if there is none.
+    """Read and check a folder's config.json; return None if it does not exist.
 
     Raises:
-        UserError: as for `read_model_file`, or the file describes another network, which the error names.
+        UserError: as for `read_model_file`, or because the file describes an unsupported network, which the error
+            message names.
     """
     values = read_json(folder / CONFIG_FILE)
     return None if values is None else checked_config(values, folder / CONFIG_FILE)
@@ -233,21 +236,21 @@ def checked_config(values: Mapping[str, Any], place: Path) -> ConfigFile:
     """Check the values of the config.json at `place`.
 
     Raises:
-        UserError: the file describes another network, or a value is wrong.
+        UserError: the file describes an unsupported network, or a value is wrong.
     """
     if (other := _other_network(values)) is not None:
         raise UserError(
             f"{place}: {other}. Only ChatGLM2, ChatGLM3 and CodeGeeX2 are supported (model_type 'chatglm'). "
-            "Name a folder with one of these."
+            "Name a folder that contains one of these models."
         )
     return checked(values, ConfigFile, place)
 
 
 def checked(values: Mapping[str, Any], schema: type[Schema], place: Path) -> Schema:
-    """Check values by a schema.
+    """Check values against a schema.
 
     Raises:
-        UserError: values are wrong; the error names the first ones, each with its rule.
+        UserError: some values are wrong; the error message names the first ones, and says what each of them must be.
     """
     try:
         return schema.model_validate(values)
@@ -260,7 +263,7 @@ def checked(values: Mapping[str, Any], schema: type[Schema], place: Path) -> Sch
 
 
 def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no file.
+    """Return the object in a JSON file, or None if the file does not exist.
 
     Raises:
         UserError: `file` is not a file, is too long, is not JSON, or does not hold one object.
@@ -268,14 +271,14 @@ def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | Non
     if not file.exists() and not file.is_symlink():
         return None
     if not file.is_file():
-        raise UserError(f"{file} is not a file. Replace it by the file that came with the weights.")
+        raise UserError(f"{file} is not a file. Replace it with the file that came with the weights.")
     try:
         with file.open("rb") as opened:
             content = opened.read(most_bytes + 1)
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}. Fix its permissions.") from None
     if len(content) > most_bytes:
-        raise UserError(f"{file} has more than {most_bytes:,} bytes, which no such file needs. Fetch it again.")
+        raise UserError(f"{file} has more than {most_bytes:,} bytes, more than such a file needs. Fetch it again.")
     refuse_lfs_pointer(file, content)
     try:
         values = json.loads(content.decode("utf-8"))
@@ -289,22 +292,22 @@ def read_json(file: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any] | Non
 
 
 def _other_network(values: Mapping[str, Any]) -> str | None:
-    """Which other network a config.json describes; None if it describes this family."""
+    """Which unsupported network a config.json describes; None if it describes a supported one."""
     kind = values.get("model_type", "chatglm")
     if kind != "chatglm":
         return f"model_type is {_cut(repr(kind))}{_KNOWN.get(kind, '') if isinstance(kind, str) else ''}"
     if "vision_config" in values or "image_size" in values:
         return "this network also reads images, as GLM-4V and VisualGLM do"
     if {"inner_hidden_size", "position_encoding_2d", "max_sequence_length"} & set(values):
-        return "this is ChatGLM-6B, the first generation, with another network and vocabulary"
+        return "this is ChatGLM-6B, the first generation, whose network and vocabulary are different"
     if values.get("padded_vocab_size", values.get("vocab_size")) == _GLM4_ROWS:
-        return "this is GLM-4 or CodeGeeX4, whose tokenizer is of another kind"
+        return "this is GLM-4 or CodeGeeX4, whose tokenizer is of a different type"
     return None
 
 
 _GLM4_ROWS = 151_552
 _KNOWN = {
-    "glm": ", transformers' own layout: an export of this project, or a GLM for transformers",
+    "glm": " (transformers' own layout, as in an export of this project or in a GLM for transformers)",
     "glm4": " (GLM-4-0414)",
     "glm4_moe": " (GLM-4.5 or later)",
     "glm4v": " (GLM-4.1V)",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-# Anything above is a typo, overflows 64 bits in a product of two, or is more than libraries can count
+# A larger number is a typo, overflows 64 bits if two are multiplied, or is more than libraries can count
 _MOST = 1_000_000_000
 _MOST_SEEDS = 2**32 - 1
 _MOST_STEPS = 10_000_000
@@ -39,7 +39,7 @@ def _in_one_line(text: str) -> str:
 
 def _as_path(text: str) -> str:
     if any(len(part.encode()) > _LONGEST_PART for part in text.split("/")):
-        raise ValueError(f"holds a name of more than {_LONGEST_PART} bytes, which no file can have")
+        raise ValueError(f"holds a name of more than {_LONGEST_PART} bytes, but no file's name can be that long")
     return text
 
 
@@ -67,6 +67,6 @@ Auto = Annotated[Annotated[Literal["auto"], Tag(AUTO)] | Annotated[T, Tag(VALUE)
 
 
 class Section(BaseModel):
-    """Strict and frozen: no unknown key, no silent conversion, no NaN or infinity."""
+    """A frozen section, which rejects unknown keys, NaN and infinity, and does not convert types silently."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

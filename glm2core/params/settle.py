@@ -1,8 +1,9 @@
-"""Replaces every `auto` by a value. No other module does.
+"""Replaces every `auto` with a value, which no other module does.
 
-A value is taken from params.yaml, else from the base's tuning.yaml, else from the defaults here, which depend on the
-method, on whether the network is large (released weights) or small, and on whether it runs on a CPU or a GPU. Nothing
-is measured: the same files and the same kind of device give the same values.
+The value for an `auto` comes from the base's tuning.yaml. If tuning.yaml does not contain the key, the value comes
+from the defaults in this module. The defaults depend on the method, on whether the network is large (released
+weights) or small, and on whether it runs on a CPU or a GPU. Nothing is measured, so the same files and the same kind of
+device give the same values.
 """
 
 from collections.abc import Sequence
@@ -24,11 +25,11 @@ _ADVISED = f"the base's {TUNING_FILE}"
 _KEPT = "as the checkpoint has it"
 _DEFAULT = "default"
 
-# For trained weights, as their authors and peft's examples use.
+# For trained weights: the rates that their authors and peft's examples use.
 _LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "qlora": 2e-4, "ptuning": 1e-2}
 # From scratch: about the rate at which small transformers learn fastest without diverging.
 _LEARNING_RATE_FROM_SCRATCH = 1e-3
-# Rates more than this many times the method's are only for small networks.
+# Only small networks take a rate that is more than this many times the method's rate.
 _HIGH_RATE = 10
 
 # On a CPU a step of 500 tokens through 6 billion parameters takes minutes; a run should end the same day.
@@ -46,16 +47,16 @@ _ROWS = {"small": 64, "large cpu": 8, "large cuda": 64}
 
 
 def settle(params: Params, base: Base, kind: DeviceKind, record: TuningRecord | None = None) -> Settled:
-    """Replace every `auto` by a value.
+    """Replace every `auto` with a value.
 
     Args:
         base: facts about the network in params, from `read_base`.
         kind: the kind of device that the stage runs on.
-        record: the record of the tuned model to evaluate, whose model and train sections are taken unchanged; None =
-            settle these sections as well.
+        record: the record of the tuned model that is evaluated, whose model and train sections are used unchanged;
+            None = settle these sections as well.
 
     Raises:
-        UserError: values are incompatible; the error says what to set instead.
+        UserError: some values are incompatible; the error message says what to set instead.
     """
     if record is not None:
         base = record.base
@@ -78,7 +79,7 @@ def settle_tokenize(choices: TokenizeChoices) -> TokenizeParams:
 
 
 class _Choices:
-    """The params as written; `settle` gives each key its value."""
+    """The params as they stand in params.yaml; `settle` gives each key its value."""
 
     def __init__(self, params: Params, advice: dict[str, Any]) -> None:
         sections = ("tokenize", "model", "train", "evaluate")
@@ -93,10 +94,10 @@ class _Choices:
         return self._advice.get(key)
 
     def settle(self, key: str, default: Any, why: str = _DEFAULT, *, advisable: bool = True) -> Any:
-        """The value of a key: as written, else as advised, else `default`.
+        """Settle a key: take the value in params.yaml; if that is `auto`, take the advised value, else `default`.
 
         Args:
-            advisable: False if only the default fits the values settled before.
+            advisable: False if only the default is compatible with the values that are already settled.
         """
         value, origin = self.written(key), str(PARAMS_FILE)
         if value == AUTO and advisable and key in self._advice:
@@ -129,8 +130,8 @@ def _settle_rope(choices: _Choices, base: Base) -> None:
     factor = choices.settle("model.rope.factor", None)
     if factor is None:
         raise UserError(
-            f"model.rope.type is {kind}, and the base advises no factor. Set model.rope.factor: 4 gives four times "
-            "model.rope.unit positions."
+            f"model.rope.type is {kind}, but the base advises no factor. Set model.rope.factor; a factor of 4 gives "
+            "four times model.rope.unit positions."
         )
 
 
@@ -239,9 +240,9 @@ def _require_settings_for_size(settled: Settled) -> None:
     if not base.is_large or not usual:
         return
     found = ", ".join(f"{name} {shown(getattr(train, name))} ({settled.origins[f'train.{name}']})" for name in usual)
-    size = "" if base.parameters is None else f", and this one has {base.parameters / 1e9:.1f} billion parameters"
+    size = "" if base.parameters is None else f"; this network has {base.parameters / 1e9:.1f} billion parameters"
     raise UserError(
-        f"train: {found}: that is for small networks such as models/base{size}. Run with "
+        f"train sets {found}, but that is for small networks such as models/base{size}. Run with "
         + " ".join(f"-S train.{name}={value}" for name, value in usual.items())
     )
 

@@ -1,4 +1,4 @@
-"""Params with a value for every key, the origin of each value, and the record in a tuned model's folder."""
+"""Settled params, which have a value for every key, and the record of them in a tuned model's folder."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ _WIDEST = 34  # characters that a column of the printed table is padded to
 
 
 class TuningRecord(Section):
-    """The file models/tuned/settled.json, written by train: its settings, from which evaluate settles its own."""
+    """The contents of models/tuned/settled.json: train's settings, from which evaluate settles its own settings."""
 
     model: ModelParams
     train: TrainParams
@@ -36,8 +36,8 @@ class Settled(Section):
     """All sections with a value for every key.
 
     Attributes:
-        origins: dotted key -> the origin of its value, for each key that takes `auto`.
-        base: the known facts about the base.
+        origins: for each key that takes `auto`, by dotted key, where its value comes from.
+        base: what is known about the base.
     """
 
     tokenize: TokenizeParams
@@ -48,19 +48,22 @@ class Settled(Section):
     base: Base = Base()
 
     def values(self, *sections: str) -> dict[str, Any]:
-        """The values by dotted key, of those keys in these sections that take `auto`."""
+        """Return {dotted key: value} for the keys in these sections that take `auto`."""
         dumped = self.model_dump(include=set(sections))
         settled = [key for key in flatten(self) if key in self.origins]
         return {key: value_of(dumped, key) for key in settled if key.partition(".")[0] in sections}
 
     def lines(self, *sections: str) -> list[str]:
-        """Such a key, its value and its origin on each line: `train.optimizer  muon  the base's tuning.yaml`."""
+        """One line for each key in `values`, with the key's value and origin.
+
+        A line reads, for example, `train.optimizer  muon  the base's tuning.yaml`.
+        """
         rows = [(key, shown(value), self.origins[key]) for key, value in self.values(*sections).items()]
         wide = [min(_WIDEST, max((len(row[column]) for row in rows), default=0)) for column in (0, 1)]
         return [f"  {key:<{wide[0]}}  {value:<{wide[1]}}  {origin}" for key, value, origin in rows]
 
     def metrics(self, *sections: str) -> dict[str, Any]:
-        """The settled values for metrics/<stage>.json, as numbers or text, and the digest of the base's advice."""
+        """The settled values, as numbers or text, and the SHA-256 of tuning.yaml, all for metrics/<stage>.json."""
         values = self.values(*sections)
         found: dict[str, Any] = {
             "settled": {key: value if type(value) in (int, float) else shown(value) for key, value in values.items()}
@@ -70,13 +73,13 @@ class Settled(Section):
         return found
 
     def write_record(self, folder: Path) -> None:
-        """Write into a tuned model's folder the record that evaluate reads."""
+        """Write the record into a tuned model's folder, where the evaluate stage reads it."""
         record = TuningRecord(model=self.model, train=self.train, base=self.base)
         write_json(folder / SETTLED_FILE, record.model_dump(mode="json"))
 
 
 def read_tuning_record(folder: Path) -> TuningRecord | None:
-    """The record in a tuned model's folder; None if there is none, as in a folder of released weights.
+    """Read the record in a tuned model's folder; return None if there is none, as in a folder of released weights.
 
     Raises:
         UserError: the file was not written by train.
@@ -95,7 +98,7 @@ def read_tuning_record(folder: Path) -> TuningRecord | None:
 
 
 def shown(value: Any) -> str:
-    """A value as params.yaml writes it."""
+    """A value as text, as it would stand in params.yaml."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):

@@ -15,9 +15,9 @@ class LoraParams(Section):
 
     rank: Count = Field(8, description="rank of the update matrices; memory grows with it")
     alpha: Count = Field(32, description="the update is scaled by alpha / rank")
-    rslora: bool = Field(False, description="true: the scale is alpha / sqrt(rank), which lets high ranks learn more")
+    rslora: bool = Field(False, description="true = the scale is alpha / sqrt(rank), which lets high ranks learn more")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of the input that is dropped before the update matrices; above 0, steps take longer"
+        0.0, description="share of the update matrices' input that is dropped; above 0, each step takes longer"
     )
     targets: list[LoraTarget] = Field(
         ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
@@ -32,7 +32,7 @@ class PrefixParams(Section):
     length: Count = Field(128, description="number of virtual tokens in front of every layer's keys and values")
 
 
-# What auto is settled to before the rows are counted: recompute only as many blocks as needed to fit memory.
+# The value for auto before the rows are counted: recompute only as many blocks as needed to fit into memory.
 FIT: Literal["fit"] = "fit"
 Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["linear", "cosine", "constant", "wsd"]
@@ -41,60 +41,63 @@ ScheduleName = Literal["linear", "cosine", "constant", "wsd"]
 class CurriculumStage(Section):
     """A part of the training that uses only short rows."""
 
-    until: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the steps at which this stage ends")
-    max_tokens: Count = Field(description="maximum tokens of a row in this stage")
+    until: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the steps after which this stage ends")
+    max_tokens: Count = Field(description="maximum number of tokens in a row during this stage")
 
 
 class TrainChoices(Section):
     """Tuning."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda if torch sees a GPU, else cpu")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="device of the stage; auto = cuda if torch sees a GPU, else cpu"
+    )
     launcher: Launcher = Field(
         "python",
-        description="program that starts the stage: python, torchrun --nproc_per_node 2, or accelerate launch; "
+        description="program that starts the stage, as in python, torchrun --nproc_per_node 2 or accelerate launch; "
         "docs/scaling.md lists the options",
     )
     method: Literal["full", "lora", "qlora", "ptuning"] = Field(
         "full",
-        description="what is trained; full: every weight; lora: update matrices; qlora: update matrices on quantized "
-        "weights; ptuning: a prefix in every layer",
+        description="what is trained; full = every weight; lora = update matrices; qlora = update matrices on "
+        "quantized weights; ptuning = a prefix in every layer",
     )
     quantization_bits: Auto[Literal[4, 8] | None] = Field(
         "auto",
-        description="bits of the base's weights: 4 = nf4, 8 = LLM.int8, null = not quantized; auto = 4 with qlora, "
-        "else null; full and lora take only null",
+        description="number of bits in each of the base's weights; 4 = nf4; 8 = LLM.int8; null = not quantized; auto = "
+        "4 if method is qlora, else null; the methods full and lora take only null",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="dtype of the weights; auto = float32 below 2e7 parameters on a CPU, else bfloat16 if the device "
-        "computes in it, else float16 on a GPU, else bfloat16 above 1e9 parameters, else float32; only GPUs take "
-        "float16",
+        description="dtype of the weights; auto on a GPU = bfloat16 if the GPU computes in it, else float16; auto on a "
+        "CPU = bfloat16 above 1e9 parameters, or from 2e7 if the CPU computes in bfloat16, else float32; float16 works "
+        "only on a GPU",
     )
     max_steps: Auto[Steps | None] = Field(
         "auto",
-        description="number of optimizer steps; null = set by epochs; auto = the base's advice, else 500, or 100 for a "
-        "large network on a CPU",
+        description="number of optimizer steps; null = set by epochs; auto = the base's advice, else 500 (100 for a "
+        "large network on a CPU)",
     )
     epochs: Auto[Epochs | None] = Field(
         "auto",
-        description="passes over the training rows, instead of max_steps; null = set by max_steps; auto = "
-        "the base's advice, else 2 for a large network on a GPU",
+        description="number of passes over the training rows, which can be set instead of max_steps; null = set "
+        "by max_steps; auto = the base's advice, else 2 for a large network on a GPU",
     )
     batch_tokens: Auto[Count] = Field(
         "auto",
-        description="maximum tokens in a batch, padding included; a longer row is a batch of its own; memory grows "
-        "with this; auto = the base's advice, else 2048; for a large network 1024 on a GPU, 512 on a CPU",
+        description="maximum number of tokens in a batch, including padding; a longer row is a batch of its own; "
+        "memory grows with this number; auto = the base's advice, else 2048 (for a large network, 1024 on a GPU and "
+        "512 on a CPU)",
     )
-    gradient_accumulation_steps: Count = Field(1, description="batches per optimizer step")
+    gradient_accumulation_steps: Count = Field(1, description="number of batches per optimizer step")
     learning_rate: Auto[Positive] = Field(
         "auto",
-        description="highest learning rate; auto = the base's advice, else that of the method: full 1e-5 on trained "
-        "weights and 1e-3 from scratch, lora 1e-4, qlora 2e-4, ptuning 1e-2",
+        description="highest learning rate; auto = the base's advice, else the method's usual rate, which is 1e-5 for "
+        "full (1e-3 from scratch), 1e-4 for lora, 2e-4 for qlora and 1e-2 for ptuning",
     )
     schedule: Auto[ScheduleName] = Field(
         "auto",
-        description="course of the learning rate after warm-up; wsd (warm-up, stable, decay): constant, then linear to "
-        "0; auto = the base's advice, else cosine",
+        description="how the learning rate changes after warm-up; wsd (warm-up, stable, decay) = constant, then "
+        "falling linearly to 0; auto = the base's advice, else cosine",
     )
     decay_fraction: Auto[Fraction] = Field(
         "auto",
@@ -107,71 +110,75 @@ class TrainChoices(Section):
     )
     optimizer: Auto[Optimizer] = Field(
         "auto",
-        description="adafactor needs the least memory, adamw_8bit less than adamw; muon is for small networks; "
-        "auto = adafactor with memory low, else the base's advice, else adamw",
+        description="optimizer; adafactor needs the least memory, and adamw_8bit needs less than adamw; muon is for "
+        "small networks; auto = adafactor if memory is low, else the base's advice, else adamw",
     )
     weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = Field(0.0, description="decoupled weight decay")
     bias_rate: Auto[Positive] = Field(
         "auto",
-        description="multiplier of the learning rate for biases, meant for small networks after a change of RoPE; auto "
-        "= the base's advice, else 1",
+        description="factor by which the learning rate of biases is multiplied; above 1, it is for small networks "
+        "whose RoPE is changed; auto = the base's advice, else 1",
     )
     max_grad_norm: Auto[Positive | None] = Field(
         "auto",
-        description="gradients are clipped to this norm; null = no clipping; auto = null with memory low, else "
+        description="gradients are clipped to this norm; null = no clipping; auto = null if memory is low, else "
         "the base's advice, else 1",
     )
     memory: Auto[Literal["normal", "low"]] = Field(
         "auto",
-        description="low updates weights during backward and holds one gradient at a time, which is slower and works "
-        "only for method full with optimizer adafactor; auto = low for all weights of a large network, else normal",
+        description="low = weights are updated during the backward pass, so that only one gradient is held at a time; "
+        "this is slower and needs method full and optimizer adafactor; auto = low if all weights of a large network "
+        "are trained, else normal",
     )
     gradient_checkpointing: Auto[bool] = Field(
         "auto",
-        description="whether to recompute the blocks in backward, which takes less memory but is about a third slower; "
-        "auto = the base's advice, else recompute only as many blocks as needed to fit memory",
+        description="whether to recompute the blocks in the backward pass, which needs less memory but is about a "
+        "third slower; auto = the base's advice, else recompute only as many blocks as needed to fit into memory",
     )
     position_stretch: Auto[bool] = Field(
         "auto",
-        description="PoSE: gaps in the positions, so that short rows cover rope.factor x rope.unit positions; auto = "
-        "the base's advice, else false",
+        description="whether rows get gaps in their positions (PoSE), so that short rows cover rope.factor x rope.unit "
+        "positions; auto = the base's advice, else false",
     )
     position_gaps: Literal["pose", "cream"] = Field(
         "pose",
-        description="where position_stretch puts its gaps: pose = anywhere; cream = around the middle of a row, so "
-        "that its head and tail lie at the ends of the range",
+        description="where position_stretch puts the gaps; pose = anywhere; cream = around the middle of a row, so "
+        "that the row's head and tail lie at the ends of the range",
     )
     curriculum: Auto[list[CurriculumStage]] = Field(
         "auto",
-        description="stages that use short rows first; after the last stage, all rows are used; [] = all rows from the "
+        description="stages that use only short rows; after the last stage, all rows are used; [] = all rows from the "
         "start; auto = the base's advice, else []",
     )
     generated_rows: Auto[Fraction] = Field(
         "auto",
-        description="share of the generated rows (format lines) to train on; auto = all if model.rope changes "
-        "positions or the network is from scratch, else none",
+        description="share of the generated rows (format lines) that are trained on; auto = all of them if model.rope "
+        "changes positions or the network is from scratch, else none",
     )
-    logging_steps: Count = Field(10, description="steps between points of the training curves")
-    eval_steps: Count | None = Field(None, description="steps between validations; null = only at start and end")
+    logging_steps: Count = Field(10, description="number of steps between two points of the training curves")
+    eval_steps: Count | None = Field(
+        None, description="number of steps between validations; null = validate only at the start and the end"
+    )
     save_steps: Auto[Count] = Field(
         "auto",
-        description="steps between checkpoints, each of which holds weights and optimizer; auto = the base's advice, "
-        "else 100, or 20 for a large network on a CPU",
+        description="number of steps between checkpoints, which hold the weights and the optimizer's state; auto = the "
+        "base's advice, else 100 (20 for a large network on a CPU)",
     )
     keep_checkpoints: Count = Field(2, description="how many of the newest checkpoints to keep")
     early_stopping: Count | None = Field(
-        None, description="stop after N validations without a better loss; needs eval_steps; null = never"
+        None, description="stop after this many validations without a better loss; needs eval_steps; null = never"
     )
-    seed: Seed = Field(0, description="seed of initialization, batch order, dropout and position gaps")
+    seed: Seed = Field(0, description="seed for initialization, batch order, dropout and position gaps")
     threads: Auto[Threads] = Field(
-        "auto", description="CPU threads; auto = all cores; another count changes the last bits of results"
+        "auto",
+        description="number of CPU threads; auto = all cores; a different number changes the last bits of the results",
     )
-    lora: LoraParams = Field(LoraParams(), description="for lora and qlora")
-    prefix: PrefixParams = Field(PrefixParams(), description="for ptuning")
+    lora: LoraParams = Field(LoraParams(), description="settings for the methods lora and qlora")
+    prefix: PrefixParams = Field(PrefixParams(), description="settings for the method ptuning")
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        """Written values agree; `auto` agrees with everything because it is settled to fit."""
+        """Check the values that are not `auto`; an `auto` agrees with all of them, because it is settled to fit."""
         self._require_bits_for_method()
         self._require_steps_or_epochs()
         if self.memory == "low":
@@ -179,10 +186,12 @@ class TrainChoices(Section):
         if self.curriculum != AUTO:
             ends = [stage.until for stage in self.curriculum]
             if ends != sorted(set(ends)):
-                raise ValueError(f"curriculum: each stage must end later than the one before it; until is {ends}")
+                raise ValueError(
+                    f"curriculum: each stage must end later than the stage before it; the stages end at {ends}"
+                )
         self._require_room_for_decay()
         if self.early_stopping is not None and self.eval_steps is None:
-            raise ValueError("early_stopping counts validations: set eval_steps as well")
+            raise ValueError("early_stopping counts validations, so it needs eval_steps; set eval_steps as well")
         return self
 
     def _require_room_for_decay(self) -> None:
@@ -190,8 +199,8 @@ class TrainChoices(Section):
             return
         if self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
-                f"schedule wsd: warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} add "
-                "up to more than 1; lower one"
+                f"schedule is wsd, but warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} "
+                "add up to more than 1; lower one of them"
             )
 
     def _require_bits_for_method(self) -> None:
@@ -204,17 +213,17 @@ class TrainChoices(Section):
         if self.quantization_bits not in (AUTO, *allowed[self.method]):
             bits = " or ".join(["auto", *("null" if b is None else str(b) for b in allowed[self.method])])
             got = "null" if self.quantization_bits is None else self.quantization_bits
-            raise ValueError(f"method {self.method} goes with quantization_bits {bits}, got {got}")
+            raise ValueError(f"method {self.method} needs quantization_bits to be {bits}, but it is {got}")
 
     def _require_steps_or_epochs(self) -> None:
         given = [length for length in (self.max_steps, self.epochs) if length not in (AUTO, None)]
         if len(given) == 2:
             raise ValueError(
-                f"max_steps {self.max_steps} and epochs {self.epochs:g} both say when training ends: set one of them "
+                f"max_steps {self.max_steps} and epochs {self.epochs:g} both say when training ends; set one of them "
                 "to null or auto"
             )
         if self.max_steps is None and self.epochs is None:
-            raise ValueError("max_steps and epochs are both null, so training has no end: set one of them, or use auto")
+            raise ValueError("max_steps and epochs are both null, so training has no end; set one of them, or use auto")
 
     def _require_what_low_memory_needs(self) -> None:
         wrong = {
@@ -228,12 +237,12 @@ class TrainChoices(Section):
         if found:
             raise ValueError(
                 "memory low needs method full, optimizer adafactor, gradient_accumulation_steps 1, "
-                f"max_grad_norm null and launcher python; got {found}"
+                f"max_grad_norm null and launcher python, but it is combined with {found}"
             )
 
 
 class TrainParams(TrainChoices):
-    """`TrainChoices` with every `auto` settled; null means none."""
+    """`TrainChoices`, with a value in place of every `auto`; null means none."""
 
     quantization_bits: Literal[4, 8] | None = None
     max_steps: Steps | None = 500
@@ -256,17 +265,21 @@ class TrainParams(TrainChoices):
 
     @property
     def steps(self) -> int:
-        """Number of optimizer steps; training/selection.py computes it from epochs before it is read here."""
+        """Number of optimizer steps. If epochs is set, training/selection.py has already set max_steps."""
         assert self.max_steps is not None
         return self.max_steps
 
     @property
     def steps_in_half(self) -> bool:
-        """Whether weights may be float16: RoundingAdafactor rounds its weights to bf16; an adapter's are fp32."""
+        """Whether the weights may be float16.
+
+        With method full and optimizer adafactor, the weights may not be float16, because RoundingAdafactor rounds them
+        to bf16. The weights of an adapter are fp32.
+        """
         return self.method != "full" or self.optimizer != "adafactor"
 
     def recomputed_blocks(self, layers: int) -> int:
-        """How many blocks are recomputed, counted from the first; estimate/fit.py has replaced `fit` by a number."""
+        """How many blocks are recomputed, from the first block on. estimate/fit.py has replaced `fit` with a number."""
         assert self.gradient_checkpointing != FIT
         if isinstance(self.gradient_checkpointing, bool):
             return layers if self.gradient_checkpointing else 0

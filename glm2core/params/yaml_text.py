@@ -1,7 +1,9 @@
-"""Reads untrusted YAML: plain values of bounded size; an error is one short sentence with what is wrong and where.
+"""Reads untrusted YAML, which may contain only plain values of bounded size.
 
-YAML 1.2, as DVC reads it: `1e-4` is a number (in YAML 1.1 it is a string). Only text, numbers, lists and keys with
-values are built; tags, which ask for more, are refused.
+Each error message says in one short sentence what is wrong and where.
+
+Files are read as YAML 1.2, as DVC reads them, so `1e-4` is a number (in YAML 1.1 it is a string). Only text, numbers,
+lists and keys with values are built. Tags, which ask for other types, are rejected.
 """
 
 from pathlib import Path
@@ -41,7 +43,7 @@ def read_yaml_file(file: Path, most_bytes: int) -> str:
     with file.open("rb") as handle:
         content = handle.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise UserError(f"{file} has more than {most_bytes:,} bytes, which it never needs. Shorten it.")
+        raise UserError(f"{file} has more than {most_bytes:,} bytes, more than it ever needs. Shorten it.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -51,13 +53,13 @@ def read_yaml_file(file: Path, most_bytes: int) -> str:
 
 
 def parse_yaml(text: str, name: object) -> Any:
-    """The values of a YAML text; None if the text is empty.
+    """Return the values in a YAML text, or None if the text is empty.
 
     Args:
         name: the file's name, for error messages.
 
     Raises:
-        UserError: the text is not YAML, or has more than plain values of bounded size.
+        UserError: the text is not YAML, or contains anything besides plain values of bounded size.
     """
     try:
         _Bounds(name).check(text)
@@ -81,7 +83,7 @@ class _Bounds:
         self.sizes: dict[str, int] = {}
 
     def check(self, text: str) -> None:
-        """Raise a UserError at the first place where the text exceeds a bound or is not plain."""
+        """Raise a UserError at the first place where the text exceeds a bound or contains more than plain values."""
         for event in YAML(typ="safe", pure=True).parse(text):
             line = event.start_mark.line + 1
             if isinstance(event, AliasEvent):
@@ -111,7 +113,9 @@ class _Bounds:
     def _size(self, anchor: str, line: int) -> int:
         if anchor not in self.sizes:
             shown = shown_names([anchor])
-            raise self._error(line, f"repeats *{shown}, which is not complete anywhere before it; write it out")
+            raise self._error(
+                line, f"refers to *{shown}, which is not complete anywhere before this line; write the value out"
+            )
         return self.sizes[anchor]
 
     def _error(self, line: int, what: str) -> UserError:

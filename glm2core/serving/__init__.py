@@ -1,1 +1,1 @@
-"""Serve a model with OpenAI's protocol, and compare a server that uses this protocol with the model."""
+"""Serve a model over OpenAI's protocol, and compare the answers of such a server with the model's own answers."""

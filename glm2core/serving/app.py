@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol for an engine: `/v1/models`, and `/v1/chat/completions`, whole or as server-sent events."""
+"""Serve an engine over OpenAI's chat protocol, with whole answers or with answers as server-sent events."""
 
 import json
 import re
@@ -18,10 +18,10 @@ _ROUTES = "GET /health, GET /v1/models and POST /v1/chat/completions"
 
 
 def make_app(engine: Engine, name: str) -> FastAPI:
-    """Build the application.
+    """Build the web application that answers requests with an engine.
 
     Args:
-        name: name of the model, which requests must give.
+        name: the model's name, which every request must contain.
     """
     app = FastAPI(title="glm2core", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -49,12 +49,12 @@ def make_app(engine: Engine, name: str) -> FastAPI:
         asked = parse(await _body(request))
         if asked.model != name:
             raise RequestError(
-                404, f"no model {asked.model!r} here; the model is {name!r}.", "model", "model_not_found"
+                404, f"there is no model {asked.model!r} here; the model is named {name!r}.", "model", "model_not_found"
             )
         if not asked.stream:
             answered = await run_in_threadpool(engine.answer, asked)
             return JSONResponse(_whole(answered, engine, name))
-        ids = await run_in_threadpool(engine.prompt_ids, asked)  # an error is a status, not an event
+        ids = await run_in_threadpool(engine.prompt_ids, asked)  # an error becomes an HTTP status, not an event
         return StreamingResponse(_events(engine, asked, ids, name), media_type="text/event-stream")
 
     return app
@@ -65,7 +65,9 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MOST_BYTES:
-            raise RequestError(413, f"the body has more than {MOST_BYTES:,} bytes. Send less text.", code="too_large")
+            raise RequestError(
+                413, f"the request's body contains more than {MOST_BYTES:,} bytes. Send less text.", code="too_large"
+            )
     return body
 
 
@@ -127,7 +129,7 @@ def _token(entry: TokenChoice, engine: Engine) -> dict[str, Any]:
 
 
 def _bytes(piece: str) -> list[int]:
-    """The text of a piece: SentencePiece writes a space as U+2581, and a single byte as <0x0A>."""
+    """The bytes of a piece's text. SentencePiece writes a space as U+2581, and a single byte in the form <0x0A>."""
     if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
         return [int(match.group(1), 16)]
     return list(piece.replace("\u2581", " ").encode())

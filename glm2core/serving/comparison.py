@@ -1,6 +1,6 @@
-"""Compare a server with the model: send the same prompts to both, and put their answers side by side.
+"""Compare a server with the model: send the same prompts to both, and compare their answers.
 
-Shapes: `T` tokens of the prompt and the answer, `V` vocabulary.
+Shapes: `T` tokens in the prompt and the answer, `V` tokens in the vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ from glm2core.evaluation.tasks import GeneratedCases, LengthTooShortError
 from glm2core.serving.remote import Remote, RemoteAnswer
 from glm2core.text.chat_format import ChatFormat
 
-_UNSCALED = 2048  # the unscaled range of every family member
+_UNSCALED = 2048  # the range of every family member without scaling, in tokens
 _TIE = 0.5  # a lead of the likeliest token (in nats) that half precision and 8-bit weights can reverse
-_ANOTHER_VOCABULARY = 0.1  # share of the tokens by which a template may change the count
+_ANOTHER_VOCABULARY = 0.1  # largest share of the tokens that a different chat template explains
 _FEW_TOKENS = 12
 _CHATS: dict[str, list[Message]] = {
     "a question": [{"role": USER, "content": "你好，请介绍一下你自己。"}],
@@ -36,17 +36,17 @@ _CHATS: dict[str, list[Message]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """The comparison for one prompt.
+    """The result of the comparison for one prompt.
 
     Attributes:
-        tokens: number of tokens of the prompt, counted here.
-        theirs_tokens: the server's count of them; None = not reported.
-        goes_on: whether the server's answer begins with ours, which is finished, and then continues.
-        lead: log-probability of our likeliest token minus that of the second, in nats, where the answers first
-            differ; None = they don't differ.
-        logprob_difference: largest difference of the log-probabilities of a token in equal answers; None = the server
-            does not report all.
-        spaced: whether the server's answer had an extra leading space, which servers add that decode tokens one by one.
+        tokens: number of tokens in the prompt with our tokenizer.
+        theirs_tokens: number of tokens in the prompt as the server reports it; None = not reported.
+        goes_on: whether our answer is finished, and the server's answer begins with it but continues.
+        lead: the lead of our likeliest token over the second one where the answers first differ, as a difference of
+            log-probabilities in nats; None = the answers don't differ.
+        logprob_difference: largest difference between our and the server's log-probability of one token, if the answers
+            are equal; None = they differ, or the server does not report all log-probabilities.
+        spaced: whether the server's answer began with an extra space, as it does if a server decodes tokens singly.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """A sentence that says that the answers are equal, or where they differ."""
+        """A message that says either that the answers are equal or where they differ."""
         if self.equal:
             return f"equal{' except for a leading space' if self.spaced else ''}: {self.ours[:40]!r}"
         place = next(
@@ -80,13 +80,13 @@ class Result:
 def compare(
     model: PreTrainedModel, chat_format: ChatFormat, remote: Remote, lengths: Sequence[int], max_new_tokens: int
 ) -> Iterator[Result]:
-    """Send every prompt to both, and compare their greedy answers.
+    """Send every prompt to the model and to the server, and compare their greedy answers.
 
     Args:
-        lengths: lengths in tokens of contexts for questions; lengths beyond the model's range are left out.
+        lengths: numbers of tokens in the contexts of questions; lengths beyond the model's range are skipped.
 
     Raises:
-        UserError: the server does not answer, refuses to, or has another vocabulary.
+        UserError: the server does not answer, refuses a prompt, or uses a different vocabulary.
     """
     answerer = Answerer(model, chat_format, Sampling(max_new_tokens))
     for name, messages in _prompts(answerer, chat_format, lengths, max_new_tokens):
@@ -97,29 +97,30 @@ def compare(
 
 
 def usual_cause(results: Sequence[Result]) -> str:
-    """The usual cause of such differences, as a sentence."""
+    """Return a message that names the usual cause of differences like these."""
     different = [result for result in results if not result.equal]
     if any(result.theirs_tokens not in (None, result.tokens) for result in results):
         odd = next(result for result in results if result.theirs_tokens not in (None, result.tokens))
         return (
-            f"Usual cause: the chat template, or special tokens added twice: {odd.name} has {odd.tokens:,} tokens "
-            f"here and {odd.theirs_tokens:,} there. Use the template that export wrote (llama-server --jinja)."
+            "Usual cause: the chat template, or special tokens that are added twice. The prompt for "
+            f"'{odd.name}' has {odd.tokens:,} tokens here, but {odd.theirs_tokens:,} on the server. Use the template "
+            "that export wrote (llama-server --jinja)."
         )
     if all(result.goes_on for result in different):
-        return "Usual cause: a stop token that the server does not know: its answers equal ours, then continue."
+        return "Usual cause: a stop token that the server does not know. Its answers begin like ours, then continue."
     if all(result.lead is not None and result.lead < _TIE for result in different):
         return (
-            "Usual cause: precision: where the answers differ, the model itself is nearly undecided. Check with an "
-            "export in f32, or --dtype float32 here."
+            "Usual cause: precision. Where the answers differ, two tokens are about equally likely for the model, too. "
+            "Check with an export in f32, or with --dtype float32 here."
         )
     if min(result.tokens for result in different) > _UNSCALED and any(result.equal for result in results):
         return (
-            f"Usual cause: positions: all answers up to {_UNSCALED:,} tokens are equal. The server reads the RoPE "
-            "scaling differently, or its context is shorter than the prompt."
+            f"Usual cause: positions. All answers to prompts of up to {_UNSCALED:,} tokens are equal, so the server "
+            "reads the RoPE scaling differently, or its context is shorter than the longer prompts."
         )
     return (
-        "Usual cause: other weights or positions: answers differ where the model is sure. Export this MODEL again and "
-        "serve that."
+        "Usual cause: different weights or positions, because the answers differ where the model is sure. Export this "
+        "MODEL again, and serve the new export."
     )
 
 
@@ -142,8 +143,9 @@ def _prompts(
 def _require_vocabulary(name: str, ours: int, theirs: int | None) -> None:
     if theirs is not None and abs(theirs - ours) > _FEW_TOKENS + _ANOTHER_VOCABULARY * ours:
         raise UserError(
-            f"{name} has {ours:,} tokens by MODEL's tokenizer and {theirs:,} by the server's: it serves another "
-            "model, or one with another vocabulary. Name the model that is served, or serve this one."
+            f"the prompt for '{name}' has {ours:,} tokens with MODEL's tokenizer, but {theirs:,} with the server's, so "
+            "the server uses a different model or a different vocabulary. Give the served model as MODEL, or serve "
+            "this MODEL."
         )
 
 
@@ -152,7 +154,7 @@ def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: R
     [made] = answerer.continued([np.array(ids)])
     reply = answerer.read(made)
     unspaced = theirs.text.removeprefix(" ")
-    common, text = max(  # the first of equal ones
+    common, text = max(  # the first text if both are equal
         ((_common_steps(answerer, made, text), text) for text in (theirs.text, unspaced)), key=lambda found: found[0]
     )
     parts = reply.answer != text
@@ -172,7 +174,7 @@ def _result(name: str, model: Any, answerer: Answerer, ids: list[int], theirs: R
 
 
 def _common_steps(answerer: Answerer, made: list[int], theirs: str) -> int:
-    """Number of our tokens with which their text begins."""
+    """Return how many of our tokens also begin the server's text."""
     stops = answerer.chat_format.stop_ids
     for count in range(1, len(made) + 1):
         text = answerer.read(made[:count]).answer.rstrip("\ufffd")

@@ -1,4 +1,4 @@
-"""A loaded model that answers one request at a time, whole or streamed."""
+"""A loaded model that answers one request at a time, with a whole or a streamed answer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer; if `finished` is False, it was truncated at the largest number of tokens."""
+    """An answer. If `finished` is False, the answer was truncated at its largest number of tokens."""
 
     text: str
     finished: bool
@@ -45,8 +45,9 @@ class Engine:
     """A model, and a lock that lets it answer one request at a time.
 
     Args:
-        model: in eval mode.
-        max_context: largest number of tokens in prompt and answer together; None = the model's positions.
+        model: a network in eval mode.
+        max_context: largest number of tokens in the prompt and the answer together; None = the model's number of
+            positions.
     """
 
     def __init__(self, model: PreTrainedModel, chat_format: ChatFormat, max_context: int | None = None) -> None:
@@ -54,7 +55,9 @@ class Engine:
         self.chat_format = chat_format
         positions: int = self._model.config.seq_length
         if max_context is not None and max_context > positions:
-            raise UserError(f"--max-context is {max_context:,}, but the model has {positions:,} positions. Lower it.")
+            raise UserError(
+                f"--max-context is {max_context:,}, but the model has {positions:,} positions. Lower --max-context."
+            )
         self.context = max_context or positions
         self._one_at_a_time = Lock()
 
@@ -67,10 +70,12 @@ class Engine:
         return self._answer(request, self.prompt_ids(request), None)
 
     def answer_in_pieces(self, request: ChatRequest, ids: list[int]) -> Iterator[str | Answered]:
-        """Stream the answer's text, then yield the whole answer. If the caller stops iterating, the model stops.
+        """Stream the answer's text, then yield the whole answer.
+
+        If the caller stops iterating, the model stops generating.
 
         Args:
-            ids: the `prompt_ids` of the request.
+            ids: what `prompt_ids` returns for the request.
         """
         pieces: Queue[str | Answered | BaseException] = Queue()
         gone = Event()
@@ -102,7 +107,7 @@ class Engine:
             gone.set()
 
     def prompt_ids(self, request: ChatRequest) -> list[int]:
-        """Ids of a request's prompt.
+        """Return the ids of a request's prompt.
 
         Raises:
             RequestError: the prompt leaves no room for the requested answer.
@@ -113,8 +118,8 @@ class Engine:
         if len(ids) + wanted > self.context:
             raise RequestError(
                 400,
-                f"the messages have {len(ids):,} tokens and the answer may have {wanted:,}, together more than this "
-                f"server's context of {self.context:,}. Shorten the messages, or ask for a shorter answer.",
+                f"the messages have {len(ids):,} tokens and the answer may have {wanted:,}, which together exceed "
+                f"this server's context of {self.context:,}. Shorten the messages, or ask for a shorter answer.",
                 "messages",
                 "context_length_exceeded",
             )
@@ -145,7 +150,7 @@ class _Recorder(LogitsProcessor):
         self._rows: list[Tensor] = []  # [V] each
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Record the logits [1, V] of a step; returns them unchanged."""
+        """Record a step's logits [1, V], and return them unchanged."""
         self._rows.append(scores[0].float().log_softmax(-1).cpu())
         return scores
 

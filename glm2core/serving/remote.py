@@ -1,4 +1,4 @@
-"""Client of a server with OpenAI's protocol, over HTTP."""
+"""An HTTP client for servers that use OpenAI's protocol."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ class RemoteAnswer:
     """A server's answer.
 
     Attributes:
-        prompt_tokens: the server's count; None = not reported.
+        prompt_tokens: number of tokens in the prompt as the server counts them; None = not reported.
         logprobs: log-probabilities of the answer's tokens; None = not reported.
     """
 
@@ -32,11 +32,11 @@ class RemoteAnswer:
 
 @dataclass
 class Remote:
-    """A server, and the model that it is asked for.
+    """A server, and the name of the model that answers there.
 
     Attributes:
-        url: the URL up to and including `/v1`.
-        model: name of the model in requests.
+        url: the server's URL up to and including `/v1`.
+        model: the name of the model in requests.
         tells_logprobs: False once the server has refused to report log-probabilities.
     """
 
@@ -46,16 +46,17 @@ class Remote:
 
     @classmethod
     def connect(cls, url: str, name: str | None, notice: Notice) -> "Remote":
-        """Connect, and ask which models the server has.
+        """Connect to a server, and ask which models it serves.
 
         Args:
-            name: name of the model, believed if the server can't list its models; None = the only one it lists.
+            name: the model's name, which is used unchecked if the server can't list its models; None = the only model
+                that the server lists.
 
         Raises:
-            UserError: the server does not answer, or no name is given and it does not list exactly one model.
+            UserError: the server does not answer, or `name` is None and the server does not list exactly one model.
         """
         if not url.lower().startswith(("http://", "https://")):
-            raise UserError(f"--url is {url!r}. Give a URL like http://127.0.0.1:8080/v1")
+            raise UserError(f"--url is {url!r}, which is not an HTTP URL. Give a URL like http://127.0.0.1:8080/v1")
         url = url.rstrip("/")
         try:
             names = [entry["id"] for entry in _call(f"{url}/models", None)["data"]]
@@ -64,21 +65,21 @@ class Remote:
                 notice(f"warning: {url}/models returned {error}")
                 return cls(url, name)
             raise UserError(
-                f"{url}/models returned {error}. --url must end where /models follows, as in /v1."
+                f"{url}/models returned {error}. Give a --url to which /models can be added, such as one ending in /v1."
             ) from None
         except (KeyError, TypeError, IndexError):
-            raise UserError(f"{url}/models does not list models as OpenAI's protocol does.") from None
+            raise UserError(f"{url}/models does not list models in the form of OpenAI's protocol.") from None
         if name is None and len(names) != 1:
-            raise UserError(f"{url} has {len(names)} models: {shown_names(names)}. Choose one with --name.")
+            raise UserError(f"{url} serves {len(names)} models: {shown_names(names)}. Choose one with --name.")
         if name is not None and name not in names:
             notice(f"warning: {url} does not list {name!r}; it lists {shown_names(names)}")
         return cls(url, name or names[0])
 
     def answer(self, messages: list[Message], max_tokens: int) -> RemoteAnswer:
-        """Ask for the greedy answer.
+        """Ask the server for a greedy answer.
 
         Raises:
-            UserError: the server does not answer, or refuses to.
+            UserError: the server does not answer, or refuses the prompt.
         """
         body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         try:
@@ -99,7 +100,7 @@ class Remote:
             content = (choice.get("logprobs") or {}).get("content")
             logprobs = [float(entry["logprob"]) for entry in content] if content else None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.url} does not answer as OpenAI's protocol does: {error!r}") from None
+            raise UserError(f"{self.url} does not answer in the form of OpenAI's protocol: {error!r}") from None
         tokens = (value.get("usage") or {}).get("prompt_tokens")
         return RemoteAnswer(text, choice.get("finish_reason") == "stop", tokens, logprobs)
 

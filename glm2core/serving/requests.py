@@ -1,4 +1,4 @@
-"""Requests in OpenAI's format; unsupported keys and values are refused with a sentence, never ignored."""
+"""Requests in OpenAI's format. Unsupported keys and values are rejected with an error message, never ignored."""
 
 import json
 from typing import Any, Literal
@@ -19,7 +19,7 @@ _WITHOUT_EFFECT = (
     "prompt_cache_key",
     "parallel_tool_calls",
 )
-# Values that request nothing; others are not supported
+# Keys of which only these values are accepted, because they request nothing
 _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "stop": (None, []),
@@ -41,9 +41,9 @@ class RequestError(Exception):
 
     Args:
         status: HTTP status, 4xx.
-        sentence: what the user reads.
-        key: the wrong key of the request.
-        code: a machine-readable word.
+        sentence: the error message.
+        key: the key of the request that is wrong.
+        code: a machine-readable name of the error.
     """
 
     def __init__(self, status: int, sentence: str, key: str | None = None, code: str | None = None) -> None:
@@ -89,8 +89,8 @@ class ChatRequest(BaseModel):
 
     Args:
         max_tokens: largest number of tokens in the answer; None = as many as fit.
-        temperature: 0 = always the likeliest token.
-        top_logprobs: number of alternatives that are reported for each token; needs `logprobs`.
+        temperature: sampling temperature; 0 = always the likeliest token.
+        top_logprobs: number of alternative tokens that are reported for each token; allowed only with `logprobs: true`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -109,7 +109,7 @@ class ChatRequest(BaseModel):
 
     @property
     def longest_answer(self) -> int | None:
-        """The largest number of tokens in the answer, from either of the two keys for it."""
+        """The largest number of tokens in the answer, from `max_completion_tokens` or from `max_tokens`."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
@@ -125,25 +125,25 @@ class ChatRequest(BaseModel):
         if len(rounds) % 2 == 0 or [role for role, _ in rounds] != expected:
             raise RequestError(
                 400,
-                f"messages: the roles are {', '.join(role for role, _ in turns)}. One system message may come first; "
-                "then user and assistant take turns, and the last one is the user's.",
+                f"messages: the roles are {', '.join(role for role, _ in turns)}. One system message may come first. "
+                "User and assistant must alternate, and the last message must be the user's.",
                 "messages",
             )
         return [{"role": role, "content": content} for role, content in turns]
 
 
 def parse(body: bytes) -> ChatRequest:
-    """Read a body.
+    """Parse the body of a request.
 
     Raises:
-        RequestError: the body is not JSON, or asks for something that is not supported.
+        RequestError: the body is not JSON, or it requests something that is not supported.
     """
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise RequestError(400, "the body must be a JSON object with model and messages")
+        raise RequestError(400, "the body must be a JSON object with the keys model and messages")
     for key, allowed in _NOT_SERVED.items():
         if key in values and not any(values[key] == value for value in allowed):
             shown = json.dumps(values[key], ensure_ascii=False)[:80]
@@ -157,9 +157,9 @@ def parse(body: bytes) -> ChatRequest:
         reason = "is not served here; leave it out" if first["type"] == "extra_forbidden" else first["msg"]
         raise RequestError(400, f"{place}: {reason}", place) from None
     if request.stream and request.logprobs:
-        raise RequestError(400, "logprobs can't be streamed: leave out stream, or logprobs.", "logprobs")
+        raise RequestError(400, "logprobs can't be streamed. Leave out either stream or logprobs.", "logprobs")
     if request.top_logprobs and not request.logprobs:
-        raise RequestError(400, "top_logprobs needs logprobs true.", "top_logprobs")
+        raise RequestError(400, "top_logprobs is allowed only if logprobs is true.", "top_logprobs")
     return request
 
 
@@ -167,6 +167,6 @@ def _text(turn: _Turn) -> str:
     text = turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content)
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise RequestError(
-            400, "messages: a content holds half a character (a lone surrogate). Send whole text.", "messages"
+            400, "messages: a content contains half a character (a lone surrogate). Send whole characters.", "messages"
         )
     return text

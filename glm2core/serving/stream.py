@@ -1,4 +1,4 @@
-"""Streaming of an answer's text."""
+"""Stream an answer's text while it is generated."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,12 @@ from glm2core.text.chat_format import ChatFormat
 
 
 class AnswerStream(BaseStreamer):
-    """Streams an answer. (With SentencePiece, transformers' TextStreamer would lose the indentation of a new line.)
+    """Streams an answer.
+
+    transformers' TextStreamer is not used, because it loses a new line's indentation with SentencePiece tokenizers.
 
     Args:
-        write: called with each new piece of text.
+        write: a function that is called with each new piece of text.
     """
 
     def __init__(self, chat_format: ChatFormat, write: Callable[[str], object]) -> None:
@@ -21,7 +23,7 @@ class AnswerStream(BaseStreamer):
         self._shown = 0
 
     def put(self, value: Tensor) -> None:
-        """Take the prompt [1, T] at the first call, then one token [1] at each call."""
+        """Take the prompt [1, T] in the first call, and one token [1] in each later call."""
         if self._ids is None:
             self._ids = []
             return

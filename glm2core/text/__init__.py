@@ -1,1 +1,1 @@
-"""Converts conversations to supervised token pairs, and makes batches of these."""
+"""Converts conversations to supervised token pairs, and groups the pairs into batches."""

@@ -1,4 +1,4 @@
-"""Makes batches of rows of similar length within a token budget, and pads them.
+"""Groups rows of similar length into batches within a token budget, and pads the batches.
 
 In shapes, `B` is the number of rows, and `T` the number of tokens in the longest row.
 """
@@ -10,21 +10,21 @@ import numpy as np
 from glm2core.labels import IGNORED
 
 _DRAWS_OF_WEIGHTS = 1  # separates these random numbers from those that shuffle an epoch's rows
-_POOL_BATCHES = 50  # rows are sorted within pools of about this many batches: similar in length, still shuffled
+_POOL_BATCHES = 50  # rows are sorted by length only within pools of about this many batches, to stay shuffled
 
 
 def length_sorted_batches(
     lengths: Sequence[int] | np.ndarray, budget: int, *, seed: int, epoch: int, shuffle: bool
 ) -> list[list[int]]:
-    """Group rows so that a padded batch (rows times longest row) stays within `budget` tokens.
+    """Group rows so that each padded batch stays within `budget` tokens.
 
-    A row longer than the budget is a batch of its own. Every row is in exactly one batch. The same
-    arguments give the same batches.
+    A padded batch has as many tokens as its number of rows times the length of its longest row. A row longer than the
+    budget is a batch of its own. Every row is in exactly one batch. The same arguments give the same batches.
 
     Args:
         lengths: number of tokens in each row.
-        shuffle: True = shuffle the rows each epoch, then sort them within pools and shuffle the
-            batches; False = sort all rows, longest first, for the fewest padded tokens.
+        shuffle: True = shuffle the rows in each epoch, sort them by length within pools, and shuffle the batches.
+            False = sort all rows, longest first, which needs the least padding.
     """
     lengths = np.asarray(lengths, np.int64)
     if not shuffle:
@@ -38,7 +38,7 @@ def length_sorted_batches(
 
 
 def rows_of_epoch(weights: np.ndarray, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of an epoch, and for each its copy number (0 = the first copy).
+    """The rows of an epoch, and the copy number of each row (0 = its first copy).
 
     A row of weight 2.5 is taken twice in every epoch, and once more in half of the epochs. If all weights are 1, every
     row is taken once.
@@ -59,10 +59,10 @@ def pad_batch(rows: Sequence[tuple[np.ndarray, ...]], pad_id: int) -> dict[str, 
     """Pad rows on the right to the length of the longest row.
 
     Args:
-        rows: for each row, (input_ids [T], labels [T], ...); further arrays are ignored.
+        rows: for each row, a tuple (input_ids [T], labels [T], ...). Further arrays in the tuple are ignored.
 
     Returns:
-        input_ids [B, T], labels [B, T] (IGNORED over padding), attention_mask [B, T]; int64.
+        input_ids [B, T], labels [B, T] (IGNORED over padding), attention_mask [B, T]; all int64.
     """
     lengths = np.array([len(row[0]) for row in rows])
     shape = (len(rows), int(lengths.max()))
@@ -82,7 +82,7 @@ def _pools(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarr
 
 
 def _packed(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[list[int]]:
-    """Fill batches in descending order of length: the first row of a batch is its longest."""
+    """Fill batches in descending order of length, so that the first row of a batch is its longest."""
     batches: list[list[int]] = []
     batch: list[int] = []
     longest = 0

@@ -1,4 +1,4 @@
-"""How to prompt a model: its tokenizer, its prompt template, its pair format, and the tokens that end its answers."""
+"""Defines how to prompt a model: its tokenizer, prompt template, pair format, and the tokens that end an answer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class ChatFormat:
         """Read the tokenizer and the prompt settings in a model's folder.
 
         Raises:
-            UserError: there is no such folder, it holds another network, or it has no tokenizer.model.
+            UserError: the folder does not exist, holds a different kind of network, or has no tokenizer.model.
         """
         if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder. Name one with a model in it; `dvc repro` makes models/tuned.")
-        read_config_file(folder)  # name another network before trying its tokenizer
+            raise UserError(f"{folder} is not a folder. Name a model's folder; `dvc repro` makes models/tuned.")
+        read_config_file(folder)  # report a different kind of network before trying its tokenizer
         tokenizer = SpTokenizer.load(folder)
         values = read_model_file(folder / TOKENIZER_FILE, TokenizerFile) or TokenizerFile()
         return cls(tokenizer, template_of(folder)[0], values.pair_format)
@@ -45,7 +45,7 @@ class ChatFormat:
         return self.tokenizer.newline
 
     def require_rows(self, rows: int, folder: Path) -> None:
-        """Raise a UserError if the network has too few `rows` for the tokenizer in `folder`."""
+        """Raise a UserError if the network's embedding has too few `rows` for the tokenizer in `folder`."""
         self.tokenizer.require_rows(rows, self.template, self.pair_format, folder)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
@@ -57,9 +57,9 @@ class ChatFormat:
         return len(self.prompt_ids([{"role": USER, "content": text}]))
 
     def encode_questions(self, context: str, questions: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """The ids of prompts for several questions about one context, which is encoded only once.
+        """Encode the prompts for several questions about one context, but encode the context only once.
 
-        A part may be split in front of a line end without changing its ids (prompt.py).
+        This works because a prompt may be split in front of a line end without changing its ids (prompt.py).
 
         Args:
             context: text that ends in a line end.
@@ -89,6 +89,6 @@ class ChatFormat:
 
 
 def _common_length(tails: Sequence[Sequence[int]]) -> int:
-    """Number of ids that all tails begin with; at least one id of each tail is not counted."""
+    """Number of ids that all tails share at their start; at least one id of each tail is left over."""
     shortest = min(map(len, tails)) - 1
     return next((i for i in range(shortest) if len({tail[i] for tail in tails}) > 1), shortest)

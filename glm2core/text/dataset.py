@@ -1,4 +1,4 @@
-"""The parquet files of tokenized rows: their schema, their only writer, and their arrays for training.
+"""Defines the parquet files of tokenized rows: their schema, their only writer, and the arrays that training reads.
 
 In shapes, `B` is the number of rows, and `T` the number of tokens in a row. Rows are unpadded.
 """
@@ -32,9 +32,9 @@ _FACTS = (
     pa.field("prompt_tokens", pa.int32(), nullable=False),
     pa.field("response_tokens", pa.int32(), nullable=False),
     pa.field("supervised_tokens", pa.int32(), nullable=False),
-    pa.field("cuts", pa.list_(pa.string()), nullable=False),  # what the row lost, by kind, repeated for each loss
+    pa.field("cuts", pa.list_(pa.string()), nullable=False),  # the kind of each truncation in the row
 )
-"""Further columns of a row, from which the reports are made; training does not read them."""
+"""Further columns of a row. The reports are made from them, and training does not read them."""
 
 _WEIGHT = pa.field("weight", pa.float32())  # how often an epoch takes the row; null = once
 
@@ -43,7 +43,7 @@ TokenRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TokenizedInfo:
-    """How a tokenized file was made; stored as the parquet file's key-value metadata."""
+    """How a tokenized file was made. The parquet file stores this as key-value metadata."""
 
     tokenizer_sha256: str
     template: str
@@ -95,13 +95,13 @@ class TokenizedWriter:
 
 
 class TokenizedDataset:
-    """A tokenized file as flat arrays, so that a row is a slice and not a list.
+    """A tokenized file as flat arrays, in which each row is a slice.
 
     Args:
         ids: the id of each row. [B]
         sources: the source of each row. [B]
-        flat: input_ids, labels and segments, each of all rows in one int32 array.
-        offsets: where each row begins in each of these arrays, int64. [B + 1]
+        flat: the int32 arrays input_ids, labels and segments, each with the values of all rows.
+        offsets: for each of these arrays, where each row begins and the last row ends, int64. [B + 1]
         weights: how often an epoch takes each row; None = once. [B]
     """
 
@@ -123,10 +123,11 @@ class TokenizedDataset:
         """Read a whole file.
 
         Args:
-            tokenizer_hash: SHA-256 of the tokenizer.model that the file must have been made with.
+            tokenizer_hash: SHA-256 of the tokenizer.model with which the file must have been made; None = any.
 
         Raises:
-            UserError: the file is missing, damaged, not from the tokenize stage, or made with another tokenizer.
+            UserError: the file is missing or damaged, was not written by the tokenize stage, or was made with a
+                different tokenizer.
         """
         if not path.exists():
             raise UserError(f"{path} is missing. Run the tokenize stage first: dvc repro tokenize.")
@@ -134,8 +135,9 @@ class TokenizedDataset:
             info = read_info(file, path)
             if tokenizer_hash is not None and tokenizer_hash != info.tokenizer_sha256:
                 raise UserError(
-                    f"{path} was made with another tokenizer (sha256 {info.tokenizer_sha256[:12]}) than the model's "
-                    f"({tokenizer_hash[:12]}), so its ids would mean other words. Run dvc repro tokenize."
+                    f"{path} was made with a different tokenizer (sha256 {info.tokenizer_sha256[:12]}) from the "
+                    f"model's ({tokenizer_hash[:12]}), so its ids would stand for different words. "
+                    "Run dvc repro tokenize."
                 )
             flat, offsets = {}, {}
             for name in ("input_ids", "labels", "segments"):
@@ -151,7 +153,7 @@ class TokenizedDataset:
     def of_pairs(
         cls, ids: Sequence[str], source: str, pairs: PairBatch, info: TokenizedInfo, newline: int
     ) -> "TokenizedDataset":
-        """Make a dataset of pairs that all have the same source and were never in a file.
+        """Make a dataset from pairs in memory, which all come from the same source.
 
         Args:
             ids: the id of each pair's row. [B]
@@ -180,7 +182,7 @@ class TokenizedDataset:
 
     @property
     def source_numbers(self) -> tuple[list[str], np.ndarray]:
-        """The sources sorted by name, and the index of each row's source. [B]"""
+        """The sources' names in alphabetical order, and for each row its source's index in that order. [B]"""
         whole = self._sources if isinstance(self._sources, pa.Array) else self._sources.combine_chunks()
         encoded = whole.dictionary_encode()
         names: list[str] = encoded.dictionary.to_pylist()
@@ -195,11 +197,11 @@ class TokenizedDataset:
 
     @property
     def supervised_tokens(self) -> int:
-        """Number of labels that are not ignored, in all rows together."""
+        """Number of labels in all rows together that are not ignored."""
         return int(np.count_nonzero(self._flat["labels"] != IGNORED))
 
     def row(self, index: int) -> TokenRow:
-        """Views of one row: input_ids [T], labels [T], segments (token indices where rounds and lines start)."""
+        """Views of one row's input_ids [T], labels [T] and segments (token indices at which rounds and lines start)."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return (self._view("input_ids", index), self._view("labels", index), self._view("segments", index))
@@ -232,7 +234,7 @@ def _flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_all(file: pq.ParquetFile, rows: int, offsets: dict[str, np.ndarray]) -> None:
-    """Compare the number and length of the lists with the footer, because no checksum covers a page header's counts."""
+    """Check the lists' number and lengths against the footer, because no checksum covers a page header's counts."""
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     leaves = [group.column(number) for group in groups for number in range(group.num_columns)]
     for name, ends in offsets.items():
@@ -246,7 +248,7 @@ def read_info(file: pq.ParquetFile, path: Path) -> TokenizedInfo:
     """How a tokenized file was made, from its metadata.
 
     Raises:
-        UserError: the file is not a tokenized file, or another version wrote it.
+        UserError: the file is not a tokenized file, or was written by a different version.
     """
     metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
     known = {name: metadata[name] for name in TokenizedInfo.__dataclass_fields__ if name in metadata}

@@ -1,4 +1,4 @@
-"""Turns converted conversations into tokenized pairs, split by split, and counts everything that was cut off."""
+"""Turns the converted conversations of each split into tokenized pairs, and reports which rows were dropped."""
 
 import hashlib
 import itertools
@@ -25,12 +25,12 @@ from glm2core.text.spans import Limits, PlannedBatch
 from glm2core.text.tokenizer import SpTokenizer, train_tokenizer
 
 _EXAMPLES = 3
-_TRAINING_CHARS = 32_000_000  # maximum that the small tokenizer is trained on
+_TRAINING_CHARS = 32_000_000  # the small tokenizer is trained on at most this many characters
 
 
 @dataclass
 class EncodeReport:
-    """What happened to the conversations; the tokenized files say what happened to their tokens."""
+    """The number of rows in each split, the dropped rows, and examples; the tokenized files record the truncations."""
 
     rows: dict[str, int] = field(default_factory=dict)
     dropped: list[tuple[str, str, str, str]] = field(default_factory=list)
@@ -40,15 +40,20 @@ class EncodeReport:
 
 
 def tokenizer_for(base: str | None, params: TokenizeParams, converted: Path) -> tuple[SpTokenizer, TemplateName, str]:
-    """The base's tokenizer, or a small one trained on the training split; and the template, with its evidence."""
+    """Choose the tokenizer and the template; also returns the reason for this template.
+
+    Without a base, a small tokenizer is trained on the training split.
+    """
     if base is None:
         tokenizer = train_tokenizer(_training_texts(converted / "train.parquet"), params.vocabulary_size)
         found: tuple[TemplateName, str] = ("chatglm2", "no base")
     else:
         folder = resolve_path(base)
         if not folder.is_dir():
-            raise UserError(f"model.base: {folder} is not a folder. Fix the path, or set null to start from scratch.")
-        read_config_file(folder)  # name another network before trying its tokenizer
+            raise UserError(
+                f"model.base: {folder} is not a folder. Fix the path, or set model.base to null to start from scratch."
+            )
+        read_config_file(folder)  # report a different kind of network before trying its tokenizer
         tokenizer = SpTokenizer.load(folder)
         found = template_of(folder)
     template, evidence = found if params.template == "auto" else (params.template, "tokenize.template")
@@ -122,7 +127,7 @@ def _marked(input_ids: np.ndarray, labels: np.ndarray, tokenizer: SpTokenizer) -
 
 
 def _encoded(builder: PairBuilder, path: Path, params: TokenizeParams) -> Iterator[tuple[ConvertedBatch, PairBatch]]:
-    """Batches with their pairs, in order; SentencePiece encodes the next batch while this one is written."""
+    """Yield batches with their pairs, in order. While one batch is written, SentencePiece encodes the next one."""
     with ThreadPoolExecutor(max_workers=1) as ahead:
         waiting: tuple[ConvertedBatch, PlannedBatch, Future[list[np.ndarray]]] | None = None
         for batch in read_converted(path):
@@ -164,7 +169,7 @@ def _keep_examples(report: EncodeReport, batch: ConvertedBatch, pairs: PairBatch
 
 
 def _training_texts(path: Path) -> Iterator[str]:
-    """Prompts and answers as they will be encoded, up to a limit that keeps memory small."""
+    """The prompts and answers that will be encoded, up to a number of characters that keeps memory small."""
     left = _TRAINING_CHARS
     for batch in read_converted(path):
         for row in range(len(batch)):

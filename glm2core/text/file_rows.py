@@ -1,4 +1,4 @@
-"""Encodes rows of a file as convert and tokenize would, without running these stages, to evaluate on other data."""
+"""Encodes the rows of any file as the stages convert and tokenize would, so that a model can be evaluated on it."""
 
 import itertools
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ class FileRows:
 
 
 def encode_file(path: Path, most: int, chat_format: ChatFormat, params: TokenizeParams, place: str) -> FileRows:
-    """Encode the first `most` usable rows of a file; the id of a row is a hash of its content.
+    """Encode the first `most` usable rows of a file. The id of each row is a hash of the row's content.
 
     Args:
-        params: settings that decide what is supervised, and how long a row may be.
-        place: the params key of the file, for error messages.
+        params: the tokenize settings, which decide what is supervised and how long a row may be.
+        place: the key in the params that names the file, for error messages.
 
     Raises:
-        UserError: the file can't be read, or has no usable row.
+        UserError: the file can't be read, or contains no usable row.
     """
     if not path.is_file():
         raise UserError(f"{place}: {path} is not a file. Fix the path, or set it to null.")
@@ -62,7 +62,7 @@ def encode_file(path: Path, most: int, chat_format: ChatFormat, params: Tokenize
     pairs = builder.build(conversations, [limits] * len(found)) if found else None
     if pairs is None or not len(pairs.rows):
         reasons = "; ".join([*rejected, *(reason for _, reason in (pairs.dropped if pairs else []))][:3])
-        raise UserError(f"{place}: no row of {path} can be used ({reasons}). Fix its rows, or name another file.")
+        raise UserError(f"{place}: no row of {path} can be used ({reasons}). Fix the rows, or name a different file.")
     info = TokenizedInfo(chat_format.tokenizer.sha256, template, template_hash(template), pair_format)
     ids = list(found)
     dataset = TokenizedDataset.of_pairs([ids[row] for row in pairs.rows], str(path), pairs, info, chat_format.newline)

@@ -1,4 +1,4 @@
-"""`ChatGLM2Tokenizer`: the tokenizer of `tokenizer.py` with transformers' interface and the same ids."""
+"""`ChatGLM2Tokenizer` wraps the tokenizer of `tokenizer.py` in transformers' interface, without changing any ids."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,20 +15,21 @@ from glm2core.text.tokenizer import EOS, MODEL_FILE, SPECIAL_TOKENS, SpTokenizer
 
 
 class ChatGLM2Tokenizer(PreTrainedTokenizer):
-    """Turns texts and chats into ids and back, as transformers' generate, pipelines and Trainer expect it.
+    """Turns texts and chats into ids and back, as transformers' generate, pipelines and Trainer require.
 
-    A call puts `[gMASK] sop` in front, pads on the left and, as in `tokenizer.py`, never reads special
-    tokens from a text. `apply_chat_template` gives the ids used in training. Load tokenizers with this
-    class: AutoTokenizer works only for exported folders, and builds another tokenizer for tuned and
-    released ones.
+    Calling the tokenizer puts `[gMASK] sop` in front of a text and pads on the left. As in `tokenizer.py`, a special
+    token that is spelled out in a text stays ordinary text. `apply_chat_template` gives the ids used in training.
+
+    Load tokenizers with this class, because AutoTokenizer works only for exported folders. For the folders of tuned and
+    released models, AutoTokenizer builds a different tokenizer.
 
     Args:
         vocab_file: path of a tokenizer.model.
-        prompt_template: the template of chats; None = that of the model in the file's folder.
-        pair_format: which special tokens come first.
+        prompt_template: the template for chats; None = the template of the model in the file's folder.
+        pair_format: which special tokens a prompt begins with.
     """
 
-    vocab_files_names = {"vocab_file": MODEL_FILE}  # noqa: RUF012 (the base class's own way)
+    vocab_files_names = {"vocab_file": MODEL_FILE}  # noqa: RUF012 (the base class does the same)
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
     padding_side = "left"
 
@@ -66,13 +67,13 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         return {self.sp.piece(token): token for token in range(len(self.sp))}
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
-        """The pieces of a text; a special token that is spelled in the text stays text."""
+        """The pieces of a text. A special token that is spelled out in the text stays ordinary text."""
         return self.sp.pieces(text)
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """`[gMASK] sop A`, and with a second sequence `[gMASK] sop A B </s>`."""
+        """`[gMASK] sop A`; with a second sequence, `[gMASK] sop A B </s>`."""
         ids = self.sp.prefix_ids(self.pair_format) + list(token_ids_0)
         return ids if token_ids_1 is None else [*ids, *token_ids_1, EOS]
 
@@ -103,10 +104,11 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         tokenizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Turn a chat into ids by `prompt.py`, not by rendering it as text first, so that a user's input stays text.
+        """Turn a chat into ids with `prompt.py`.
 
-        `add_generation_prompt` changes nothing for chatglm2: a chat that ends with a question is open.
-        With `tokenize=False` or another `chat_template`, transformers renders the chat.
+        The chat is not rendered as text first, so special tokens spelled out in a user's input stay ordinary text.
+        `add_generation_prompt` changes nothing for chatglm2, because a chat that ends with a question already ends
+        where the answer begins. With `tokenize=False`, or if a `chat_template` is given, transformers renders the chat.
         """
         if not tokenize or chat_template is not None:
             return super().apply_chat_template(
@@ -148,7 +150,7 @@ class ChatGLM2Tokenizer(PreTrainedTokenizer):
         return ids
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:  # type: ignore[override]
-        # Through ids, because a piece may spell a special token ("sop" in "soprano")
+        # Encode to ids first, because a piece may be spelled like a special token ("sop" in "soprano")
         return super()._encode_plus(self._as_ids(text), self._as_ids(text_pair), **kwargs)
 
     def _as_ids(self, text: Any) -> Any:
@@ -180,6 +182,6 @@ def _require_turns(messages: list[Message]) -> None:
     turns = roles[roles[:1] == [SYSTEM] :]
     if not turns or turns != [(USER, ASSISTANT)[place % 2] for place in range(len(turns))]:
         raise UserError(
-            "a chat has at most one system message first, then user and assistant in turn; got "
-            f"{', '.join(roles) or 'none'}. Merge successive messages of one role, and remove other roles."
+            "a chat may begin with one system message, and then needs user and assistant messages in turn. Its roles "
+            f"are {', '.join(roles) or 'none'}. Merge successive messages of the same role, and remove other roles."
         )

@@ -1,4 +1,4 @@
-"""Puts texts of data and models into an HTML page, where they are never executed and can't change text direction."""
+"""Puts texts from data and models into an HTML page without letting them run or change the text direction."""
 
 import html
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from glm2core.errors import printable
 
 
 def escaped(text: str) -> str:
-    """A text as HTML needs it in an element or a quoted attribute.
+    """Escape a text for an HTML element or a quoted attribute.
 
     Tags and quotes are escaped, control and bidi characters become codes (`\\u202e`), and line breaks are kept.
     """
@@ -16,12 +16,12 @@ def escaped(text: str) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """The first `most` characters of a text, and how many more there are."""
+    """The first `most` characters of a text, followed by the number of characters that were left out."""
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
 
 
 def write_within(file: TextIO, parts: Iterable[str], room: int) -> int:
-    """Write those parts of a page that together fit into `room` bytes, in order; return how many did not fit."""
+    """Write a page's parts in order, except those that no longer fit into `room` bytes; returns how many these are."""
     left_out = 0
     for part in parts:
         length = len(part.encode())

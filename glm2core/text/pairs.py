@@ -3,19 +3,19 @@
     glm2:  [gMASK] sop A B </s>        the order of the released models
     llama: <s> A B </s>
 
-A is the encoded prompt, B the encoded answer. A label is at the position of its token (the model
-shifts labels). Labels are `IGNORED` (-100) everywhere but on B and `</s>`. They are set by position,
-not by id: padding has the same id as `<unk>`, 0, but a real `<unk>` stays supervised.
+A is the encoded prompt, and B is the encoded answer. Each label stands at the position of its own token, because the
+model shifts the labels. Labels are `IGNORED` (-100) everywhere except on B and `</s>`. Labels are set by position, not
+by id, because padding has the same id (0) as `<unk>`, and a real `<unk>` stays supervised.
 
-With loss_on "every", the answers of all rounds are supervised in one pass over the prompt's
-text, which has no `</s>` between rounds: the end of an earlier answer is taught only by a label,
-`</s>` instead of the line end or role token that follows the answer. Each answer is encoded by
-itself, as the model writes it, so ids at its borders may differ from those of the whole text.
+With loss_on "every", the answers of all rounds are supervised in one pass over the prompt's text. The prompt's text has
+no `</s>` between rounds. The end of an earlier answer is therefore taught only by a label, because the line end or role
+token that follows the answer gets the label `</s>`. Each answer is encoded by itself, as the model writes it. The ids
+at the answer's start and end may therefore differ from the ids that the whole text would have there.
 
-An answer of `max_target_length` tokens or more is truncated to that length and gets no `</s>`. A
-prompt over `max_source_length` is shortened by `truncation.py`.
+An answer of `max_target_length` tokens or more is truncated to that length and gets no `</s>`. A prompt longer than
+`max_source_length` is shortened by `truncation.py`.
 
-`spans.py` assembles the rows; this module has the steps.
+`spans.py` builds the rows; the classes in this module call it step by step.
 """
 
 from collections import Counter
@@ -44,13 +44,14 @@ class Dropped(NamedTuple):
 
 @dataclass
 class PairBatch:
-    """The pairs of some rows in flat arrays, where row i is `[ends[i] : ends[i + 1]]`.
+    """The pairs of some rows in flat arrays, in which row i is the slice `[ends[i] : ends[i + 1]]`.
 
     rows: the index of the conversation that each pair comes from. [B]
     input_ids, labels: int32. [tokens of all rows]
     ends: int64. [B + 1]
     source_lengths: number of tokens before the last answer. [B]
-    row_cuts: how much each row lost, by kind: counted in rounds or answers, else 1 for the row. [B]
+    row_cuts: for each row, the number of truncations of each kind. Dropped rounds and truncated answers are counted
+        one by one, and every other kind counts once per row. [B]
     """
 
     rows: np.ndarray
@@ -63,20 +64,21 @@ class PairBatch:
 
     @property
     def cuts(self) -> Counter[str]:
-        """Number of rows (or rounds, or answers) that lost something, by kind."""
+        """The sum of `row_cuts` over all rows."""
         return sum(filter(None, self.row_cuts), Counter())
 
     @property
     def supervised_tokens(self) -> np.ndarray:
-        """Number of labels that are not ignored, for each row. [B]"""
+        """Number of labels in each row that are not ignored. [B]"""
         counted: np.ndarray = np.add.reduceat((self.labels != IGNORED).astype(np.int32), self.ends[:-1])
         return counted
 
     def segments(self, newline: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where rounds and lines start in each row: at its first token and at each token after a line end.
+        """Find where rounds and lines start: at each row's first token, and at each first token after line ends.
 
-        The start of a supervised answer is left out: an answer directly follows its question. With a gap
-        between the two (text/stretch.py), a network would learn that the nearest question is not the one asked.
+        The start of a supervised answer is left out, so that position stretching (text/stretch.py) never opens a gap
+        between a question and its answer. With such a gap, a network would learn that the nearest question is not the
+        one to answer.
 
         Returns:
             The indices of these tokens within their rows (int32), and where each row's indices end. [B + 1]
@@ -99,7 +101,8 @@ class PairBuilder:
     """Makes pairs with one tokenizer and one template.
 
     Args:
-        threads: number of threads for SentencePiece; None = one per core. The pairs are the same for any number.
+        threads: number of threads for SentencePiece; None = one per core. The number of threads does not
+            change the pairs.
     """
 
     def __init__(
@@ -117,14 +120,14 @@ class PairBuilder:
         self._truncator = Truncator(tokenizer, template, truncation)
 
     def plan(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> PlannedBatch:
-        """Plan a batch of answered conversations: which texts to encode, and which of these each row needs."""
+        """Decide which texts to encode for a batch of answered conversations, and which of them each row needs."""
         plan = PlannedBatch(self._template, self._constants, conversations, limits)
         for conversation, limit in zip(conversations, limits, strict=True):
             plan.add(conversation, limit)
         return plan
 
     def encode(self, plan: PlannedBatch) -> list[np.ndarray]:
-        """The ids of the plan's texts, from one call of SentencePiece: most of the work."""
+        """The ids of the plan's texts, from one call of SentencePiece, which is most of the work."""
         return self._tokenizer.encode_batch(plan.texts, self._threads)
 
     def assemble(self, plan: PlannedBatch, encoded: list[np.ndarray]) -> PairBatch:
@@ -142,7 +145,7 @@ class PairBuilder:
         return self.assemble(plan, self.encode(plan))
 
     def _shorten(self, flat: FlatRows, plan: PlannedBatch, long: list[int]) -> PairBatch:
-        """Replace the prompts of the rows `long` by shorter ones, and leave out rows that must be dropped."""
+        """Replace the prompts of the rows `long` with shorter prompts, and leave out rows that must be dropped."""
         stretches = []
         whole = Tokens(flat.input_ids, flat.labels)
         lengths, sources = np.diff(flat.ends), flat.source_lengths.copy()

@@ -1,19 +1,20 @@
 """The wording of prompts, for tokenize, evaluate, predict and chat.
 
-chatglm2 (the released chatglm2 and codegeex2 models) writes past rounds and the open round as text,
+The template chatglm2 (of the released chatglm2 and codegeex2 models) writes the past rounds and the open round, which
+has no answer yet, as text,
 
     [Round 1]\\n\\n问：{query}\\n\\n答：{answer}\\n\\n[Round 2]\\n\\n问：{query}\\n\\n答：
 
-with the full-width colon U+FF1A. This template has no system role; a system text comes first, as a
-paragraph of its own.
+with the full-width colon U+FF1A. This template has no system role, so a system text comes first, as a paragraph of its
+own.
 
-chatglm3 writes role tokens, `<|user|>\\n {query}<|assistant|>\\n {answer}`. The released chat code ends
-a prompt at `<|assistant|>` and lets the model write the line end; here the line end belongs to the
-prompt, so that an answer is only its text. The ids in front of the answer are the same.
+The template chatglm3 writes role tokens, `<|user|>\\n {query}<|assistant|>\\n {answer}`. The released chat code ends a
+prompt at `<|assistant|>` and lets the model write the line end. Here the line end belongs to the prompt, so that an
+answer consists only of its text. In both cases, the ids in front of the answer's text are the same.
 
-A prompt is a list of `Part`s. A text is split into parts only in front of line ends, which
-SentencePiece never merges with anything (`tokenizer.py` checks this), so the parts' ids,
-concatenated, are the ids of the whole text.
+A prompt is a list of `Part`s. A text is split into parts only in front of line ends, because SentencePiece never merges
+a line end with anything (`tokenizer.py` checks this). The parts' ids, concatenated, are therefore the ids of the whole
+text.
 """
 
 from typing import Literal, NamedTuple
@@ -59,8 +60,8 @@ class Part(NamedTuple):
 
     text: the text that SentencePiece encodes.
     special: a special token in front of the text.
-    continues: whether the text continues the previous part, without the word-start that
-        SentencePiece puts in front of a text; such a text begins with a line end.
+    continues: whether the text continues the previous part. A text that does so begins with a line end, and is encoded
+        without the word-start mark that SentencePiece puts in front of a text.
     """
 
     text: str
@@ -90,12 +91,12 @@ def has_heads(template: TemplateName) -> bool:
 
 
 def round_head(number: int, *, first: bool) -> Part:
-    """The numbered line of a round in chatglm2; `first` says that nothing comes before this round."""
+    """The numbered line of a round in chatglm2; `first` means that nothing comes before this round."""
     return Part(f"[Round {number}]") if first else Part(f"\n\n[Round {number}]", continues=True)
 
 
 def round_parts(template: TemplateName, query: str, answer: str | None = None) -> list[Part]:
-    """The parts of one round after its head; without `answer` the round is open, so that the model's answer follows."""
+    """The parts of one round after its head. Without `answer`, the round stays open for the model's answer."""
     if template == "chatglm3":
         reply = "\n" if answer is None else "\n " + answer
         return [Part("\n " + query, special="<|user|>"), Part(reply, special="<|assistant|>")]
@@ -116,8 +117,8 @@ def render(messages: list[Message], template: TemplateName) -> list[Part]:
     """The parts of a whole prompt, which ends where the model's answer begins.
 
     Args:
-        messages: at most one system message first, then messages of user and assistant in turn; if
-            the last message is the assistant's, it is left out.
+        messages: at most one system message first, then messages from user and assistant in turn. A last message from
+            the assistant is left out.
     """
     system, rounds = split_rounds(messages)
     parts = system_parts(template, system) if system is not None else []
@@ -129,7 +130,7 @@ def render(messages: list[Message], template: TemplateName) -> list[Part]:
 
 
 def split_rounds(messages: list[Message]) -> tuple[str | None, list[tuple[str, str | None]]]:
-    """The system text, and the rounds as (query, answer); the last answer is None if there is no answer yet."""
+    """The system text, and the rounds as pairs (query, answer); the last answer is None if it is still to come."""
     system = messages[0]["content"] if messages[0]["role"] == SYSTEM else None
     turns = messages[system is not None :]
     answers = [turn["content"] for turn in turns[1::2]]

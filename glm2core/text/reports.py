@@ -1,4 +1,4 @@
-"""The reports of the tokenize stage: flat metrics, and tables that are computed from its output."""
+"""Makes the reports of the tokenize stage: flat metrics, and tables computed from the stage's output."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +25,7 @@ _BINS = 50
 
 
 def tokenize_metrics(report: EncodeReport, tokenized: Path, tokenizer: SpTokenizer) -> dict[str, int | float]:
-    """Figures of the tokenize stage; losses are counted in rows, rounds or responses, as their names say."""
+    """The metrics of the tokenize stage. Truncations are counted in rows, rounds or responses, as their names say."""
     tokens = pl.col("prompt_tokens") + pl.col("response_tokens")
     figures = _tokenized(tokenized).select(
         tokens=tokens.sum(),
@@ -47,8 +47,8 @@ def write_tokenize_tables(
 ) -> None:
     """Write the report's files into `folder`.
 
-    lengths.csv counts rows by their number of tokens, cuts.csv losses by kind, by_source.csv rows and tokens by source;
-    dropped.csv lists rows that gave no pair; examples.md and rows.html show rows.
+    lengths.csv counts rows by their number of tokens. cuts.csv counts truncations by kind. by_source.csv counts rows
+    and tokens by source. dropped.csv lists the rows that gave no pair. examples.md and rows.html show rows.
 
     Args:
         examples: the content of examples.md.
@@ -78,7 +78,10 @@ def _tokenized(tokenized: Path) -> pl.LazyFrame:
 
 
 def _lengths(tokenized: Path) -> pl.DataFrame:
-    """One line per bin: its first token count, then the rows whose prompt, response or whole falls into it."""
+    """A table with one line per bin of lengths in tokens.
+
+    A line contains the bin's smallest length, then how many prompts, responses and whole rows fall into the bin.
+    """
     rows = _tokenized(tokenized).select(
         prompts="prompt_tokens", responses="response_tokens", rows=pl.col("prompt_tokens") + pl.col("response_tokens")
     )
@@ -92,14 +95,14 @@ def _lengths(tokenized: Path) -> pl.DataFrame:
 
 
 def _cuts(tokenized: Path) -> pl.DataFrame:
-    """A table (cut, count): how often rows lost something, by kind."""
+    """A table with the columns cut and count: how often each kind of truncation happened."""
     counted = _tokenized(tokenized).select(cut=pl.col("cuts").explode()).group_by("cut").agg(count=pl.len())
     kinds = pl.LazyFrame({"cut": CUTS})
     return kinds.join(counted, on="cut", how="left", maintain_order="left").fill_null(0).collect()
 
 
 def _by_source(tokenized: Path, dropped: pl.DataFrame) -> pl.DataFrame:
-    """One line per split and source: rows and their tokens, and rows that were cut or gave no pair."""
+    """A table with one line per split and source, which counts rows, tokens, truncated rows and rows without a pair."""
     rows = pl.concat([_tokenized(tokenized), dropped.lazy()], how="diagonal")
     figures = rows.group_by("split", "source", maintain_order=True).agg(
         rows=pl.count("prompt_tokens"),

@@ -1,4 +1,4 @@
-"""Writes rows.html, which shows tokenized rows without scripts or network access; every text in it is escaped."""
+"""Writes rows.html, a page that shows tokenized rows. The page has no scripts, and all its texts are escaped."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,15 +25,16 @@ i {{ display: block; color: #999; font-size: 9px; font-style: normal; }}
 .c {{ background: #f6d5d5; border-color: #c88; text-decoration: line-through; }}
 </style></head><body>
 <h1>Rows as the model sees them</h1>
-<p><span class="s">token<i>id</i></span> is supervised, <span>token<i>id</i></span> is only read,
-<span class="c">token<i>id</i></span> was cut. An id with an arrow is supervised with another label.
-Each line starts with its position. After the arrow is, as an example, its position if the row is spread over
-{STRETCHED:,} positions (train.position_stretch): gaps open only at the starts of lines.</p>
+<p><span class="s">token<i>id</i></span>: the token is supervised. <span>token<i>id</i></span>: the token is only read.
+<span class="c">token<i>id</i></span>: the token was truncated. If an id is followed by an arrow, the id after the arrow
+is the token's label. Each line starts with its position. If a position is followed by an arrow, the number after the
+arrow is an example of the line's position when train.position_stretch spreads the row over {STRETCHED:,} positions.
+Gaps open only at the starts of lines.</p>
 """
 
 
 def write_rows_page(rows: Iterable[ShownRow], path: Path) -> None:
-    """Write as many rows as fit into a page; the end of the page says how many more there are."""
+    """Write as many rows as fit into a page. The end of the page says how many rows were left out."""
     room = MOST_BYTES - 200 - len(_HEAD.encode())
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_HEAD)

@@ -1,6 +1,6 @@
-"""Prepares tokenized rows for display: tokens line by line, which of them are supervised, and which were cut off.
+"""Prepares tokenized rows for display, line by line, and marks which tokens are supervised and which were cut off.
 
-A line starts where position stretching may open a gap: at the row's start, and after each line end.
+A line starts at the row's start, and wherever position stretching may open a gap, which is after line ends.
 """
 
 import difflib
@@ -23,10 +23,10 @@ from glm2core.text.tokenizer import SpTokenizer
 
 MOST_TOKENS = 2000
 STRETCHED = 32_768
-"""The number of positions over which a row is spread as an example; in training, params decide."""
+"""The number of positions over which a shown row is spread as an example. In training, the params set this number."""
 
 _ROWS_OF_EACH = 2
-_MOST_COMPARED = 4_000_000  # pairs of tokens; beyond it the difference is shown as one piece
+_MOST_COMPARED = 4_000_000  # pairs of tokens; a larger difference is shown as one piece
 _NO_LIMIT = 1 << 40
 _COLUMNS = ("id", "source", "input_ids", "labels", "segments", "cuts")
 
@@ -35,8 +35,8 @@ _COLUMNS = ("id", "source", "input_ids", "labels", "segments", "cuts")
 class ShownToken:
     """One token.
 
-    text: its text, without characters that move a cursor or change the text direction.
-    label: what is supervised here; empty if nothing is.
+    text: the token's text, in which characters that move a cursor or change the text direction are escaped.
+    label: `=` if the label is the token itself, the label's text if it is a different token, empty if it is ignored.
     cut: whether the token was cut off, so that it is not part of the row.
     """
 
@@ -48,7 +48,7 @@ class ShownToken:
 
 @dataclass(frozen=True)
 class ShownLine:
-    """Tokens up to the next place where a gap may open; `position` and `stretched` are those of the first token."""
+    """Tokens up to the next place where a gap may open, with the first token's position and stretched position."""
 
     position: int
     stretched: int
@@ -60,8 +60,8 @@ class ShownRow:
     """A row for display.
 
     number: the row's number in its file, from 0.
-    cuts: what the row lost, by kind.
-    left_out: number of tokens that are not shown, beyond `MOST_TOKENS`.
+    cuts: the kind of each truncation in the row.
+    left_out: number of tokens beyond `MOST_TOKENS`, which are not shown.
     text: the first `MOST_TOKENS` tokens, decoded.
     """
 
@@ -84,8 +84,8 @@ def shown_row(
 
     Args:
         place: the file's name.
-        row: the row's `_COLUMNS` in the tokenized file.
-        whole: ids of the row before it was shortened; None = nothing was cut off, or it is unknown what.
+        row: the row's values in the tokenized file's `_COLUMNS`.
+        whole: the row's ids before it was shortened; None = it was not shortened, or these ids are unknown.
     """
     ids, labels = np.array(row["input_ids"]), np.array(row["labels"])
     stretched = stretched_positions(len(ids), row["segments"], STRETCHED, np.random.default_rng([0, 0, number]))
@@ -119,12 +119,12 @@ def shown_row(
 
 
 def visible(text: str) -> str:
-    """A token's text on one line, in which characters that move a cursor or change text direction are escaped."""
+    """A token's text on one line; characters that move a cursor or change the text direction are escaped."""
     return printable(text.replace("<0x0A>", "⏎"))
 
 
 def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, builder: PairBuilder) -> Iterator[ShownRow]:
-    """From each split, some rows of each source, then some rows with each kind of loss; no row twice."""
+    """From each split, choose a few rows of each source, then a few with each kind of truncation, and no row twice."""
     for split in SPLITS:
         file = tokenized / f"{split}.parquet"
         scanned = pl.scan_parquet(file, glob=False).select("source", "cuts").with_row_index("number")
@@ -140,7 +140,7 @@ def example_rows(converted: Path, tokenized: Path, tokenizer: SpTokenizer, build
 
 
 def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBuilder) -> dict[str, np.ndarray]:
-    """By row id, the token ids before shortening of rows that were shortened; rows not in `converted` are left out."""
+    """Map the id of each shortened row to its token ids before shortening; rows that `converted` lacks are left out."""
     cut = {row["id"]: row for row in rows if row.get("cuts")}
     if not cut or not converted.is_file():
         return {}
@@ -156,20 +156,23 @@ def whole_rows(converted: Path, rows: Sequence[dict[str, Any]], builder: PairBui
 
 
 def _loss_on(labels: Sequence[int]) -> LossOn:
-    """The `loss_on` with which a row's labels were made, if its source does not say it."""
+    """Infer from a row's labels the `loss_on` with which they were made, for a row whose source does not set it."""
     supervised = np.array(labels) != IGNORED
     return "every" if np.count_nonzero(np.diff(supervised.astype(np.int8)) == 1) > 1 else "last"
 
 
 def _label(token: int, label: int, tokenizer: SpTokenizer) -> str:
-    """`=` if the token itself is supervised; else the label's text, as at the end of an answer before the last one."""
+    """`=` if the label is the token itself, empty if the label is ignored; otherwise the label's text.
+
+    Label and token differ, for example, at the end of an answer before the last one.
+    """
     if label == IGNORED:
         return ""
     return "=" if label == token else visible(tokenizer.piece(label))
 
 
 def _with_cut_tokens(ids: np.ndarray, whole: np.ndarray | None) -> Iterable[tuple[int | None, int | None]]:
-    """(position, None) for each token of the row, and (None, id) for each cut-off token, at its old place."""
+    """(position, None) for each token of the row, and (None, id) for each cut-off token, where it stood."""
     if whole is None:
         return ((position, None) for position in range(len(ids)))
     return _merged(ids.tolist(), whole.tolist())

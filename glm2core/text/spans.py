@@ -1,7 +1,8 @@
-"""Plans a batch as rows of spans: collects the texts to encode in one call, then builds rows by array arithmetic.
+"""Plans a batch as rows of spans, so that one call encodes all its texts and array operations build all its rows.
 
-A span is a slice of one long array of ids: an encoded text, or a constant such as a round's head. An example of two
-rows, (Tea? -> Yes) and (2 + 2 -> 4, + 1 -> 5), with every answer supervised, by the tests' tokenizer (/ = line end):
+A span is a slice of one long array of ids. The slice holds an encoded text, or a constant such as a round's head. The
+following example has two rows, (Tea? -> Yes) and (2 + 2 -> 4, + 1 -> 5). In it, every answer is supervised, the
+texts are encoded by the tests' tokenizer, and / stands for a line end:
 
     texts      0 "//问：Tea?//答："   1 "Yes"   2 "//问：2 + 2//答："   3 "4"   4 "//问：+ 1//答："   5 "5"
     constants  -1 [gMASK] sop     -2 </s>     -15 [Round 1]     -16 //[Round 2]
@@ -9,9 +10,9 @@ rows, (Tea? -> Yes) and (2 + 2 -> 4, + 1 -> 5), with every answer supervised, by
     spans      -1 -15  0  1 -2   -1 -15  2  3 -16  4  5 -2
     offsets     0   2  7 19 22   23  25 30 42  44 51 62 64  (65)
     rows       [0:23] and [23:65], with 19 and 39 tokens before their last answers
-    labels     ids at 19:22 and 22; 42:44 and `</s>` at 44, where span -16 has its first line end; 62:64 and 64
+    labels     ids at 19:23, 42:44 and 62:65; `</s>` at 44, where span -16 has its first line end
 
-The source array holds the texts' ids and then the constants in reverse order, so that span -1 is its last slice. One
+The source array holds the texts' ids, then the constants in reverse order, so that span -1 is the last slice. One
 index array, `places`, copies all spans of the batch out of the source array. A truncated answer is a shorter span,
 followed by an empty `</s>` span.
 """
@@ -41,7 +42,7 @@ class Limits:
 
 
 class FlatRows(NamedTuple):
-    """Concatenated rows, of which row i is `[ends[i] : ends[i + 1]]`.
+    """Concatenated rows, in which row i is the slice `[ends[i] : ends[i + 1]]`.
 
     input_ids, labels: int32. [tokens of all rows]
     ends: int64. [B + 1]
@@ -57,7 +58,7 @@ class FlatRows(NamedTuple):
 
 
 class SpanConstants:
-    """Spans that are the same in every row; constant n is span -1 - n, counted from the end of the source array."""
+    """Spans whose ids never change. Constant n is span -1 - n, counted from the end of the source array."""
 
     def __init__(self, tokenizer: SpTokenizer, prefix: list[int]) -> None:
         self.arrays: list[np.ndarray] = []
@@ -80,7 +81,7 @@ class SpanConstants:
 
 
 class PlannedBatch:
-    """The texts of a batch, to be encoded by one call of SentencePiece, and each row as a sequence of spans."""
+    """The texts of a batch, which one call of SentencePiece encodes, and each row as a sequence of spans."""
 
     def __init__(
         self,
@@ -94,11 +95,11 @@ class PlannedBatch:
         self._conversations = conversations
         self._template = template
         self._constants = constants
-        self._skipped: list[bool] = []  # of each text: leave out its first id
-        self._answer_limits: list[int] = []  # of each text: tokens of an answer; 0 = not supervised
+        self._skipped: list[bool] = []  # for each text, whether to leave out its first id
+        self._answer_limits: list[int] = []  # for each text, the limit of an answer in tokens; 0 = not supervised
         self._spans: list[int] = []
         self._row_ends: list[int] = [0]
-        self._rounds: list[list[int]] = []  # of each row: the spans where its rounds start
+        self._rounds: list[list[int]] = []  # for each row, the spans at which its rounds start
         self._offsets = np.zeros(0, np.int64)
 
     def add(self, conversation: Conversation, limit: Limits) -> None:
@@ -188,7 +189,7 @@ class PlannedBatch:
 
 
 def row_ends_of(lengths: np.ndarray) -> np.ndarray:
-    """0, followed by the end of each of the consecutive slices that have these lengths."""
+    """Lay slices of these lengths one after another; returns 0, then the end of each slice."""
     ends = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=ends[1:])
     return ends

@@ -1,9 +1,9 @@
-"""Position stretching: gaps in the position ids, so that short rows train the whole scaled range.
+"""Position stretching puts gaps into the position ids, so that short rows train the whole range of scaled positions.
 
 PoSE (Zhu et al. 2023, https://arxiv.org/abs/2309.10400) skips positions between chunks of a short
 row. Here gaps open only where a round or a line of text starts, so neighbouring tokens of
-a sentence stay neighbours. CREAM (Wu et al. 2024, https://arxiv.org/abs/2406.07138) puts a row's head at the
-range's start, its tail at the range's end, and its middle between them.
+a sentence stay neighbours. CREAM (Wu et al. 2024, https://arxiv.org/abs/2406.07138) puts the head of a row at the
+start of the range, the row's tail at the end of the range, and the row's middle between them.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 _BOUNDARY_COUNTS = (1, 2, 4, 8)
-_SHORT_ENDS = 4  # tokens of CREAM's short head and tail, times the factor by which a row is stretched
-_DEVIATION = 1.5 / 16  # of CREAM's Gaussian, per unit of the factor: 1.5 at its authors' smallest factor, 16
+_SHORT_ENDS = 4  # CREAM's short head and tail have this many tokens times the factor by which a row is stretched
+_DEVIATION = 1.5 / 16  # CREAM's deviation per unit of the factor; its authors use 1.5 at their smallest factor, 16
 
 
 def stretched_positions(
@@ -20,10 +20,10 @@ def stretched_positions(
 ) -> np.ndarray:
     """Position ids [T] of a row of `length` tokens, spread over up to `position_range` positions.
 
-    The total gap favours long ranges (the larger of two uniform draws), because rare distances are
-    learned last. This gap is spread at random over 1, 2, 4, 8 or all starts of segments. A row
-    that has no inner start, or already fills the range, keeps plain positions. Rotary positions are
-    relative, so shifting a whole row would teach nothing.
+    The total gap is the larger of two uniform draws. The larger draw favours long ranges, because rare distances are
+    learned last. The gap is divided at random among the starts of 1, 2, 4, 8 or all segments. A row keeps plain
+    positions if no segment starts inside it, or if it already fills the range. Rotary positions are relative, so
+    shifting a whole row would teach nothing.
 
     Args:
         segments: token indices at which a round or a line starts; gaps open only there.
@@ -45,11 +45,13 @@ def stretched_positions(
 def cream_positions(
     length: int, segments: Sequence[int] | np.ndarray, position_range: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Like `stretched_positions`, but with CREAM's two gaps, each at the start nearest to where CREAM would place it.
+    """Like `stretched_positions`, but with CREAM's two gaps.
 
-    Half of the rows are divided into thirds; the others have a short head and tail. The reach of the middle is a factor
-    drawn from a Gaussian around half the range, truncated to the range; the middle's end is drawn uniformly within that
-    reach.
+    Each gap opens at the segment start that is nearest to the place where CREAM would open it.
+
+    Half of the rows are divided into thirds; the other rows have a short head and a short tail. The factor by which the
+    middle may be stretched is drawn from a Gaussian around half the range, truncated to the range. The end of the
+    middle is then drawn uniformly within the reach that this factor gives.
     """
     positions = np.arange(length, dtype=np.int64)
     starts = np.unique([s for s in segments if 0 < s < length]).astype(np.int64)

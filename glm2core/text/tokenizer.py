@@ -1,9 +1,11 @@
-"""The tokenizer, without torch: SentencePiece's pieces, followed by ChatGLM's special tokens.
+"""The tokenizer, which needs no torch.
+
+The vocabulary consists of SentencePiece's pieces, followed by ChatGLM's special tokens.
 
 With the released tokenizer.model (64,789 pieces), the special ids are: [MASK] 64789, [gMASK] 64790,
 [sMASK] 64791, sop 64792, eop 64793, chatglm3's <|system|> 64794 ... <|observation|> 64797, <unk> 0,
-<s> 1, </s> 2, padding 0. A text never becomes a special token, whatever it spells: special ids are
-added only by name. SentencePiece writes a space as U+2581, so that character is decoded as a space.
+<s> 1, </s> 2, padding 0. No text ever becomes a special token, whatever it spells, because special
+ids are added only by name. SentencePiece writes a space as U+2581, so this character is decoded as a space.
 """
 
 import hashlib
@@ -41,7 +43,7 @@ UNKNOWN, BOS, EOS, PAD = 0, 1, 2, 0
 _NEWLINE_PIECE = "<0x0A>"
 _FIXED_PIECES = 3 + 256  # <unk> <s> </s> and one piece per byte
 _LONGEST_TRAINING_LINE = 4096
-_MOST_BYTES = 64 << 20  # the released one has one MB
+_MOST_BYTES = 64 << 20  # the released file has one MB
 
 
 class SpTokenizer:
@@ -52,7 +54,7 @@ class SpTokenizer:
         name: the file's name, for error messages.
 
     Raises:
-        UserError: the content is no SentencePiece model, or the model does not encode line ends separately.
+        UserError: the content is not a SentencePiece model, or the model does not encode line ends separately.
     """
 
     def __init__(self, model: bytes, name: str = MODEL_FILE) -> None:
@@ -60,17 +62,19 @@ class SpTokenizer:
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
             line_ends = self._sp.encode("a\n\nb")[-3:-1], self._sp.encode("\n")[1:]
-            self._sp.id_to_piece(list(range(self._sp.get_piece_size())))  # each is text
-        except (RuntimeError, OSError, ValueError) as error:  # the last if a piece, or the message, is not valid text
+            self._sp.id_to_piece(list(range(self._sp.get_piece_size())))  # raises if a piece is not text
+        except (RuntimeError, OSError, ValueError) as error:  # ValueError if a piece or the message is not text
             reason = printable(str(error))[:200]
             raise UserError(f"{name} is not a SentencePiece model ({reason}). Fetch it again.") from None
         self.size: int = self._sp.get_piece_size()
         self.special_ids = {token: self.size + i for i, token in enumerate(SPECIAL_TOKENS)}
         self.special_ids |= {"<unk>": UNKNOWN, "<s>": BOS, "</s>": EOS}
         self.newline: int = self._sp.piece_to_id(_NEWLINE_PIECE)
-        # Prompts are encoded in parts, cut in front of line ends
+        # Prompts are encoded in parts, which are split in front of line ends
         if line_ends != ([self.newline] * 2, [self.newline]):
-            raise UserError(f"{name} does not encode a line end as {_NEWLINE_PIECE} alone: not a ChatGLM2 tokenizer.")
+            raise UserError(
+                f"{name} does not encode a line end as {_NEWLINE_PIECE} alone, so it is not a ChatGLM2 tokenizer."
+            )
 
     @classmethod
     def load(cls, folder: Path) -> "SpTokenizer":
@@ -112,7 +116,11 @@ class SpTokenizer:
         return arrays
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ids. Special tokens are left out or spelled out; ids beyond the vocabulary are left out."""
+        """The text of ids.
+
+        Ids beyond the vocabulary are left out. Special tokens are left out if `skip_special` is set;
+        otherwise they are spelled out.
+        """
         texts, run = [], []
         for token in map(int, ids):
             if token < self.size and token not in (BOS, EOS):
@@ -132,7 +140,7 @@ class SpTokenizer:
         return self._special_names.get(token) or str(self._sp.id_to_piece(token))
 
     def piece_id(self, piece: str) -> int:
-        """The id of a piece or special token; the id of <unk> for others."""
+        """The id of a piece or special token; for any other string, the id of <unk>."""
         found = self.special_ids.get(piece)
         return int(self._sp.piece_to_id(piece)) if found is None else found
 
@@ -155,14 +163,14 @@ class SpTokenizer:
         """Check that an embedding of `rows` rows has a row for every id in prompts and answers.
 
         Raises:
-            UserError: there are too few rows, so the tokenizer.model in `place` belongs to another network.
+            UserError: there are too few rows, so the tokenizer.model in `place` belongs to a different network.
         """
         used = (*PREFIX_TOKENS[pair_format], *STOP_TOKENS[template])
         needed = 1 + max(self.size - 1, *(self.special_ids[token] for token in used))
         if needed > rows:
             raise UserError(
-                f"{place}: {MODEL_FILE} has {needed:,} tokens, but the network has {rows:,} rows (config: "
-                f"padded_vocab_size). Copy the {MODEL_FILE} that the weights were released with."
+                f"{place}: {MODEL_FILE} has {needed:,} tokens, but the network has {rows:,} rows "
+                f"(padded_vocab_size in its config). Copy the {MODEL_FILE} that the weights were released with."
             )
 
     @cached_property
@@ -171,7 +179,7 @@ class SpTokenizer:
 
 
 def tokenizer_config(template: TemplateName, pair_format: PairFormat) -> dict[str, Any]:
-    """The content of tokenizer_config.json: `prompt_template` names the template, `chat_template` spells it out."""
+    """The content of tokenizer_config.json; `prompt_template` names the template, and `chat_template` spells it out."""
     return {
         "tokenizer_class": "ChatGLM2Tokenizer",
         "prompt_template": template,
@@ -185,9 +193,9 @@ def tokenizer_config(template: TemplateName, pair_format: PairFormat) -> dict[st
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
     """Train a small BPE tokenizer that works like the released one.
 
-    The tokenizer has byte fallback (so every text can be encoded) and no normalization (so every text
-    is restored exactly); each digit and each line end is a piece of its own. The same texts give the
-    same bytes.
+    Byte fallback lets the tokenizer encode every text. The tokenizer does not normalize texts, so that decoding
+    restores them exactly. Each digit and each line end is a piece of its own. The same texts give the same bytes of
+    tokenizer.model.
 
     Args:
         vocabulary_size: number of pieces; the tokenizer has fewer if the texts are too short for this number.
@@ -195,7 +203,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SpTokenizer:
     lines = [line for text in texts for line in _training_lines(text)]
     if not any(lines):
         raise UserError("no text to train a tokenizer on: the training split is empty.")
-    # Rare characters use byte fallback: lines are cut at them, so that none becomes a piece
+    # Rare characters use byte fallback, so lines are split at them and none of them becomes a piece
     rare = _rare_characters(lines, (vocabulary_size - _FIXED_PIECES) // 2)
     lines = [part for line in lines for part in line.translate(rare).split("\n") if part]
     try:
@@ -217,7 +225,7 @@ def _train(lines: list[str], size: int) -> bytes:
         split_digits=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
-        num_threads=1,  # the number is written into the model
+        num_threads=1,  # the number of threads is written into the model
         unk_id=UNKNOWN,
         bos_id=BOS,
         eos_id=EOS,
@@ -243,7 +251,7 @@ def _rare_characters(lines: list[str], room: int) -> dict[int, str]:
 
 
 def _largest_size(error: RuntimeError) -> int:
-    """The largest vocabulary that SentencePiece could fill, which its error message names."""
+    """The largest vocabulary that SentencePiece could fill, read from its error message."""
     words = str(error).rstrip(". ").split()
     if not words or not words[-1].isdigit():
         raise error

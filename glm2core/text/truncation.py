@@ -1,12 +1,11 @@
-"""Shortens a prompt over `max_source_length` by one of four policies.
+"""Shortens a prompt that is longer than `max_source_length`, with one of four policies.
 
-rounds  drop the oldest rounds as a whole and renumber the rest; then remove tokens from the middle
-        of the text that the question is about, or of the question if there is no other text. The
-        system text, the question's two ends and 答： stay. A row whose question leaves no room is
-        dropped.
-left    keep the first special tokens and the last tokens, as the original recipe does
-right   keep the first tokens, as the released script does: the question's end and 答： are lost
-drop    drop the row
+rounds  Drop the oldest rounds as a whole and renumber the rest. If the prompt is still too long, remove tokens from the
+        middle of the text that the question is about, or from the middle of the question if there is no such text. The
+        system text, both ends of the question and 答： stay. If the question leaves no room for a text, drop the row.
+left    Keep the first special tokens and the last tokens, as the original recipe does.
+right   Keep the first tokens, as the released script does; the question's end and 答： are then lost.
+drop    Drop the row.
 """
 
 from collections import Counter
@@ -21,7 +20,7 @@ from glm2core.text.tokenizer import SpTokenizer
 
 Truncation = Literal["rounds", "left", "right", "drop"]
 
-_LEAST_TEXT = 8  # a text shortened to fewer tokens says nothing: the row is dropped
+_LEAST_TEXT = 8  # a text shortened to fewer tokens says nothing, so its row is dropped
 
 
 class Tokens(NamedTuple):
@@ -37,10 +36,10 @@ class Tokens(NamedTuple):
 class LongRow(NamedTuple):
     """A prompt that is too long.
 
-    max_length: maximum tokens of the prompt.
+    max_length: maximum number of tokens in the prompt.
     tokens: the prompt with all its rounds. [T]
     prefix: number of special tokens that the prompt begins with.
-    round_starts: indices of the tokens at which its rounds start.
+    round_starts: indices of the tokens at which the prompt's rounds start.
     head_lengths: number of tokens in each round's numbered head; empty if the template has no heads.
     """
 
@@ -53,7 +52,7 @@ class LongRow(NamedTuple):
 
 
 class Truncator:
-    """Shortens prompts of one tokenizer and one template by one policy."""
+    """Shortens prompts with one policy, for one tokenizer and one template."""
 
     def __init__(self, tokenizer: SpTokenizer, template: TemplateName, truncation: Truncation) -> None:
         self._tokenizer = tokenizer
@@ -61,7 +60,7 @@ class Truncator:
         self._truncation = truncation
 
     def shorten(self, row: LongRow, cuts: Counter[str]) -> Tokens | str:
-        """The prompt in at most `max_length` tokens, or why its row is dropped; what was lost is counted in `cuts`."""
+        """The prompt in at most `max_length` tokens, or why its row is dropped; `cuts` counts the truncations."""
         whole = row.tokens
         match self._truncation:
             case "rounds":
@@ -105,7 +104,7 @@ class Truncator:
         return len(bodies) - 1
 
     def _heads(self, row: LongRow, old: list[Tokens]) -> list[Tokens]:
-        """Heads with new numbers and the old heads' first labels: the ends of the answers before them."""
+        """Heads with new numbers. Each keeps its old first label, which teaches the end of the answer before it."""
         heads = []
         for number, head in enumerate(old, 1):
             ids = self._head(row, number)
@@ -151,14 +150,14 @@ def _rounds(row: LongRow) -> tuple[list[Tokens], list[Tokens]]:
 
 
 def _without_end_label(tokens: Tokens) -> Tokens:
-    """Remove the first label: the first remaining round follows no answer, so no end of an answer must be taught."""
+    """Remove the first label. The first remaining round follows no answer, so there is no answer's end to teach."""
     labels = tokens.labels.copy()
     labels[:1] = IGNORED
     return Tokens(tokens.ids, labels)
 
 
 def _without_cut_answer(tokens: Tokens) -> Tokens:
-    """Remove the labels of an answer that began before the cut: what is left of it is read, but not taught."""
+    """Remove the labels of an answer that lost its beginning. The model reads the rest, but is not taught it."""
     labels = tokens.labels.copy()
     ignored = np.flatnonzero(labels == IGNORED)
     labels[: ignored[0] if len(ignored) else len(labels)] = IGNORED

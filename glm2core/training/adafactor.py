@@ -1,8 +1,8 @@
-"""Adafactor for large bf16 networks: memory holds the fp32 copy of only one block, and one gradient, at a time.
+"""Adafactor for large bf16 networks, with one block's fp32 copy and one parameter's gradient in memory at a time.
 
 The second moment is factored (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235). Updates of bf16 weights
 are rounded up or down at random so that their expectation is exact (Gupta et al. 2015,
-https://arxiv.org/abs/1502.02551); rounding to nearest would lose small updates.
+https://arxiv.org/abs/1502.02551). Rounding to the nearest number would lose small updates.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +16,8 @@ from transformers.optimization import Adafactor
 from glm2core.errors import UserError
 from glm2core.model.parameters import BLOCK_ELEMENTS
 
-# Random numbers are drawn once: drawing them for every weight took an eighth of an update. Each block reads the table
-# from a random offset.
+# Random numbers are drawn once, into a table that each block reads from a random offset. Drawing them for every weight
+# took an eighth of an update's time.
 _TABLE_ELEMENTS = 1 << 20
 _FACTORS = ("exp_avg_sq_row", "exp_avg_sq_col")
 
@@ -28,12 +28,12 @@ class RoundingAdafactor(Optimizer):
     A matrix of more than 1 Mi elements is split into blocks of rows, each with its own factored second
     moment, so the fp32 copies never exceed one block.
 
-    With `in_backward` the step happens in post-accumulate-grad hooks, so only one parameter's gradient
-    is in memory at a time, and `step()` does nothing. Gradient accumulation, clipping by the global norm, and
-    several processes are then impossible.
+    With `in_backward`, each parameter is updated in its post-accumulate-grad hook, and `step()` does nothing. Only one
+    parameter's gradient is then in memory at a time. Gradient accumulation, clipping by the global norm, and several
+    processes are impossible with `in_backward`.
 
     Raises:
-        UserError: a gradient isn't finite; the weights that it belongs to were not updated.
+        UserError: a parameter's gradient isn't finite; the parameter was not updated.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RoundingAdafactor(Optimizer):
                     self._step_parameter(parameter)
 
     def take_grad_norm(self) -> float:
-        """Global norm of the gradients used since the last call."""
+        """The global norm of the gradients used since the last call."""
         norm = sum(self._squared_norms, torch.zeros(())).sqrt().item() if self._squared_norms else 0.0
         self._squared_norms.clear()
         return norm
@@ -86,18 +86,18 @@ class RoundingAdafactor(Optimizer):
         parameter.grad = None
 
     def _check_gradient(self, parameter: nn.Parameter, blocks: list[Tensor]) -> None:
-        """Record the gradient's norm; refuse a gradient that isn't finite before any of its weights is changed."""
+        """Record the gradient's norm. Reject a gradient that isn't finite before the parameter changes."""
         norms = [torch.linalg.vector_norm(_in_fp32(block, self._gradients)) for block in blocks]
         squared_norm = torch.stack(norms).square().sum()
         if not torch.isfinite(squared_norm):
             raise UserError(
                 f"the gradient of {self._names[parameter]} is not finite; it was not applied. "
-                "Lower train.learning_rate, or use dtype float32, and run again: the last checkpoint is kept."
+                "Lower train.learning_rate, or set train.dtype to float32. The last checkpoint is kept."
             )
         self._squared_norms.append(squared_norm)
 
     def _step_block(self, weight: Tensor, gradient: Tensor, state: dict[str, Any], place: int) -> None:
-        """One Adafactor step: the block and its state are lent to the inner optimizer."""
+        """Take one Adafactor step, for which the inner optimizer borrows the block and its state."""
         copy = _in_fp32(weight, self._weights)
         self._lent.data, self._lent.grad = copy, _in_fp32(gradient, self._gradients)
         self._inner.state[self._lent] = state
@@ -128,8 +128,8 @@ class RoundingAdafactor(Optimizer):
 def _fresh_states(named: dict[str, nn.Parameter], device: torch.device) -> dict[str, list[dict[str, Any]]]:
     """The initial state of transformers' Adafactor for each block, all in one piece of memory.
 
-    Allocated block by block, these small tensors would lie between the large ones that a step frees, and glibc
-    would not reuse all of that memory: 0.8 GiB in a step over 2.2 B weights.
+    If these small tensors were allocated block by block, they would lie between the large tensors that a step frees.
+    glibc would then leave some of the freed memory unused, which was 0.8 GiB in a step over 2.2 B weights.
     """
     blocks = {name: [block for (block,) in _row_blocks(p)] for name, p in named.items()}
     sizes = [sum(block.shape) if block.dim() > 1 else block.numel() for of_one in blocks.values() for block in of_one]
@@ -146,13 +146,13 @@ def _fresh_state(block: Tensor, memory: Tensor) -> dict[str, Any]:
 
 
 def round_stochastically(source: Tensor, target: Tensor, noise: Tensor) -> None:
-    """Write fp32 `source` into bf16 `target`, each number rounded up or down at random, so that its mean is exact.
+    """Write fp32 `source` into bf16 `target`, rounding each number up or down at random so that its mean is exact.
 
-    bf16 is the upper half of fp32's bits. Adding a random lower half carries into the upper half with a
-    probability equal to the fraction that bf16 lacks.
+    bf16 is the upper half of fp32's bits. Adding random bits to the lower half carries into the upper half with a
+    probability equal to the fraction that bf16 can't represent.
 
     Args:
-        source: it is overwritten.
+        source: the fp32 numbers, which are overwritten.
         noise: int32 of the same shape, uniform in [0, 2^16).
     """
     source.view(torch.int32).add_(noise).bitwise_and_(-0x10000)
@@ -160,7 +160,7 @@ def round_stochastically(source: Tensor, target: Tensor, noise: Tensor) -> None:
 
 
 def _in_fp32(tensor: Tensor, buffer: Tensor) -> Tensor:
-    """The tensor itself if it is fp32, else an fp32 copy in the buffer."""
+    """The tensor itself if it is fp32; otherwise an fp32 copy in the buffer."""
     return tensor if tensor.dtype == torch.float32 else buffer[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 

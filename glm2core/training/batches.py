@@ -1,8 +1,9 @@
-"""Batches of rows for training and validation. Shapes: `B` rows, `T` tokens of the longest row.
+"""Makes batches of rows for training and validation.
 
-Padding is on the right and no mask is passed: a causal kernel never lets a token see later ones, and
-outputs at padding are never used. Each row of a batch is one document, so documents never see each
-other.
+In shapes, `B` is the number of rows, and `T` the number of tokens in the longest row.
+
+Padding is on the right, so the model needs no mask: a causal kernel never lets a token see later tokens, and outputs at
+padding are never used. Each row of a batch is one document, so documents never see each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,28 +21,29 @@ from glm2core.text.dataset import TokenizedDataset, TokenRow
 from glm2core.text.stretch import cream_positions, stretched_positions
 
 RowKey = tuple[int, int]  # epoch, row
-_COPY = 1 << 32  # added to the epoch of a row's second copy, which gets its own position gaps
-_UNSUPERVISED = -1  # in place of an epoch: the row without its labels
+_COPY = 1 << 32  # added to the epoch of a row's second copy, so that the copy gets its own position gaps
+_UNSUPERVISED = -1  # used in place of an epoch to get the row without its labels
 Curriculum = Sequence[tuple[float, int]]
 
-# oneDNN compiles and keeps a bf16 kernel for every new shape. Padding rows to a multiple of 16 leaves few shapes:
-# it costs 5% more padding, saves about 20% of the time, and memory stops growing.
+# oneDNN compiles and keeps a bf16 kernel for every new shape. Padding rows to a multiple of 16 leaves few shapes. This
+# costs 5% more padding, but it saves about 20% of the time and stops memory from growing.
 _LENGTH_MULTIPLE = 16
 
 
 class TokenBudgetBatches(Sampler[list[RowKey]]):
-    """Samples `total` batches of rows with similar lengths within a token budget; every epoch is shuffled anew.
+    """Yields `total` batches within a token budget, of rows with similar lengths. Every epoch is shuffled anew.
 
-    One pass over this sampler is the whole training, so a resumed training only needs the number of batches
+    One pass over this sampler is the whole training. A resumed training therefore needs only the number of batches
     already taken, not the epoch.
 
     Args:
-        lengths: number of tokens of each row.
+        lengths: number of tokens in each row.
         weights: how often each row is used per epoch; None = once.
         batch_tokens: largest number of tokens in a padded batch; a longer row is a batch of its own.
         total: number of batches for this process.
         start: number of batches to skip, which were taken before the run was resumed.
-        curriculum: pairs of a share of the training and a length: up to that share, longer rows are not used.
+        curriculum: pairs (share, length). Rows longer than the length are not used until this share of the training is
+            done.
         rank, world: this process takes every `world`-th batch, beginning with number `rank`.
     """
 
@@ -70,7 +72,7 @@ class TokenBudgetBatches(Sampler[list[RowKey]]):
         return islice(self._all(), self._start * self._world + self._rank, None, self._world)
 
     def _all(self) -> Iterator[list[RowKey]]:
-        """The batches of all processes: stage by stage of the curriculum, epoch by epoch."""
+        """The batches of all processes, in the order of the curriculum's stages and the epochs in each stage."""
         everything = self._total * self._world
         done, epochs = 0, count()
         for share, tokens in [*self._curriculum, (1.0, int(self._lengths.max()))]:
@@ -92,7 +94,7 @@ class TokenBudgetBatches(Sampler[list[RowKey]]):
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """Rows by (epoch, row); with a position range, new position gaps are drawn each epoch.
+    """Returns the row for a key (epoch, row). With a position range, new position gaps are drawn in each epoch.
 
     Args:
         position_range: range over which the gaps may spread a row; None = plain positions.
@@ -120,7 +122,11 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Make a batch: input_ids, labels (and position_ids) [B, T]; rows and lengths [B], which the model does not get."""
+    """Make a batch.
+
+    Returns:
+        input_ids, labels (and position_ids) [B, T]; rows and lengths [B], which are not given to the model.
+    """
     rows: list[TokenRow] = [item["row"] for item in items]
     padded = pad_batch(rows, pad_id=0)
     more = -padded["input_ids"].shape[1] % _LENGTH_MULTIPLE
@@ -149,7 +155,7 @@ def training_batches(
     world: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """The training batches of this process, all epochs in one pass."""
+    """The training batches of this process, with all epochs in one pass."""
     sampler = TokenBudgetBatches(
         tokenized.lengths,
         batch_tokens=batch_tokens,
@@ -168,10 +174,10 @@ def training_batches(
 def validation_batches(
     tokenized: TokenizedDataset, *, batch_tokens: int, rank: int = 0, world: int = 1
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """The validation batches of this process: each row once, longest rows first, at plain positions.
+    """The validation batches of this process, with each row once, the longest rows first, at plain positions.
 
-    A process that has no batch left in the last round gets a batch without labels: with sharded weights a
-    forward pass needs all processes.
+    A process that has no batch left in the last round gets a batch without labels, because a forward pass with sharded
+    weights needs all processes.
     """
     batches = length_sorted_batches(tokenized.lengths, batch_tokens, seed=0, epoch=0, shuffle=False)
     keys = [[(0, row) for row in batch] for batch in batches[rank::world]]

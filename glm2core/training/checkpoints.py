@@ -1,12 +1,15 @@
-"""Checkpoints that survive a kill at any moment: atomic, verified, locked, and keyed by all that they depend on.
+"""Writes and reads checkpoints that survive a kill at any moment.
+
+Checkpoints are written atomically, verified and locked. The name of their folder is a fingerprint of everything that
+they depend on:
 
     <project root>/.checkpoints/<fingerprint>/
         lock                 held by the process that trains this run
         step-00000100/       a complete checkpoint: its files and manifest.json with their SHA-256
         partial              a checkpoint being written; never read
 
-DVC would delete or wrongly reuse checkpoints that are outs, so this folder is untracked. If anything changes that the
-result depends on, the fingerprint changes as well, and training starts from the beginning.
+If checkpoints were outs, DVC would delete or wrongly reuse them, so this folder is not tracked. If anything changes
+that the result depends on, the fingerprint changes as well, and training starts from the beginning.
 """
 
 import json
@@ -33,8 +36,8 @@ class CheckpointFolder:
 
     Args:
         folder: `<project root>/.checkpoints/<fingerprint>`.
-        keep: number of newest checkpoints that are kept (the best one is kept as well).
-        notice: called with a sentence when a checkpoint is damaged or can't be saved.
+        keep: number of newest checkpoints to keep; the best checkpoint is kept as well.
+        notice: called with a message when a checkpoint is damaged or can't be saved.
     """
 
     def __init__(self, folder: Path, *, keep: int, notice: Notice) -> None:
@@ -44,7 +47,7 @@ class CheckpointFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the run for this process: a killed `dvc` may leave its training process alive.
+        """Lock the run for this process, because a killed `dvc` may leave its training process alive.
 
         Raises:
             UserError: another process holds the lock, or the folder can't be written.
@@ -56,7 +59,7 @@ class CheckpointFolder:
         except Timeout:
             raise UserError(
                 f"another process is training this run (it holds {self.folder / 'lock'}). "
-                "Wait for it to end, or stop it, and run again."
+                "Wait for that process to end, or stop it, and run again."
             ) from None
         except OSError as error:
             raise UserError(
@@ -75,13 +78,13 @@ class CheckpointFolder:
             broken = _first_broken_file(path)
             if broken is None:
                 return path
-            self._notice(f"checkpoint {path} is damaged ({broken}): using the one before it")
+            self._notice(f"checkpoint {path} is damaged ({broken}), so the checkpoint before it is used")
         return None
 
     def save(self, step: int, write: Callable[[Path], None], *, best_step: int | None = None) -> bool:
-        """Write a checkpoint atomically (a temporary folder, then a rename); then delete the oldest ones.
+        """Write a checkpoint atomically, into a temporary folder that is then renamed; then delete the oldest ones.
 
-        If writing fails (e.g. on a full disk), this is reported, the previous checkpoint is kept, and training
+        If writing fails (e.g. on a full disk), the failure is reported, the previous checkpoint is kept, and training
         continues.
 
         Returns:
@@ -111,11 +114,11 @@ class CheckpointFolder:
         return self.folder / f"step-{step:08d}"
 
     def finish(self) -> None:
-        """Mark the run as finished: its checkpoints are deleted when the next run starts."""
+        """Mark the run as finished, so that its checkpoints are deleted when the next run starts."""
         write_json(self.folder / _FINISHED, {})
 
     def remove_other_finished(self) -> None:
-        """Delete the checkpoints of other finished runs; unfinished runs may still be resumed."""
+        """Delete the checkpoints of other finished runs. Unfinished runs can still be resumed."""
         for mark in self.folder.parent.glob(f"*/{_FINISHED}"):
             if mark.parent != self.folder:
                 self._remove(mark.parent)

@@ -1,11 +1,12 @@
-"""Training one network in several processes: collective operations, and weights sharded with FSDP2.
+"""Trains one network in several processes, with collective operations and with weights sharded by FSDP2.
 
-torchrun and accelerate give each process its rank in environment variables. With one process every function
-here returns its argument, so callers need not know how many processes there are.
+torchrun and accelerate give each process its rank in environment variables. With one process, every function here
+returns its argument, so callers need not know how many processes there are.
 
-On GPUs accelerate shards the weights as its config file says (docs/scaling.md), by the network's `_no_split_modules`;
-`shard` follows the same plan. Files always contain whole tensors, so results and checkpoints do not depend on the
-number of processes that wrote them.
+On GPUs, accelerate shards the weights as its config file says (docs/scaling.md). The units to shard are the network's
+`_no_split_modules`; `shard` follows the same plan.
+
+Files always contain whole tensors, so results and checkpoints do not depend on the number of processes that wrote them.
 """
 
 import os
@@ -34,8 +35,8 @@ _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-# The identity of this process. Read from the environment, because accelerate's PartialState would choose device and
-# backend itself if it were used before `joined`.
+# The identity of this process is read from the environment. accelerate's PartialState would choose the device and the
+# backend by itself if it were used before `joined`.
 
 
 def rank() -> int:
@@ -49,7 +50,7 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files, tracks and prints."""
+    """Whether this is the process that writes files, tracks the run and prints messages."""
     return rank() == 0
 
 
@@ -57,8 +58,8 @@ def is_first() -> bool:
 def joined(device: torch.device) -> Iterator[None]:
     """Join the process group, and leave it if there was no error.
 
-    After an error the group is not left: the other processes may be inside a collective operation that
-    this process will never join, and the launcher ends them.
+    After an error, this process does not leave the group, because the other processes may be inside a collective
+    operation that it will never join. The launcher ends them.
     """
     if world_size() == 1 or dist.is_initialized():
         yield
@@ -102,7 +103,7 @@ def first_decides(choose: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Wait until every process has called this; everything that each did before is then visible to all."""
+    """Wait until every process has called this. Everything that a process did before is then visible to all."""
     if _several():
         PartialState().wait_for_everyone()
 
@@ -120,13 +121,13 @@ def sharding_is_asked_for() -> bool:
 
 
 def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
-    """Refuse settings that FSDP2 can't shard, before a network is loaded.
+    """Reject settings that do not work with FSDP2, before a network is loaded.
 
     Sharded fp32 weights are the master weights; `mixed_precision: bf16` in the config file makes the
     network compute in bf16.
 
     Raises:
-        UserError: settings must change; the error names each of them.
+        UserError: some settings must change; the message names each of them.
     """
     wrong = {
         "method": params.method != "full" and params.method,
@@ -136,23 +137,27 @@ def require_shardable(params: TrainParams, dtype: torch.dtype) -> None:
         "gradient_checkpointing": params.gradient_checkpointing is True and "true",
     }
     if os.environ.get("FSDP_VERSION", "2") != "2":  # set by accelerate's launcher
-        raise UserError("accelerate's config asks for FSDP1, which is not supported: set fsdp_version to 2 in it.")
+        raise UserError(
+            "accelerate's config asks for FSDP1, which is not supported. In that file, set fsdp_version to 2."
+        )
     found = ", ".join(f"train.{name} {value}" for name, value in wrong.items() if value)
     if found:
         raise UserError(
-            f"accelerate's config shards the weights (FSDP), which doesn't work with {found}. Set method full, "
-            "optimizer adamw, memory normal, dtype float32 and gradient_checkpointing false (the config file's "
-            "mixed_precision and fsdp_activation_checkpointing replace the last two), or use a config without FSDP."
+            f"accelerate's config shards the weights (FSDP), which doesn't work with {found}. Set train.method "
+            "to full, train.optimizer to adamw, train.memory to normal, train.dtype to float32 and "
+            "train.gradient_checkpointing to false, or use a config without FSDP. In accelerate's "
+            "config, mixed_precision and fsdp_activation_checkpointing replace train.dtype and "
+            "train.gradient_checkpointing."
         )
 
 
 def sharded_modules(network: nn.Module) -> list[nn.Module]:
-    """The modules whose weights are gathered together: each block, then everything else."""
+    """The modules whose weights are gathered together, which are each block and then everything else."""
     return [*(module for module in network.modules() if isinstance(module, GLMBlock)), network]
 
 
 def shard(network: nn.Module, mesh: DeviceMesh | None = None) -> None:
-    """Shard a network in place: its parameters become DTensors, of which each process holds an equal part.
+    """Shard a network in place. Each parameter becomes a DTensor, of which every process holds an equal part.
 
     Args:
         mesh: the processes to shard over; None = all of them.
@@ -167,17 +172,17 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, gathered on the CPU of the first process if they are sharded; every process must call this."""
+    """The whole tensors; sharded ones are gathered on the first process's CPU. Every process must call this."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        gathered = whole(tensor)  # one at a time: together they would not fit on a GPU
+        gathered = whole(tensor)  # one at a time, because together they would not fit on a GPU
         if is_first():
             found[name] = gathered.cpu() if isinstance(tensor, DTensor) else gathered
     return found
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether parameters are DTensors."""
+    """Whether the network's parameters are DTensors."""
     return any(isinstance(parameter, DTensor) for parameter in network.parameters())
 
 
@@ -190,7 +195,7 @@ def put(parameter: Tensor, value: Tensor) -> None:
 
 
 def whole_optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's whole state by parameter names, on the first process; every process must call this."""
+    """The optimizer's whole state by parameter name, on the first process. Every process must call this."""
     return dict(get_optimizer_state_dict(network, optimizer, options=_WHOLE))
 
 

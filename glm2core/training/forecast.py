@@ -1,22 +1,22 @@
-"""Estimate of the training time left, printed once, from the speed of the first steps."""
+"""Estimates the training time left from the speed of the first steps, and prints the estimate once."""
 
 import time
 from collections.abc import Callable, Sequence
 
 from glm2core.console import time_left
 
-_LEAST_STEPS = 2  # not counting the first, which is slower: it compiles kernels and allocates memory
+_LEAST_STEPS = 2  # the first step does not count; it is slower because it compiles kernels and allocates memory
 
 
 class Forecast:
     """Prints `about 6 min on this machine` once, after enough measured steps.
 
     Args:
-        costs: returns the cost of each step of the training, from its first, in any unit, so that longer rows
-            later in the training count fully.
-        tell: called with the sentence.
+        costs: returns the cost of every step of the training, in any unit, so that longer rows later in the
+            training count fully.
+        tell: called with the estimate as text.
         shortened_by: what the user can change if the training takes long.
-        least_seconds: seconds of measured steps before the estimate is made.
+        least_seconds: how long the measured steps must have taken before the estimate is made.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Forecast:
         """Record that `step` (from 1) is done; time is measured from the first call.
 
         Args:
-            besides: seconds that everything except steps will take from now to the end.
+            besides: seconds that everything except the steps, such as validation, will take from now to the end.
         """
         now = time.perf_counter()
         if self._first is None:

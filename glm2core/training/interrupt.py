@@ -15,7 +15,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a stop request; a second one ends the process at once."""
+    """Turn the first SIGINT or SIGTERM into a stop request; a second signal ends the process at once."""
     stop = StopRequest()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
@@ -23,7 +23,7 @@ def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopRequest]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.requested = True
         restore()
-        notice(f"{signal.Signals(number).name}: finishing the step, then saving. Repeat it to stop at once.")
+        notice(f"{signal.Signals(number).name}: finishing the step, then saving. Repeat the signal to stop at once.")
 
     def restore() -> None:
         for number, handler in before.items():

@@ -1,8 +1,9 @@
 """The training loop: `take_step` is one optimizer step; `run` decides when to validate, save and stop.
 
-accelerate wraps the network: in DDP if there are several processes, in FSDP2 if accelerate's config asks for it.
+accelerate wraps the network in FSDP2 if accelerate's config asks for it, and otherwise in DDP if there are several
+processes.
 
-Shapes: `B` rows, `T` tokens of the longest row.
+In shapes, `B` is the number of rows, and `T` the number of tokens in the longest row.
 """
 
 import json
@@ -54,21 +55,21 @@ from glm2core.training.schedule import schedule_of
 Batch = dict[str, Tensor]  # from batches.collate
 
 _WEIGHTS, _OPTIMIZER, _RANDOM, _STATE = "weights.safetensors", "optimizer.pt", "random.pt", "state.json"
-_SENT = ("input_ids", "position_ids")  # to the device
+_SENT = ("input_ids", "position_ids")  # these are sent to the device
 
 
 class Loop:
-    """A network in training: its weights, optimizer, progress and number of finished steps.
+    """A network in training, with its weights, its optimizer, its progress and the number of finished steps.
 
     Args:
         model: changed in place; parameters that require a gradient are trained.
-        autocast: the dtype in which fp32 weights are multiplied; None = their own.
-        loss_scale: the loss scale of a network in float16; None = none.
-        checkpoints: where the run is saved.
-        progress: receives every step and validation.
+        autocast: the dtype to which fp32 weights are cast for multiplications; None = they are not cast.
+        loss_scale: the loss scale for a float16 network; None = the loss is not scaled.
+        checkpoints: the folder in which the run is saved.
+        progress: records every step and every validation.
         cost: counts the operations of a batch.
-        training: the training rows, for row ids in errors and counts by source.
-        validation: the validation rows, for the loss by source.
+        training: the training rows, used for the row ids in error messages and for the counts by source.
+        validation: the validation rows, used for the loss by source.
     """
 
     def __init__(
@@ -91,8 +92,8 @@ class Loop:
         self.step, self.validation_seconds = 0, 0.0
         self._autocast, self._scale = autocast, loss_scale
         self._random_state: State | None = None
-        set_seed(params.seed)  # the same dropout however many random numbers initialization used
-        if rank():  # else all processes would drop the same channels; the first process keeps the seed
+        set_seed(params.seed)  # so that dropout does not depend on how many random numbers initialization used
+        if rank():  # otherwise all processes would drop the same channels; the first keeps the seed
             torch.manual_seed(params.seed + 1_000_003 * rank())
         optimizer = make_optimizer(
             model,
@@ -119,12 +120,12 @@ class Loop:
         """Train to `max_steps`, or until a stop request or early stopping.
 
         Args:
-            batches: training batches from the next step on; `gradient_accumulation_steps` of them make a step.
+            batches: training batches, beginning with the next step; a step takes `gradient_accumulation_steps` of them.
             validation: validation batches; None = there are no validation rows.
-            stop: checked after every step; the step is saved before stopping.
+            stop: the request to stop, which is checked after every step; a checkpoint is saved before stopping.
         """
         params = self.params
-        coming = iter(batches)  # torch's iterator draws a random number, so a checkpoint's state is restored after it
+        coming = iter(batches)  # this draws a random number, so a checkpoint's random state is restored only afterwards
         if self._random_state is not None:
             set_random_state(self._random_state)
         if self.step == 0 and validation is not None:
@@ -146,7 +147,8 @@ class Loop:
     def take_step(self, batches: list[Batch]) -> None:
         """Update the weights once, from the batches of one accumulation.
 
-        In this order: set the rates, count, forward, backward, clip, check, update, record.
+        The order is: set the learning rates, count the tokens, run forward and backward, clip and check the gradients,
+        update the weights, record the step.
 
         Raises:
             UserError: a loss or gradient isn't finite; nothing was updated.
@@ -168,15 +170,16 @@ class Loop:
         )
 
     def _forward_and_backward(self, batches: list[Batch], supervised: float) -> tuple[float, float] | None:
-        """Forward, backward, clip, check: the loss, and the gradient's norm before clipping.
+        """Run forward and backward, then clip and check the gradients.
 
-        None if the loss scale was too large; it is then lowered.
+        Returns:
+            The loss, and the gradients' norm before clipping; None if the loss scale was too large and was lowered.
         """
         scale = 1.0 if self._scale is None else self._scale.value
         parts: list[Tensor] = []
         for batch, synchronized in self._with_synchronization(batches):
             with synchronized:
-                # The summed loss is divided by the supervised tokens of the whole accumulation over all processes.
+                # The summed loss is divided by the number of supervised tokens in the whole step, over all processes.
                 part = self._loss(batch, divided_by=supervised)
                 parts.append(part.detach())
                 if self._updates_in_backward:
@@ -210,11 +213,11 @@ class Loop:
 
     @torch.no_grad()
     def validate(self, validation: Iterable[Batch]) -> None:
-        """Measure the validation loss: its sum over all supervised tokens, divided by their number."""
+        """Measure the validation loss, which is the mean over all supervised tokens."""
         start = time.perf_counter()
         self.model.eval()
         names, numbers = self._validation_sources
-        sums = np.zeros((2, len(names)))  # of each source: loss, supervised tokens
+        sums = np.zeros((2, len(names)))  # for each source: loss, supervised tokens
         for batch in validation:
             found = numbers[batch["rows"].numpy()]
             losses = self._loss(batch, divided_by=1, by_row=True).double().cpu().numpy()
@@ -230,14 +233,14 @@ class Loop:
         self.validation_seconds = time.perf_counter() - start
 
     def _set_rates(self) -> float:
-        """Set every group's learning rate for the next step; returns that of the first group."""
+        """Set every group's learning rate for the next step; returns the first group's rate."""
         share = self._schedule(self.step)
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * share
         return float(self._peak_rates[0] * share)
 
     def _count(self, batches: list[Batch]) -> float:
-        """Add real tokens and operations to the progress; returns the supervised tokens of all processes."""
+        """Add the batches' tokens and operations to the progress; returns the supervised tokens of all processes."""
         names, numbers = self._sources
         padded = operations = 0.0
         mix = np.zeros((len(names), 2))
@@ -254,7 +257,7 @@ class Loop:
         )
 
     def _with_synchronization(self, batches: list[Batch]) -> Iterator[tuple[Batch, Any]]:
-        """Each batch with the context for its backward: processes exchange gradients only after the last one."""
+        """Yield each batch with a context for its backward; processes exchange gradients only in the last backward."""
         *before, last = batches
         yield from ((batch, self.accelerator.no_sync(self.model)) for batch in before)
         yield last, nullcontext()
@@ -264,7 +267,7 @@ class Loop:
         inputs["labels"] = batch["labels"]  # counted on the CPU
         if by_row:
             inputs["loss_by_row"] = True
-        # Only around the forward: autocast keeps its copies of the weights until it ends.
+        # Only the forward runs under autocast, which keeps its copies of the weights until it ends.
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             loss: Tensor = self.model(**inputs, num_items_in_batch=divided_by).loss
         return loss
@@ -275,14 +278,14 @@ class Loop:
         return isinstance(self.optimizer, RoundingAdafactor) and self.optimizer.in_backward
 
     def _read(self, parts: list[Tensor], norm: Tensor, batches: list[Batch]) -> tuple[float, float]:
-        """The loss, checked to be finite, and the norm: the only place in a step that waits for the device."""
+        """Read the loss, check that it is finite, and read the norm. A step waits for the device only here."""
         values = (*parts, sum(parts[1:], parts[0]), norm)
         *losses, loss, found = torch.stack([value.double() for value in values]).tolist()
         self._check_losses(losses, batches)
         return loss, found
 
     def _check_losses(self, losses: list[float], batches: list[Batch]) -> None:
-        """The error for a loss that isn't finite, with the row ids of the batches read so far."""
+        """Raise the error for a loss that isn't finite, with the ids of the rows that gave this loss."""
         if not anywhere(not all(map(math.isfinite, losses)), self.device):
             return
         found = gathered([(loss, batch["rows"].tolist()) for loss, batch in zip(losses, batches, strict=False)])
@@ -302,7 +305,7 @@ class Loop:
     def save(self) -> None:
         """Save everything needed to resume, atomically; frozen weights are not included."""
         best = self.progress.best_validation() if self.params.early_stopping else None
-        # Collective operations first: after this only the first process continues.
+        # Collective operations come first, because after them only the first process continues.
         weights, random_states = whole_tensors(self._trainable()), gathered(random_state())
         optimizer = self._optimizer_state()
         state = {"step": self.step, "progress": self.progress.state_dict()}
@@ -337,7 +340,7 @@ class Loop:
 
     def load_weights(self, folder: Path) -> None:
         """Load a checkpoint's trainable weights."""
-        # Tensor by tensor: a second copy of a large network would not fit.
+        # Load tensor by tensor, because a second copy of a large network would not fit into memory.
         with safe_open(folder / _WEIGHTS, framework="pt") as saved:
             for name, parameter in self._trainable().items():
                 put(parameter, saved.get_tensor(name))
@@ -357,10 +360,12 @@ class Loop:
 
 
 def clip_gradients(model: nn.Module, limit: float | None, scale: float = 1.0) -> Tensor:
-    """Clip gradients, sharded or not, to a global norm of `limit` (None = don't clip); returns the norm before that.
+    """Clip gradients, sharded or not, to a global norm of `limit`; None = no clipping.
 
     The gradients are `scale` times too large; `limit` and the returned norm refer to the gradients divided by `scale`.
-    The norm, a scalar on the gradients' device, is not finite if any gradient isn't.
+
+    Returns:
+        The norm before clipping, a scalar on the gradients' device; not finite if any gradient is not finite.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
@@ -376,8 +381,8 @@ def _prepare(
 ) -> tuple[nn.Module, TrainingOptimizer]:
     if not accelerator.is_fsdp2:
         return accelerator.prepare_model(model), optimizer
-    # FSDP2 replaces the parameters by shards, in the optimizer as well. accelerate's wrapper around the optimizer is
-    # for its own way of accumulating.
+    # FSDP2 replaces the parameters with shards, in the optimizer as well. accelerate's wrapper around the optimizer is
+    # not used, because it serves accelerate's own way of accumulating gradients.
     model, wrapped = accelerator.prepare(model, optimizer)
     return model, wrapped.optimizer
 

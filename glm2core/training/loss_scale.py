@@ -1,8 +1,8 @@
 """The loss scale of float16 training (Micikevicius et al. 2018, arXiv:1710.03740).
 
-float16 has no numbers between 0 and 6e-8, where most gradients are. The loss, and with it every gradient, is multiplied
-by a scale; the optimizer's copy of the gradients is divided by the scale again, in fp32. If the scale is so large that
-the gradient becomes infinite, the step is repeated with half the scale, so no row is lost.
+float16 has no numbers between 0 and 6e-8, where most gradients are. Therefore the loss, and with it every gradient, is
+multiplied by a scale. The optimizer's fp32 copy of the gradients is divided by the scale again. If the scale is so
+large that the gradient becomes infinite, the step is repeated with half the scale, so that no row is skipped.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _PATIENCE = 1000  # successful steps before a larger scale is tried
 
 @dataclass
 class LossScale:
-    """The scale of the next step; a power of 2, so that multiplying by it is exact.
+    """The scale of the next step. The scale is a power of 2, so that multiplying by it is exact.
 
     Args:
         value: initial scale.

@@ -1,4 +1,4 @@
-"""Build the network that a method tunes: quantize it if the method does, then add the adapter if there is one."""
+"""Builds the network that a method tunes, quantizes it if the method says so, and adds the adapter if there is one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,9 @@ class Prepared:
     """A network ready to train.
 
     Args:
-        model: only trainable parameters require gradients.
-        base: folder of the adapter's base; None for full.
-        reference: the adapter's reference to its base, as in base.json; None for full.
+        model: the network, in which only trainable parameters require gradients.
+        base: folder of the adapter's base; None for the method full.
+        reference: the adapter's reference to its base, as in base.json; None for the method full.
     """
 
     model: PreTrainedModel | PeftModel
@@ -42,10 +42,10 @@ class Prepared:
         return network
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write full weights, or the adapter with the reference to its base.
+        """Write the full weights, or the adapter with the reference to its base.
 
         Args:
-                weights: the whole weights, if the network's own are sharded.
+            weights: the whole weights, which are needed if the network's own weights are sharded.
         """
         if self.reference is None:
             self.network.save_pretrained(folder, state_dict=weights)
@@ -67,7 +67,7 @@ def prepare(
     """Build the network that `params.method` tunes.
 
     Args:
-        vocab_size: number of tokens of the tokenizer, for a network from scratch.
+        vocab_size: number of tokens in the tokenizer, used for a network from scratch.
         work_folder: where an adapter's base is saved if it is made from scratch.
     """
     set_seed(params.seed)
@@ -82,9 +82,10 @@ def prepare(
 
 
 def multiply_adapters_in_half(model: nn.Module) -> None:
-    """Let a LoRA's fp32 weights take the network's half-precision activations directly, for use under autocast.
+    """Let LoRA's fp32 weights take the network's half-precision activations directly, for use under autocast.
 
-    peft would make an fp32 copy of every linear layer's input, and use it for dropout and the matrix product.
+    Otherwise peft would make an fp32 copy of every linear layer's input, and use this copy for dropout and the matrix
+    multiplication.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
@@ -144,7 +145,7 @@ def _adapted(
             with atomic_path(base) as partial:
                 _from_scratch(model_params, params, vocab_size, dtype).save_pretrained(partial)
         meet()
-        # The config that was just written includes the scaling.
+        # The config that was just written includes the RoPE scaling.
         reference = reference_to(base, own=True, bits=params.quantization_bits)
     else:
         base = resolve_path(model_params.base)
@@ -155,9 +156,9 @@ def _adapted(
 
 
 def _recompute(network: PreTrainedModel, blocks: int) -> None:
-    """Let the first `blocks` blocks keep only their input for backward."""
+    """Make the first `blocks` blocks keep only their input, and recompute everything else in backward."""
     layers: Any = network.get_submodule("transformer.encoder.layers")
-    options = {"use_reentrant": False}  # with reentrant recomputation adapters on frozen weights get no gradient
+    options = {"use_reentrant": False}  # if True, adapters on frozen weights would get no gradient
     if hasattr(network, "activation_checkpointing_enable"):
         network.activation_checkpointing_enable(options)
     else:  # transformers before 5.2x

@@ -1,10 +1,10 @@
 """Muon: orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-`torch.optim.Muon` multiplies in bf16, a hundred times slower than fp32 on a CPU without bf16 arithmetic, and takes one
-matrix at a time. Here all matrices are orthogonalized together in fp32, by products of their Gram matrices. For
-matrices four times as long as wide this takes half the operations of the plain iteration.
+`torch.optim.Muon` takes one matrix at a time and multiplies in bf16, which is a hundred times slower than fp32 on a CPU
+without bf16 arithmetic. Here all matrices are orthogonalized together in fp32, by multiplying their Gram matrices. For
+matrices four times as long as wide, this takes half as many operations as the plain iteration.
 
-Shapes: `N` matrices of one shape, `m` the shorter side, `n` the longer.
+In shapes, `N` is the number of matrices of one shape, `m` their shorter side, and `n` their longer side.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# The post's quintic: it maps singular values above 0.003 of the Frobenius norm to between 0.68 and 1.21.
+# The post's quintic polynomial maps singular values above 0.003 of the Frobenius norm to between 0.68 and 1.21.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _SMALLEST_NORM = 1e-7
@@ -28,7 +28,7 @@ class Muon(Optimizer):
 
     Args:
         groups: parameter groups with `lr` and `weight_decay`.
-        momentum: share of the gradients' running mean that is kept in a step.
+        momentum: share of the gradients' running mean that each step keeps.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float = 0.95) -> None:
@@ -55,11 +55,11 @@ class Muon(Optimizer):
 
 
 def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The nearest matrices with singular values of about 1, in fp32 and in the same shapes.
+    """Replace each matrix with the nearest matrix whose singular values are all about 1, in fp32 and the same shape.
 
     An iteration X <- (a + b G + c G^2) X with G = X X^T multiplies X by a polynomial of G on the left, and G by the
-    same polynomial on both sides. So X is read only twice: for the first G, and to be multiplied by the product of all
-    polynomials. All steps between are m x m, so matrices of any length share one batch.
+    same polynomial on both sides. So X is read only twice, once for the first G and once to multiply it by the
+    product of all polynomials. All matrices in between are m x m, so matrices of any length n share one batch.
     """
     stacks: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):

@@ -1,13 +1,13 @@
-"""Optimizers: fp32 master weights for bf16 networks, and Adafactor inside backward for large networks.
+"""Makes the optimizers, among them one with fp32 master weights, and an Adafactor that updates inside backward.
 
-A bf16 weight has 8 bits of mantissa, so an update below 1/256 of the weight is rounded away; at a learning
-rate of 1e-5 that happens to nearly all updates. There are two remedies, depending on the memory available:
+A bf16 weight has 8 bits of mantissa, so an update below 1/256 of the weight is rounded away. At a learning rate of
+1e-5, nearly all updates are so small. There are two remedies, depending on the memory available:
 
-- `MasterWeights`: the optimizer works on fp32 copies (16 bytes per parameter with AdamW's moments and
-  the gradient's copy, plus 4 for the bf16 weight and gradient). On a CPU it is also faster:
-  for 85.7 M parameters AdamW's fused kernel takes 0.05 s in fp32 and 0.36 s in bf16; both casts
-  together add 0.05 s. The validation loss stays within 0.1% of that of fp32 training (docs/training.md).
-- `RoundingAdafactor` (adafactor.py): no copies, and a factored second moment.
+- `MasterWeights` lets the optimizer work on fp32 copies. With AdamW, the copies of weight and gradient and the two
+  moments take 16 bytes per parameter, and the bf16 weight and gradient take another 4. On a CPU, fp32 is also faster.
+  For 85.7 M parameters, AdamW's fused kernel takes 0.05 s in fp32 and 0.36 s in bf16, and both casts together add
+  0.05 s. The validation loss differs by at most 0.1% from the loss of fp32 training (docs/training.md).
+- `RoundingAdafactor` (adafactor.py) keeps no copies, and it factors the second moment.
 
 `MuonAndAdamW` is for small networks (docs/long-context.md).
 """
@@ -28,7 +28,7 @@ Named = list[tuple[str, nn.Parameter]]
 
 
 class TrainingOptimizer(Protocol):
-    """What the loop requires of an optimizer; torch's own optimizers have it unchanged.
+    """The interface that the loop requires of an optimizer; torch's own optimizers already provide it.
 
     The loop sets `lr` in each of `param_groups` before a step.
     """
@@ -55,14 +55,14 @@ def make_optimizer(
     in_backward: bool = False,
     seed: int = 0,
 ) -> TrainingOptimizer:
-    """The optimizer of the model's trainable parameters.
+    """Make the optimizer for the model's trainable parameters.
 
     Args:
-        learning_rate: absolute, also for Adafactor (no scaling by the weights' size).
-        weight_decay: decoupled; not applied to biases and norm weights.
-        bias_rate: multiplier of `learning_rate` for biases. After a change of RoPE the biases of queries and keys must
-            grow severalfold before a head can distinguish neighbours again; at the plain rate this takes longer than
-            everything else (figures in docs/long-context.md).
+        learning_rate: the absolute rate, which Adafactor does not scale by the weights' size.
+        weight_decay: decoupled weight decay, which is not applied to biases and norm weights.
+        bias_rate: multiplier of `learning_rate` for biases. After a change of RoPE, the biases of queries and keys must
+            grow severalfold before a head can distinguish neighbouring tokens again. At the plain rate, this growth
+            takes longer than everything else (figures in docs/long-context.md).
         in_backward: update each parameter as soon as its gradient is ready, then free the gradient
             (`train.memory: low`); Adafactor only.
         seed: seed of the stochastic rounding.
@@ -107,7 +107,7 @@ def _groups(named: Named, rate: float, weight_decay: float, bias_rate: float) ->
 
 
 class MuonAndAdamW:
-    """Muon for the matrices of the blocks, AdamW for embedding, output layer, norms and biases.
+    """Muon for the blocks' matrices, and AdamW for the embedding, the output layer, the norms and the biases.
 
     Muon's updates are scaled so that both optimizers use the same learning rate (muon.py).
     """
@@ -149,7 +149,7 @@ class MasterWeights:
     ) -> None:
         self._weights = [p for group in groups for p in group["params"]]
         self._masters = [nn.Parameter(p.detach().float().clone()) for p in self._weights]
-        self.gradient_scale = 1.0  # scale of the network's gradients (float16: loss_scale.py)
+        self.gradient_scale = 1.0  # the loss scale in the network's gradients (only in float16, see loss_scale.py)
         masters = iter(self._masters)
         self.inner = make_inner([{**group, "params": [next(masters) for _ in group["params"]]} for group in groups])
 

@@ -1,6 +1,6 @@
-"""The curves of a training run, and the sums between their points.
+"""Records the curves of a training run, and the sums from which the next point of each curve is computed.
 
-They are saved in checkpoints, so that a resumed run has the curves of an uninterrupted one.
+Checkpoints contain the curves and the sums, so that a resumed run has the same curves as an uninterrupted run.
 """
 
 import time
@@ -12,16 +12,16 @@ from glm2core.console import Report
 CurvePoint = dict[str, float]
 
 BY_SOURCE = "validation_loss."
-"""A point names a source's validation loss with this prefix and the source's name."""
+"""In a point, the key of a source's validation loss is this prefix followed by the source's name."""
 
 
 class Progress:
-    """Sums losses, tokens and seconds of the steps, and adds a point every `every` steps.
+    """Sums the losses, tokens and seconds of the steps, and adds a point after each `every` steps.
 
     Args:
         every: number of steps between points.
-        operations_per_second: the machine's matrix rate, the reference for `mfu`; if a step is faster (because other
-            work slowed the measurement of the rate), the rate of the fastest step is used instead.
+        operations_per_second: the machine's rate of matrix multiplication, which is the reference for `mfu`. If
+            steps are faster, because other work slowed the measurement, the rate of the fastest steps is used instead.
         report: called with each point's metrics and its step.
         sources: names of the training rows' sources.
     """
@@ -37,15 +37,15 @@ class Progress:
         self._clock = time.perf_counter()
 
     def restart_clock(self) -> None:
-        """Exclude the time since the last step: validation, saving, loading."""
+        """Exclude the time since the last step, which went into validation, saving or loading."""
         self._clock = time.perf_counter()
 
     def add_batch(self, *, padded: float, operations: float, mix: Sequence[Sequence[float]]) -> float:
-        """Count what all processes read at the same time; returns the number of its supervised tokens.
+        """Count what all processes read for one step; returns the step's number of supervised tokens.
 
         Args:
             padded: number of tokens, including padding.
-            mix: numbers of tokens and of supervised tokens from each source, without padding.
+            mix: for each source, the numbers of tokens and of supervised tokens, without padding.
         """
         tokens, supervised = (sum(column) for column in zip(*mix, strict=True))
         for sums in (self._sums, self._totals):
@@ -59,7 +59,7 @@ class Progress:
         return supervised
 
     def add_step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, peak_memory: float) -> None:
-        """End an optimizer step; after each `every` steps a point with their mean loss is added."""
+        """End an optimizer step. After each `every` steps, a point with the mean loss of these steps is added."""
         now = time.perf_counter()
         for sums in (self._sums, self._totals):
             sums["seconds"] += now - self._clock
@@ -70,14 +70,14 @@ class Progress:
             self._close(step, learning_rate=learning_rate, grad_norm=grad_norm, peak_memory=peak_memory)
 
     def add_validation(self, step: int, loss: float, by_source: Mapping[str, float] | None = None) -> None:
-        """Record the validation loss over all rows and by source; validating a step again replaces its point."""
+        """Record the validation loss over all rows and by source. Validating a step again replaces the step's point."""
         self.points = [p for p in self.points if not (p["step"] == step and "validation_loss" in p)]
         sources = {f"{BY_SOURCE}{source}": value for source, value in (by_source or {}).items()}
         self._keep(step, {"validation_loss": loss, **sources})
         self.restart_clock()
 
     def curve(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every point that has `name`."""
+        """(step, value) of every point that contains `name`."""
         return [(int(p["step"]), p[name]) for p in self.points if name in p]
 
     @property
@@ -100,16 +100,16 @@ class Progress:
 
     @property
     def padding(self) -> float:
-        """Share of padding in all batches."""
+        """The share of padding among the tokens of all batches."""
         return 1 - self._totals["tokens"] / max(self._totals["padded"], 1)
 
     @property
     def mfu(self) -> float:
-        """Share of the machine's matrix rate that was reached, over all steps."""
+        """The share of the machine's rate of matrix multiplication that all steps together reached."""
         return min(1.0, self._totals["operations"] / max(self._totals["seconds"], 1e-9) / self._rate)
 
     def best_validation(self) -> tuple[int, float] | None:
-        """(step, loss) of the lowest validation loss; among equal losses the earliest."""
+        """(step, loss) of the lowest validation loss; of equal losses, the earliest."""
         return min(self.curve("validation_loss"), key=lambda point: point[1], default=None)
 
     def validations_since_best(self) -> int:

@@ -57,9 +57,9 @@ class Run:
     """One training run; `session.open_run` makes it from params.
 
     Args:
-        dtype: the dtype in which the network computes; `mfu` is a share of the matrix rate in this dtype.
-        position_range: range of the PoSE positions; None = plain positions.
-        notice: called with sentences for the user.
+        dtype: the dtype in which the network computes; `mfu` is relative to the matrix rate in this dtype.
+        position_range: number of positions over which PoSE may spread a row; None = plain positions.
+        notice: called with every message for the user.
     """
 
     prepared: Prepared
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes and tracks: only the first of several does."""
+        """Whether this process writes files and tracks the run; of several processes, only the first does."""
         return is_first()
 
     def train(self, report: Report = unreported) -> "Outcome":
@@ -90,7 +90,7 @@ class Run:
             UserError: there are no rows, or a loss or gradient isn't finite.
         """
         self._require_rows()
-        meet()  # so that all measure their rates at the same time: processes share memory and power
+        meet()  # all must measure their rates at the same time, because processes share memory and power
         (rate,) = summed([matrix_rate(self.dtype, self.device)], self.device)
         progress = Progress(
             every=self.params.logging_steps,
@@ -116,7 +116,9 @@ class Run:
         return Outcome(self._metrics(loop), progress)
 
     def write_model(self, folder: Path, tokenizer: Path, settled: Settled | None = None) -> None:
-        """Write the tokenizer and the weights or adapter, atomically; every process must call this, the first writes.
+        """Write the tokenizer and the weights or adapter atomically.
+
+        Every process must call this function, but only the first process writes.
 
         Args:
             tokenizer: folder with the tokenizer's files, which are copied.
@@ -134,7 +136,7 @@ class Run:
                 shutil.copy2(file, partial / file.name)
 
     def finish(self) -> None:
-        """Mark the run as finished, once the outs are written; the next run then deletes its checkpoints."""
+        """Mark the run as finished, after its outs are written. The next run then deletes this run's checkpoints."""
         self.checkpoints.finish()
 
     def batches(self, *, start: int = 0) -> DataLoader[Batch]:
@@ -188,7 +190,7 @@ class Run:
         return Cost(self.prepared.network.config, backward_factor=2 if self.params.method == "full" else 1)
 
     def _step_costs(self) -> list[float]:
-        """Operations of every step of this process."""
+        """The number of operations in each step of this process."""
         sampler, size = self.batches().batch_sampler, self.params.gradient_accumulation_steps
         assert sampler is not None
         lengths = [torch.from_numpy(self.training.lengths[[row for _, row in batch]]) for batch in sampler]
@@ -196,7 +198,7 @@ class Run:
         return [sum(costs[first : first + size]) for first in range(0, len(costs), size)]
 
     def _teller(self, loop: Loop, bar: tuple[Bar, Any] | None) -> Callable[[], None]:
-        """Called after a step: updates the progress bar with loss and speed, and once prints the time left."""
+        """Make the function to call after each step, which updates the progress bar and once prints the time left."""
         if bar is None:
             return lambda: None
         params, (shown, task) = self.params, bar
@@ -233,7 +235,7 @@ class Run:
             if stage.max_tokens < shortest:
                 raise UserError(
                     f"train.curriculum[{number}].max_tokens is {stage.max_tokens}, but the shortest training row has "
-                    f"{shortest} tokens. Raise it, or add shorter rows."
+                    f"{shortest} tokens. Raise max_tokens, or add shorter rows."
                 )
         return [(stage.until, stage.max_tokens) for stage in self.params.curriculum]
 
@@ -247,7 +249,7 @@ class Run:
             folder = self.checkpoints.path(best[0])
             if folder.is_dir():
                 loop.load_weights(folder)
-                self.notice(f"keeping the weights of step {best[0]}, with the best validation loss: {best[1]:.4f}")
+                self.notice(f"keeping the weights of step {best[0]}, whose validation loss is best: {best[1]:.4f}")
                 return
         steps = [step for step, _ in progress.curve("validation_loss")]
         if loop.step not in steps:
@@ -282,13 +284,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of a finished run: its metrics, with those by source under `mix`, and its curves."""
+    """The results of a finished run: its metrics, with the counts by source under `mix`, and its curves."""
 
     metrics: dict[str, Any]
     progress: Progress
 
     def write_curves(self, folder: Path) -> None:
-        """Write curves.csv (a point every logging_steps), validation.csv, validation_by_source.csv and mix.csv."""
+        """Write curves.csv (one row per logging_steps), validation.csv, validation_by_source.csv and mix.csv."""
         validations = [p for p in self.progress.points if "validation_loss" in p]
         by_source = [
             {"step": point["step"], "source": name.removeprefix(BY_SOURCE), "validation_loss": loss}

@@ -10,13 +10,13 @@ from glm2core.params import TrainParams
 from glm2core.text.batching import length_sorted_batches, rows_of_epoch
 from glm2core.text.dataset import TokenizedDataset
 
-# Generated rows come from no file, so convert names their source by its place in params.yaml.
+# Generated rows come from no file, so convert names their source after its place in params.yaml.
 _GENERATED = re.compile(r"convert\.sources\[\d+\]")
 _HASH_BYTES = 8
 
 
 def without_generated(rows: TokenizedDataset, share: float, notice: Notice = print) -> TokenizedDataset:
-    """Keep all rows of other sources, but only `share` of the generated rows (format lines), always the same ones.
+    """Keep a share of the generated rows (format lines), always the same rows, and all rows of other sources.
 
     Args:
         share: share of the generated rows to keep, 0 to 1.
@@ -41,7 +41,7 @@ def without_generated(rows: TokenizedDataset, share: float, notice: Notice = pri
 
 
 def with_steps(params: TrainParams, rows: TokenizedDataset, processes: int, notice: Notice = print) -> TrainParams:
-    """Replace epochs in the params, if given, by the number of optimizer steps that they take on these rows."""
+    """If the params give epochs, replace them with the number of optimizer steps that they take on these rows."""
     if params.epochs is None:
         return params
     taken, _ = rows_of_epoch(rows.weights, seed=params.seed, epoch=0)

@@ -1,4 +1,7 @@
-"""Make a run from params: settle them on this machine, check that it fits, open its checkpoints, build its network."""
+"""Makes a run from params.
+
+`open_run` settles the params on this machine, checks that the run fits, opens its checkpoints, and builds its network.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,12 +47,12 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
     """Settle the params on this machine, take the run's lock, and build the network; yields the run and settled params.
 
     Args:
-        params: as written; what each `auto` becomes is printed.
+        params: the params before they are settled; the value that each `auto` becomes is printed.
         tokenized: the tokenize stage's folder.
 
     Raises:
-        UserError: a device is missing, a tokenized file was made with another tokenizer, another process
-            trains the same run, or the base can't be loaded.
+        UserError: a device is missing, a tokenized file was made with a different tokenizer, another process
+            is training the same run, or the base can't be loaded.
     """
     device = choose_device(params.train.device)
     base = read_base(params.model.base, params.model.preset)
@@ -65,7 +68,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
     _require_one_process_for_low_memory(train)
     if sharding_is_asked_for():
         require_shardable(train, dtype)
-    if len(training):  # else the run's own error says what to do
+    if len(training):  # otherwise the run raises its own error, which says what to do
         _require_rows_for_tokenizer(settled, config, tokenized)
         workload = _workload(config, settled, training, dtype, device)
         train = with_recomputation(train, workload, available_memory(device), notice)
@@ -75,7 +78,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
         key = first_decides(lambda: _fingerprint(settled, tokenized, dtype, device))
         folder = project_root() / ".checkpoints" / key
         checkpoints = CheckpointFolder(folder, keep=train.keep_checkpoints, notice=notice)
-        if is_first():  # which holds the lock for all processes
+        if is_first():  # the first process holds the lock for all processes
             stack.enter_context(checkpoints.locked())
             checkpoints.remove_other_finished()
         prepared = prepare(
@@ -103,7 +106,7 @@ def open_run(params: Params, tokenized: Path) -> Iterator[tuple[Run, Settled]]:
 
 
 def notice(sentence: str) -> None:
-    """Print a sentence once, in the first process only."""
+    """Print a message once, in the first process only."""
     if is_first():
         print(sentence, flush=True)
 
@@ -147,9 +150,9 @@ def _workload(
 def _require_one_process_for_low_memory(params: TrainParams) -> None:
     if params.memory == "low" and world_size() > 1:
         raise UserError(
-            f"train.memory is low, but {world_size()} processes were started: each tensor is updated inside its own "
-            "backward, before the gradients of the other processes could be added. Start one process (train.launcher "
-            "python), or set train.memory to normal."
+            f"train.memory is low, but {world_size()} processes were started. With low memory, each tensor is "
+            "updated during backward, before the gradients of the other processes could be added. Start one process "
+            "(train.launcher python), or set train.memory to normal."
         )
 
 

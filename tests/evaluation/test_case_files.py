@@ -126,13 +126,13 @@ ROW = {"prompt": f"{RECORD}Now the record is over. Tell me c-d. ", "expected_num
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"line 1: not a case of LongEval's lines task \(JSONDecodeError"),
+        ("{", r"line 1 is not a case of LongEval's lines task \(JSONDecodeError"),
         (json.dumps(ROW | {"prompt": RECORD}), "the prompt lacks 'Now the record is over.'"),
         (json.dumps({"prompt": "x"}), "KeyError: 'expected_number'"),
-        (json.dumps({"input": "x", "outputs": []}), r"line 1: not a RULER case \(ValueError: input or outputs"),
-        (json.dumps({"input": "x", "outputs": 7}), r"line 1: not a RULER case \(TypeError"),
-        (json.dumps({"input": "x", "outputs": ["7"]}) + "\n[]", r"line 2: not a RULER case"),
-        (json.dumps(ROW) + "\n" + json.dumps(ROW | {"random_idx": ["c-d", 2]}), "line 2: not a case"),
+        (json.dumps({"input": "x", "outputs": []}), r"line 1 is not a RULER case \(ValueError: input or outputs"),
+        (json.dumps({"input": "x", "outputs": 7}), r"line 1 is not a RULER case \(TypeError"),
+        (json.dumps({"input": "x", "outputs": ["7"]}) + "\n[]", r"line 2 is not a RULER case"),
+        (json.dumps(ROW) + "\n" + json.dumps(ROW | {"random_idx": ["c-d", 2]}), "line 2 is not a case"),
         (json.dumps(ROW | {"expected_number": 5}), "line 1 of the record says 6"),
         ("", "holds no cases"),
     ],

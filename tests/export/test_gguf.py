@@ -147,13 +147,13 @@ def test_without_the_package_it_is_one_sentence_before_anything_is_read(tmp_path
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "not installed: pip install '.[gguf]'" in done.stderr
+    assert "not installed. Run pip install '.[gguf]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
-    [(float("nan"), "holds NaN or infinity"), (1e6, "above half precision's 65504")],
+    [(float("nan"), "holds NaN or infinity"), (1e6, "half precision ends at 65504")],
     ids=["not a number", "too large for half"],
 )
 def test_a_weight_that_has_no_place_leaves_nothing(broken, message, tokenizer, tmp_path):

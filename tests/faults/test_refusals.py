@@ -67,7 +67,7 @@ def test_cuda_where_there_is_none(folder: Path) -> None:
 
 def test_a_tokenized_file_from_another_tokenizer(folder: Path) -> None:
     write_rows(folder / "data/tokenized/validation.parquet", "f" * 64, 8)
-    assert "was made with another tokenizer" in refused(folder)
+    assert "was made with a different tokenizer" in refused(folder)
 
 
 def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_another_base_is_refused(root: Path) -> None:
     with torch.no_grad():
         next(other.parameters()).add_(1)
     other.save_pretrained(root / "models/base")
-    with pytest.raises(UserError, match="was trained on another base"):
+    with pytest.raises(UserError, match="was trained on a different base"):
         load(root / "models/tuned")
     shutil.rmtree(root / "models/base")
     with pytest.raises(UserError, match=r"is an adapter on models/base, but .* does not exist"):
@@ -98,13 +98,13 @@ def test_another_base_is_refused(root: Path) -> None:
 def test_a_base_that_was_moved_is_named(root: Path) -> None:
     result = tuned(root / "models/tuned", "lora", None, "models/base")
     (root / "models/base").rename(root / "elsewhere")
-    with pytest.raises(UserError, match="name the folder that holds them with --base"):
+    with pytest.raises(UserError, match="name their folder with --base"):
         load(root / "models/tuned")
     moved = root / "elsewhere"
     torch.testing.assert_close(logits(load(root / "models/tuned", base=moved)), logits(result.model))
     assert network_parameters(root / "models/tuned", moved) == parameter_count(tiny_model().config)
     tiny_model(num_layers=1).save_pretrained(root / "another")
-    with pytest.raises(UserError, match="was trained on another base"):
+    with pytest.raises(UserError, match="was trained on a different base"):
         load(root / "models/tuned", base=root / "another")
     with pytest.raises(UserError, match=r"nowhere does not exist"):
         load(root / "models/tuned", base=root / "nowhere")
@@ -227,7 +227,7 @@ def test_weights_of_an_adapter_may_be_a_bin_and_must_be_there(root: Path) -> Non
     result = tuned(root / "models/tuned", "lora", None, "models/base")
     file, tensors = adapter_file(root / "models/tuned")
     file.unlink()
-    with pytest.raises(UserError, match=r"an adapter without its weights: no adapter_model\.safetensors or"):
+    with pytest.raises(UserError, match=r"an adapter without its weights: there is no adapter_model\.safetensors or"):
         load(root / "models/tuned")
     torch.save(tensors, root / "models/tuned/adapter_model.bin")
     torch.testing.assert_close(logits(load(root / "models/tuned")), logits(result.model))

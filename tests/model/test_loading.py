@@ -75,7 +75,7 @@ def test_a_released_prefix_alone_finds_its_base(by: str, layout: str, tmp_path: 
 def test_a_base_that_has_no_place_is_named(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "a", released_config("chatglm2-6b"))
     write_checkpoint(tmp_path / "b", released_config("chatglm2-6b"))
-    with pytest.raises(UserError, match="A base belongs to an adapter or a P-tuning prefix: leave out --base"):
+    with pytest.raises(UserError, match="Only an adapter or a P-tuning prefix needs a base, so leave out --base"):
         load(tmp_path / "a", base=tmp_path / "b")
     (tmp_path / "a" / "base.json").write_text('{"folder": "b"}')
     with pytest.raises(UserError, match=r"base\.json: path is missing"):

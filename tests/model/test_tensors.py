@@ -72,7 +72,7 @@ def test_another_width_and_a_wrong_tensor_are_named(tmp_path: Path) -> None:
     packed_folder(tmp_path, 4, "bin")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_bit": 3}))
-    with pytest.raises(UserError, match="quantization_bit is 3; released weights are packed in 4 or 8 bits"):
+    with pytest.raises(UserError, match="quantization_bit is 3, but released weights are packed to 4 or 8 bits"):
         load_model(tmp_path, dtype=torch.float32, notice=silent)
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_bit": 8}))
     with pytest.raises(UserError, match=rf"{tmp_path}: the weights do not fit.* should be \[128, 64\]"):

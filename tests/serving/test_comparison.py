@@ -100,7 +100,7 @@ def test_a_space_in_front_is_no_difference(full_model):
 def test_a_wrong_path_is_a_sentence(full_model, capsys):
     with served(full_model) as url:
         assert main(["compare", str(full_model), "--url", url.removesuffix("/v1"), *FEW]) == 1
-    assert "--url must end where /models follows, as in /v1" in capsys.readouterr().err
+    assert "Give a --url to which /models can be added" in capsys.readouterr().err
 
 
 def test_a_server_that_lists_no_models_is_asked_by_name(full_model, capsys):
@@ -122,9 +122,9 @@ def result(tokens, ours, theirs, *, theirs_tokens=None, goes_on=False, lead=None
         ([result(50, "a", "b", lead=0.01), result(3000, "a", "a")], "precision"),
         (
             [result(50, "a", "a"), result(3000, "a", "b", lead=4.0)],
-            "positions: all answers up to 2,048 tokens are equal",
+            "positions. All answers to prompts of up to 2,048 tokens are equal",
         ),
-        ([result(50, "a", "b", lead=4.0)], "other weights"),
+        ([result(50, "a", "b", lead=4.0)], "different weights"),
     ],
     ids=["template", "stop", "precision", "positions", "weights"],
 )

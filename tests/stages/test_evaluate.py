@@ -311,7 +311,7 @@ def test_an_empty_test_split_says_what_is_missing(inputs: Path, capsys: pytest.C
     quiet = SETTINGS | {"retrieval": {**SETTINGS["retrieval"], "lengths": [600], "base_lengths": [], "files": []}}
     set_params(evaluate=quiet)
     assert run_stage("evaluate", evaluate) == 0
-    assert "test_loss is missing: the test split has no supervised row" in capsys.readouterr().out
+    assert "test_loss is missing because the test split has no supervised row" in capsys.readouterr().out
     metrics = json.loads(METRICS.read_text())
     assert "retrieval_lines_600" in metrics
     assert not [name for name in metrics if name.startswith(("test_", "rouge"))]

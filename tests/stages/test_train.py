@@ -120,7 +120,7 @@ def test_cuda_where_there_is_none_is_refused(prepared: Path, capsys: pytest.Capt
 def test_rows_of_another_tokenizer_are_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(prepared / "data/tokenized/train.parquet", "f" * 64, 60)
     assert run() == 1
-    assert "was made with another tokenizer" in capsys.readouterr().err
+    assert "was made with a different tokenizer" in capsys.readouterr().err
 
 
 def test_a_base_without_a_tokenizer_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:

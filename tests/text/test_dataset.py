@@ -81,7 +81,7 @@ def test_another_tokenizer_and_other_files_are_refused(tmp_path, tokenizer):
     path = tmp_path / "train.parquet"
     write(path, tokenizer, [[Conversation(chat("a", "b"))]])
     assert len(TokenizedDataset.load(path, INFO.tokenizer_sha256)) == 1
-    with pytest.raises(UserError, match=r"another tokenizer \(sha256 a1a1a1a1a1a1\).*\(cccccccccccc\).*dvc repro"):
+    with pytest.raises(UserError, match=r"different tokenizer \(sha256 a1a1a1a1a1a1\).*\(cccccccccccc\).*dvc repro"):
         TokenizedDataset.load(path, "c" * 64)
     with pytest.raises(UserError, match=r"is missing\. Run the tokenize stage first"):
         TokenizedDataset.load(tmp_path / "none.parquet")
