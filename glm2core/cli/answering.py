@@ -1,4 +1,4 @@
-"""Loads the model that the arguments of `chat`, `predict`, `serve` or `compare` name."""
+"""Loads the model that is named in the arguments of `chat`, `predict`, `serve` or `compare`."""
 
 import argparse
 from typing import cast
@@ -14,10 +14,10 @@ from glm2core.text.chat_format import ChatFormat
 
 
 def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
-    """The model named by a command's arguments, with its sampling settings.
+    """The model and the sampling settings that a command's arguments specify.
 
     Raises:
-        UserError: there is no such folder, no model in it, or no such device.
+        UserError: the folder or the device does not exist, or the folder does not contain a model.
     """
     model, chat_format = load_model_and_format(arguments, notice)
     torch.manual_seed(arguments.seed)
@@ -25,10 +25,10 @@ def load_answerer(arguments: argparse.Namespace, notice: Notice) -> Answerer:
 
 
 def load_model_and_format(arguments: argparse.Namespace, notice: Notice) -> tuple[PreTrainedModel, ChatFormat]:
-    """The model that a command's arguments name, on their device and in their dtype, and its chat format.
+    """The model that the arguments name, on the requested device and in the requested dtype, and its chat format.
 
     Raises:
-        UserError: as for `load_answerer`.
+        UserError: in the same cases as for `load_answerer`.
     """
     chat_format = ChatFormat.load(arguments.model)
     device = choose_device(arguments.device, key="--device")

@@ -17,7 +17,7 @@ _CONVERSES = 100_000_000  # parameters; smaller networks only find and copy
 
 def run(arguments: argparse.Namespace) -> None:
     answerer = load_answerer(arguments, _note)
-    _note(f"{arguments.model} is ready. {CLEAR} forgets the rounds so far, {STOP} ends.")
+    _note(f"{arguments.model} is ready. Type {CLEAR} to forget the rounds so far, or {STOP} to quit.")
     parameters = network_parameters(arguments.model, arguments.base)
     if parameters < _CONVERSES:
         _note(
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 class Chat:
-    """A chat with its rounds so far."""
+    """A chat and its rounds so far."""
 
     def __init__(self, answerer: Answerer, system: str | None = None) -> None:
         self._answerer = answerer
@@ -53,10 +53,10 @@ class Chat:
     def ask(self, question: str) -> str:
         """Answer a question with the earlier rounds as context; the answer is streamed to stdout.
 
-        The oldest rounds are forgotten when not all of them fit the model's positions.
+        If the rounds do not all fit into the model's positions, the oldest ones are forgotten.
 
         Raises:
-            UserError: the question alone does not fit; earlier rounds are kept.
+            UserError: the question does not fit even without earlier rounds; those rounds are kept.
         """
         asked = [*self.messages, {"role": USER, "content": question}]
         fitting = self._answerer.drop_oldest_rounds(asked)
@@ -75,7 +75,7 @@ def _answer(chat: Chat, question: str) -> None:
         _note(str(error))
     except KeyboardInterrupt:
         _write("\n")
-        _note(f"interrupted: this round is forgotten. {STOP} ends.")
+        _note(f"interrupted: this round is forgotten. Type {STOP} to quit.")
 
 
 def _lines() -> Iterator[str]:

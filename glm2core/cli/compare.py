@@ -1,4 +1,4 @@
-"""`compare`: checks whether a server answers as the model does."""
+"""`compare`: checks whether a server gives the same answers as the model."""
 
 import argparse
 import sys
@@ -19,15 +19,15 @@ def run(arguments: argparse.Namespace) -> None:
         results.append(result)
     told = [result.logprob_difference for result in results if result.logprob_difference is not None]
     if told:
-        print(f"log-probabilities of answers' tokens: largest difference {max(told):.1e}")
+        print(f"log-probabilities of the answers' tokens: largest difference {max(told):.1e}")
     else:
-        print("the server returns no log-probabilities of the same tokens: only answers were compared")
+        print("the server returns no log-probabilities for the same tokens, so only the answers were compared")
     different = [result for result in results if not result.equal]
     if different:
         raise UserError(
             f"{len(different)} of {len(results)} answers differ from {arguments.model}'s. {usual_cause(results)}"
         )
-    print(f"{remote.model} answers as {arguments.model} does, {len(results)} of {len(results)}")
+    print(f"{remote.model} gives the same answers as {arguments.model}: {len(results)} of {len(results)}")
 
 
 def _note(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""`doctor`: shows what this machine has, what params need, and what will go wrong; also for bug reports."""
+"""`doctor`: shows this machine's properties, what params.yaml needs, and what will go wrong (also for bug reports)."""
 
 import argparse
 import locale
@@ -27,12 +27,12 @@ from glm2core.tracking.execution import git_output
 from glm2core.training.measure import product_rate
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "dvc", "mlflow", "polars", "pyarrow")
-_LEAST_DISK = 6 << 30  # bytes: packages and one default run
+_LEAST_DISK = 6 << 30  # bytes for the packages and one default run
 _CPU = torch.device("cpu")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the machine, then the output of `memory`, then what is likely to fail and how to fix it."""
+    """Print this machine's properties, then the output of `memory`, then what is likely to fail and how to fix it."""
     console = Console()
     closing_table("this machine", dict(machine()), {})
     problems = list(project_problems())
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def machine() -> dict[str, str]:
-    """The machine's properties by name, as they are printed."""
+    """The machine's properties: the name and the text of each line to print."""
     rates = {dtype: product_rate(dtype, _CPU) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
     bf16 = "" if computes_in(torch.bfloat16, _CPU) else " (emulated: glm2core multiplies in fp32 instead)"
     whole = psutil.virtual_memory().total
@@ -65,18 +65,18 @@ def machine() -> dict[str, str]:
 
 
 def project_problems() -> Iterator[str]:
-    """Problems that do not depend on params, each with its fix."""
+    """Problems that do not depend on the params, each with the command that fixes it if there is one."""
     for key in ("user.name", "user.email"):
         if not git_output("config", key):
-            yield f"git has no {key}, which DVC needs to commit experiments: git config --global {key} ..."
+            yield f"git has no {key}, which DVC needs to commit experiments. Run: git config --global {key} ..."
     if git_output("rev-parse", "--git-dir") is None:
-        yield "this folder is not a git repository, which DVC needs: git init && git add -A && git commit -m start"
+        yield "this folder is not a git repository; DVC needs one. Run: git init && git add -A && git commit -m start"
     if shutil.disk_usage(project_root()).free < _LEAST_DISK:
-        yield f"less than {in_gib(_LEAST_DISK)} of disk is free; DVC's cache keeps every result: dvc gc --workspace"
+        yield f"less than {in_gib(_LEAST_DISK)} is free on the disk. To clean DVC's cache, run: dvc gc --workspace"
     if locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
-        yield "the locale is not UTF-8, so printing text may fail: export LANG=C.UTF-8"
+        yield "the locale is not UTF-8, so printing text may fail. Run: export LANG=C.UTF-8"
     if sys.prefix == sys.base_prefix:
-        yield "no .venv is active, so dvc may run another Python: source .venv/bin/activate"
+        yield "no .venv is active, so dvc may run a different Python. Run: source .venv/bin/activate"
     uri = store_uri(project_root())
     database = Path(sqlite_file(uri))
     if is_sqlite(uri) and database.exists() and not os.access(database, os.W_OK):

@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _refuse_unused(arguments: argparse.Namespace) -> None:
     if arguments.quantize and arguments.format != "gguf":
-        raise UserError(f"--quantize belongs to --format gguf; --format {arguments.format} does not round weights.")
+        raise UserError(
+            f"--quantize is allowed only with --format gguf; --format {arguments.format} does not round weights."
+        )
     if arguments.dtype != _AS_STORED and arguments.format.endswith("gguf"):
-        raise UserError(f"--dtype does not apply to --format {arguments.format}. Choose its precision by --quantize.")
+        raise UserError(f"--dtype does not apply to --format {arguments.format}. Choose its precision with --quantize.")

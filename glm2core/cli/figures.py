@@ -12,14 +12,14 @@ METRICS = (Path("metrics/train.json"), Path("metrics/evaluate.json"))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the headline figures of metrics/ and where to look next.
+    """Print the headline figures in metrics/ and the places to look next.
 
     Raises:
         UserError: there are no figures yet.
     """
     missing = [str(file) for file in METRICS if not file.is_file()]
     if missing:
-        raise UserError(f"{missing[0]} is missing: no run has been evaluated here yet. Run: dvc repro")
+        raise UserError(f"{missing[0]} is missing, because no run has been evaluated here yet. Run: dvc repro")
     train, evaluate = (json.loads(file.read_text(encoding="utf-8")) for file in METRICS)
     print_table(RETRIEVAL, *retrieval_table(evaluate))
     print_table(ANSWERS, *answers_table(evaluate))

@@ -1,4 +1,4 @@
-"""The arguments of `python -m glm2core`; only the command that was chosen is imported."""
+"""Parses the arguments of `python -m glm2core`, and imports only the module of the chosen command."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ _INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0 if it is done, 1 if an error was printed as a sentence, or 130 if interrupted."""
+    """Run one command. Return 0 if it succeeded, 1 if an error message was printed, or 130 if it was interrupted."""
     parsed = _parser().parse_args(arguments)
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)  # meant for developers of libraries
@@ -39,9 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m glm2core",
         description="Chat with a model, answer a file of rows, serve or export a model, estimate memory, register a "
-        "model, show a tokenized row or the last run's figures, check the machine.",
-        epilog="MODEL is a folder: models/tuned as the pipeline writes it (full weights or an adapter), or released "
-        "weights.",
+        "model, show a tokenized row or the last run's figures, or check the machine.",
+        epilog="MODEL is the folder of a tuned model (such as models/tuned, with full weights or an adapter) or of "
+        "released weights.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_chat(commands)
@@ -77,12 +77,12 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     predict = commands.add_parser(
         "predict",
         help="answer the rows of a file; write JSON lines",
-        description="Answer the rows of a file. Formats of rows: Alpaca, chatGLM, messages, ShareGPT. Formats of "
-        "files: JSON, JSON lines, CSV, parquet, plain or compressed with gzip, bzip2, xz or zstd. To continue a killed "
-        "run, give the same command again.",
+        description="Answer the rows of a file. The rows may be in the Alpaca, chatGLM, messages or ShareGPT format. "
+        "The file may be JSON, JSON lines, CSV or parquet, plain or compressed with gzip, bzip2, xz or zstd. To "
+        "continue a killed run, give the same command again.",
     )
     predict.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    predict.add_argument("file", type=Path, metavar="FILE", help="rows with questions; answers in the file are ignored")
+    predict.add_argument("file", type=Path, metavar="FILE", help="rows with questions; answers in them are ignored")
     predict.add_argument(
         "-o", "--output", type=Path, help="JSON lines file to write (default: FILE.answers.jsonl beside FILE)"
     )
@@ -101,9 +101,9 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="append",
         default=[],
         metavar="NAME=THEIRS",
-        help="the standard column NAME is called THEIRS in this file; may be repeated",
+        help="read FILE's column THEIRS as the standard column NAME; may be repeated",
     )
-    predict.add_argument("--batch-size", type=_count, default=8, help="rows answered at once (8)")
+    predict.add_argument("--batch-size", type=_count, default=8, help="number of rows that are answered at once (8)")
     _add_generation(predict, max_new_tokens=512)
 
 
@@ -128,25 +128,27 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--dtype",
         choices=["auto", "float32", "float16", "bfloat16"],
         default="auto",
-        help="dtype of the weights in formats hf and released; auto = as stored in MODEL (or its base)",
+        help="dtype of the weights in the formats hf and released; auto = the dtype stored in MODEL (or its base)",
     )
     export.add_argument(
-        "--quantize", choices=["f32", "f16", "q8_0", "q4_0"], help="precision of the matrices in format gguf (f16)"
+        "--quantize", choices=["f32", "f16", "q8_0", "q4_0"], help="precision of the matrices in the format gguf (f16)"
     )
 
 
 def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     serve = commands.add_parser(
         "serve",
-        help="serve a model over HTTP by OpenAI's chat protocol",
-        description="Serve any MODEL, including a P-tuning prefix, at http://HOST:PORT/v1: chat completions, whole or "
-        "streamed, one at a time, with MODEL's own template. There is no authentication.",
+        help="serve a model over HTTP with OpenAI's chat protocol",
+        description="Serve any MODEL, including a P-tuning prefix, at http://HOST:PORT/v1. The server returns chat "
+        "completions, whole or streamed, one at a time, and uses MODEL's own template. There is no authentication.",
     )
     serve.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1, for this machine only)")
     serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0 = any free port (8000)")
     serve.add_argument(
-        "--max-context", type=_count, help="maximum tokens of prompt and answer together (default: MODEL's positions)"
+        "--max-context",
+        type=_count,
+        help="maximum number of tokens in prompt and answer together (default: as many as MODEL has positions)",
     )
     _add_device(serve)
 
@@ -154,13 +156,13 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     compare = commands.add_parser(
         "compare",
-        help="check whether a server answers as the model does",
-        description="Send the same prompts to MODEL and to a server of OpenAI's protocol (serve, transformers serve, "
-        "vLLM, SGLang, llama-server, Ollama), decode greedily, and print where the answers differ. Some contexts are "
-        "longer than 2,048 tokens.",
+        help="check whether a server gives the same answers as the model",
+        description="Send the same prompts to MODEL and to a server that uses OpenAI's protocol (serve, transformers "
+        "serve, vLLM, SGLang, llama-server, Ollama), decode greedily, and print where the answers differ. Some prompts "
+        "are longer than 2,048 tokens.",
     )
     compare.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
-    compare.add_argument("--url", required=True, help="address of the server, up to /v1: http://127.0.0.1:8080/v1")
+    compare.add_argument("--url", required=True, help="address of the server up to /v1, as in http://127.0.0.1:8080/v1")
     compare.add_argument("--name", help="name of the model on the server (default: the only one there)")
     compare.add_argument(
         "--lengths",
@@ -169,16 +171,17 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=[500, 1500, 2500, 6000],
         help="context lengths in tokens; those beyond MODEL's range are skipped (500 1500 2500 6000)",
     )
-    compare.add_argument("--max-new-tokens", type=_count, default=32, help="maximum tokens of an answer (32)")
+    compare.add_argument("--max-new-tokens", type=_count, default=32, help="maximum number of tokens in an answer (32)")
     _add_device(compare)
 
 
 def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     retrieval = commands.add_parser(
         "retrieval",
-        help="test how much of its context a model can use: only the evaluate stage's retrieval, for any model folder",
-        description="Ask MODEL the questions set by `evaluate.retrieval` in params.yaml and those of LongEval's and "
-        "RULER's own files, with greedy decoding and rotary tables in fp32. Write every answer, tables and pictures.",
+        help="test how much of its context a model can use, with the evaluate stage's retrieval questions",
+        description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and the questions in "
+        "each --file. Decoding is greedy, and rotary tables are in fp32. Every answer, tables and pictures are "
+        "written to OUT.",
     )
     retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
     retrieval.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
@@ -188,26 +191,31 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--lengths",
         type=_count,
         nargs="*",
-        help="context lengths in tokens, instead of the params file's; without a value, no context is generated",
+        help="context lengths in tokens, instead of those in the params file; if empty, no context is generated",
     )
     retrieval.add_argument(
-        "--tasks", nargs="*", metavar="TASK", help="tasks to ask, instead of the params file's; without a value, none"
+        "--tasks",
+        nargs="*",
+        metavar="TASK",
+        help="tasks to ask, instead of those in the params file; if empty, no task is asked",
     )
-    retrieval.add_argument("--contexts", type=_count, help="contexts per length, instead of the params file's")
+    retrieval.add_argument(
+        "--contexts", type=_count, help="number of contexts per length, instead of the number in the params file"
+    )
     retrieval.add_argument(
         "--file",
         type=Path,
         action="append",
         default=[],
-        help="a LongEval *_lines.jsonl or RULER .jsonl file; may be repeated",
+        help="a LongEval file (*_lines.jsonl) or a RULER file (.jsonl); may be repeated",
     )
     retrieval.add_argument(
-        "--only-write", action="store_true", help="write the questions as RULER's .jsonl files without asking them"
+        "--only-write", action="store_true", help="write the questions as RULER's .jsonl files without asking the model"
     )
     retrieval.add_argument(
-        "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions without tuning"
+        "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions, without tuning"
     )
-    retrieval.add_argument("--rope-factor", type=float, default=1.0, help="context multiplier of --rope-type (1)")
+    retrieval.add_argument("--rope-factor", type=float, default=1.0, help="--rope-type's context multiplier (1)")
 
 
 def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -215,7 +223,8 @@ def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "rope",
         help="show a model's RoPE, and whether other engines would apply the same RoPE",
         description="Print MODEL's family and RoPE scaling, how many positions stay distinct in half precision, and "
-        "how vLLM, SGLang and llama.cpp's converter would read its config: right, with a wrong rotary base, or plain.",
+        "whether vLLM, SGLang and llama.cpp's converter would read MODEL's config right, with a wrong rotary base, or "
+        "with plain RoPE.",
     )
     rope.add_argument("model", type=Path, metavar="MODEL", help="folder of weights, of an adapter, or of an export")
 
@@ -223,9 +232,10 @@ def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     memory = commands.add_parser(
         "memory",
-        help="estimate the memory and disk that the train stage will need",
-        description="Estimate what the settings in params.yaml need: memory for weights, gradients, optimizer and "
-        "activations, on a CPU and on a GPU; memory for the cache when the model is used; and disk space.",
+        help="estimate the memory and disk space that the train stage will need",
+        description="Estimate the memory that training with the settings in params.yaml needs for weights, gradients, "
+        "optimizer and activations, on a CPU and on a GPU. Also estimate the memory for using the model (weights and "
+        "cache), and the disk space.",
     )
     _add_params_file(memory)
 
@@ -234,10 +244,11 @@ def _add_promote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     promote = commands.add_parser(
         "promote",
         help="register the tuned model in MLflow's model registry",
-        description="Register models/tuned in MLflow's model registry with its headline figures and what it was made "
-        "from. The weights are not copied: DVC keeps them, and the version holds the command that restores them.",
+        description="Register models/tuned in MLflow's model registry, with its headline figures and its origin. The "
+        "weights are not copied, because DVC keeps them. The registered version contains the command that restores "
+        "them.",
     )
-    promote.add_argument("--name", help="name of the registered model (default: tracking.experiment)")
+    promote.add_argument("--name", help="name of the registered model (default: tracking.experiment in params.yaml)")
 
 
 def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -247,7 +258,7 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         description="Print every key of params.yaml as Markdown tables, with the file's current values.",
     )
     parameters.add_argument(
-        "--comments", action="store_true", help="print params.yaml itself, each key with its meaning as a comment"
+        "--comments", action="store_true", help="print params.yaml itself, with each key's meaning as a comment"
     )
     _add_params_file(parameters)
 
@@ -255,14 +266,14 @@ def _add_parameters(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     show = commands.add_parser(
         "show",
-        help="show one tokenized row: every token with its id, what is supervised, and what was cut off",
-        description="Print one row of a file in data/tokenized as the model sees it; reports/tokenize/rows.html shows "
-        "some rows of each source. Text that was cut off is read from data/converted beside data/tokenized.",
+        help="show one tokenized row: every token with its id, which tokens are supervised, and which were cut off",
+        description="Print one row of a file in data/tokenized as the model sees it. Text that was cut off is read "
+        "from data/converted, beside data/tokenized. Some rows of each source are also in reports/tokenize/rows.html.",
     )
-    show.add_argument("file", type=Path, metavar="FILE", help="a parquet file of data/tokenized")
+    show.add_argument("file", type=Path, metavar="FILE", help="a parquet file in data/tokenized")
     show.add_argument("--row", type=int, required=True, metavar="N", help="row number, from 0")
     show.add_argument(
-        "--tokenizer", type=Path, metavar="FOLDER", help="folder of tokenizer.model (tokenizer/ beside FILE)"
+        "--tokenizer", type=Path, metavar="FOLDER", help="folder with tokenizer.model (default: tokenizer/ beside FILE)"
     )
 
 
@@ -270,16 +281,16 @@ def _add_figures(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     commands.add_parser(
         "figures",
         help="show the last run's results, before and after tuning",
-        description="Print the headline figures of metrics/: retrieval in long texts and answers to held-out rows, of "
-        "the base and of the tuned model.",
+        description="Print the headline figures in metrics/ for the base and for the tuned model: retrieval from long "
+        "texts, and answers to held-out rows.",
     )
 
 
 def _add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     ui = commands.add_parser(
         "ui",
-        help="show all runs in MLflow's pages",
-        description="Start MLflow's pages for the project's runs on a free port, and print the addresses to open.",
+        help="show all runs on MLflow's web pages",
+        description="Start MLflow's web pages for the project's runs on a free port, and print the addresses to open.",
     )
     ui.add_argument("--port", type=int, help="port to listen on (default: the first free one from 5000)")
 
@@ -287,9 +298,10 @@ def _add_ui(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser(
         "doctor",
-        help="show what this machine has, what params.yaml needs, and what will go wrong",
-        description="Print the CPU's class and rates, memory, GPUs, disk, packages, git, MLflow and DVC's cache; then "
-        "the output of `memory`; then what is likely to fail, and how to fix it. Include it in bug reports.",
+        help="show this machine's properties, what params.yaml needs, and what will go wrong",
+        description="Print this machine's CPU and its speed, memory, GPUs, disk space, packages, MLflow store and DVC "
+        "cache; then the output of `memory`; then what is likely to fail and how to fix it. Include the output in bug "
+        "reports.",
     )
     _add_params_file(doctor)
 
@@ -298,8 +310,8 @@ def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         type=Path,
-        help="folder of the base; needed if an adapter's base was moved (its weights must be the same), or if MODEL "
-        "holds only a released P-tuning prefix",
+        help="folder of the base; needed if an adapter's base was moved (the weights must be the same), or if MODEL "
+        "contains only a released P-tuning prefix",
     )
 
 
@@ -310,7 +322,10 @@ def _add_params_file(parser: argparse.ArgumentParser) -> None:
 def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
     _add_device(parser)
     parser.add_argument(
-        "--max-new-tokens", type=_count, default=max_new_tokens, help=f"maximum tokens of an answer ({max_new_tokens})"
+        "--max-new-tokens",
+        type=_count,
+        default=max_new_tokens,
+        help=f"maximum number of tokens in an answer ({max_new_tokens})",
     )
     parser.add_argument(
         "--temperature",
@@ -324,7 +339,7 @@ def _add_generation(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> 
         default=0.8,
         help="sample from the most likely tokens with this total probability (0.8)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for sampling (0)")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -334,7 +349,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="dtype of the weights; auto = bfloat16 where the device computes in it; float16 only on GPUs",
+        help="dtype of the weights; auto = bfloat16 if the device computes in it; float16 works only on GPUs",
     )
 
 

@@ -1,4 +1,4 @@
-"""`memory`: estimates the memory and disk that the settings in params.yaml will need, before anything runs."""
+"""`memory`: estimates the memory and disk space that the settings in params.yaml need, before anything runs."""
 
 import argparse
 import math
@@ -58,14 +58,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _as_run(params: TrainParams, workload: Workload, device: str) -> TrainParams:
-    """Params with the number of blocks that the run would recompute; none on a missing GPU."""
+    """The params with the number of blocks that the run would recompute. For a missing GPU, it would recompute none."""
     there = device == "cpu" or torch.cuda.is_available()
     free = available_memory(torch.device(device)) if there else math.inf
     return with_recomputation(params, workload, free, notice=lambda sentence: None)
 
 
 def workload_of(params: Params, settled: Settled, device: str) -> Workload:
-    """The workload of the train stage on a cpu or cuda device, if rows are as long as tokenize allows."""
+    """The train stage's workload on a CPU or CUDA device if all rows are as long as tokenize allows."""
     sources = [s for s in params.convert.sources if s.analysis is None or s.analysis.rows]
     trained = [s for s in sources if s.generate is None or settled.train.generated_rows]
     source = max([params.tokenize.max_source_length, *(s.max_source_length or 0 for s in trained)])
@@ -82,7 +82,7 @@ def workload_of(params: Params, settled: Settled, device: str) -> Workload:
 
 
 def _vocabulary(params: Params) -> int:
-    """Size of the existing tokenizer's vocabulary, else of the one that tokenize will train."""
+    """Vocabulary size of the existing tokenizer; if there is none, of the tokenizer that tokenize will train."""
     folder = resolve_path("data/tokenized/tokenizer")
     if (folder / "tokenizer.model").is_file():
         return len(SpTokenizer.load(folder))
@@ -99,7 +99,7 @@ def _dtype(params: Params, config: ChatGLM2Config, device: str) -> torch.dtype:
 
 
 def _settled_table(by_device: Mapping[DeviceKind, Settled]) -> Table:
-    """The value of each key that takes `auto`, on a CPU and on a GPU if they differ, and its origin."""
+    """The value of each key that takes `auto`, and the value's origin. CPU and GPU are shown apart if they differ."""
     table = _table("settled")
     table.add_column("", no_wrap=True)
     table.add_column("value", overflow="fold")
@@ -144,15 +144,15 @@ def _print_fit(
     workloads: Mapping[DeviceKind, Workload],
     needs: Mapping[DeviceKind, TrainingMemory],
 ) -> None:
-    console.print("  Gradients and activations do not peak at the same time, so the parts add up to more.")
-    console.print("  On a CPU, rows of many lengths take up to 1.4 GiB more in a long run: kernels per shape, heap.")
+    console.print("  Gradients and activations do not peak at the same time, so their sum exceeds the total.")
+    console.print("  On a CPU, long runs with rows of many lengths need up to 1.4 GiB more (kernels per shape, heap).")
     for device, need in needs.items():
         if device == "cuda" and not torch.cuda.is_available():
             console.print("  GPU: none here; compare with the card you plan to use.")
             continue
         free = available_memory(torch.device(device))
         verdict = "fits" if need.total <= free else "does not fit"
-        console.print(f"  {_NAMES[device]}: {in_gib(free)} free here: the run {verdict}.")
+        console.print(f"  {_NAMES[device]}: {in_gib(free)} is free here, so the run {verdict}.")
         if need.total > free:
             console.print(f"  What would fit: {fitting_changes(workloads[device], trains[device], free)}")
 

@@ -1,4 +1,4 @@
-"""`python -m glm2core parameters`: prints the reference of params.yaml, made from the types that check the file."""
+"""`python -m glm2core parameters`: prints the reference of params.yaml, generated from the types that check it."""
 
 import argparse
 import json
@@ -24,21 +24,22 @@ _KEY = re.compile(r"(?P<head> *(?P<name>[a-z_0-9]+):)(?P<value>( [^#\s][^#]*?)?)
 _LONGEST = 60  # characters of a default that a table cell shows
 _HEAD = """# Parameters
 
-Every key of [params.yaml](../params.yaml), from the types that check it (`python -m glm2core parameters`). The default
-is the value in the params.yaml that comes with the project. Keep every key in the file: a missing key takes the code's
-default, which may be another value.
+This page lists every key of [params.yaml](../params.yaml). `python -m glm2core parameters` generates it from the types
+that check the file. The default is the value in the params.yaml that comes with the project. Keep every key in the
+file, because a missing key takes the code's default, which may be a different value.
 
-To change a key for one experiment: `dvc exp run -S section.key=value`. Values are YAML, so lists are written
-`-S 'evaluate.retrieval.lengths=[512, 1024]'` (with brackets: a bare `512,1024` makes two experiments, and only with
-`--queue`). A wrong key, type, value or combination stops every stage at once, with a sentence that names it. DVC itself
-refuses a key that is not in params.yaml (`Key 'methd' is not in struct`). With the `+` that DVC suggests
-(`-S +train.methd=lora`), the stage names the nearest key; `git checkout params.yaml` removes the wrong key again.
+To change a key for one experiment, run `dvc exp run -S section.key=value`. Values are YAML, so lists are written with
+brackets: `-S 'evaluate.retrieval.lengths=[512, 1024]'`. A bare `512,1024` makes two experiments, and works only with
+`--queue`. If a key, type, value or combination is wrong, every stage stops at once with an error message that names the
+mistake. DVC itself refuses a key that is not in params.yaml (`Key 'methd' is not in struct`). If you add the `+` that
+DVC suggests (`-S +train.methd=lora`), the stage's error message names the nearest key. Then `git checkout params.yaml`
+removes the wrong key again.
 """
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the reference with the values of `arguments.params` as defaults, or that file with updated comments.
+    """Print the reference, with the values in `arguments.params` as defaults; or print that file with updated comments.
 
     Raises:
         UserError: the params file can't be read or is wrong.
@@ -54,10 +55,10 @@ def reference(params_file: Path) -> str:
 
 
 def commented(params_file: Path) -> str:
-    """The text of a params file, in which each key has its description as a comment.
+    """The text of a params file, with each key's description as a comment.
 
-    A long comment goes above its key. The lines of sections, entries of `sources`, and comments at the margin are
-    unchanged.
+    A long comment goes above its key. The lines of sections, the entries of `sources`, and the comments that are
+    not indented stay unchanged.
     """
     lines: list[str] = []
     above: list[str] = []  # comment lines that may be an old description
@@ -111,7 +112,7 @@ def _section(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
 
 
 def _entries(section: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Sections that are entries of a list or may be null, with their place."""
+    """(place, section) for each section that is an entry of a list or may be null."""
     for name, field in section.model_fields.items():
         inner = without_null(field.annotation)
         arguments = typing.get_args(inner)
@@ -122,7 +123,7 @@ def _entries(section: type[BaseModel], place: str) -> Iterator[tuple[str, type[B
 
 
 def _rows(section: type[BaseModel], prefix: str, values: Mapping[str, Any] | None) -> Iterator[tuple[str, ...]]:
-    """(key, type, allowed, default, meaning) of each leaf; without `values` the default is the code's."""
+    """(key, type, allowed, default, meaning) of each leaf; without `values`, the default is the code's default."""
     for name, field in section.model_fields.items():
         if is_section(field.annotation):
             inner = None if values is None else values[name]
@@ -154,7 +155,7 @@ def _described(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
 
 
 def _bounds(annotation: Any) -> Iterator[Any]:
-    """The bounds that Annotated gives to the values, including inside `auto` and null."""
+    """The bounds that Annotated sets for the values, also for those of a type that allows `auto` or null."""
     annotation = without_auto(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *found = typing.get_args(annotation)

@@ -1,7 +1,7 @@
-"""`predict`: answers the rows of a file as JSON lines; a killed run continues where it stopped.
+"""`predict`: answers the rows of a file as JSON lines; a killed run can be continued where it stopped.
 
-Until the run is done, its lines are in a journal, `<out>.partial`; then they are written to `<out>`, ordered by the
-numbers of their rows.
+During the run, the lines are kept in a journal, `<out>.partial`. At the end, they are written to `<out>` in the order
+of their row numbers.
 """
 
 import argparse
@@ -32,19 +32,19 @@ from glm2core.text.chat_format import ChatFormat
 
 OutputLine = dict[str, Any]
 
-# Rows are sorted by length within this many batches: little padding, whatever the size of the file.
+# Rows are sorted by length within this many batches, so there is little padding, whatever the size of the file.
 _WINDOW_BATCHES = 16
 # Padded prompts need a mask, which makes attention over thousands of tokens take minutes instead of seconds.
 _BATCH_TOKENS = 8_192
 _MAPPING = "--column {name}={theirs}"
-# Settings that answers depend on; --batch-size may be lowered when a run is continued.
+# Settings that answers depend on. --batch-size is not among them, so it may be lowered when a run is continued.
 _SETTINGS = ("format", "column", "encoding", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
 
 
 def run(arguments: argparse.Namespace) -> None:
     [path, *more] = find_files(str(arguments.file), "FILE")
     if more:
-        raise UserError(f"{arguments.file} names {len(more) + 1} files. Give one at a time.")
+        raise UserError(f"{arguments.file} names {len(more) + 1} files. Give one file at a time.")
     out = arguments.output or path.with_name(f"{path.name}.answers.jsonl")
     _require_absent(out)  # before the file is read and the model is hashed
     questions = read_questions(path, arguments.format, _columns(arguments.column), arguments.encoding)
@@ -74,10 +74,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Reserve an output for this process; a lock left by a killed process is ignored.
+    """Reserve an output file for this process; a lock left by a killed process is ignored.
 
     Raises:
-        UserError: another process is writing the output, or its folder can't be written to.
+        UserError: another process is writing the output file, or the output folder can't be written to.
     """
     file = out.with_name(f"{out.name}.lock")
     lock = FileLock(file)
@@ -86,8 +86,8 @@ def _locked(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another predict is writing {out} (it holds {file}). Wait until it ends, or name another file with "
-            "--output."
+            f"another predict is writing {out} (it holds {file}). Wait until that one ends, or name a "
+            "different file with --output."
         ) from None
     except OSError as error:
         raise _not_written(file, error) from error
@@ -100,15 +100,15 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False) -> Journal:
-    """Open the journal of `out`, which has the lines written so far, by row number.
+    """Open the journal of `out`, which contains the lines written so far, by row number.
 
     Args:
-        out: the finished file; must not exist.
-        made_with: everything the lines depend on; lines made with other values are not continued.
-        restart: discard what a killed run left.
+        out: the output file, which must not exist yet.
+        made_with: everything that the lines depend on; a journal made with different values is not continued.
+        restart: whether to discard the journal of a killed run.
 
     Raises:
-        UserError: `out` exists, or a killed run with other values left lines.
+        UserError: `out` exists, or a killed run with different values left a journal.
     """
     _require_absent(out)  # again, now that it is locked
     partial = out.with_name(f"{out.name}.partial")
@@ -120,10 +120,10 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
 
     journal = Journal(partial, made_with, failed)
     if (names := journal.differences) is not None:
-        difference = f"another {' and '.join(names)}" if names else "other settings"
+        difference = f"a different {' and '.join(names)}" if names else "different settings"
         raise UserError(
-            f"{partial} holds answers of a run with {difference}. "
-            "Give the same command to continue it, --restart to discard it, or another --output."
+            f"{partial} contains the answers of an earlier run with {difference}. Repeat the earlier command to "
+            "continue that run, use --restart to discard its answers, or name a different --output."
         )
     journal.add({})  # report a folder that can't be written to before loading a model
     return journal
@@ -131,19 +131,19 @@ def open_journal(out: Path, made_with: dict[str, Any], *, restart: bool = False)
 
 def _require_absent(out: Path) -> None:
     if out.exists():
-        raise UserError(f"{out} already exists. Remove it, or name another file with --output.")
+        raise UserError(f"{out} already exists. Remove it, or name a different file with --output.")
 
 
 def _not_written(file: Path, error: OSError) -> UserError:
     return UserError(
-        f"could not write {file}: {error.strerror or error}. Free space or fix the permissions of {file.parent}, and "
-        "give the same command again: it continues after the last complete line."
+        f"could not write {file}: {error.strerror or error}. Free disk space or fix the permissions of {file.parent}. "
+        "Then give the same command again, and it will continue after the last complete line."
     )
 
 
 @dataclass(frozen=True)
 class Questions:
-    """A file's rows as conversations to answer."""
+    """The rows of a file, read as conversations to answer."""
 
     rows: RowFile
     row_format: str
@@ -162,7 +162,7 @@ def read_questions(path: Path, row_format: str, columns: dict[str, str], encodin
     """Detect the format of a file and count its rows.
 
     Raises:
-        UserError: the file has no rows, or its columns don't reveal the format.
+        UserError: the file has no rows, or its format can't be detected from its columns.
     """
     rows = open_rows(path, encoding, columns)
     first = first_row(rows)
@@ -187,7 +187,7 @@ def answer_rows(
     seed: int,
     progress: Callable[[int], object],
 ) -> None:
-    """Answer all rows that have no line in the journal; a row that can't be answered gets a line with its problem."""
+    """Answer all rows that have no line in the journal; a row that can't be answered gets a line that states why."""
 
     def add(lines: list[OutputLine]) -> None:
         before = len(journal.values)
@@ -198,8 +198,8 @@ def answer_rows(
     while window := list(islice(records, _WINDOW_BATCHES * batch_size)):
         prompts, problems = _prompts(answerer, questions, window)
         if prompts and (longest := max(prompt.tokens for prompt in prompts)) > _BATCH_TOKENS:
-            _note(f"the longest prompt, answered first, has {longest:,} tokens; it takes longest to read")
-        # Longest first; the whole window is sorted, done or not, so that batches stay the same
+            _note(f"the longest prompt has {longest:,} tokens; it is answered first and takes the longest to read")
+        # Longest first. The whole window is sorted, including answered rows, so that batches stay the same
         prompts.sort(key=lambda prompt: -prompt.tokens)
         add(problems)
         for batch in _batches(prompts, batch_size):
@@ -215,7 +215,7 @@ def answer_rows(
 
 
 def _batches(prompts: list["_Prompt"], most: int) -> Iterator[list["_Prompt"]]:
-    """Batches of prompts, longest first: at most `most` rows and, unless alone, `_BATCH_TOKENS` padded tokens."""
+    """Batches of prompts, longest first, of at most `most` rows and `_BATCH_TOKENS` padded tokens, or of one row."""
     while prompts:
         count = max(1, min(most, _BATCH_TOKENS // max(1, prompts[0].tokens)))
         yield prompts[:count]
@@ -229,7 +229,7 @@ class _Prompt(NamedTuple):
 
 
 def _prompts(answerer: Answerer, questions: Questions, window: list[Record]) -> tuple[list[_Prompt], list[OutputLine]]:
-    """The rows that can be answered, and lines for those that can't."""
+    """The prompts of rows that can be answered, and output lines for the rows that can't."""
     prompts, problems = [], []
     for record in window:
         try:
@@ -245,7 +245,7 @@ def _line(questions: Questions, record: Record, **fields: Any) -> OutputLine:
 
 
 def _close(journal: Journal, out: Path) -> None:
-    """Write the lines in the order of their numbers, one in memory at a time."""
+    """Write the lines in the order of their row numbers, with only one line in memory at a time."""
     answered = cut = 0
     problem = None
     with atomic_path(out) as path:
@@ -258,20 +258,20 @@ def _close(journal: Journal, out: Path) -> None:
                 problem = problem or line.get("problem")
         if not answered:
             journal.remove()
-            raise UserError(f"no row could be answered; the problem of the first: {problem}. {out} was not written.")
+            raise UserError(f"no row could be answered, so {out} was not written. First row's problem: {problem}")
     rows: dict[str, object] = {"answered": answered, "cut at --max-new-tokens": cut}
     rows["not answered"] = len(journal.values) - answered
     journal.remove()
-    closing_table("predict", rows, {"answers, one a line": out})
+    closing_table("predict", rows, {"answers, one per line": out})
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise UserError(f"--column takes NAME=THEIRS, such as prompt=question; got {pair!r}")
+            raise UserError(f"--column needs NAME=THEIRS, as in prompt=question, but got {pair!r}")
     columns = dict(pair.split("=", 1) for pair in pairs)
     if len(set(columns.values())) < len(columns):
-        raise UserError("--column maps two names to one column of the file; a column has one meaning.")
+        raise UserError("--column maps two names to the same column of FILE, but a column can have only one meaning.")
     return columns
 
 

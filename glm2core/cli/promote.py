@@ -11,7 +11,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Register models/tuned under `arguments.name` (default: the experiment's name).
 
     Raises:
-        UserError: there is no tuned model, the workspace is stale, or no run made this model.
+        UserError: there is no tuned model, the workspace differs from dvc.lock, or no recorded run made this model.
     """
     params = load_params()
     name = arguments.name or params.tracking.experiment
@@ -21,12 +21,12 @@ def run(arguments: argparse.Namespace) -> None:
         title,
         dict(kept.figures),
         {
-            "the version, with what it was made from": f"make ui, then /#/models/{kept.name}/versions/{kept.version}",
+            "the version and its origin": f"make ui, then /#/models/{kept.name}/versions/{kept.version}",
             "to restore these weights later": kept.restore or "not yet possible, see below",
         },
     )
     if kept.restore is None:
         print(
             "promote: no commit holds this dvc.lock, so these weights can't be found once dvc.lock changes. Commit it "
-            "(git add dvc.lock params.yaml && git commit), then promote again to add the command to the version."
+            "(git add dvc.lock params.yaml && git commit), then promote again to give the version its restore command."
         )

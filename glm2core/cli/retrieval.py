@@ -1,4 +1,4 @@
-"""`python -m glm2core retrieval`: tests how much of its context a model can use, without training."""
+"""`python -m glm2core retrieval`: tests how much of its context a model can use; nothing is trained."""
 
 import argparse
 import json
@@ -27,16 +27,16 @@ METRICS = "metrics.json"
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Ask `arguments.model` the questions of `evaluate.retrieval` in the params file; write the same files as evaluate.
+    """Ask a model the questions that `evaluate.retrieval` describes, and write the same files as the evaluate stage.
 
     Raises:
-        UserError: OUT exists, a task is unknown, the folder has no model, the scaling can't be added, or a file of
-            cases is neither LongEval's nor RULER's.
+        UserError: OUT exists, a task is unknown, the folder contains no model, the RoPE scaling can't be added, or a
+            file of cases is neither a LongEval nor a RULER file.
     """
     if arguments.out.exists():
-        raise UserError(f"{arguments.out} already exists. Name another folder, or remove it.")
+        raise UserError(f"{arguments.out} already exists. Remove it, or name a different folder.")
     if unknown := [task for task in arguments.tasks or () if task not in get_args(RetrievalTask)]:
-        raise UserError(f"--tasks takes {', '.join(get_args(RetrievalTask))}; got {unknown[0]!r}.")
+        raise UserError(f"--tasks takes {', '.join(get_args(RetrievalTask))}, but got {unknown[0]!r}.")
     choices = load_params(arguments.params)
     device = choose_device(choices.evaluate.device, key="evaluate.device")
     record = read_tuning_record(arguments.model) or _record_of(arguments.model)
@@ -85,5 +85,5 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _record_of(model: Path) -> TuningRecord:
-    """The record of weights that were not tuned here, from what their folder says."""
+    """A tuning record for weights that were not tuned here, made from their folder."""
     return TuningRecord(model=ModelParams(base=str(model)), train=TrainParams(), base=read_base(model))

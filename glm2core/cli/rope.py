@@ -1,4 +1,4 @@
-"""`rope`: shows the RoPE of a folder's network, its errors in half precision, and how other engines would read it."""
+"""`rope`: shows a model's RoPE, the errors in half precision, and how other engines would read the model's config."""
 
 import argparse
 import json
@@ -25,13 +25,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Print what `arguments.model`'s config says about positions.
 
     Raises:
-        UserError: the folder has no config.json, or the file is neither this family's nor an export's.
+        UserError: the folder contains no config.json, or it describes neither a model of this family nor an export.
     """
     folder = base_folder(arguments.model) or arguments.model
     values = _values(folder)
     rope, channels, positions = _exported(values, folder) if values.get("model_type") == GLM else _own(folder)
     console = Console()
-    console.print(f"{describe_rope(rope)}; positions to {positions:,}; {channels} channels of a head turn")
+    console.print(f"{describe_rope(rope)}; positions to {positions:,}; {channels} rotary channels in each head")
     console.print(_angles_table(rope, channels, positions))
     console.print(_engines_table(values, rope, positions))
 
@@ -64,7 +64,7 @@ def _values(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{file} must hold a JSON object. Fetch it again.")
+        raise UserError(f"{file} must hold a JSON object. Download the file again.")
     return values
 
 

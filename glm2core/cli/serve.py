@@ -1,4 +1,4 @@
-"""`serve`: serves a model by OpenAI's chat protocol."""
+"""`serve`: serves a model with OpenAI's chat protocol."""
 
 import argparse
 import ipaddress
@@ -13,7 +13,7 @@ from glm2core.errors import UserError
 def run(arguments: argparse.Namespace) -> None:
     for package in ("fastapi", "uvicorn"):
         if util.find_spec(package) is None:
-            raise UserError(f"serve needs the package {package}, which is not installed: pip install '.[serve]'")
+            raise UserError(f"serve needs the package {package}, which is not installed. Run pip install '.[serve]'")
     import uvicorn
 
     from glm2core.serving.app import make_app
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
         address = f"http://{_shown(arguments.host)}:{listener.getsockname()[1]}"
         if not _is_loopback(arguments.host):
             _note(f"warning: {address} is open to other machines without authentication. Put a proxy in front of it.")
-        _note(f"{address}/v1 answers as the model {name!r}, to {engine.context:,} tokens. Ctrl-C ends.")
+        _note(f"{address}/v1 serves the model {name!r}, up to {engine.context:,} tokens. Ctrl-C stops it.")
         server = uvicorn.Server(
             uvicorn.Config(make_app(engine, name), log_level="warning", timeout_graceful_shutdown=5)
         )
@@ -39,8 +39,8 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(
-            f"can't listen on {host} port {port}: {error.strerror or error}. Name another --port (0 = any free one) "
-            "or --host."
+            f"can't listen on {host} port {port}: {error.strerror or error}. Name a different --port (0 = any free "
+            "port) or --host."
         ) from None
 
 

@@ -20,19 +20,23 @@ def run(arguments: argparse.Namespace) -> None:
     """Print row `arguments.row` of a tokenized file.
 
     Raises:
-        UserError: the file is not tokenized, the row is beyond its end, or the tokenizer is not the file's.
+        UserError: the file is not tokenized, contains no such row, or was made with a different tokenizer.
     """
     print(rendered(_read(arguments.file, arguments.row, arguments.tokenizer)))
 
 
 def rendered(row: ShownRow) -> str:
-    """A row as text: each token as `piece:id`, supervised tokens in « », cut-off ones in [- -]; a position per line."""
+    """A row as text, with each token as `piece:id`.
+
+    Supervised tokens are in « », and tokens that were cut off are in [- -]. Each line starts with the position of its
+    first token.
+    """
     cuts = f"; cut: {', '.join(row.cuts)}" if row.cuts else ""
     head = [
         f"row {row.number:,} of {row.place}: {row.length:,} tokens, {row.supervised:,} supervised{cuts}",
         f"id {row.id}, source {row.source}",
-        "tokens as piece:id; « » supervised (=> with another label), [- -] cut off; a line starts with its position, "
-        f"then with its position if, as an example, the row is spread over {STRETCHED:,}",
+        "tokens as piece:id; « » = supervised (=> if the label differs), [- -] = cut off; each line starts with the "
+        f"position of its first token, then with that position if, as an example, the row is spread over {STRETCHED:,}",
         "",
     ]
     more = [f"{row.left_out:,} more tokens are left out"] if row.left_out else []
@@ -54,20 +58,20 @@ def _line(line: ShownLine) -> str:
 def _read(file: Path, number: int, folder: Path | None) -> ShownRow:
     if not file.is_file():
         raise UserError(
-            f"{file} is not a file. Name a parquet file of data/tokenized; `dvc repro tokenize` makes them."
+            f"{file} is not a file. Name a parquet file in data/tokenized, which `dvc repro tokenize` writes."
         )
     try:
         with pq.ParquetFile(file) as opened:
             info, rows = read_info(opened, file), opened.metadata.num_rows
     except pa.ArrowException:
-        raise UserError(f"{file} is not a parquet file, so it has no labels. Name a file of data/tokenized.") from None
+        raise UserError(f"{file} is not a parquet file, so it has no labels. Name a file in data/tokenized.") from None
     if not 0 <= number < rows:
-        raise UserError(f"--row {number:,} is beyond the end of {file}: it has {rows:,} rows, counted from 0.")
+        raise UserError(f"--row {number:,} is beyond the end of {file}, which has {rows:,} rows, counted from 0.")
     tokenizer = SpTokenizer.load(folder or file.parent / "tokenizer")
     if tokenizer.sha256 != info.tokenizer_sha256:
         raise UserError(
-            f"{file} was made with another tokenizer than the one in {folder or file.parent / 'tokenizer'}, so its ids "
-            "would mean other words. Name the folder of its tokenizer with --tokenizer."
+            f"{file} was made with a different tokenizer from the one in {folder or file.parent / 'tokenizer'}, so its "
+            "ids would stand for different words. Name the folder of the file's tokenizer with --tokenizer."
         )
     builder = PairBuilder(tokenizer, cast(TemplateName, info.template), cast(PairFormat, info.pair_format))
     row = rows_at(file, "tokenize", [number])[0]

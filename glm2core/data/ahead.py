@@ -1,4 +1,4 @@
-"""Estimates how many rows convert will read, without reading them, so that its progress bar shows the time left."""
+"""Estimates, without reading the rows, how many convert will read; its progress bar then shows the time left."""
 
 from pathlib import Path
 
@@ -10,7 +10,10 @@ _CHUNK = 1 << 22
 
 
 def rows_ahead(params: ConvertParams) -> int | None:
-    """Number of rows in all sources, if each line of a text file is a row; None if a source would have to be read."""
+    """Number of rows in all sources, counting each line of a text file as a row.
+
+    None if the rows of a source can't be counted without reading the source.
+    """
     counts = [_of_source(source) for source in params.sources]
     return sum(count for count in counts if count is not None) if None not in counts else None
 
@@ -25,7 +28,7 @@ def _of_source(source: Source) -> int | None:
         files = parquet_parts(pattern, "") or find_files(pattern, "")
         counts = [_of_file(file, source) for file in files]
     except (UserError, OSError, ValueError):
-        return None  # convert reports it, with its place
+        return None  # convert reports the error and where it is
     return sum(count for count in counts if count is not None) if None not in counts else None
 
 

@@ -1,4 +1,4 @@
-"""The columns of a raw file: which are read, which are not, and which name a missing column is likely to have."""
+"""Tells which columns of a raw file are read and which are not, and finds likely names for missing columns."""
 
 import difflib
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 
 from glm2core.data.formats import ANSWER, COLUMNS, QUESTION, unread_columns
 
-_MOST_NAMES = 1000  # remembered of one file
+_MOST_NAMES = 1000  # the most column names remembered for one file
 _OTHER_NAMES = (
     {"instruction", "prompt", "question", "query", "ask"},
     {"output", "response", "answer", "completion", "target", "reply", "label"},
@@ -19,10 +19,10 @@ _OTHER_NAMES = (
 
 @dataclass
 class ColumnUse:
-    """Counts which columns the rows of a file have, and which of these are not read.
+    """Records which columns occur in a file's rows, and which of these columns are not read.
 
-    read, unread: names in the file, in order of first appearance.
-    lost: for each column that is not read although its name is known, the number of rows with a value in it.
+    read, unread: the columns' names in the file, in the order of their first appearance.
+    lost: maps each known column that this format does not read to the number of rows with a value in that column.
     """
 
     row_format: str
@@ -50,19 +50,19 @@ class ColumnUse:
         self.rows_losing += losing
 
     def missing(self) -> list[str]:
-        """Required columns that no row has."""
+        """The required columns that occur in no row."""
         needed = (QUESTION[self.row_format], ANSWER.get(self.row_format))
         standard = [name for name in needed if name is not None]
         return [name for name in file_names(standard, self.columns) if self.rows and name not in self.read]
 
 
 def file_names(standard: Iterable[str], columns: Mapping[str, str]) -> list[str]:
-    """The names that standard columns have in a file."""
+    """The names under which standard columns appear in a file."""
     return [columns.get(name, name) for name in standard]
 
 
 def nearest(missing: Iterable[str], there: Iterable[str]) -> dict[str, str]:
-    """For missing columns, by name, the column of the file that is likely meant."""
+    """Map each missing column to the column that was probably meant, if the file contains such a column."""
     left = [str(name) for name in there][:_MOST_NAMES]
     found = {}
     for name in missing:

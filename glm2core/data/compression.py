@@ -1,4 +1,7 @@
-"""Reads files compressed by gzip, bzip2, xz or zstandard as streams; their first bytes tell which, not their names."""
+"""Reads files compressed with gzip, bzip2, xz or zstandard as streams.
+
+The compression is detected from a file's first bytes, not from its name.
+"""
 
 import bz2
 import gzip
@@ -13,21 +16,21 @@ _MAGIC = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
 _BZIP2 = b"BZh"
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
 MAGIC_LENGTH = 10
-_XZ_MEMORY = 1 << 27  # the largest preset needs 65 MiB; a file may ask for gigabytes
+_XZ_MEMORY = 1 << 27  # bytes; the largest preset needs 65 MiB, but a file may ask for gigabytes
 _CHUNK = 1 << 16
 
 
 def compression_of(head: bytes) -> str | None:
-    """The compression of a file that begins with `head`: gzip, bzip2, xz or zstd; None for a plain file."""
+    """The compression (gzip, bzip2, xz or zstd) of a file that begins with `head`; None for an uncompressed file."""
     if head.startswith(_BZIP2) and head[4:MAGIC_LENGTH] in _BZIP2_BLOCKS:
         return "bzip2"
     return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def open_binary(path: Path, compression: str | None) -> BinaryIO:
-    """Open a file for reading its bytes, which are decompressed little by little, in little memory.
+    """Open a file to read its decompressed bytes; the file is decompressed in chunks, so this takes little memory.
 
-    Reading a damaged file raises EOFError, OSError, zlib.error or lzma.LZMAError.
+    If the file is damaged, reading it raises EOFError, OSError, zlib.error or lzma.LZMAError.
     """
     match compression:
         case "gzip":
@@ -43,7 +46,7 @@ def open_binary(path: Path, compression: str | None) -> BinaryIO:
 
 
 class _XzStream(io.RawIOBase):
-    """An xz file read under a memory limit, which the standard library's reader lacks."""
+    """Reads an xz file under a memory limit; the standard library's reader has no such limit."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -65,7 +68,7 @@ class _XzStream(io.RawIOBase):
             elif self._decoder.needs_input:
                 packed = self._file.read(_CHUNK)
                 if not packed:
-                    raise EOFError("the stream does not end")
+                    raise EOFError("the stream ends too early")
             if made := self._decoder.decompress(packed, max_length=len(buffer)):
                 buffer[: len(made)] = made
                 return len(made)

@@ -1,4 +1,7 @@
-"""Converts raw sources to one parquet file per split; each row is kept, rejected, a duplicate, or over the limit."""
+"""Converts raw sources to one parquet file per split.
+
+Each row is kept, is rejected, is dropped as a duplicate, or is not taken because its source's limit was reached.
+"""
 
 import reprlib
 import sys
@@ -33,14 +36,14 @@ from glm2core.params import ConvertParams, GeneratedAnalysis, GeneratedLines, So
 
 REJECTED_FILE = "rejected.jsonl"
 ANALYSIS = "analysis"
-"""The source name of generated text analysis."""
+"""The source name under which generated text analysis rows are listed."""
 _REASONS_SHOWN = 5
 _MAPPING = "columns: {{{name}: {theirs}}}"
 
 
 @dataclass
 class Tally:
-    """Counts what happened to the rows of one file, or of all files."""
+    """Counts what happened to the rows in one source or in all sources."""
 
     read: int = 0
     kept: int = 0
@@ -60,7 +63,7 @@ class Tally:
 
 @dataclass
 class ConvertReport:
-    """Row counts by source and by split, and the reasons of the first rejections; fates.parquet lists every row."""
+    """Row counts by source and by split, and why the first few rows were rejected; fates.parquet lists every row."""
 
     total: Tally = field(default_factory=Tally)
     by_source: dict[str, Tally] = field(default_factory=dict)
@@ -73,20 +76,23 @@ class ConvertReport:
 
     @property
     def taken_from_files(self) -> int:
-        """Number of rows taken from files; generated rows, which are never rejected, would hide how many are."""
+        """Number of rows taken from files.
+
+        Generated rows are never rejected, so counting them would hide a high fraction of rejected rows in files.
+        """
         generated = [self.by_source[source] for source in self.generated if source in self.by_source]
         return self.total.read - self.total.not_taken - sum(tally.read - tally.not_taken for tally in generated)
 
     @property
     def rows_losing(self) -> int:
-        """Number of rows with a value in a known column that their format does not read."""
+        """Number of rows with a value in a known column that the row's format does not read."""
         return sum(use.rows_losing for use in self.columns.values())
 
 
 class _RawConversation(NamedTuple):
     """A raw row, and the function that turns it into a conversation.
 
-    split, kind: only generated rows may have them.
+    split, kind: set only for generated rows.
     """
 
     record: Record
@@ -98,13 +104,15 @@ class _RawConversation(NamedTuple):
 def convert_sources(
     params: ConvertParams, out: Path, *, progress: Callable[[int], None] = lambda rows: None
 ) -> ConvertReport:
-    """Write `{train,validation,test}.parquet`, `fates.parquet` and `rejected.jsonl` into the folder `out`.
+    """Write the converted rows, `fates.parquet` and `rejected.jsonl` into the folder `out`.
+
+    The converted rows are written to `train.parquet`, `validation.parquet` and `test.parquet`.
 
     Args:
-        progress: called with the number of rows read since the last call.
+        progress: a function that is called with the number of rows read since its last call.
 
     Raises:
-        UserError: a source can't be read, too many rows were rejected, or no row is left to train on.
+        UserError: a source can't be read, too many rows were rejected, or no row is left for training.
     """
     run = _Conversion(params, out, progress)
     with run.writer, run.fates, run.rejected_file:
@@ -151,27 +159,29 @@ class _Conversion:
         taken = report.taken_from_files
         if report.total.rejected > self.params.max_rejected_fraction * taken:
             raise UserError(
-                f"{report.total.rejected:,} of {taken:,} rows in files were rejected, over "
-                f"convert.max_rejected_fraction ({self.params.max_rejected_fraction:g}). "
-                f"{self._why()}Fix the rows or raise the fraction."
+                f"{report.total.rejected:,} of {taken:,} rows in files were rejected. This is more than "
+                f"convert.max_rejected_fraction ({self.params.max_rejected_fraction:g}) allows. "
+                f"{self._why()}Fix the rows, or raise this fraction."
             )
         if not report.by_split["train"]:
             raise UserError(
-                f"no row is left to train on: of {report.total.read:,} rows {report.total.rejected:,} were rejected, "
-                f"{report.total.duplicates:,} were duplicates and {report.total.kept:,} went to validation and test. "
+                f"no row is left to train on: of {report.total.read:,} rows, {report.total.rejected:,} were rejected, "
+                f"{report.total.duplicates:,} were duplicates, and {report.total.kept:,} went to validation and test. "
                 f"{self._why()}Add rows, or lower convert.validation_fraction and convert.test_fraction."
             )
 
     def _add_parts(self, parts: list[Path], source: Source, place: str, left: int) -> None:
-        """Add the parts of a folder as one source, whose rows are numbered across all parts."""
+        """Add the parts in a folder as one source; its rows are numbered across all parts."""
         name = source_name(parts[0].parent)
         start = 0
         for path in parts:
-            if rows := rows_in_parquet(path):  # engines also write empty parts
+            if rows := rows_in_parquet(path):  # distributed engines also write empty parts
                 left -= self._add_file(path, source, place, left, name, start)
                 start += rows
         if not start:
-            raise UserError(f"{place}: {parts[0].parent} holds no row in its {len(parts):,} parts. Fix or remove it.")
+            raise UserError(
+                f"{place}: {parts[0].parent} has no rows (parquet parts: {len(parts):,}). Add rows to it, or remove it."
+            )
 
     def _add_file(
         self, path: Path, source: Source, place: str, left: int, name: str | None = None, start: int = 0
@@ -179,8 +189,8 @@ class _Conversion:
         """Keep at most `left` rows of a file; return how many were kept.
 
         Args:
-            name: the source's name, if the file is a part of it.
-            start: number of the source's rows in earlier parts.
+            name: the source's name, if the file is one part of a source.
+            start: the number of rows in the source's earlier parts.
         """
         rows = open_rows(path, source.encoding, source.columns)
         columns = source.columns
@@ -212,7 +222,7 @@ class _Conversion:
         return taken
 
     def _add_rows(self, name: str, unit: str, rows: Iterator[_RawConversation], source: Source, left: int) -> int:
-        """Keep at most `left` rows; returns how many were kept."""
+        """Keep at most `left` rows; return how many were kept."""
         tally = Tally()
         for raw in rows:
             tally.read += 1
@@ -263,7 +273,8 @@ class _Conversion:
         try:
             line = json_line(entry)
         except RecursionError:
-            # Nesting just below the parser's limit is above the writer's; the row's number says where to find all of it
+            # The parser allows slightly deeper nesting than the writer, so only a shortened row is written here; its
+            # number tells where to find the full row
             line = json_line({**entry, "row": reprlib.repr(row)})
         self.rejected_file.write(line)
 
@@ -274,7 +285,7 @@ class _Conversion:
 
 
 def _of_needed_columns(rows: RowFile, columns: Mapping[str, str]) -> tuple[RowFile, list[str]]:
-    """A parquet file reduced to the columns of known formats, and the names of its other columns."""
+    """A parquet file restricted to the columns of known formats, and the names of the file's remaining columns."""
     names = rows.column_names()
     mapped = {*columns.values()}
     needed = frozenset(name for name in names if name in mapped or name.strip().lower() in COLUMN_NAMES)
@@ -287,7 +298,10 @@ def _generated_lines(spec: GeneratedLines) -> Iterator[_RawConversation]:
 
 
 def _generated_analysis(spec: GeneratedAnalysis, held_out: bool) -> Iterator[_RawConversation]:
-    """Rows with their split: no training row may have an entity of a held-out row, so a hash can't choose the split."""
+    """Yield generated rows with their splits.
+
+    A hash can't choose these splits, because no training row may mention an entity from a held-out row.
+    """
     for number, row in enumerate(generate_rows(spec, held_out=held_out)):
         split = "train" if row.split == "training" else ("validation", "test")[number % 2]
         yield _RawConversation(Record(number, row.conversation), _as_it_is, split, row.kind)

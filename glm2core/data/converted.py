@@ -1,4 +1,4 @@
-"""The parquet files of converted rows: their schema, their only writer, and their reader."""
+"""Defines the schema of the parquet files that hold converted rows, and writes and reads these files."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,15 +25,15 @@ SCHEMA = pa.schema(
         pa.field("max_target_length", pa.int32()),
         pa.field("loss_on", pa.string()),
         pa.field("weight", pa.float32()),
-        pa.field("kind", pa.string()),  # of generated rows
+        pa.field("kind", pa.string()),  # only for generated rows
     ]
 )
 _ROW_GROUP_ROWS = 8192
-_ROW_GROUP_CHARS = 1 << 23  # also bounds what a reader holds at once
+_ROW_GROUP_CHARS = 1 << 23  # this also limits what a reader keeps in memory at once
 
 
 class ConvertedWriter:
-    """Collects rows and writes them by split, one row group at a time."""
+    """Collects rows and writes them to one file per split, one row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._files = ExitStack()
@@ -115,10 +115,10 @@ class _SplitWriter:
 
 
 class ConvertedBatch:
-    """Some rows of a converted file, as columns.
+    """A batch of rows from a converted file, stored as columns.
 
     Args:
-        batch: a record batch of `SCHEMA`.
+        batch: a record batch with the schema `SCHEMA`.
     """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
@@ -147,16 +147,16 @@ class ConvertedBatch:
 
 
 def count_rows(path: Path) -> int:
-    """Number of rows in a converted file, from its footer."""
+    """Number of rows in a converted file, as recorded in its footer."""
     with open_parquet(path, "convert") as file:
         return int(file.metadata.num_rows)
 
 
 def read_converted(path: Path) -> Iterator[ConvertedBatch]:
-    """Read a converted file row group by row group: at most 8,192 rows at once.
+    """Read a converted file one row group at a time, so that at most 8,192 rows are in memory at once.
 
     Raises:
-        UserError: the file is missing, damaged, or not from the convert stage.
+        UserError: the file is missing, is damaged, or was not written by this version's convert stage.
     """
     if not path.exists():
         raise UserError(f"{path} is missing. Run the convert stage first: dvc repro convert.")
@@ -170,7 +170,7 @@ def read_converted(path: Path) -> Iterator[ConvertedBatch]:
 
 
 def read_conversations(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a converted file as `{"id", "source", "messages", "question_chars"}`."""
+    """Yield a converted file's rows as dicts with the keys `id`, `source`, `messages` and `question_chars`."""
     for batch in read_converted(path):
         for row in range(len(batch)):
             conversation = batch.conversation(row)

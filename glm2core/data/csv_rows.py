@@ -16,18 +16,18 @@ _SKIPPED_AT_ONCE = 1 << 20
 
 
 def read_csv(text: TextIO, delimiter: str = ",") -> Iterator[Record]:
-    """Yield the rows of a CSV file with a header as dicts of strings; a row's number is that of its last line.
+    """Yield each row of a CSV file with a header as a dict of strings; a row's number is the line where the row ends.
 
-    White space around the header's names is stripped.
+    White space around the names in the header is stripped.
     """
     lines = _Remembered(text)
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
-    # Only this module-wide setting lifts the reader's limit of 128 KiB per field
+    # The reader's limit of 128 KiB per field can be lifted only with this setting for the whole csv module
     csv.field_size_limit(sys.maxsize)
     try:
         header = _header(next(reader), lines.text, delimiter)
     except (StopIteration, csv.Error, _TooLongError) as error:
-        raise BrokenFileError(f"line 1: no CSV header ({error})") from None
+        raise BrokenFileError(f"line 1: the CSV header can't be read ({error})") from None
     while True:
         lines.forget()
         try:
@@ -49,14 +49,14 @@ def read_csv(text: TextIO, delimiter: str = ",") -> Iterator[Record]:
 
 def _header(names: list[str], text: str, delimiter: str) -> list[str]:
     names = [name.strip() for name in names]
-    if any(name.startswith('"') for name in names):  # a space in front of the quote
+    if any(name.startswith('"') for name in names):  # there was a space in front of the quote
         names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))]
     if len(names) > _MOST_COLUMNS:
         raise BrokenFileError(f"line 1: the CSV header has {len(names):,} columns; at most {_MOST_COLUMNS:,} are read")
     if wrong := undecodable(text):
         raise BrokenFileError(f"line 1: the CSV header holds {wrong}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise BrokenFileError(f"line 1: the CSV header names {shown_names(twice)} twice")
+        raise BrokenFileError(f"line 1: the CSV header contains these names more than once: {shown_names(twice)}")
     return names
 
 
@@ -66,10 +66,10 @@ class _TooLongError(Exception):
 
 
 class _Remembered:
-    """Lines of a text; those since the last `forget` are remembered, as the raw text of a row that can't be parsed.
+    """Yields a text's lines and remembers those since the last `forget`, as the raw text if a row can't be parsed.
 
     Raises:
-        _TooLongError: the row exceeds the bound; reading continues with the line after it.
+        _TooLongError: the row is longer than `LONGEST_ROW`; reading continues with the line after the row.
     """
 
     def __init__(self, text: TextIO) -> None:
@@ -101,7 +101,7 @@ class _Remembered:
         return self._since.getvalue().rstrip("\r\n")
 
     def _skip(self, line: str) -> None:
-        """Skip to the end of the row, which is the first end of a line outside quotes."""
+        """Skip to the end of the row, which is the first line end outside quotes."""
         quotes = self._since.getvalue().count('"')
         while line and (quotes % 2 or not line.endswith(("\n", "\r"))):
             line = self._file.readline(_SKIPPED_AT_ONCE)

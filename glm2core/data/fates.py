@@ -1,4 +1,4 @@
-"""Writes what happened to each raw row into a parquet file, which the reports are made from."""
+"""Writes what happened to each raw row to a parquet file, from which the reports are computed."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,16 +14,16 @@ Fate = Literal["kept", "rejected", "duplicate", "not taken"]
 SCHEMA = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
-        pa.field("number", pa.int64(), nullable=False),  # line or index, as in rejected.jsonl
+        pa.field("number", pa.int64(), nullable=False),  # the row's line or index, as in rejected.jsonl
         pa.field("fate", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),  # of rejected rows
+        pa.field("reason", pa.string()),  # only for rejected rows
     ]
 )
 _ROW_GROUP_ROWS = 1 << 16
 
 
 class FatesWriter:
-    """Collects an entry for each raw row, and writes the entries one row group at a time."""
+    """Collects one entry for each raw row, and writes the entries one row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._closing = ExitStack()

@@ -1,12 +1,14 @@
-"""Reads the formats of raw rows; each row becomes a conversation or is rejected with a reason.
+"""Reads raw rows in each supported format; each row becomes a conversation or is rejected with a reason.
 
-The columns of each format:
+The formats have these columns:
 
-alpaca: `instruction`, `input`, `output`, and optionally `explain`, `history` (pairs of past rounds) and `system`.
-chatglm: `prompt`, `input`, `response`, `system`, and `history` (pairs of past rounds, or texts that the prompt asks
-about, or nothing).
-messages: `messages`, a list of `{"role", "content"}`, and `system`.
-sharegpt: `conversations`, a list of `{"from", "value"}` or of `{"role", "content"}`, and `system`.
+alpaca: `instruction`, `input`, `output`, and optionally `explain`, `history` and `system`. `history` is a list with one
+[question, answer] pair for each past round.
+chatglm: `prompt`, `input`, `response`, `system` and `history`. `history` is empty, or it is a list. The list contains
+either one [question, answer] pair for each past round, or texts that the prompt asks about.
+messages: `system` and `messages`, which is a list of objects with the keys `role` and `content`.
+sharegpt: `system` and `conversations`, which is a list of objects with the keys `from` and `value`, or `role` and
+`content`.
 """
 
 import json
@@ -26,7 +28,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 QUESTION = {"alpaca": "instruction", "chatglm": "prompt", "messages": "messages", "sharegpt": "conversations"}
 ANSWER = {"alpaca": "output", "chatglm": "response"}
 UNUSABLE = ("tools", "functions", "images", "audios", "videos")
-"""Columns that belong to a prompt but that no format supports: a row with a value in such a column is rejected."""
+"""Columns that belong to a prompt, but that no format supports; a row with a value in such a column is rejected."""
 
 _ROLES = {"system": SYSTEM, "user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT}
 _TURN_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value", "role", "content")}
@@ -34,7 +36,7 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a tex
 
 
 def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
-    """The format whose columns a row has, or None; `columns` maps standard names to the names in the file."""
+    """The format that a row's columns match, or None; `columns` maps standard column names to the names in the file."""
     if not isinstance(row, dict):
         return None
     row = _renamed(row, columns)
@@ -47,22 +49,23 @@ def detect(row: Any, columns: Mapping[str, str] | None = None) -> str | None:
 def to_conversation(
     row: Any, row_format: str, columns: Mapping[str, str] | None = None, *, answer_needed: bool = True
 ) -> Conversation:
-    """Read one raw row.
+    """Convert one raw row to a conversation.
 
     Args:
         row_format: alpaca, chatglm, messages or sharegpt.
-        columns: standard column name -> its name in this file; a mapped column has no other meaning.
-        answer_needed: False for rows that will be answered, whose own answers are dropped.
+        columns: maps standard column names to the names in this file. A mapped column is read only under its standard
+            name, even if the name in the file is itself a standard name.
+        answer_needed: False if the model will answer the row, so that an answer in the row is dropped.
 
     Raises:
-        RejectionError: the row can't be used; the error says why.
+        RejectionError: the row can't be used; the error message says why.
     """
     if not isinstance(row, dict):
         raise RejectionError(f"the row is {kind_of(row)}, not an object")
     row = _renamed(row, columns)
     for name in UNUSABLE:
         if name in row and not _is_blank(row[name]):
-            raise RejectionError(f"{name} can't be used, and the row has some")
+            raise RejectionError(f"{name} can't be used, but the row contains some")
     conversation = _READERS[row_format](row, answer_needed)
     if not answer_needed and conversation.answered:
         return Conversation(conversation.messages[:-1], conversation.question_chars)
@@ -72,10 +75,10 @@ def to_conversation(
 def unread_columns(
     row: RawRow, row_format: str, columns: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, bool]]:
-    """For each column that `row_format` does not read: its name in the file, and whether known content is lost.
+    """For each column that `row_format` does not read, yield its name in the file and whether known content is lost.
 
-    Content is known if its column belongs to another format, or to this one except for case and spaces in the name.
-    Keys of a message that are not read are named as in `messages[].name`.
+    Content is known if its column's name, apart from case and spaces, is a column name of any format. Keys of a message
+    that are not read are also yielded, with names such as `messages[].name`.
     """
     taken = set((columns or {}).values())
     read, known = COLUMNS[row_format], COLUMN_NAMES
@@ -93,12 +96,12 @@ def unread_columns(
 
 
 def _renamed(row: dict[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:
-    """The row under its standard names; a mapped column no longer appears under its own name."""
+    """The row with standard column names; a mapped column no longer appears under its name in the file."""
     if columns:
         taken = {*columns, *columns.values()}
         named = {name: row[theirs] for name, theirs in columns.items() if theirs in row}
         row = {name: value for name, value in row.items() if name not in taken} | named
-    if any(value.__class__ is float and value != value for value in row.values()):  # NaN: pandas' empty cell
+    if any(value.__class__ is float and value != value for value in row.values()):  # pandas' empty cells are NaN
         row = {name: None if value != value else value for name, value in row.items()}
     return row
 
@@ -146,7 +149,7 @@ def _question(query: str) -> Message:
 
 
 def _history(history: Any) -> tuple[list[list[str]], list[str]]:
-    """Past rounds as [query, answer] pairs, or the texts that the prompt asks about; one of the two is empty."""
+    """The past rounds as [query, answer] pairs, and the texts that the prompt asks about; one of the lists is empty."""
     if isinstance(history, str):
         history = _list_cell(history, "history")
     if history is None:
@@ -161,13 +164,13 @@ def _history(history: Any) -> tuple[list[list[str]], list[str]]:
 
 
 def _list_cell(cell: str, name: str) -> Any:
-    """The list in a CSV cell, which holds it as JSON."""
+    """The list that a CSV cell holds as JSON."""
     if not cell.strip():
         return None
     try:
         return json.loads(cell)
     except (ValueError, RecursionError):
-        raise RejectionError(f"{name} is a text that is not a JSON list") from None
+        raise RejectionError(f"{name} is text, but not a JSON list") from None
 
 
 def _pair(entry: Any) -> list[str]:
@@ -206,20 +209,20 @@ def _turns(row: RawRow, name: str, answer_needed: bool) -> Conversation:
     for number, message in enumerate(turns):
         expected = (USER, ASSISTANT)[number % 2]
         if message["role"] != expected:
-            raise RejectionError(f"messages do not take turns: a role is {message['role']} where {expected} is due")
+            raise RejectionError(f"messages do not take turns: a role is {message['role']}, but should be {expected}")
     if answer_needed and turns[-1]["role"] != ASSISTANT:
         raise RejectionError("messages end without an answer")
     return Conversation(messages if len(turns) < len(messages) else [*system, *turns])
 
 
 def _checked_message(entry: Any) -> Message:
-    """A turn, whose keys are `role` and `content` or `from` and `value`, as a message."""
+    """Check a turn, with the keys `role` and `content` or `from` and `value`, and convert it to a message."""
     if not isinstance(entry, dict):
         raise RejectionError(f"a message is {kind_of(entry)}, not an object")
     speaker, said = ("role", "content") if "role" in entry or "from" not in entry else ("from", "value")
     role = entry.get(speaker)
     if any(not _is_blank(entry.get(name)) for name in ("tool_calls", "function_call")):
-        raise RejectionError("a message calls tools, which can't be used")
+        raise RejectionError("a message calls tools, but tool calls can't be used")
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise RejectionError("a message's role is not system, user (human) or assistant (gpt)")
     role = _ROLES[role.lower()]
@@ -229,7 +232,7 @@ def _checked_message(entry: Any) -> Message:
 
 
 def _joined_parts(parts: list[Any]) -> str:
-    """Content that is a list of parts, joined by line breaks; all parts must be text."""
+    """Join content that is a list of parts with line breaks; all parts must be text."""
     if not all(isinstance(part, dict) for part in parts):
         raise RejectionError("content is a list, not a text")
     if any(part.get("type") != "text" for part in parts):
@@ -247,7 +250,10 @@ COLUMN_NAMES = frozenset(name for columns in COLUMNS.values() for name in column
 
 
 def _with_text(question: str, text: str) -> tuple[str, int | None]:
-    """The query: question, newline, text; if one of the two is blank, only the other."""
+    """The question and the text, joined by a line break, and the question's length in characters.
+
+    If the question or the text is blank, the other is returned alone, and the length is None.
+    """
     if not text.strip():
         return question, None
     if not question.strip():
@@ -284,12 +290,12 @@ def _not_blank(text: str, name: str) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """The name of a value's type in a sentence."""
+    """The name of a value's type, worded for error messages."""
     return "null" if value is None else _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def _is_blank(value: Any) -> bool:
-    """Whether a value is null or an empty text or list, also in the forms of a CSV cell or a float column."""
+    """Whether a value is null, or an empty text, list or object, also as written in a CSV cell or a float column."""
     if isinstance(value, str):
         return value.strip() in ("", "[]")
     return value is None or value != value or value in ([], {})

@@ -1,8 +1,8 @@
-"""Reads JSON as a stream: the elements of an array, or the lines of a file, one at a time, with their places.
+"""Reads JSON as a stream, one array element or line at a time, and reports the place of each.
 
-`json.load` needs the whole file in memory and stops at the first fault; here a faulty element is
-yielded as a problem, and reading continues after the element. The length of a row is bounded in
-every text file, so that no small file, compressed or not, takes much memory.
+`json.load` needs the whole file in memory and stops at the first fault. Here, a faulty element is yielded as a problem,
+and reading continues after the element. The length of a row is limited in every text file, so that a small file can't
+take much memory, even if it is compressed.
 """
 
 import json
@@ -10,22 +10,22 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
-LONGEST_ROW = 1 << 24  # characters; beyond it a missing bracket or quote is more likely than a row
-_MOST_PARTS = 1 << 18  # lists and objects of one row: an empty one takes 30 times its characters in memory
-_KEPT = 1000  # characters kept of a row that exceeds a bound
+LONGEST_ROW = 1 << 24  # characters; a longer row is more likely to lack a bracket or quote than to be meant
+_MOST_PARTS = 1 << 18  # lists and objects in one row; an empty list takes 30 times as much memory as its text
+_KEPT = 1000  # how many characters are kept from the start of a row that exceeds a limit
 _CHUNK = 1 << 20
 _SPACES = " \t\n\r"
 _SPACE = re.compile(f"[{_SPACES}]*")
-# Possessive: a string that does not end yet fails at once, without backtracking through megabytes
+# The quantifiers are possessive, so that an unfinished string fails at once, without backtracking through megabytes
 _STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 _MARK = re.compile(r'["\[\]{},]')
 _REST_OF_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class Record(NamedTuple):
-    """One raw row: its parsed value; or its text, if it can't be parsed, and then `problem` says why.
+    """One raw row; if the row can't be parsed, `value` is its text or the start of its text, and `problem` says why.
 
-    whole: returns the row with all its columns; None = `value` has all of them.
+    whole: a function that returns the row with all its columns; None if `value` already contains all columns.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 
 class BrokenFileError(ValueError):
-    """The rest of the file can't be read; the message names the place."""
+    """The rest of the file can't be read; the error message names the place."""
 
 
 class _DuplicateKeyError(ValueError):
@@ -43,12 +43,12 @@ class _DuplicateKeyError(ValueError):
 
 
 def too_long(number: int, start: str) -> Record:
-    """The record of a row that is longer than `LONGEST_ROW`; only the start of the row is kept."""
-    return Record(number, start[:_KEPT], f"longer than {LONGEST_ROW:,} characters; only its start is kept")
+    """The record for a row that is longer than `LONGEST_ROW`; it keeps only the start of the row."""
+    return Record(number, start[:_KEPT], f"the row is longer than {LONGEST_ROW:,} characters; only its start is kept")
 
 
 def read_lines(text: TextIO) -> Iterator[Record]:
-    """Yield the JSON value of each line; lines are numbered from 1, and empty lines are skipped."""
+    """Yield the JSON value in each line; lines are numbered from 1, and empty lines are skipped."""
     decoder = json_decoder()
     number = 0
     while line := text.readline(LONGEST_ROW + 1):
@@ -65,10 +65,10 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
     """Yield the elements of one JSON array, numbered from 0.
 
     Args:
-        key: the array's key, if the file is an object that holds the array; None = the file is the array.
+        key: the key that holds the array, if the file is an object; None if the file is the array itself.
 
     Raises:
-        BrokenFileError: the array does not end, or rows follow it.
+        BrokenFileError: the array has no closing bracket, or more text follows the array.
     """
     window = _Window(text)
     if key is not None:
@@ -89,23 +89,25 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
     if key is not None:
         _leave(window, key, index)
     if extra := window.peek():
-        raise BrokenFileError(f"{window.place(index)}: {extra!r} follows the end of the array; a file holds one array")
+        raise BrokenFileError(
+            f"{window.place(index)}: {extra!r} follows the end of the array; a file must be one array"
+        )
 
 
 def read_objects(text: TextIO) -> Iterator[Record]:
-    """Yield consecutive objects, numbered from 0; each may span any number of lines."""
+    """Yield consecutive JSON objects, numbered from 0; an object may span any number of lines."""
     window = _Window(text)
     index = 0
     while mark := window.peek():
         if mark != "{":
-            hint = "; to make an array, add [ at the start and ] at the end" if mark == "," else ""
+            hint = "; to make the file a JSON array, add [ at its start and ] at its end" if mark == "," else ""
             raise BrokenFileError(f"{window.place(index)}: expected the next object, found {mark!r}{hint}")
         yield window.element(index)
         index += 1
 
 
 def _leave(window: "_Window", key: str, index: int) -> None:
-    """Read from the array to the end of the object around it; only keys with single values may follow the array."""
+    """Read from the array's end to the end of the object around it; no later key may hold a list or an object."""
     while window.peek() == ",":
         window.advance()
         window.peek()
@@ -115,16 +117,16 @@ def _leave(window: "_Window", key: str, index: int) -> None:
             window.peek()
             if isinstance(window.element(index).value, (list, dict)):
                 raise BrokenFileError(
-                    f"{window.place(index)}: besides the array {key!r} the object holds {str(name)[:80]!r}, so it is "
-                    "unclear which of them are the rows. Write one file per list of rows"
+                    f"{window.place(index)}: the object holds both {key!r} and {str(name)[:80]!r}, so it is unclear "
+                    "which of the two holds the rows. Write each list of rows to its own file"
                 )
     if window.peek() != "}":
-        raise BrokenFileError(f"{window.place(index)}: the object around the array {key!r} does not end")
+        raise BrokenFileError(f"{window.place(index)}: the object around the array {key!r} has no end")
     window.advance()
 
 
 class _Window:
-    """The part of the text that is in memory: at most one element and a chunk."""
+    """The part of the text that is in memory, which is at most one element and one chunk."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
@@ -135,7 +137,7 @@ class _Window:
         self._ended = False
 
     def peek(self) -> str:
-        """The next character that is not white space; empty at the end of the file."""
+        """The next character that is not white space; an empty string at the end of the file."""
         while True:
             mark = self._buffer[self._position : self._position + 1]
             if mark and mark not in _SPACES:
@@ -149,11 +151,11 @@ class _Window:
             self._fill()
 
     def advance(self) -> None:
-        """Step over the character returned by `peek`."""
+        """Step over the character that `peek` returned."""
         self._position += 1
 
     def enter(self, key: str) -> None:
-        """Step into the object that holds the array `key`, up to the array's bracket."""
+        """Step into the object that holds the array `key`, and stop at the array's opening bracket."""
         self.peek()
         self.advance()
         while True:
@@ -169,7 +171,7 @@ class _Window:
             self.advance()
 
     def element(self, index: int) -> Record:
-        """Read the element at the place where `peek` stopped."""
+        """Read the element that starts where `peek` stopped."""
         while True:
             start = self._position
             if len(self._buffer) - start > 2 * _CHUNK and self._parts(start) > _MOST_PARTS:
@@ -180,7 +182,7 @@ class _Window:
             except (ValueError, RecursionError) as error:
                 end = _element_end(self._buffer, start)
                 record = Record(index, self._buffer[start:end], _problem(error))
-                # Incomplete, not faulty, as long as the element's end has not been read
+                # As long as the element's end has not been read, the element is incomplete rather than faulty
                 if end == len(self._buffer) and self._ended:
                     raise BrokenFileError(f"{self.place(index)}: the element has no end ({_problem(error)})") from None
             whole = end < len(self._buffer) or self._ended
@@ -192,7 +194,7 @@ class _Window:
             self._fill()
 
     def _parts(self, start: int) -> int:
-        """Number of lists and objects in the element at `start`, as far as the element was read."""
+        """Number of lists and objects in the part of the element at `start` that has been read."""
         end = _element_end(self._buffer, start)
         return self._buffer.count("{", start, end) + self._buffer.count("[", start, end)
 
@@ -228,7 +230,7 @@ class _Window:
         return f"index {index} (line {line})"
 
     def _fill(self) -> None:
-        """Drop what was parsed and read more; reads double, up to the bound, so that long rows take linear time."""
+        """Drop the parsed text and read more; each read doubles, up to a limit, so that long rows take linear time."""
         self._lines_before += self._buffer.count("\n", 0, self._position)
         self._buffer = rest = self._buffer[self._position :]
         more = self._text.read(max(_CHUNK, min(len(rest), LONGEST_ROW + 1 - len(rest))))
@@ -241,7 +243,7 @@ def json_decoder() -> json.JSONDecoder:
 
 
 def _constant(name: str) -> float | None:
-    """The value of a constant that Python and pandas add to JSON: NaN is an empty cell."""
+    """The value of a constant that Python and pandas add to JSON; NaN stands for an empty cell."""
     return None if name == "NaN" else float(name)
 
 
@@ -262,7 +264,7 @@ def _parse(decoder: json.JSONDecoder, line: str, number: int) -> Record:
 
 
 def _too_many_parts() -> str:
-    return f"holds more than {_MOST_PARTS:,} lists and objects; only its start is kept"
+    return f"the row holds more than {_MOST_PARTS:,} lists and objects; only its start is kept"
 
 
 def _problem(error: Exception) -> str:
@@ -274,7 +276,7 @@ def _problem(error: Exception) -> str:
 
 
 def _element_end(buffer: str, start: int) -> int:
-    """Where the element at `start` ends, judged only by brackets and quotes; the buffer's end if it is longer."""
+    """Where the element at `start` ends, judged only by brackets and quotes; the buffer's end if no end is found."""
     depth = 0
     for match in _STRUCTURE.finditer(buffer, start):
         mark = match.group()

@@ -1,8 +1,9 @@
-"""Reads users' parquet files row by row, with pyarrow, because polars ends the whole process on some damaged files.
+"""Reads users' parquet files row by row with pyarrow, because polars ends the whole process on some damaged files.
 
-A small file can hold much: a text stored once in a dictionary and used by every row, a page of zeros, or a list of 10^9
-nulls in a few bytes. So texts stay in their dictionary until their row is built, columns with an extreme compression
-ratio are refused, and rows are built in batches of 64 MiB.
+A small file can unpack to huge data. For example, every row can use a long text that is stored once in a dictionary,
+and a few bytes can encode a page of zeros or a list of 10^9 nulls. Three rules limit the memory: texts stay in their
+dictionary until their row is built, columns with an extreme compression ratio are rejected, and rows are built in
+batches of 64 MiB.
 """
 
 from bisect import bisect_right
@@ -22,12 +23,12 @@ from glm2core.data.json_rows import LONGEST_ROW, BrokenFileError, Record
 from glm2core.errors import printable, shown_names
 
 _ROWS_AT_ONCE = 1024
-_BYTES_AT_ONCE = 1 << 26  # also of one row: LONGEST_ROW characters of 4 bytes
-_BYTES_OF_A_CELL = 64  # of a Python object, without its text
+_BYTES_AT_ONCE = 1 << 26  # also the limit for one row: LONGEST_ROW characters of 4 bytes each
+_BYTES_OF_A_CELL = 64  # the size of a Python object without its text
 _READ_AHEAD = 1 << 20
-_UNPACKED = 1 << 28  # bytes of one column in one row group that are always allowed
-_ELEMENTS = 1 << 24  # of lists, always allowed as well
-_RATIO = 200  # times the packed bytes: no column of texts, and no damage, reaches that
+_UNPACKED = 1 << 28  # bytes that one column may always take in one row group
+_ELEMENTS = 1 << 24  # list elements that one column may always contain in one row group
+_RATIO = 200  # largest allowed ratio to the packed bytes; no real column of texts reaches it
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -41,7 +42,7 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def count_parquet_rows(path: Path) -> int:
-    """Number of rows in a parquet file, from its footer.
+    """Number of rows in a parquet file, as recorded in its footer.
 
     Raises:
         BrokenFileError: the file is damaged.
@@ -54,11 +55,11 @@ def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator
     """Yield the rows of a parquet file as dicts, numbered from 0.
 
     Args:
-        columns: names of the columns to read, if the file has them; whole rows are then read only on request. None =
-            all columns.
+        columns: the names of the columns to read; names that the file does not contain are ignored. Whole rows are then
+            read only on request. None = all columns.
 
     Raises:
-        BrokenFileError: a column that is read is damaged, or has an extreme compression ratio.
+        BrokenFileError: one of the columns to read is damaged or has an extreme compression ratio.
     """
     with _open(path) as file:
         names = _names(file)
@@ -67,13 +68,13 @@ def read_parquet(path: Path, columns: Collection[str] | None = None) -> Iterator
         rows = (row for group in range(file.num_row_groups) for row in _read(path, file, chosen, group))
         for number, row in enumerate(rows):
             if row is None:
-                yield Record(number, "", f"longer than {LONGEST_ROW:,} characters")
+                yield Record(number, "", f"the row is longer than {LONGEST_ROW:,} characters")
             else:
                 yield Record(number, row, whole=partial(whole.row, number, row) if whole else None)
 
 
 class _WholeRows:
-    """Rows with all their columns, requested in rising order: no part of the file is read twice."""
+    """Reads rows with all their columns; they must be requested in rising order, so that nothing is read twice."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -81,7 +82,7 @@ class _WholeRows:
         self._next, self._end = 0, 0  # row numbers in the current row group
 
     def row(self, number: int, known: dict[str, Any]) -> dict[str, Any]:
-        """Row `number` with all columns; only its `known` columns if others can't be read, so that no row is lost."""
+        """Row `number` with all columns; if these can't be read, only the `known` columns, so that no row is lost."""
         try:
             if number >= self._end:
                 self._open_group(number)
@@ -120,7 +121,7 @@ def _open(path: Path, *, keep_dictionaries: bool = True) -> Iterator[pq.ParquetF
     except BrokenFileError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno:  # not the file's fault
+        if isinstance(error, OSError) and error.errno:  # the error is not caused by the file's content
             raise
         raise BrokenFileError(f"damaged parquet file ({printable(str(error))[:300]}); fetch it again") from error
 
@@ -132,12 +133,12 @@ def _is_text(leaf: Any) -> bool:
 def _names(file: pq.ParquetFile) -> list[str]:
     names: list[str] = file.schema_arrow.names
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise BrokenFileError(f"the parquet file names {shown_names(twice)} twice")
+        raise BrokenFileError(f"the parquet file contains these columns more than once: {shown_names(twice)}")
     return names
 
 
 def _read(path: Path, file: pq.ParquetFile, names: list[str], group: int) -> Iterator[dict[str, Any] | None]:
-    """Yield the rows of a row group; None for a row that exceeds the bound."""
+    """Yield the rows in a row group; None for a row that exceeds the size limit."""
     if not names:
         yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
         return
@@ -148,14 +149,14 @@ def _read(path: Path, file: pq.ParquetFile, names: list[str], group: int) -> Ite
             for row in _rows(batch):
                 yield row
                 done += 1
-    except pa.ArrowNotImplementedError:  # a dictionary in a list ends in the middle of a batch
+    except pa.ArrowNotImplementedError:  # a dictionary inside a list ends in the middle of a batch
         with _open(path, keep_dictionaries=False) as plain:
             batches = plain.iter_batches(at_once, row_groups=[group], columns=names)
             yield from islice((row for batch in batches for row in _rows(batch)), done, None)
 
 
 def _bytes_of_a_row(file: pq.ParquetFile, names: list[str], number: int) -> float:
-    """Average size in bytes of a decoded row in a row group.
+    """A row group's average size per decoded row, in bytes.
 
     Raises:
         BrokenFileError: a column has an extreme compression ratio.
@@ -170,15 +171,15 @@ def _bytes_of_a_row(file: pq.ParquetFile, names: list[str], number: int) -> floa
         unpacked, elements = column.total_uncompressed_size, column.num_values - group.num_rows
         if unpacked > max(_UNPACKED, packed) or elements > max(_ELEMENTS, packed):
             raise BrokenFileError(
-                f"column {shown_names([name])} unpacks to {unpacked:,} bytes in {column.num_values:,} values "
-                f"from {column.total_compressed_size:,} bytes, as no column of texts does; it is not read"
+                f"column {shown_names([name])} would unpack {column.total_compressed_size:,} bytes to {unpacked:,} "
+                f"bytes in {column.num_values:,} values, which is not plausible for texts; the column is not read"
             )
         total += unpacked + 8 * column.num_values
     return total / max(group.num_rows, 1)
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """Yield a batch's rows, building as many at a time as the bound allows; None for a row that exceeds it alone."""
+    """Yield a batch's rows, building as many at once as the size limit allows; None for a row that alone exceeds it."""
     if sum(map(_size, batch.columns)) <= _BYTES_AT_ONCE:
         columns = [_values(column) for column in batch.columns]
         yield from (dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
@@ -191,7 +192,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
 
 
 def _size(values: pa.Array) -> int:
-    """Size in bytes of a column's Python values; a text counts in every cell that has it."""
+    """Size in bytes of a column's Python values; a text that occurs in several cells counts once for each cell."""
     kind = values.type
     objects = _BYTES_OF_A_CELL * len(values)
     if isinstance(values, pa.ExtensionArray):
@@ -213,7 +214,7 @@ def _size(values: pa.Array) -> int:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column as Python values; a cell without a Python value (a far date, broken UTF-8) does not affect others."""
+    """A column as Python values; a cell without a Python value, such as a far date, does not affect the other cells."""
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError):

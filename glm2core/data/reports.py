@@ -1,4 +1,4 @@
-"""The reports of the convert stage: flat metrics, and tables that are computed from its output."""
+"""Makes the reports for the convert stage: its metrics, and tables that are computed from its output."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from glm2core.report_tables import write_table
 
 
 def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
-    """Figures of the convert stage; `rows_read` is the sum of the four figures that follow it.
+    """The convert stage's metrics; `rows_read` is the sum of the four metrics that follow it.
 
-    `rejected_fraction` is a share of the rows taken from files. `rows_losing_columns` counts rows with a value in a
-    known column that their format does not read.
+    `rejected_fraction` is the share of rejected rows among the rows taken from files. `rows_losing_columns` counts the
+    rows with a value in a known column that the row's format does not read.
     """
     total = report.total
     return {
@@ -30,7 +30,7 @@ def convert_metrics(report: ConvertReport) -> dict[str, int | float]:
 
 
 def write_convert_tables(report: ConvertReport, converted: Path, folder: Path) -> None:
-    """Write sources.csv, with a line per source, and fates.csv, with row counts by fate and by reason of rejection."""
+    """Write sources.csv, with one line per source, and fates.csv, with row counts by fate and rejection reason."""
     rows = pl.scan_parquet(converted / FATES_FILE, glob=False)
     with atomic_path(folder) as partial:
         partial.mkdir()

@@ -1,4 +1,4 @@
-"""Detects from a text's start how its rows are laid out; for other files, tells what they are likely to be."""
+"""Detects how a text's rows are laid out, from the start of the text, and recognizes files that are not text."""
 
 import csv
 import re
@@ -26,8 +26,8 @@ class Shape(NamedTuple):
     """How the rows of a text are laid out.
 
     kind: JSON array, JSON lines, JSON objects or CSV.
-    key: the array's key, if the text is an object that holds the array.
-    delimiter: the delimiter of a CSV file.
+    key: the key of the array, if the rows are in an array inside an object; otherwise None.
+    delimiter: the delimiter between fields, if the text is CSV.
     """
 
     kind: str
@@ -36,19 +36,19 @@ class Shape(NamedTuple):
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """The kind of a file that must not be read as text, judged by its first bytes, and the fix; None for others."""
+    """If a file with these first bytes can't be read as text, its kind and how to fix it; otherwise None."""
     if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
         return "a tar archive. Unpack it"
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None = None) -> Shape | None:
-    """How the rows of a text are laid out; None = in no known way.
+    """Detect how the rows of a text are laid out; None if the layout is not a known one.
 
     Args:
         start: the start of the text, without leading white space.
-        suffixes: those of the file's name, in lower case; they decide if the text is ambiguous.
-        columns: standard column name -> its name in the file; these names count as known.
+        suffixes: the suffixes in the file's name, in lower case; they are used only if the text is ambiguous.
+        columns: maps standard column names to the names in the file; the names in the file then also count as known.
     """
     if start[0] == "[":
         return Shape("JSON array")
@@ -63,19 +63,19 @@ def shape_of(start: str, suffixes: set[str], columns: Mapping[str, str] | None =
 
 
 def likely_shape(text: str) -> str:
-    """A sentence about what a row that is not valid JSON looks like, to be appended; empty if nothing is likely."""
+    """A guess why a row is not valid JSON, worded to be appended to an error message; empty if there is no guess."""
     text = text.strip()
     if text.startswith("<"):
         return " It looks like a web page; fetch the file itself."
     if re.match(r"[\[{]+\s*'", text) or re.search(r"[:,\[]\s*(None|True|False)\s*[,}\]]", text):
         return " It looks like Python's notation; write the rows with json.dumps."
     if text.endswith((",", "},]")):
-        return " It ends in a comma; add [ before the first row and ] after the last, or remove the commas."
+        return " It ends in a comma; add [ before the first row and ] after the last row, or remove the commas."
     return ""
 
 
 def _objects_shape(start: str, columns: Mapping[str, str] | None) -> Shape:
-    """The shape of a text that starts with `{`: one object per line, unless the first object shows another shape."""
+    """The shape of a text that starts with `{`; it is JSON lines unless the first object shows a different shape."""
     line, _, rest = start.partition("\n")
     one_line = _is_json(line)
     rest = rest.lstrip()
@@ -87,7 +87,7 @@ def _objects_shape(start: str, columns: Mapping[str, str] | None) -> Shape:
     try:
         _, end = json_decoder().raw_decode(start)
     except (ValueError, RecursionError):
-        # Faulty, or longer than the known start
+        # The first object is faulty, or longer than the part of the text that is known
         broken_off = re.fullmatch(r'(\{\s*(?:"[^"]*")?)(?:\s*:\s*[\[{]?\s*)?', line)
         return Shape("JSON objects" if broken_off and not rest.startswith(broken_off[1].strip()) else "JSON lines")
     behind = start[end:].lstrip(" \t\r")
@@ -95,7 +95,7 @@ def _objects_shape(start: str, columns: Mapping[str, str] | None) -> Shape:
 
 
 def _array_key(start: str, known: set[str]) -> str | None:
-    """The key of the array of objects in an object, as in `{"data": [{...}, ...]}`; None for a row."""
+    """The key under which an object holds an array of rows, as in `{"data": [{...}, ...]}`; None for a single row."""
     decoder = json_decoder()
     position = _after_space(start, 1)
     try:
@@ -117,7 +117,7 @@ def _array_key(start: str, known: set[str]) -> str | None:
 
 
 def _delimiter(start: str, columns: Mapping[str, str] | None) -> tuple[str, bool]:
-    """The delimiter of a CSV header, and whether a format's columns are among its names."""
+    """The delimiter in a CSV header, and whether the names in the header include a known format's columns."""
     line = start.splitlines()[0]
     found = []
     for delimiter in _DELIMITERS:

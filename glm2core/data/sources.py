@@ -1,7 +1,8 @@
-"""Reads raw files row by row: JSON arrays, lines and objects, CSV and parquet, plain or compressed, never loaded whole.
+"""Reads raw files row by row, without loading a whole file into memory.
 
-A row that can't be parsed is yielded as a problem with its place and raw text, so that the
-caller can keep the row; it is an error only if the rest of the file can't be read.
+The files may be JSON arrays, JSON lines, JSON objects, CSV or parquet. All of them except parquet files may be
+compressed as a whole. A row that can't be parsed is yielded as a problem with its place and raw text, so that the
+caller can keep the row. An error is raised only if the rest of the file can't be read.
 """
 
 import glob
@@ -34,9 +35,9 @@ class RowFile:
     """A raw file whose kind is known.
 
     compression: gzip, bzip2, xz, zstd, or None.
-    key: the array's key, if the file is an object that holds the array.
-    delimiter: the delimiter of a CSV file.
-    unit: what row numbers count: `line` (from 1) or `index` (from 0).
+    key: the key of the array, if the rows are in an array inside an object; otherwise None.
+    delimiter: the delimiter between fields, if the file is CSV.
+    unit: what row numbers count, which is `line` (from 1) or `index` (from 0).
     columns: the columns to read from a parquet file; None = all.
     """
 
@@ -60,7 +61,7 @@ class RowFile:
         return ", ".join([self.kind, *extras, *([self.compression] if self.compression else [])])
 
     def column_names(self) -> list[str]:
-        """The names of a parquet file's columns; other files have them in their rows."""
+        """The names of a parquet file's columns; an empty list for other files, whose rows contain the names."""
         with _readable(self.path, self.compression):
             return parquet_columns(self.path) if self.kind == "parquet" else []
 
@@ -85,7 +86,7 @@ class RowFile:
 
     @contextmanager
     def _open_text(self) -> Iterator[TextIO]:
-        # An undecodable byte becomes a lone surrogate, so that only its row is rejected, with its place
+        # An undecodable byte becomes a lone surrogate, so that only its row is rejected and the row's place is reported
         errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
         newline = "" if self.kind == "CSV" else None
         with open_binary(self.path, self.compression) as binary:
@@ -93,14 +94,16 @@ class RowFile:
 
 
 def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str] | None = None) -> RowFile:
-    """Detect a file's kind, encoding and compression from its bytes; the file's name decides if the kind is ambiguous.
+    """Detect a file's kind, encoding and compression from its bytes.
+
+    If the bytes fit several kinds, the file's name decides.
 
     Args:
         encoding: the encoding of a text file; None = detect UTF-8, UTF-16 or UTF-32.
-        columns: standard column name -> its name in this file.
+        columns: maps standard column names to the names in this file.
 
     Raises:
-        UserError: the file is missing, empty, or of no known kind.
+        UserError: the file is missing or empty, or its kind is not known.
     """
     compression = None
     with _readable(path, None), path.open("rb") as binary:
@@ -109,7 +112,7 @@ def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str
         head = binary.read(_HEAD)
     if head.startswith(_PARQUET_MAGIC):
         if compression:
-            raise UserError(f"{path} is a parquet file in {compression}, which can't be streamed: decompress it first.")
+            raise UserError(f"{path} is a parquet file in {compression}, which can't be streamed. Decompress it first.")
         return RowFile(path, "parquet", "binary", None)
     refuse_lfs_pointer(path, head)
     if foreign := foreign_kind(head):
@@ -126,27 +129,27 @@ def open_rows(path: Path, encoding: str | None = None, columns: Mapping[str, str
 
 
 def find_files(pattern: str, place: str) -> list[Path]:
-    """The files of a path or glob in params, sorted; DVC's own `.dvc` files are left out.
+    """The files that a path or glob in params matches, sorted; DVC's own `.dvc` files are left out.
 
     Args:
-        pattern: the path or glob; it is looked up in the workspace, then in the project root.
-        place: the params key, for error messages.
+        pattern: the path or glob, which is looked up in the workspace first and then in the project root.
+        place: the params key to name in error messages.
     """
-    if not glob.has_magic(pattern) or resolve_path(pattern).exists():  # a name may hold brackets
+    if not glob.has_magic(pattern) or resolve_path(pattern).exists():  # a file's name may contain brackets
         return [_existing(resolve_path(pattern), place)]
     found = _matches(Path.cwd(), pattern) or _matches(project_root(), pattern)
     if not found:
-        raise UserError(f"{place}: {pattern} matches no file under {project_root()}. Fix the pattern or add the file.")
+        raise UserError(f"{place}: {pattern} matches no file under {project_root()}. Fix the pattern, or add the file.")
     for file in found:
         require_utf8_name(file)
     return found
 
 
 def parquet_parts(pattern: str, place: str) -> list[Path]:
-    """The parquet parts in a folder that a distributed engine wrote, sorted by name; none for other paths.
+    """The parquet parts in a folder that a distributed engine wrote, sorted by name; an empty list for other paths.
 
     Raises:
-        UserError: parts are in subfolders, whose names would hold values of columns.
+        UserError: some parts are in subfolders, whose names would hold column values.
     """
     folder = resolve_path(pattern)
     if not folder.is_dir():
@@ -155,14 +158,14 @@ def parquet_parts(pattern: str, place: str) -> list[Path]:
     nested = next((path for path in sorted(folder.rglob("*.parquet")) if path.parent != folder), None)
     if nested is not None:
         raise UserError(
-            f"{place}: {folder} holds {nested.relative_to(folder)}, a part in a subfolder. Write all parts into one "
+            f"{place}: {folder} contains {nested.relative_to(folder)}, a part in a subfolder. Write all parts into one "
             "folder (without partitionBy), or name the files with a glob."
         )
     return parts
 
 
 def rows_in_parquet(path: Path) -> int:
-    """Number of rows in a parquet source, from its footer.
+    """Number of rows in a parquet source, as recorded in its footer.
 
     Raises:
         UserError: the file is damaged.
@@ -172,7 +175,7 @@ def rows_in_parquet(path: Path) -> int:
 
 
 def source_name(path: Path) -> str:
-    """The name of a source in the data: its path relative to the project, which is the same in every workspace."""
+    """A source's name in the data, which is the same in every workspace because it is relative to the project."""
     inside = _in_project(path)
     if inside is not None:
         return inside.as_posix()
@@ -182,14 +185,14 @@ def source_name(path: Path) -> str:
 
 
 def is_tracked(path: Path) -> bool:
-    """Whether a source is in data/raw, whose content DVC tracks."""
+    """Whether a source is in data/raw, the folder whose content DVC tracks."""
     inside = _in_project(path)
     return inside is not None and inside.is_relative_to("data/raw")
 
 
 def _in_project(path: Path) -> Path | None:
-    """A path relative to the workspace or the project root; None outside both."""
-    # The path as named comes first: DVC may keep a file of data/raw as a link into its cache
+    """The path relative to the workspace or the project root; None if the path is outside both."""
+    # Links are followed only in the second try, because DVC may keep a file in data/raw as a link into its cache
     for place in (Path(os.path.normpath(path.absolute())), path.resolve()):
         for root in (Path.cwd().resolve(), project_root()):
             if place.is_relative_to(root):
@@ -198,11 +201,11 @@ def _in_project(path: Path) -> Path | None:
 
 
 def _no_kind(path: Path, start: str) -> str:
-    hint = " A CSV file must be named .csv, or its header name a format's columns."
-    cuts = (3, 4) if len(start) > _HEAD // 4 else (0,)  # the head of a file may end in half a character
+    hint = " A CSV file's name must end in .csv, or its header must name a format's columns."
+    cuts = (3, 4) if len(start) > _HEAD // 4 else (0,)  # the file's start may end in the middle of a character
     if wrong := [found for cut in cuts if (found := undecodable(start[: len(start) - cut]))]:
-        hint = f" It holds {max(wrong, key=len)}."  # the longer one names an encoding
-    return f"{path} starts with {start[:20]!r}: not a known form of JSON, CSV or parquet.{hint}"
+        hint = f" It holds {max(wrong, key=len)}."  # the longer message names an encoding
+    return f"{path} starts with {start[:20]!r}, which is not a known form of JSON, CSV or parquet.{hint}"
 
 
 def _matches(root: Path, pattern: str) -> list[Path]:
@@ -227,18 +230,18 @@ def _existing(path: Path, place: str) -> Path:
 
 @contextmanager
 def _readable(path: Path, compression: str | None) -> Iterator[None]:
-    """Turn errors from reading a damaged file into a sentence."""
+    """Turn errors from reading a damaged file into a UserError with an error message."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(_damaged(path, compression, error)) from error
     except UnicodeDecodeError as error:
         reason = f"{error.encoding} ({error.reason})"
-        raise UserError(f"{path} is not valid {reason}: cut off or damaged. Fetch it again.") from error
+        raise UserError(f"{path} is not valid {reason}; the file is cut off or damaged. Fetch it again.") from error
     except BrokenFileError as error:
         raise UserError(f"{path}: {printable(str(error))}") from error
     except OSError as error:
-        if compression and not error.errno:  # the decoders' own
+        if compression and not error.errno:  # the error comes from a decoder
             raise UserError(_damaged(path, compression, error)) from error
         raise UserError(f"{path} can't be read: {error.strerror or printable(str(error))}.") from error
 

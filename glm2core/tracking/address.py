@@ -1,4 +1,4 @@
-"""Where runs are recorded: the project's database or the user's server, and the time limits for that server."""
+"""Where runs are recorded (in the project's database or on the user's server), and that server's time limits."""
 
 import os
 from pathlib import Path
@@ -7,17 +7,17 @@ _SQLITE = "sqlite:///"
 _SERVER = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-}  # seconds; MLflow's defaults are 120 and 7
+}  # seconds and retries; MLflow's defaults are 120 and 7
 _PATIENCE = 7.0  # seconds: two tries, and MLflow's wait between them
 
 
 def store_uri(root: Path) -> str:
-    """The user's MLFLOW_TRACKING_URI if it is set, else the URI of the project's own store."""
+    """The user's MLFLOW_TRACKING_URI if it is set; otherwise the URI of the project's own store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(root)
 
 
 def own_uri(root: Path) -> str:
-    """The URI of the project's own store, the file that plain `mlflow ui` opens at the project root."""
+    """The URI of the project's own store, a file that `mlflow ui` opens by default at the project root."""
     return f"{_SQLITE}{root / 'mlflow.db'}"
 
 
@@ -32,7 +32,7 @@ def sqlite_file(uri: str) -> str:
 
 
 def limit_requests() -> None:
-    """Make MLflow give up on a server soon, unless the user has set limits; MLflow reads the limits at each request."""
+    """Make MLflow give up on a server soon, unless the user has set limits. MLflow reads them at each request."""
     for name, value in _SERVER.items():
         os.environ.setdefault(name, value)
 
@@ -42,4 +42,4 @@ def patience() -> float:
     try:
         return max(_PATIENCE, float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "0")))
     except ValueError:
-        return _PATIENCE  # MLflow itself reports what is wrong with it
+        return _PATIENCE  # MLflow itself reports what is wrong with the value

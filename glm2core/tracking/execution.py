@@ -26,10 +26,10 @@ class Execution:
     """One run of the pipeline, identified the same way in all of its stages.
 
     Attributes:
-        key: the same for all stages of the execution, even if it is resumed after a kill.
-        name: a name for people: the params that differ from the commit's, and DVC's experiment name if there is one.
-        commit: git commit that the workspace is based on; None outside git.
-        dirty: whether the workspace differs from that commit, not counting outs and params, which are recorded anyway.
+        key: an id that is the same for all stages of the execution, even if it is resumed after a kill.
+        name: a readable name, made of the params that differ from the commit's and of DVC's experiment name, if any.
+        commit: the git commit that the workspace is based on; None outside git.
+        dirty: whether the workspace differs from that commit. Outs and params don't count; they are recorded anyway.
         experiment: DVC's experiment name; None under `dvc repro`.
     """
 
@@ -41,9 +41,9 @@ class Execution:
 
 
 def current_execution(params: Params) -> Execution:
-    """The execution that this process is part of.
+    """The execution that this process belongs to.
 
-    DVC names its experiments; a `dvc repro` is identified by what determines its result: params, commit, diff.
+    A DVC experiment is identified by its commit and name; a `dvc repro` is identified by its params, commit and diff.
     """
     commit = (git_output("rev-parse", "HEAD") or "").strip() or None
     diff = (
@@ -59,13 +59,13 @@ def current_execution(params: Params) -> Execution:
 
 
 def changed_params(params: Params, commit: str | None) -> dict[str, str]:
-    """Dotted key -> value, for keys whose value in the commit's params.yaml is another or is missing."""
+    """Dotted key -> value, for the keys whose value differs from the one in the commit's params.yaml or is new."""
     committed = git_output("show", f"{commit}:./{PARAMS_FILE}") if commit else None
     if committed is None:
         return {}
     try:
         before = _texts(parse_params(committed))
-    except UserError:  # params of another version of this project
+    except UserError:  # the commit's params are of a different version of this project
         return {}
     return {key: text for key, text in _texts(params).items() if before.get(key) != text}
 
@@ -76,7 +76,7 @@ def _texts(params: Params) -> dict[str, str]:
 
 
 def _name(changes: dict[str, str], experiment: str | None, commit: str | None) -> str:
-    """`method=qlora, rope.type=yarn (salty-tern)`; without changes `params of 1a2b3c4`."""
+    """A name such as `method=qlora, rope.type=yarn (salty-tern)`, or `params of 1a2b3c4` if nothing was changed."""
     said = ", ".join(f"{key.partition('.')[2]}={text}" for key, text in changes.items())
     said = said if len(said) <= _LONGEST_NAME else f"{said[:_LONGEST_NAME]}..."
     if experiment:
@@ -85,13 +85,13 @@ def _name(changes: dict[str, str], experiment: str | None, commit: str | None) -
 
 
 def flat_params(params: Params) -> dict[str, str]:
-    """Dotted key -> value as in params.yaml (null, true, 1.0, lists as JSON), without those still to be settled."""
+    """Dotted key -> value as in params.yaml (null, true, 1.0, lists as JSON), without keys that are not yet settled."""
     later = unsettled(params)
     return {key: param_text(value) for key, value in flatten(params).items() if key not in later}
 
 
 def stages_before(stage: str) -> dict[str, str]:
-    """The stages before `stage` in dvc.yaml -> digest of the inputs of their current outs, which dvc.lock records."""
+    """Each stage before `stage` in dvc.yaml -> digest of the inputs that dvc.lock records for its current outs."""
     stages = list(read_yaml(PIPELINE_FILE).get("stages", {}))
     locked = read_yaml(LOCK_FILE).get("stages", {})
     earlier = stages[: stages.index(stage)] if stage in stages else []
@@ -104,7 +104,7 @@ def this_process() -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process named by `this_process` has ended; False if it is on another host, where it can't be known."""
+    """Whether a process named by `this_process` has ended; False for another host's process, which can't be checked."""
     host, pid, started = process.rsplit(" ", 2)
     if host != socket.gethostname():
         return False
@@ -120,7 +120,7 @@ def _inputs_digest(entry: dict[str, Any]) -> str:
 
 
 def _apart_from_code() -> list[str]:
-    """Paths that change while the pipeline runs and so do not identify the code; and params, compared separately."""
+    """Paths that the diff of the code leaves out: those that runs change; and params, which are compared separately."""
     paths = [str(LOCK_FILE), str(PARAMS_FILE)]
     for stage in read_yaml(PIPELINE_FILE).get("stages", {}).values():
         for kind in ("outs", "metrics", "plots"):
@@ -129,7 +129,7 @@ def _apart_from_code() -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's keys; empty if there is no file."""
+    """The keys and values of a YAML file; empty if the file does not exist."""
     return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
 
 
@@ -143,7 +143,7 @@ def git_output(*arguments: str) -> str | None:
 
 
 def param_text(value: Any) -> str:
-    """A value as in params.yaml; lists as JSON."""
+    """A value as it is written in params.yaml; lists are written as JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(

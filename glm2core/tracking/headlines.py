@@ -1,4 +1,4 @@
-"""The headline figures of a stage, which tell runs apart: they are shown in a run's row and for a promoted model."""
+"""A stage's headline figures, which help to tell runs apart. A run's row and a promoted model's version show them."""
 
 import re
 from collections.abc import Iterable
@@ -17,11 +17,14 @@ _NAMED = {
         "effective_context_length",
     ),
 }
-_BY_LENGTH = re.compile(r"retrieval_(.+)_(\d+)")  # evaluate's, of a task at a length
+_BY_LENGTH = re.compile(r"retrieval_(.+)_(\d+)")  # evaluate's figure for a task at a length
 
 
 def headlines(stage: str, names: Iterable[str]) -> list[str]:
-    """The headlines among `names`, in a fixed order; those of only one retrieval task: `lines`, else the first."""
+    """The headlines among `names`, in a fixed order.
+
+    Only one retrieval task is included. It is `lines` if there are figures for it, and otherwise the first task.
+    """
     there = list(names)
     found = [name for name in _NAMED.get(stage, ()) if name in there]
     lengths = [(match[1], int(match[2]), name) for name in there if (match := _BY_LENGTH.fullmatch(name))]

@@ -1,4 +1,4 @@
-"""The origin of the tuned model in the workspace, and how to restore that model. This module does not use MLflow."""
+"""The origin of the workspace's tuned model, and how to restore that model. This module does not use MLflow."""
 
 import json
 import shlex
@@ -20,14 +20,14 @@ _TOKENIZER = "tokenizer.model"
 
 @dataclass(frozen=True)
 class Lineage:
-    """The identity of the tuned model and its origin.
+    """The tuned model's identity and origin.
 
     Attributes:
-        model_md5: DVC's hash of models/tuned, its key in DVC's cache.
-        data_md5: DVC's hash of data/tokenized, the rows that were trained on.
-        tokenizer_sha256: of tokenizer.model.
-        params_sha256: of params.yaml.
-        lock_commit: the git commit that contains the workspace's dvc.lock and params.yaml; None = not committed.
+        model_md5: DVC's hash of models/tuned, which is the model's key in DVC's cache.
+        data_md5: DVC's hash of data/tokenized, which contains the training rows.
+        tokenizer_sha256: SHA-256 hash of tokenizer.model.
+        params_sha256: SHA-256 hash of params.yaml.
+        lock_commit: the git commit that contains the workspace's dvc.lock and params.yaml; None if there is none.
     """
 
     model_md5: str
@@ -63,7 +63,7 @@ def stage_figures(stage: str) -> dict[str, float]:
 
 
 def restore_command(lineage: Lineage, experiment: str | None) -> str | None:
-    """The command that restores this version of models/tuned; None if neither a commit nor an experiment holds it.
+    """The command that restores this version of models/tuned; None if neither a commit nor an experiment contains it.
 
     Args:
         experiment: name of the DVC experiment that made this version.
@@ -76,15 +76,15 @@ def restore_command(lineage: Lineage, experiment: str | None) -> str | None:
 
 
 def _require_up_to_date() -> None:
-    # In a process of its own, as a user would run it: DVC's own command reads DVC's state of the workspace.
+    # DVC's command reads DVC's state of the workspace, so it runs in a separate process, as a user would run it.
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"`dvc status` failed: {done.stderr.strip()}. Run the command from the project's folder.")
+        raise UserError(f"`dvc status` failed: {done.stderr.strip()}. Run this command from the project's folder.")
     changes = json.loads(done.stdout or "{}")
     if changes:
         raise UserError(
-            f"the workspace differs from dvc.lock ({_in_words(changes)}), so the figures may be another model's. "
+            f"the workspace differs from dvc.lock ({_in_words(changes)}), so the figures may be for a different model. "
             "Run `dvc repro` (or `dvc checkout` to return to the state in dvc.lock), then promote."
         )
 

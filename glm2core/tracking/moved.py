@@ -1,4 +1,4 @@
-"""Keep artifacts reachable after a project is moved or copied, as MLflow stores absolute paths of them."""
+"""Keeps artifacts reachable after a project is moved or copied, because MLflow stores their absolute paths."""
 
 import contextlib
 import sqlite3
@@ -8,7 +8,7 @@ _ARTIFACTS = "mlruns"
 
 
 def artifacts_uri(root: Path) -> str:
-    """Where a project's own store keeps artifacts: under the root, because DVC deletes its temporary workspaces."""
+    """Where a project's own store keeps artifacts. It is under the root, as DVC deletes its temporary workspaces."""
     return (root / _ARTIFACTS).as_uri()
 
 
@@ -16,8 +16,8 @@ def follow_move(database: Path, root: Path) -> None:
     """Update the artifact paths in the project's store to the project's current place.
 
     Args:
-        database: the store's file; nothing is done if it is missing or not MLflow's.
-        root: root of the project, with the folder `mlruns`.
+        database: the store's file; if it is missing or is not an MLflow database, nothing is done.
+        root: root of the project, which contains the folder `mlruns`.
 
     Raises:
         sqlite3.Error: the database can't be written.

@@ -14,17 +14,17 @@ _FIRST, _LAST = 5000, 5099
 
 
 def become_pages(experiment: str, port: int | None = None) -> None:
-    """Print the addresses of an experiment's runs, then become MLflow's server.
+    """Print the addresses of an experiment's runs, then replace this process with MLflow's server.
 
     Args:
-        port: the port; None = the first free port from 5000 on.
+        port: the port to listen on; None = the first free port from 5000 on.
 
     Raises:
-        UserError: no port is free, or the store is the user's own server, which has its own pages.
+        UserError: no port is free, or the store is the user's own MLflow server, which has its own pages.
     """
     uri = store_uri(project_root())
     if not is_sqlite(uri):
-        raise UserError("MLFLOW_TRACKING_URI names a server; open its address in a browser.")
+        raise UserError("MLFLOW_TRACKING_URI names a server. Open the server's address in a browser.")
     with locked_client(project_root(), uri) as client:
         found = client.get_experiment_by_name(experiment)
     port = _free_port() if port is None else port
@@ -32,7 +32,7 @@ def become_pages(experiment: str, port: int | None = None) -> None:
     address = f"http://{_HOST}:{port}/#/experiments/{found.experiment_id if found else 0}/runs"
     print(f"all runs, one per row:   {address}?workflowType=machine_learning")
     print(f"their figures as charts: {address}?workflowType=machine_learning&compareRunsMode=CHART")
-    print("Ctrl-C ends it.", flush=True)
+    print("Ctrl-C stops the server.", flush=True)
     command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
@@ -46,4 +46,4 @@ def _free_port() -> int:
             except OSError:
                 continue
             return port
-    raise UserError(f"no port from {_FIRST} to {_LAST} is free; name another one: python -m glm2core ui --port N")
+    raise UserError(f"no port from {_FIRST} to {_LAST} is free. Name a free port: python -m glm2core ui --port N")

@@ -1,7 +1,7 @@
-"""MLflow's model registry: the tuned model as a version, with its figures and its origin.
+"""Registers the tuned model, with its figures and its origin, as a version in MLflow's model registry.
 
-The weights are not copied: DVC's cache already holds them under a hash, which the version records. The version's source
-is models/tuned, and its tag `restore` is the command that restores these weights there.
+The weights are not copied, because DVC's cache already holds them. The version records their hash in that cache. The
+version's source is models/tuned, and its tag `restore` is the command that restores the weights to that folder.
 """
 
 import sqlite3
@@ -26,13 +26,13 @@ _ORIGIN = ("git_commit", "git_dirty", "dvc_experiment")  # tags of the training 
 
 @dataclass(frozen=True)
 class Promotion:
-    """A version in the registry.
+    """A registered version of a model.
 
     Attributes:
-        name, version: name of the registered model, and number of its version.
-        new: False if these weights from this run were already registered; the tags of that version are then rewritten.
+        name, version: the registered model's name, and the version's number.
+        new: False if these weights from this run were already registered; then that version's tags are rewritten.
         figures: `<stage>/<name>` -> value.
-        restore: the command that restores the weights; None if neither a commit nor an experiment holds them.
+        restore: the command that restores the weights; None if neither a commit nor an experiment contains them.
         run: id of the run with these figures.
     """
 
@@ -51,11 +51,11 @@ def promote(name: str, params: Params) -> Promotion:
         params: the workspace's params, which name the MLflow experiment.
 
     Raises:
-        UserError: there is no tuned model, the workspace differs from dvc.lock, the store has no run with these
-            figures, or it can't be used.
+        UserError: there is no tuned model, the workspace differs from dvc.lock, the store contains no run with
+            these figures, or the store can't be used.
     """
     lineage = current_lineage()
-    # Imported here: MLflow takes a second, and problems of the workspace are reported first.
+    # Imported here because MLflow takes a second, and problems with the workspace should be reported first.
     from mlflow.exceptions import MlflowException
 
     try:
@@ -81,7 +81,7 @@ def _register(client: "MlflowClient", name: str, experiment: str, lineage: Linea
 
 
 def _run_of(client: "MlflowClient", experiment: str, stage: str) -> "Run":
-    """The newest finished run of a stage with the figures of metrics/<stage>.json, including its seconds."""
+    """A stage's newest finished run that has all figures in metrics/<stage>.json, including the seconds."""
     figures = {metric_name(key): float(value) for key, value in stage_figures(stage).items()}
     found = client.get_experiment_by_name(experiment)
     wanted = f"tags.kind = 'stage' and tags.stage = '{stage}' and attributes.status = 'FINISHED'"
@@ -90,9 +90,9 @@ def _run_of(client: "MlflowClient", experiment: str, stage: str) -> "Run":
         if figures.items() <= run.data.metrics.items():
             return run
     raise UserError(
-        f"no run in MLflow's experiment {experiment} at {masked(client.tracking_uri)} has the figures of "
-        f"metrics/{stage}.json: it was deleted, or made on another machine or in another store. "
-        f"Set MLFLOW_TRACKING_URI to that store, or run `dvc repro -f {stage}` here."
+        f"no run in MLflow's experiment {experiment} at {masked(client.tracking_uri)} has the figures in "
+        f"metrics/{stage}.json. That run was deleted, or it was made on a different machine or in a different store. "
+        f"Set MLFLOW_TRACKING_URI to the run's store, or run `dvc repro -f {stage}` here."
     )
 
 
@@ -116,7 +116,9 @@ def _version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        client.create_registered_model(name, description="Tuned by glm2core; the tag `restore` restores a version.")
+        client.create_registered_model(
+            name, description="Tuned with glm2core. A version's tag `restore` is the command that restores its weights."
+        )
     for there in client.search_model_versions(f"name = '{name}'"):
         if there.run_id == row.info.run_id and there.tags.get("model_md5") == lineage.model_md5:
             for key, value in tags.items():
@@ -127,7 +129,7 @@ def _version(
 
 
 def _source(row: "Run") -> str:
-    """models/tuned itself; a server does not accept paths of other machines, so there it is the run's own dvc.lock."""
+    """models/tuned itself; for a server, which does not accept paths of other machines, the run's own dvc.lock."""
     root = project_root()
     return (root / MODEL).as_uri() if is_sqlite(store_uri(root)) else f"runs:/{row.info.run_id}/dvc.lock"
 

@@ -1,9 +1,9 @@
 """MLflow tracking of the stages. Only this package imports mlflow, and only when a stage runs.
 
-One pipeline execution is one parent row with every param and the final figures; each stage is a child
-run with its curves, inputs and artifacts. All runs of `dvc repro`, `dvc exp run` (also `--temp`) and the
-queue go into one store at the project root, so that plain `mlflow ui` shows them. Tracking never makes a
-good run fail: if something can't be recorded, that is reported once, and work continues.
+One pipeline execution is one parent row, which contains every param and the final figures. Each stage is a
+child run, which contains its curves, inputs and artifacts. All runs of `dvc repro`, `dvc exp run` (also with
+`--temp`) and the queue go into one store at the project root, so that plain `mlflow ui` shows them. Tracking
+never makes a good run fail. If something can't be recorded, that is reported once, and work continues.
 """
 
 import os
@@ -31,7 +31,7 @@ _SECONDS_AFTER_FAILURE = 120.0
 
 
 class StageRun:
-    """A stage's interface to MLflow. Without a writer (store not usable, not rank 0) every call does nothing."""
+    """A stage's interface to MLflow. Without a writer (no usable store, or not rank 0), calls do nothing."""
 
     def __init__(self, writer: Writer | None) -> None:
         self._writer = writer
@@ -54,13 +54,13 @@ class StageRun:
             self._write_points()
 
     def headline(self, metrics: Mapping[str, Any], on_row: Collection[str] | None = None) -> None:
-        """Record final figures, named as in metrics/<stage>.json (nested keys joined by dots).
+        """Record final figures, named as in metrics/<stage>.json (nested keys are joined with dots).
 
-        The child run logs a figure as `name`: at the last step of its curve if it has one, else at step 0. The
-        parent row logs it as `<stage>/name`. Values that aren't numbers are left out.
+        The child run logs a figure as `name`, at the last step of the figure's curve if there is one, and otherwise
+        at step 0. The parent row logs the figure as `<stage>/name`. Values that aren't numbers are left out.
 
         Args:
-            on_row: names of the figures that the row logs; None = all.
+            on_row: names of the figures that the parent row logs; None = all.
         """
         figures = _numbers(metrics)
         row = [name for name in figures if on_row is None or name in on_row]
@@ -72,15 +72,15 @@ class StageRun:
         self._do(lambda recorder: recorder.note(result_note(dict(metrics))))
 
     def settled(self, values: Mapping[str, Any]) -> None:
-        """Record the settled value of each `auto` in params, as params of the stage's run and of the row."""
+        """Record the values that replaced each `auto` in the params, as params of the stage's run and of the row."""
         self._do(lambda recorder: recorder.settled(values))
 
     def artifact(self, path: Path, *, on_row: bool = False) -> None:
-        """Copy a file, or a folder under its name, to the stage's run, and with `on_row` also to the row."""
+        """Copy a file or folder under its own name to the stage's run and, with `on_row`, also to the row."""
         self._do(lambda recorder: recorder.artifact(path, on_row=on_row))
 
     def dataset(self, path: Path, context: str) -> None:
-        """Record a file as an input of the run: digest of its bytes, row count, path; `context` is e.g. training."""
+        """Record a file's digest, row count and path as an input of the run; `context` is its use, e.g. `training`."""
         self._do(lambda recorder: recorder.dataset(path, context))
 
     def tag(self, name: str, value: object) -> None:
@@ -107,9 +107,9 @@ class StageRun:
 
 @contextmanager
 def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
-    """Track one stage: opens (or, after a kill, reopens) its run, and closes it with a status.
+    """Track one stage: open its run (after a kill, reopen it), and close the run with a status.
 
-    After an exception the run's status is FAILED, after Ctrl-C KILLED; both are passed on to the caller.
+    After an exception, the run's status is FAILED; after Ctrl-C, it is KILLED. Either one is passed on to the caller.
     """
     run = StageRun(_open(stage, params))
     try:

@@ -43,7 +43,7 @@ _A_SYSTEM_METRIC = "system/cpu_utilization_percentage"
 
 
 class Recorder:
-    """Writes to a stage's run (the child) and to its execution's row (the parent), both given by their ids."""
+    """Writes to a stage's run (the child) and to its execution's row (the parent), which are given by their ids."""
 
     def __init__(self, client: "MlflowClient", book: "_Book", stage: str, parent: str, child: str) -> None:
         self._client = client
@@ -54,25 +54,25 @@ class Recorder:
         self._watch: SystemWatch | None = None
 
     def watch_system(self, record: Callable[[list[Point]], object]) -> None:
-        """Start a thread that passes the use of memory, CPU and GPU to `record` every 10 seconds."""
+        """Start a thread that passes measurements of memory, CPU and GPU use to `record` every 10 seconds."""
         before = self._client.get_metric_history(self._child, _A_SYSTEM_METRIC)
         first = max((point.step + 1 for point in before), default=0)
         self._watch = SystemWatch(record, first, self._client.tracking_uri)
 
     def stop_watching(self) -> None:
-        """End the thread of `watch_system`; returns at once."""
+        """Tell the thread of `watch_system` to end; don't wait for it."""
         if self._watch:
             self._watch.stop()
 
     def complete_row(self) -> None:
-        """Add to the row the files that reproduce it, and the figures of stages that DVC took from its cache."""
+        """Add to the row the files needed to reproduce it, and the figures of stages that DVC took from its cache."""
         for file in (PARAMS_FILE, PIPELINE_FILE, LOCK_FILE):
             if file.exists():
                 self._client.log_artifact(self._parent, str(file))
         self._book.link_cached(self._stage, self._parent)
 
     def points(self, points: list[Point]) -> None:
-        """Write (name, value, milliseconds, step) to the child's curves; loss curves to the row as well."""
+        """Write points (name, value, milliseconds, step) to the child's curves, and loss curves to the row as well."""
         self._log_metrics(self._child, points)
         self._log_metrics(self._parent, [point for point in points if point[0] in _CURVES_OF_ROW])
 
@@ -133,7 +133,7 @@ def open_recorder(stage: str, params: Params, execution: Execution, uri: str) ->
     """Find or create the execution's row and the stage's run in a store, and mark both as running.
 
     Raises:
-        Exception: from MLflow, its database, the lock (held for a minute) or the disk.
+        Exception: MLflow, its database or the disk failed, or the lock could not be taken within a minute.
     """
     root = project_root()
     with locked_client(root, uri) as client:
@@ -145,7 +145,7 @@ def open_recorder(stage: str, params: Params, execution: Execution, uri: str) ->
 
 
 def open_own_recorder(stage: str, params: Params, execution: Execution) -> Recorder:
-    """The recorder of the project's own store, used when the server has failed; both runs name that server."""
+    """A recorder for the project's own store, after the server has failed; a tag of both runs names that server."""
     root = project_root()
     recorder = open_recorder(stage, params, execution, own_uri(root))
     recorder.tag("tracking_server_failed", masked(store_uri(root)))
@@ -153,7 +153,7 @@ def open_own_recorder(stage: str, params: Params, execution: Execution) -> Recor
 
 
 def server_is_gone(error: Exception) -> bool:
-    """Whether an error means that the tracking server does not answer properly, not that it refused one request."""
+    """Whether an error means that the tracking server is broken, rather than that the server refused one request."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
@@ -166,9 +166,10 @@ def server_is_gone(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def locked_client(root: Path, uri: str) -> "Iterator[MlflowClient]":
-    """A client of a store; the store's lock is held in the body of the `with`.
+    """A client of a store; the store's lock is held during the body of the `with`.
 
-    MLflow migrates the schema when a client is created: two processes on a new file would both fail.
+    The lock is needed because MLflow migrates the schema when a client is created. If two processes did that to a new
+    file at once, both would fail.
     """
     client_class = import_client()
     kind = "lock" if is_sqlite(uri) else "server.lock"  # a server that hangs must not lock the project's own store
@@ -193,7 +194,7 @@ class _Book:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def parent(self, execution: Execution, params: Mapping[str, str]) -> str:
-        """Find or create the execution's row, and mark it as running; a new row records all params already settled."""
+        """Find or create the execution's row, and mark it as running; a new row records all params settled so far."""
         found = self._newest(execution=execution.key, kind="execution")
         if found:
             self._reopen(found)
@@ -204,7 +205,7 @@ class _Book:
         return run.info.run_id
 
     def add_params(self, run: str, params: Mapping[str, str]) -> None:
-        """Record the params that the run does not have yet: MLflow does not allow changes."""
+        """Record only those params that the run does not have yet, because MLflow does not allow changes."""
         from mlflow.entities import Param
 
         there = self._client.get_run(run).data.params
@@ -212,7 +213,7 @@ class _Book:
         self._client.log_batch(run, params=new)
 
     def child(self, stage: str, parent: str, execution: Execution) -> str:
-        """The stage's run: a killed one of the same execution is resumed, else a new one is created."""
+        """Resume the stage's run if the same execution has one that was killed; otherwise create a new run."""
         found = self._newest(execution=execution.key, kind="stage", stage=stage)
         # An execution can't have two live runs of one stage, so RUNNING here means a kill on another host.
         if found and found.info.status in ("KILLED", "RUNNING"):
@@ -222,10 +223,10 @@ class _Book:
         return self._client.create_run(self._experiment, run_name=f"{stage} {execution.name}", tags=tags).info.run_id
 
     def link_cached(self, stage: str, parent: str) -> None:
-        """Add earlier stages that DVC took from its cache to the row: a link to their run, and their figures.
+        """For each earlier stage that DVC took from its cache, add a link to its run and its figures to the row.
 
-        A stage's inputs are in dvc.lock only after it has finished. So the next stage sets the tag on its run
-        by which later executions find it.
+        Later executions find a stage's run by a tag with the stage's inputs. The next stage sets that tag, because
+        a stage's inputs are in dvc.lock only after the stage has finished.
         """
         for name, inputs in stages_before(stage).items():
             own = self._newest(**{"mlflow.parentRunId": parent, "stage": name})
@@ -240,7 +241,7 @@ class _Book:
         for name, value in row.data.metrics.items():
             if name.startswith(f"{stage}/"):
                 self._client.log_metric(parent, name, value)
-        self.add_params(parent, found.data.params)  # a stage's own run has the params that it settled
+        self.add_params(parent, found.data.params)  # a stage's own run contains the params that it settled
 
     def _newest(self, **tags: str) -> "Run | None":
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
@@ -252,9 +253,9 @@ class _Book:
 
 
 def import_client() -> "type[MlflowClient]":
-    """MLflow's client, after setting the environment variables that MLflow reads."""
+    """Set the environment variables that MLflow reads, and return its client class."""
     limit_requests()
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in the URL
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # MLflow would print a password in the URL
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # we report errors ourselves, once
     from mlflow.tracking import MlflowClient
@@ -263,7 +264,7 @@ def import_client() -> "type[MlflowClient]":
 
 
 def _probe(uri: str) -> None:
-    """Raise at once if a sqlite store can't be written: MLflow would retry for 100 seconds."""
+    """Raise at once if a sqlite store can't be written, because MLflow would retry for 100 seconds."""
     if is_sqlite(uri):
         with contextlib.closing(sqlite3.connect(sqlite_file(uri), timeout=_BUSY_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
@@ -290,7 +291,7 @@ def _common_tags(execution: Execution) -> dict[str, str]:
 
 
 def metric_name(name: str) -> str:
-    """A figure's name with only characters that MLflow allows."""
+    """A figure's name, with `_` in place of characters that MLflow does not allow."""
     return re.sub(r"[^/\w.\- :]", "_", name)
 
 

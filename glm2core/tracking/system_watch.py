@@ -11,25 +11,25 @@ _PREFIX = "system/"  # the prefix that MLflow's pages expect
 
 
 class SystemWatch:
-    """A thread that measures every few seconds. (MLflow's own thread would write by itself, even to a failed server.)
+    """A thread that measures every few seconds. It replaces MLflow's thread, which would write even to a failed server.
 
     Args:
-        record: called with the points.
-        first_step: step of the first points; a resumed run continues its count.
+        record: the function that is called with the points.
+        first_step: step of the first points; a resumed run continues the earlier count.
         uri: URI of the store, which is not contacted.
     """
 
     def __init__(self, record: Callable[[list[Point]], object], first_step: int, uri: str) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        # Never started; used to collect and aggregate, and for the user's MLFLOW_SYSTEM_METRICS_ variables
+        # Never started; it only collects, aggregates and reads the user's MLFLOW_SYSTEM_METRICS_ variables
         self._monitor = SystemMetricsMonitor("", tracking_uri=uri)
         self._record, self._step = record, first_step
         self._ended = threading.Event()
         threading.Thread(target=self._measure, daemon=True).start()
 
     def stop(self) -> None:
-        """Stop measuring; returns at once."""
+        """Stop measuring; don't wait for the thread."""
         self._ended.set()
 
     def _measure(self) -> None:

@@ -1,7 +1,7 @@
 """Writers of a stage's records to MLflow: directly to a local file, or from a thread to a server.
 
-A stage never waits for the network: records for a server go into a queue, and a thread sends them. After the first
-failure the server is given up, and the rest, including the failed record, goes into the project's own store.
+A stage never waits for the network, because records for a server go into a queue, and a thread sends them. After the
+server's first failure, the remaining records, including the failed one, go into the project's own store.
 """
 
 import threading
@@ -17,7 +17,7 @@ Action = Callable[[Recorder], None]
 Say = Callable[[Exception], None]
 """Called with the reason why something could not be recorded."""
 
-_MOST_WAITING = 500  # actions; with more waiting, the server is too slow
+_MOST_WAITING = 500  # actions; if more are waiting, the server is too slow
 _POINTS_A_REQUEST = 1000
 _SECONDS_BETWEEN_POINTS = 1.0
 _SECONDS_FOR_OWN_STORE = 120.0  # at the end of a stage; its locks are held up to a minute
@@ -27,13 +27,13 @@ class Writer(Protocol):
     """Takes a stage's records."""
 
     def do(self, action: Action) -> bool:
-        """Do the action now or soon; False if it failed at once."""
+        """Do the action now or soon; return False if it has already failed."""
 
     def points(self, points: list[Point]) -> bool:
-        """Write points of curves; False if it failed at once, so that they may be passed again."""
+        """Write points of curves; return False if that has already failed, so that the caller may pass them again."""
 
     def finish(self) -> None:
-        """Return once everything is written, or it is clear that it can't be."""
+        """Return once everything is written, or once it is clear that this is impossible."""
 
 
 class DirectWriter:
@@ -56,7 +56,7 @@ class DirectWriter:
         return self.do(lambda recorder: recorder.points(points))
 
     def finish(self) -> None:
-        """Nothing waits."""
+        """Do nothing, because no record is waiting."""
 
 
 def _first_actions(writer: Writer) -> list[Action]:
@@ -78,10 +78,10 @@ class ServerWriter:
     """Writes to a server: actions go into a queue, and a thread sends them.
 
     Args:
-        open_server: opens the first recorder; called in the thread.
+        open_server: opens the server's recorder; called in the thread.
         open_own: opens the recorder of the project's own store once the server is given up; called in a thread.
         say: called with the reason if a working server refuses a record, or the project's own store can't take it.
-        say_gone: called once, with the reason why the server is given up.
+        say_gone: called once if the server is given up, with the reason.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class ServerWriter:
         self._waiting: deque[Action] = deque(self._first)
         self._sending: Action | None = None  # the first in the queue, once the thread has begun it
         self._recorder: Recorder | None = None
-        self._given_up = False  # of the server; a thread whose `own` differs from this must stop
-        self._lost = False  # both stores
+        self._given_up = False  # the server; a thread whose `own` differs from this must stop
+        self._lost = False  # neither store can be written to
         self._finishing = False
         self._start(open_server)
 
@@ -129,7 +129,7 @@ class ServerWriter:
             self._give_up(TimeoutError(f"{late}; raise MLFLOW_HTTP_REQUEST_TIMEOUT to wait longer"))
         with self._changed:
             if not self._changed.wait_for(lambda: not self._waiting, timeout=_SECONDS_FOR_OWN_STORE):
-                self._say(TimeoutError("the project's own store could not be written in time"))
+                self._say(TimeoutError("the project's own store could not be written to in time"))
 
     def _start(self, open_recorder: Callable[[], Recorder]) -> None:
         # A daemon: one that hangs in a request must not keep the process

@@ -8,11 +8,11 @@ from glm2core.cli.main import main
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--quantize", "q8_0"], "--quantize belongs to --format gguf; --format hf does not round weights"),
-        (["--format", "released", "--quantize", "f16"], "--quantize belongs to --format gguf"),
+        (["--quantize", "q8_0"], "--quantize is allowed only with --format gguf; --format hf does not round weights"),
+        (["--format", "released", "--quantize", "f16"], "--quantize is allowed only with --format gguf"),
         (
             ["--format", "gguf", "--dtype", "float16"],
-            "--dtype does not apply to --format gguf. Choose its precision by --quantize",
+            "--dtype does not apply to --format gguf. Choose its precision with --quantize",
         ),
         (["--format", "adapter-gguf", "--dtype", "float32"], "--dtype does not apply to --format adapter-gguf"),
     ],

@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on(full_model, rows, tmp_path, capsys):
     _kill_after_lines(3, ["predict", str(full_model), str(rows), *QUICK, "-o", str(out), *settings], partial)
     partial.write_bytes(partial.read_bytes() + b'{"key": 9, "value": {"pro')  # a line that was cut short
     assert predict(full_model, rows, "-o", str(out), *settings, "--temperature", "0.5") == 1
-    assert "a run with another temperature" in capsys.readouterr().err
+    assert "a different temperature" in capsys.readouterr().err
     assert not out.exists()
     assert predict(full_model, rows, "-o", str(out), *settings) == 0
     assert "continuing: " in capsys.readouterr().err

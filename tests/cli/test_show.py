@@ -57,4 +57,4 @@ def test_another_tokenizer_is_a_sentence(project: Path, capsys: pytest.CaptureFi
         main(["show", str(project / "tokenized/train.parquet"), "--row", "0", "--tokenizer", str(project / "other")])
         == 1
     )
-    assert "was made with another tokenizer" in capsys.readouterr().err
+    assert "was made with a different tokenizer" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_generated_rows_do_not_hide_how_many_are_rejected(tmp_path):
 
 def test_no_row_left_is_an_error(tmp_path):
     source = write_rows(tmp_path / "a.jsonl", [{"instruction": "x", "output": ""}])
-    with pytest.raises(UserError, match="no row is left to train on: of 1 rows 1 were rejected"):
+    with pytest.raises(UserError, match="no row is left to train on: of 1 rows, 1 were rejected"):
         convert_sources(params(source, max_rejected_fraction=1.0), tmp_path / "out")
 
 
@@ -142,7 +142,11 @@ def test_formats_are_detected_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "rows", "sentence"),
     [
-        ({"format": "alpaca"}, [{"prompt": "p", "response": "r"}], "as alpaca needs instruction and output; .*chatglm"),
+        (
+            {"format": "alpaca"},
+            [{"prompt": "p", "response": "r"}],
+            "alpaca format needs instruction and output, .*chatglm",
+        ),
         (
             {},
             [{"question": "p", "answer": "r"}],
@@ -162,7 +166,7 @@ def test_wrong_formats_and_columns_are_sentences(tmp_path, settings, rows, sente
 
 def test_a_csv_without_a_column_is_a_sentence(tmp_path):
     (tmp_path / "a.csv").write_text("instruction,answer\nq,a\n")
-    with pytest.raises(UserError, match="needs output; its columns are: instruction, answer"):
+    with pytest.raises(UserError, match="needs output, but its columns are instruction, answer"):
         convert_sources(params(Source(path=str(tmp_path / "a.csv"))), tmp_path / "out")
     mapped = Source(path=str(tmp_path / "a.csv"), columns={"output": "answer"})
     settings = {"validation_fraction": 0.0, "test_fraction": 0.0}
@@ -268,10 +272,10 @@ def test_generated_analysis_knows_its_splits_and_kinds(tmp_path, held_out):
     assert {row["loss_on"] for rows in tables for row in rows} == {"every"}
 
 
-def test_no_generated_rows_are_no_fault(tmp_path):
+def test_no_generated_rows_are_neither_a_fault_nor_a_source(tmp_path):
     source = Source(format="analysis", analysis=GeneratedAnalysis(rows=0, held_out_rows=0))
     report = convert_sources(params(write_rows(tmp_path / "a.jsonl", GOOD), source), tmp_path / "out")
-    assert report.by_source["analysis"].read == 0
+    assert list(report.by_source) == [str(tmp_path / "a.jsonl")]
     assert report.total.kept == 40
 
 
@@ -312,8 +316,8 @@ def test_a_folder_of_parquet_parts_is_one_source(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ({"lang=en/part-0.parquet": 3}, r"holds lang=en/part-0.parquet, a part in a subfolder"),
-        ({"part-0.parquet": 0}, "holds no row in its 1 parts"),
+        ({"lang=en/part-0.parquet": 3}, r"contains lang=en/part-0.parquet, a part in a subfolder"),
+        ({"part-0.parquet": 0}, r"has no rows \(parquet parts: 1\)"),
         ({}, r"is a folder without parquet parts. Name its files with a glob"),
     ],
 )

@@ -68,7 +68,7 @@ def test_what_is_read_surely(tmp_path, name, content, description):
         ("a.jsonl", b"".join(f"{row}\n".encode() for row in ROWS), ["line 1: not valid JSON", "Python's notation"]),
         ("a.json", str(ROWS).encode(), ["index 0: not valid JSON", "Python's notation"]),
         ("a.jsonl", b"<!DOCTYPE html>\n<p>Sign in</p>\n", ["line 1: not valid JSON", "a web page"]),
-        ("a.json", json.dumps({"train": ROWS, "test": ROWS}).encode(), ["besides the array 'train'", "'test'"]),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS}).encode(), ["holds both 'train' and 'test'"]),
         ("a.jsonl", b"5\n6\n", ["line 1: the row is a number, not an object"]),
         ("a.json", b"[]", ["has no rows (JSON array)"]),
         ("a.jsonl", b"PK\x03\x04\x14\0\0\0\0\0" + lines(ROWS), ["is a zip file"]),
@@ -86,7 +86,7 @@ def test_what_is_read_surely(tmp_path, name, content, description):
         (
             "a.jsonl",
             b'{"instruction": "q", "context": "", "response": "a"}\n' * 2,
-            ["needs output; its columns are: instruction, context, response.", "columns: {output: response}"],
+            ["needs output, but its columns are instruction, context, response.", "columns: {output: response}"],
         ),
         ("a.csv", b"a\x1b[31m,b\n1,2\n", ["a\\x1b[31m"]),
     ],

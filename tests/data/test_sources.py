@@ -169,7 +169,7 @@ def test_csv_rows_that_do_not_fit_the_header(tmp_path):
         ("a.json", b"", "is empty"),
         ("a.json", b" \n\xef\xbb\xbf"[:2], "is empty"),
         ("a.txt", b"hello", "not a known form of JSON, CSV or parquet"),
-        ("a.csv", b"a,b,a\n1,2,3\n", "line 1: the CSV header names a twice"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "line 1: the CSV header contains these names more than once: a"),
         ("a.parquet", b"PAR1 no more", "damaged parquet file"),
         (
             "a.json.gz",
