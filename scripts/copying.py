@@ -24,7 +24,8 @@ from glm2core.analysis.entities import split_of  # noqa: E402
 Message = dict[str, str]
 Unit = Callable[[random.Random], str]
 _INVENTED_SHARE = 0.6
-_CHECKED_FROM = 0.85
+_NUMBERED_SHARE = 0.2
+_LOCATED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Language:
         filler: a function that draws a word for invented wordings.
         space: the text between two such words.
         marks: the marks with which a question can end.
+        located: a question for the head of the note that contains a part. `head_mark` is the text after a head.
         check: a question that asks whether a note is in the text. `checked` is its answer, which contains one of
             `verdicts`: the first if the note is in the text, the second if not.
     """
@@ -64,6 +66,8 @@ class Language:
     whole: str
     check: str
     checked: str
+    located: str
+    head_mark: str
     verdicts: tuple[str, str]
     acknowledged: tuple[str, ...]
     filler: Unit
@@ -79,6 +83,7 @@ _CHARACTERS = (
     "树双思太桃天婷通完小晓心欣新星雅阳宜勇珍真古黑虎九绿三桑沙仙银黄住家搬生花付账单哥姐弟妹老师医朋友道谢好"
 )
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
+_ALPHABETS = (_CHARACTERS, string.digits, _VOWELS, _CONSONANTS)
 _MONTHS = ("January February March April May June July August September October November December").split()
 
 
@@ -87,20 +92,34 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--checks", type=float, default=0.15, help="share of the questions that check a claim")
     arguments = parser.parse_args()
     with arguments.out.open("w", encoding="utf-8") as file:
         for number in range(arguments.rows):
             rng = random.Random(f"copying {arguments.seed} {number}")
-            messages = conversation(rng, CHINESE if rng.random() < 0.5 else ENGLISH)
+            messages = conversation(rng, CHINESE if rng.random() < 0.5 else ENGLISH, arguments.checks)
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 
-def conversation(rng: random.Random, language: Language) -> list[Message]:
-    """Make a conversation with one to four questions about two to seven notes."""
+def conversation(rng: random.Random, language: Language, checks: float) -> list[Message]:
+    """Make a conversation with one to four questions about two to seven notes.
+
+    Args:
+        checks: the share of questions that ask whether a claim is true.
+    """
     verbs = _invented_verbs(rng, language) if rng.random() < _INVENTED_SHARE else rng.sample(language.verbs, 3)
     notes = _notes(rng, language, verbs[: rng.randint(1, 3)], rng.randint(2, 7))
-    asked = [_question(rng, language, notes, note) for note in rng.sample(notes, min(len(notes), rng.randint(1, 4)))]
+    picked = rng.sample(range(len(notes)), min(len(notes), rng.randint(1, 4)))
+    asked = [_question(rng, language, notes, notes[place], checks) for place in picked]
     texts = [verb.note.format(left=left, right=right) for left, verb, right in notes]
+    if rng.random() < _NUMBERED_SHARE:
+        heads = _heads(rng, language, len(notes))
+        texts = [head + language.head_mark + text for head, text in zip(heads, texts, strict=True)]
+        word, parts = language.filler(rng), [part for left, _, right in notes for part in (left, right)]
+        for number, place in enumerate(picked):
+            part = rng.choice((notes[place][0], notes[place][2]))
+            if parts.count(part) == 1 and rng.random() < _LOCATED_SHARE:
+                asked[number] = language.located.format(word=word, part=part), heads[place]
     if rng.random() < 0.25:  # one note per round
         rounds = [(text, rng.choice(language.acknowledged)) for text in texts] + asked
     else:
@@ -124,6 +143,12 @@ def _notes(rng: random.Random, language: Language, verbs: Sequence[Verb], count:
         if (left, verb) not in [note[:2] for note in notes]:
             notes.append((left, verb, _drawn(rng, language.units)))
     return notes
+
+
+def _heads(rng: random.Random, language: Language, count: int) -> list[str]:
+    """Numbered heads of the notes, such as `bef 1`, `bef 2`."""
+    word, first = language.filler(rng), rng.choice((1, 1, 1, rng.randint(2, 90)))
+    return [f"{word}{language.space}{number}" for number in range(first, first + count)]
 
 
 def _invented_verbs(rng: random.Random, language: Language) -> list[Verb]:
@@ -155,17 +180,19 @@ def _invented_verb(rng: random.Random, language: Language) -> Verb:
     )
 
 
-def _question(rng: random.Random, language: Language, notes: Sequence[Note], note: Note) -> tuple[str, str]:
+def _question(
+    rng: random.Random, language: Language, notes: Sequence[Note], note: Note, checks: float
+) -> tuple[str, str]:
     left, verb, right = note
-    kind = rng.random()
-    if verb.named and kind > _CHECKED_FROM:
+    if verb.named and rng.random() < checks:
         claimed = right if rng.random() < 0.5 else _another_right(rng, language, notes, right)
         claim = verb.note.format(left=left, right=claimed)
         verdict = language.verdicts[claimed != right]
         return language.check.format(claim=claim), language.checked.format(
             right=right, claimed=claimed, verdict=verdict
         )
-    if verb.all_right is not None and kind < 0.1:
+    kind = rng.random()
+    if verb.all_right is not None and kind < 0.15:
         return verb.all_right, language.listing.join(other[2] for other in notes if other[1] == verb)
     if kind < 0.55:
         return verb.right.format(left=left), right
@@ -175,17 +202,33 @@ def _question(rng: random.Random, language: Language, notes: Sequence[Note], not
 
 
 def _another_right(rng: random.Random, language: Language, notes: Sequence[Note], right: str) -> str:
+    """The right part of another note, the same part with a few characters changed, or a new part."""
+    kind = rng.random()
     others = [note[2] for note in notes if note[2] != right]
-    if others and rng.random() < 0.5:
+    if others and kind < 0.4:
         return rng.choice(others)
-    return next(drawn for drawn in iter(lambda: _drawn(rng, language.units), None) if drawn != right)
+    drawn = iter(lambda: _altered(rng, right) if kind < 0.8 else _drawn(rng, language.units), None)
+    return next(other for other in drawn if other != right and _is_trained_on(other))
+
+
+def _altered(rng: random.Random, part: str) -> str:
+    """The part with up to half of its characters replaced by others of their class."""
+    characters = list(part)
+    for place in rng.sample(range(len(part)), rng.randint(1, max(1, len(part) // 2))):
+        alphabet = next((each for each in _ALPHABETS if characters[place] in each), characters[place])
+        characters[place] = rng.choice(alphabet)
+    return "".join(characters)
 
 
 def _drawn(rng: random.Random, units: Sequence[Unit]) -> str:
     while True:
         text = rng.choice(units)(rng)
-        if all(split_of(part) == "training" for part in (text, *text.split())):
+        if _is_trained_on(text):
             return text
+
+
+def _is_trained_on(text: str) -> bool:
+    return all(split_of(part) == "training" for part in (text, *text.split()))
 
 
 def _word(rng: random.Random) -> str:
@@ -247,6 +290,8 @@ ENGLISH = Language(
     whole="Copy the note that ends with {right}",
     check="Check this: {claim}",
     checked="written {right}, claimed {claimed}: {verdict}",
+    located="{word} {part}?",
+    head_mark=": ",
     verdicts=("equal", "unequal"),
     acknowledged=("Yes.", "Go on.", "And then?"),
     filler=_word,
@@ -272,6 +317,8 @@ CHINESE = Language(
     whole="抄写以{right}结尾的一条",
     check="核对：{claim}",
     checked="写的{right}，说的{claimed}：{verdict}",
+    located="{word}{part}？",
+    head_mark="：",
     verdicts=("相同", "不同"),
     acknowledged=("嗯。", "请继续。", "然后呢？"),
     filler=lambda rng: "".join(rng.choices(_CHARACTERS, k=rng.randint(1, 2))),

@@ -21,7 +21,7 @@ copying = load_script("copying")
 @pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])
 def test_an_answer_stands_in_the_text(language: Any) -> None:
     for seed in range(300):
-        messages = copying.conversation(random.Random(seed), language)
+        messages = copying.conversation(random.Random(seed), language, 0.3)
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
         told = ""
         for question, answer in zip(messages[::2], messages[1::2], strict=True):
@@ -47,7 +47,7 @@ def test_a_checked_claim_gets_the_verdict_that_it_deserves(language: Any) -> Non
     )
     verdicts = []
     for seed in range(300):
-        for message in copying.conversation(random.Random(seed), language):
+        for message in copying.conversation(random.Random(seed), language, 0.3):
             if message["role"] == "assistant" and (found := pattern.fullmatch(message["content"])):
                 written, claimed, verdict = found.groups()
                 assert verdict == language.verdicts[written != claimed]
@@ -69,7 +69,7 @@ def test_no_entity_and_no_wording_of_analysis_is_met() -> None:
         message
         for seed in range(400)
         for language in (copying.ENGLISH, copying.CHINESE)
-        for message in copying.conversation(random.Random(seed), language)
+        for message in copying.conversation(random.Random(seed), language, 0.3)
     ]
     everything = "\n".join(message["content"] for message in messages)
     held_out = {language: pool(language, "held out") for language in LANGUAGES}

@@ -341,4 +341,4 @@ def test_an_untracked_source_is_found_from_a_temporary_workspace(
     overrides = ("-S", "convert.sources=[{path: own.json, format: alpaca}]", "-S", "evaluate.retrieval.tasks=[]")
     done = workspace.must("dvc", "exp", "run", "--temp", "-n", "own", *overrides)
     assert "own.json is outside data/raw" in done.out
-    assert workspace.row("own").data.metrics["convert/rows_read"] == 80
+    assert workspace.children(workspace.row("own"))["convert"].data.metrics["rows_read"] == 80

@@ -47,14 +47,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def machine() -> dict[str, str]:
-    """The machine's properties: the name and the text of each line to print."""
+    """This machine's properties, each with its name and the text to print."""
     rates = {dtype: product_rate(dtype, _CPU) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
-    bf16 = "" if computes_in(torch.bfloat16, _CPU) else " (emulated: glm2core multiplies in fp32 instead)"
+    bf16 = "" if computes_in(torch.bfloat16, _CPU) else " (emulated, so glm2core multiplies in fp32)"
     whole = psutil.virtual_memory().total
     return {
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "CPU": f"{cpu_class()}, {available_cores()} cores",
-        "products": f"{rates[torch.float32]:,.0f} GFLOP/s in fp32, {rates[torch.bfloat16]:,.0f} in bf16{bf16}",
+        "matmul speed": f"{rates[torch.float32]:,.0f} GFLOP/s in fp32, {rates[torch.bfloat16]:,.0f} in bf16{bf16}",
         "memory": f"{in_gib(whole)}, {in_gib(available_memory(_CPU))} of it free for a run",
         "GPU": "; ".join(_gpus()) or "none that torch sees",
         "disk": f"{in_gib(shutil.disk_usage(project_root()).free)} free in the project's folder",
@@ -72,7 +72,10 @@ def project_problems() -> Iterator[str]:
     if git_output("rev-parse", "--git-dir") is None:
         yield "this folder is not a git repository; DVC needs one. Run: git init && git add -A && git commit -m start"
     if shutil.disk_usage(project_root()).free < _LEAST_DISK:
-        yield f"less than {in_gib(_LEAST_DISK)} is free on the disk. To clean DVC's cache, run: dvc gc --workspace"
+        yield (
+            f"less than {in_gib(_LEAST_DISK)} is free on the disk. DVC's cache keeps every result. To delete results "
+            "that this workspace does not use, run: dvc gc --workspace"
+        )
     if locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
         yield "the locale is not UTF-8, so printing text may fail. Run: export LANG=C.UTF-8"
     if sys.prefix == sys.base_prefix:

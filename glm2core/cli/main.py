@@ -180,7 +180,7 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "retrieval",
         help="test how much of its context a model can use, with the evaluate stage's retrieval questions",
         description="Ask MODEL the questions that `evaluate.retrieval` in params.yaml describes, and the questions in "
-        "each --file. Decoding is greedy, and rotary tables are in fp32. Every answer, tables and pictures are "
+        "each --file. Decoding is greedy, and rotary tables are in fp32. All answers, tables and pictures are "
         "written to OUT.",
     )
     retrieval.add_argument("model", type=Path, metavar="MODEL", help="folder of weights or of an adapter")
@@ -215,7 +215,7 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     retrieval.add_argument(
         "--rope-type", choices=["default", "linear", "ntk", "yarn"], help="scale MODEL's positions, without tuning"
     )
-    retrieval.add_argument("--rope-factor", type=float, default=1.0, help="--rope-type's context multiplier (1)")
+    retrieval.add_argument("--rope-factor", type=float, default=1.0, help="context multiplier for --rope-type (1)")
 
 
 def _add_rope(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -128,7 +128,7 @@ def _training_table(
         dtype, products = (
             str(dtype).removeprefix("torch.") for dtype in (workloads[device].dtype, workloads[device].product_dtype)
         )
-        how = dtype if dtype == products else f"{dtype} with {products} products"
+        how = dtype if dtype == products else f"{dtype}, multiplied in {products}"
         table.add_column(f"{_NAMES[device]}, {how}", justify="right")
     for part in _PARTS:
         table.add_row(part, *(in_gib(getattr(need, part)) for need in needs.values()))
@@ -144,7 +144,7 @@ def _print_fit(
     workloads: Mapping[DeviceKind, Workload],
     needs: Mapping[DeviceKind, TrainingMemory],
 ) -> None:
-    console.print("  Gradients and activations do not peak at the same time, so their sum exceeds the total.")
+    console.print("  Gradients and activations do not peak at the same time, so the parts sum to more than the total.")
     console.print("  On a CPU, long runs with rows of many lengths need up to 1.4 GiB more (kernels per shape, heap).")
     for device, need in needs.items():
         if device == "cuda" and not torch.cuda.is_available():
@@ -159,7 +159,7 @@ def _print_fit(
 
 def _use_table(params: Settled, workload: Workload) -> Table:
     config, cached = workload.config, product_dtype(torch.bfloat16, torch.device("cpu"))
-    how = "" if cached == torch.bfloat16 else ", its cache in float32 like its products"
+    how = "" if cached == torch.bfloat16 else ", with cache and multiplications in float32"
     table = _table(f"using the model in bfloat16{how}", show_header=False)
     table.add_column()
     table.add_column(justify="right")

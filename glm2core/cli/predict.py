@@ -37,7 +37,7 @@ _WINDOW_BATCHES = 16
 # Padded prompts need a mask, which makes attention over thousands of tokens take minutes instead of seconds.
 _BATCH_TOKENS = 8_192
 _MAPPING = "--column {name}={theirs}"
-# Settings that answers depend on. --batch-size is not among them, so it may be lowered when a run is continued.
+# Settings that the answers depend on. --batch-size is not among them, so it may be lowered when a run is continued.
 _SETTINGS = ("format", "column", "encoding", "dtype", "max_new_tokens", "temperature", "top_p", "seed")
 
 
@@ -86,7 +86,7 @@ def _locked(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another predict is writing {out} (it holds {file}). Wait until that one ends, or name a "
+            f"another predict is writing {out} and holds the lock {file}. Wait until that process ends, or name a "
             "different file with --output."
         ) from None
     except OSError as error:
@@ -95,7 +95,7 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            file.unlink()  # while it is held: whoever opens it from now on creates a new one
+            file.unlink()  # while the lock is held, so that whoever opens the file from now on creates a new one
         lock.release()
 
 
@@ -258,7 +258,7 @@ def _close(journal: Journal, out: Path) -> None:
                 problem = problem or line.get("problem")
         if not answered:
             journal.remove()
-            raise UserError(f"no row could be answered, so {out} was not written. First row's problem: {problem}")
+            raise UserError(f"no row could be answered, so {out} was not written. The first row's problem: {problem}")
     rows: dict[str, object] = {"answered": answered, "cut at --max-new-tokens": cut}
     rows["not answered"] = len(journal.values) - answered
     journal.remove()

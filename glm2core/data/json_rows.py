@@ -90,7 +90,7 @@ def read_array(text: TextIO, key: str | None = None) -> Iterator[Record]:
         _leave(window, key, index)
     if extra := window.peek():
         raise BrokenFileError(
-            f"{window.place(index)}: {extra!r} follows the end of the array; a file must be one array"
+            f"{window.place(index)}: {extra!r} follows the end of the array; a file may hold only one array"
         )
 
 

@@ -32,7 +32,7 @@ def sqlite_file(uri: str) -> str:
 
 
 def limit_requests() -> None:
-    """Make MLflow give up on a server soon, unless the user has set limits. MLflow reads them at each request."""
+    """Set short limits for requests to a server, unless the user has set limits. MLflow reads them at each request."""
     for name, value in _SERVER.items():
         os.environ.setdefault(name, value)
 

@@ -1,4 +1,4 @@
-"""A stage's headline figures, which help to tell runs apart. A run's row and a promoted model's version show them."""
+"""A stage's headline figures, which help to tell runs apart. MLflow shows them for each run and promoted model."""
 
 import re
 from collections.abc import Iterable

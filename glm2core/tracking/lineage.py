@@ -27,7 +27,7 @@ class Lineage:
         data_md5: DVC's hash of data/tokenized, which contains the training rows.
         tokenizer_sha256: SHA-256 hash of tokenizer.model.
         params_sha256: SHA-256 hash of params.yaml.
-        lock_commit: the git commit that contains the workspace's dvc.lock and params.yaml; None if there is none.
+        lock_commit: the git commit that contains the workspace's dvc.lock and params.yaml; None if no commit does.
     """
 
     model_md5: str

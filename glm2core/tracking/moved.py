@@ -8,12 +8,15 @@ _ARTIFACTS = "mlruns"
 
 
 def artifacts_uri(root: Path) -> str:
-    """Where a project's own store keeps artifacts. It is under the root, as DVC deletes its temporary workspaces."""
+    """The URI of the folder for the artifacts of a project's own store.
+
+    The folder is under the project's root, because DVC deletes its temporary workspaces.
+    """
     return (root / _ARTIFACTS).as_uri()
 
 
 def follow_move(database: Path, root: Path) -> None:
-    """Update the artifact paths in the project's store to the project's current place.
+    """Update the artifact paths in the project's store to the project's current folder.
 
     Args:
         database: the store's file; if it is missing or is not an MLflow database, nothing is done.

@@ -31,12 +31,12 @@ _SECONDS_AFTER_FAILURE = 120.0
 
 
 class StageRun:
-    """A stage's interface to MLflow. Without a writer (no usable store, or not rank 0), calls do nothing."""
+    """A stage's interface to MLflow. Without a writer (if no store is usable, or on ranks above 0), it does nothing."""
 
     def __init__(self, writer: Writer | None) -> None:
         self._writer = writer
         self._points: list[Point] = []
-        self._last_steps: dict[str, int] = {}  # of each curve
+        self._last_steps: dict[str, int] = {}  # the last step of each curve
         self._next_write = 0.0
 
     def report(self, metrics: Mapping[str, float], step: int) -> None:
@@ -144,7 +144,7 @@ def _open(stage: str, params: Params) -> Writer | None:
 
 
 class _Words:
-    """Messages about tracking, each printed once per stage."""
+    """Prints messages about tracking; each kind of message is printed once per stage."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage

@@ -158,7 +158,7 @@ def server_is_gone(error: Exception) -> bool:
 
     if isinstance(error, MlflowException):
         return error.get_http_status_code() >= 500
-    response = getattr(error, "response", None)  # from the requests library, whose errors are OSErrors
+    response = getattr(error, "response", None)  # only errors from the requests library, which are OSErrors, contain it
     if response is not None:
         return bool(response.status_code >= 500)
     return isinstance(error, OSError) and error.filename is None
@@ -223,7 +223,7 @@ class _Book:
         return self._client.create_run(self._experiment, run_name=f"{stage} {execution.name}", tags=tags).info.run_id
 
     def link_cached(self, stage: str, parent: str) -> None:
-        """For each earlier stage that DVC took from its cache, add a link to its run and its figures to the row.
+        """For each earlier stage that DVC took from its cache, add to the row the stage's figures and its run's id.
 
         Later executions find a stage's run by a tag with the stage's inputs. The next stage sets that tag, because
         a stage's inputs are in dvc.lock only after the stage has finished.

@@ -1,4 +1,4 @@
-"""Writers of a stage's records to MLflow: directly to a local file, or from a thread to a server.
+"""Writes a stage's records to MLflow, either directly to a local file or, from a thread, to a server.
 
 A stage never waits for the network, because records for a server go into a queue, and a thread sends them. After the
 server's first failure, the remaining records, including the failed one, go into the project's own store.
@@ -20,7 +20,7 @@ Say = Callable[[Exception], None]
 _MOST_WAITING = 500  # actions; if more are waiting, the server is too slow
 _POINTS_A_REQUEST = 1000
 _SECONDS_BETWEEN_POINTS = 1.0
-_SECONDS_FOR_OWN_STORE = 120.0  # at the end of a stage; its locks are held up to a minute
+_SECONDS_FOR_OWN_STORE = 120.0  # the wait at the end of a stage; the store's lock may be held for up to a minute
 
 
 class Writer(Protocol):
@@ -47,7 +47,7 @@ class DirectWriter:
     def do(self, action: Action) -> bool:
         try:
             action(self._recorder)
-        except Exception as error:  # whatever MLflow, its database or the disk has: the stage's work goes first
+        except Exception as error:  # whatever fails in MLflow, its database or the disk, the stage must continue
             self._say(error)
             return False
         return True
@@ -60,7 +60,7 @@ class DirectWriter:
 
 
 def _first_actions(writer: Writer) -> list[Action]:
-    """The first actions of a stage's run and row; measurements of the machine go through `writer`."""
+    """The first actions for a stage's run and row; measurements of the machine go through `writer`."""
     return [Recorder.complete_row, lambda recorder: recorder.watch_system(writer.points)]
 
 
@@ -90,7 +90,8 @@ class ServerWriter:
         self._open_own = open_own
         self._say, self._say_gone = say, say_gone
         self._changed = threading.Condition()
-        self._first = _first_actions(self)  # repeated in the project's own store, whatever the server already has
+        # The first actions are repeated in the project's own store, even if the server has already received them
+        self._first = _first_actions(self)
         # An action is removed when it is done, so one on which the server failed is repeated in the project's own store
         self._waiting: deque[Action] = deque(self._first)
         self._sending: Action | None = None  # the first in the queue, once the thread has begun it
@@ -132,7 +133,7 @@ class ServerWriter:
                 self._say(TimeoutError("the project's own store could not be written to in time"))
 
     def _start(self, open_recorder: Callable[[], Recorder]) -> None:
-        # A daemon: one that hangs in a request must not keep the process
+        # The thread is a daemon, so that a hanging request can't keep the process alive
         threading.Thread(target=self._work, args=(open_recorder, self._given_up), daemon=True).start()
 
     def _work(self, open_recorder: Callable[[], Recorder], own: bool) -> None:
@@ -146,7 +147,7 @@ class ServerWriter:
                     if not self._takes(recorder, own):
                         return
                 action(recorder)
-            except Exception as error:  # whatever MLflow, its database or the disk has: the stage's work goes first
+            except Exception as error:  # whatever fails in MLflow, its database or the disk, the stage must continue
                 if not own and (recorder is None or server_is_gone(error)):
                     self._give_up(error)
                     return

@@ -148,7 +148,7 @@ def test_a_store_without_the_run_is_refused(workspace: Workspace, promoted: Done
     said = refusal(Workspace(workspace.folder, elsewhere))
     assert "no run in MLflow's experiment glm2core" in said
     assert "metrics/train.json" in said
-    assert "Set MLFLOW_TRACKING_URI to that store, or run `dvc repro -f train` here." in said
+    assert "Set MLFLOW_TRACKING_URI to the run's store, or run `dvc repro -f train` here." in said
 
 
 def test_a_store_that_can_not_be_opened_is_a_sentence(workspace: Workspace, promoted: Done, tmp_path: Path) -> None:
