@@ -5,10 +5,10 @@
     python scripts/base.py --work ../base-work  in a folder that is kept; the same command continues an interrupted run
 
 A clone of the committed state runs `dvc repro` with the base's params.yaml as its params, from scratch. models/kinds
-is trained in three runs, and the data of each run contains rows from `scripts/copying.py`. The second run, with
-further.yaml, and the third, with copying.yaml, tune the result of the run before. The last result replaces the weights
-and the tokenizer in the base's folder, and a card is added that says how the base was made and what it scored.
-models/base takes 35 minutes, and models/kinds takes two hours. The script needs only the standard library.
+is trained in four runs, and the data of each run contains rows from `scripts/copying.py`. Each run after the first
+tunes the result of the run before, with further.yaml, copying.yaml and comparing.yaml. The last result replaces the
+weights and the tokenizer in the base's folder, and a card is added that says how the base was made and what it scored.
+models/base takes 35 minutes, and models/kinds takes three hours. The script needs only the standard library.
 """
 
 import argparse
@@ -32,16 +32,21 @@ class Run:
 
     Args:
         params: the name of a params file in the base's folder.
-        copying: number of copying rows in the data, and their seed; None = no copying rows.
+        copying: the options for scripts/copying.py; None = there are no copying rows in the data.
     """
 
     params: str
-    copying: tuple[int, int] | None = None
+    copying: str | None = None
 
 
 BASES = {
     "base": (Run("params.yaml"),),
-    "kinds": (Run("params.yaml", (16_000, 5)), Run("further.yaml", (8_000, 6)), Run("copying.yaml", (30_000, 7))),
+    "kinds": (
+        Run("params.yaml", "--rows 16000 --seed 5"),
+        Run("further.yaml", "--rows 8000 --seed 6"),
+        Run("copying.yaml", "--rows 30000 --seed 7"),
+        Run("comparing.yaml", "--rows 60000 --seed 8 --checks 0.35"),
+    ),
 }
 DATA = {
     "base": "the generated retrieval conversations and the small files of `data/raw`",
@@ -62,7 +67,8 @@ def main() -> int:
 
 
 def _make(name: str, work: Path) -> int:
-    into, clones = ROOT / "models" / name, []
+    into = ROOT / "models" / name
+    clones: list[Path] = []
     for run in BASES[name]:
         clone = work / Path(run.params).stem
         if not (clone / ".git").exists():
@@ -78,12 +84,11 @@ def _make(name: str, work: Path) -> int:
     return 0
 
 
-def _prepare(clone: Path, params: Path, copying: tuple[int, int] | None, before: Path | None) -> None:
+def _prepare(clone: Path, params: Path, copying: str | None, before: Path | None) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     shutil.copy2(params, clone / "params.yaml")
     if copying is not None:
-        rows, seed = map(str, copying)
-        script = [sys.executable, "scripts/copying.py", "data/raw/copying.jsonl", "--rows", rows, "--seed", seed]
+        script = [sys.executable, "scripts/copying.py", "data/raw/copying.jsonl", *copying.split()]
         subprocess.run(script, cwd=clone, check=True)
     if before is not None:
         _take(before / "models" / "tuned", clone / "models" / "base")

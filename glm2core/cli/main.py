@@ -349,7 +349,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="dtype of the weights; auto = bfloat16 if the device computes in it; float16 works only on GPUs",
+        help="dtype of the weights; auto = chosen for the device and the network's size; float16 works only on GPUs",
     )
 
 

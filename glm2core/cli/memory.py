@@ -158,12 +158,12 @@ def _print_fit(
 
 
 def _use_table(params: Settled, workload: Workload) -> Table:
-    config, cached = workload.config, product_dtype(torch.bfloat16, torch.device("cpu"))
-    how = "" if cached == torch.bfloat16 else ", with cache and multiplications in float32"
-    table = _table(f"using the model in bfloat16{how}", show_header=False)
+    config, cached = workload.config, product_dtype(workload.dtype, torch.device("cpu"))
+    how = "" if cached == workload.dtype else ", with cache and multiplications in float32"
+    table = _table(f"using the model in {str(workload.dtype).removeprefix('torch.')}{how}", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("weights", in_gib(2 * trained_parameter_count(workload, params.train)))
+    table.add_row("weights", in_gib(workload.dtype.itemsize * trained_parameter_count(workload, params.train)))
     longest = max(params.evaluate.retrieval.lengths, default=config.seq_length)
     for tokens in sorted({longest, config.seq_length}):
         table.add_row(f"cache of {tokens:,} tokens", in_gib(cache_bytes(config, tokens, cached)))

@@ -140,7 +140,13 @@ class Answerer:
 
 
 def _generation_config(chat_format: ChatFormat, sampling: Sampling) -> GenerationConfig:
-    common = {"max_new_tokens": sampling.max_new_tokens, "pad_token_id": PAD, "eos_token_id": chat_format.stop_ids}
+    # use_cache is set here because transformers would otherwise follow the model's config, which may say false
+    common = {
+        "max_new_tokens": sampling.max_new_tokens,
+        "pad_token_id": PAD,
+        "eos_token_id": chat_format.stop_ids,
+        "use_cache": True,
+    }
     if sampling.temperature == 0:
         return GenerationConfig(do_sample=False, **common)
     return GenerationConfig(do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0, **common)
