@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TextIO
@@ -49,10 +49,18 @@ def ask(
     """
 
     computed: list[Case] = []  # in this process: answers from `memo` take no time
+    read: list[float] = []  # the times at which their contexts were read
 
     def answer(case: Case) -> list[dict[str, Any]]:
         computed.append(case)
-        made = answer_case(model, chat_format, case, prefill_chunk=prefill_chunk, max_new_tokens=max_new_tokens)
+        made = answer_case(
+            model,
+            chat_format,
+            case,
+            prefill_chunk=prefill_chunk,
+            max_new_tokens=max_new_tokens,
+            when_read=lambda: read.append(time.perf_counter()),
+        )
         return [asdict(replace(answer, model=name)) for answer in made]
 
     answers: list[Answer] = []
@@ -71,13 +79,15 @@ def ask(
             if not told and computed and computed[-1] is case and now - begin > _LEAST_SECONDS:
                 told = True
                 costs = _costs(model.config, generated, from_files, chat_format.count_tokens)
-                share = sum(costs[len(answers) :]) / sum(costs[len(answers) - len(batch) : len(answers)])
-                print(f"{asks}: {time_left(share * (now - before), shortened_by=_SHORTER)}", flush=True)
+                reading = sum(costs[len(answers) :]) / sum(costs[len(answers) - len(batch) : len(answers)])
+                answering = (len(costs) - len(answers)) / len(batch)
+                left = reading * (read[-1] - before) + answering * (now - read[-1])
+                print(f"{asks}: {time_left(left, shortened_by=_SHORTER)}", flush=True)
     return answers
 
 
 def _costs(config: Any, generated: GeneratedCases, from_files: list[Case], count: CountTokens) -> list[float]:
-    """Operations per question, in the order of asking; only the question's share of reading the context counts."""
+    """The operations for reading the contexts, as a share for each question, in the order of asking."""
     cost = Cost(config, backward_factor=0)
     costs = []
     for group, length in itertools.product(generated.groups, sorted(set(generated.lengths))):
@@ -88,17 +98,25 @@ def _costs(config: Any, generated: GeneratedCases, from_files: list[Case], count
 
 
 def answer_case(
-    model: PreTrainedModel, chat_format: ChatFormat, case: Case, *, prefill_chunk: int, max_new_tokens: int
+    model: PreTrainedModel,
+    chat_format: ChatFormat,
+    case: Case,
+    *,
+    prefill_chunk: int,
+    max_new_tokens: int,
+    when_read: Callable[[], object] = lambda: None,
 ) -> list[Answer]:
     """Ask `model` every question of a case.
 
     Args:
         prefill_chunk: number of tokens in a chunk; the context is read chunk by chunk.
         max_new_tokens: maximum number of tokens in an answer, unless the question sets a different maximum.
+        when_read: called when the context is read, before the first answer.
     """
     prompt, tails = _encoded(chat_format, case)
     limits = [question.most_new_tokens or max_new_tokens for question in case.questions]
     context = read_context(model, prompt, prefill_chunk)
+    when_read()
     read = context.cache.get_seq_length()
     outputs: list[list[int]] = []
     for start, stop in _batches(tails):
