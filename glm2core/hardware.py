@@ -52,7 +52,7 @@ def choose_dtype(
     half_steps: bool = True,
     notice: Notice = print,
 ) -> torch.dtype:
-    """Return the weights' dtype that `name` means on `device`; `notice` receives an explanation if one is needed.
+    """Resolve `name` to the dtype of the weights on `device`; `notice` receives an explanation if one is needed.
 
     If the device computes in bfloat16, `auto` means bfloat16. On a CPU, however, `auto` means float32 for
     networks with fewer than 2e7 parameters.

@@ -122,7 +122,7 @@ def draw_lines(rng: random.Random, count: int, words: Pool, hard_negatives: bool
     """Draw `count` lines with different keys; with `hard_negatives`, the lines share words and first digits.
 
     In a long record, many lines share a word or some digits with the line that a question asks for.
-    Hard negatives give a short record such lines, too.
+    Hard negatives add such lines to short records, too.
     """
     adjectives, nouns = words.adjectives, words.nouns
     if hard_negatives:

@@ -223,8 +223,8 @@ class ChatGLM2ForCausalLM(ChatGLM2PreTrainedModel, GenerationMixin):
                 `num_items_in_batch`; used only with labels.
 
         Returns:
-            Without labels, `logits` [B, T, V]. With labels, `loss` (a scalar) and no logits, because the output layer
-            is applied only to supervised positions.
+            Without labels, the output contains `logits` [B, T, V]. With labels, the output contains `loss` (a scalar)
+            but no logits, because the output layer is applied only to supervised positions.
         """
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training

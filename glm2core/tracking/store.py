@@ -65,7 +65,7 @@ class Recorder:
             self._watch.stop()
 
     def complete_row(self) -> None:
-        """Add to the row the files needed to reproduce it, and the figures of stages that DVC took from its cache."""
+        """Add the files that reproduce the run, and the figures of stages whose results DVC took from its cache."""
         for file in (PARAMS_FILE, PIPELINE_FILE, LOCK_FILE):
             if file.exists():
                 self._client.log_artifact(self._parent, str(file))

@@ -33,8 +33,8 @@ _LENGTH_MULTIPLE = 16
 class TokenBudgetBatches(Sampler[list[RowKey]]):
     """Yields `total` batches within a token budget, of rows with similar lengths. Every epoch is shuffled anew.
 
-    One pass over this sampler is the whole training. A resumed training therefore needs only the number of batches
-    already taken, not the epoch.
+    One pass over this sampler covers the entire training run. A resumed training therefore needs only the number of
+    batches already taken, not the epoch.
 
     Args:
         lengths: number of tokens in each row.

@@ -64,7 +64,7 @@ class CheckpointFolder:
         except OSError as error:
             raise UserError(
                 f"cannot write checkpoints to {self.folder}: {error.strerror or error}. "
-                "Fix the permissions of that folder or free space, and run again."
+                "Fix the permissions of that folder, or free up disk space, and run again."
             ) from error
         try:
             self._remove(self._partial)

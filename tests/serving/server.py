@@ -29,7 +29,7 @@ def served(model: Path, *options: str, seconds: float = 180) -> Iterator[str]:
     def read() -> None:
         for line in server.stderr:
             lines.append(line)
-            found.extend(re.findall(r"(http://\S+/v1) answers", line))
+            found.extend(re.findall(r"(http://\S+/v1) serves", line))
 
     threading.Thread(target=read, daemon=True).start()
     try:
