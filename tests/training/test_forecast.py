@@ -10,9 +10,15 @@ from glm2core.training.forecast import Forecast
 STEP = 0.05
 
 
-def told(costs: list[float], *, done: int = 0, besides: float = 0.0, steps: int = 6) -> list[str]:
+def told(costs: list[float], *, done: int = 0, besides: float = 0.0, steps: int = 6, warm_up: float = 0.0) -> list[str]:
     sentences: list[str] = []
-    forecast = Forecast(lambda: costs, tell=sentences.append, shortened_by="fewer steps", least_seconds=3 * STEP)
+    forecast = Forecast(
+        lambda: costs,
+        tell=sentences.append,
+        shortened_by="fewer steps",
+        least_seconds=3 * STEP,
+        warm_up_seconds=warm_up,
+    )
     for step in range(done + 1, done + steps + 1):
         time.sleep(STEP * 4 if step == done + 1 else STEP)  # the first step is slow and doesn't count
         forecast.add_step(step, besides=besides)
@@ -37,6 +43,22 @@ def test_longer_rows_to_come_count_as_what_they_cost() -> None:
 
 def test_a_resumed_run_counts_what_is_left() -> None:
     (sentence,) = told([9.0] * 300 + [1.0] * 400, done=300)
+    assert 19 <= seconds(sentence) <= 30
+
+
+def test_steps_that_warm_up_do_not_count() -> None:
+    sentences: list[str] = []
+    forecast = Forecast(
+        lambda: [1.0] * 400,
+        tell=sentences.append,
+        shortened_by="fewer steps",
+        least_seconds=3 * STEP,
+        warm_up_seconds=8 * STEP,
+    )
+    for step in range(1, 14):
+        time.sleep(4 * STEP if step < 4 else STEP)
+        forecast.add_step(step, besides=0.0)
+    (sentence,) = sentences
     assert 19 <= seconds(sentence) <= 30
 
 
