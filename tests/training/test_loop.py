@@ -199,7 +199,7 @@ def test_a_run_that_stopped_early_is_not_trained_on(
 def test_the_time_left_is_told_once(tmp_path: Path, rows: TokenizedDataset, held_out: TokenizedDataset) -> None:
     said: list[str] = []
     run = replace(make_run(tmp_path / "c", rows, held_out, logging_steps=2), notice=said.append)
-    run.train(lambda metrics, step: time.sleep(6) if "loss" in metrics and step <= 4 else None)
+    run.train(lambda metrics, step: time.sleep(6) if "loss" in metrics and step <= 8 else None)
     (told,) = said
     assert re.fullmatch(r"about \d+ s on this machine", told)
 
