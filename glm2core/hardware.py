@@ -62,7 +62,7 @@ def choose_dtype(
 
     Args:
         parameters: number of parameters in the network.
-        key: the params key or the command's option whose value is `name`; errors mention it.
+        key: the params key or the command-line option in which `name` was set, for error messages.
         half_steps: whether the optimizer can take steps in float16.
 
     Raises:

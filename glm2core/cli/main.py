@@ -299,7 +299,7 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     doctor = commands.add_parser(
         "doctor",
         help="show this machine's properties, what params.yaml needs, and what will go wrong",
-        description="Print this machine's CPU and its speed, memory, GPUs, disk space, packages, MLflow store and DVC "
+        description="Print this machine's CPU (with speed), memory, GPUs, disk space, packages, MLflow store and DVC "
         "cache; then the output of `memory`; then what is likely to fail and how to fix it. Include the output in bug "
         "reports.",
     )

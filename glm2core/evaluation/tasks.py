@@ -25,8 +25,7 @@ class GeneratedCases:
     A task has `contexts * questions` questions per length, with the same number of questions at each depth. If a
     context is too short for all its questions, it gets fewer questions, and more contexts are made. Tasks in `ONCE`
     have one question per context. Among the tasks in `ONCE`, fwe has `contexts` contexts in all, and the others have
-    `contexts` contexts at each depth. If contexts are shared, a task in `ONCE` has one question in each of `contexts`
-    contexts.
+    `contexts` contexts at each depth. If contexts are shared, a task in `ONCE` asks one question per context.
 
     Args:
         tasks: names of tasks, as in `evaluate.retrieval.tasks`.

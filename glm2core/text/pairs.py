@@ -74,7 +74,7 @@ class PairBatch:
         return counted
 
     def segments(self, newline: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find where rounds and lines start: at each row's first token, and at each first token after line ends.
+        """Find where rounds and lines start: at the first token of each row, and at the first token after line breaks.
 
         The start of a supervised answer is left out, so that position stretching (text/stretch.py) never opens a gap
         between a question and its answer. With such a gap, a network would learn that the nearest question is not the

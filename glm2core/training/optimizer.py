@@ -1,4 +1,4 @@
-"""Makes the optimizers, among them one with fp32 master weights, and an Adafactor that updates inside backward.
+"""Makes the optimizers. One keeps fp32 master weights; an Adafactor updates the weights during the backward pass.
 
 A bf16 weight has 8 bits of mantissa, so an update below 1/256 of the weight is rounded away. At a learning rate of
 1e-5, nearly all updates are so small. There are two remedies, depending on the memory available:
