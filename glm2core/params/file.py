@@ -109,7 +109,7 @@ def changed(section: BaseModel, default: BaseModel | None = None, prefix: str = 
 
 
 def unsettled(section: BaseModel, prefix: str = "") -> set[str]:
-    """The dotted keys whose `auto` is replaced in `settle`. Torch decides device and dtype, so these are not included."""
+    """The dotted keys whose `auto` is replaced in `settle`. Torch decides device and dtype, so they are missing."""
     keys: set[str] = set()
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
