@@ -124,5 +124,5 @@ def test_a_released_folder_loads(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("roles", [[], ["assistant"], ["user", "user"], ["user", "observation"], ["user", "system"]])
 def test_a_chat_out_of_turn_is_refused(hf, roles):
-    with pytest.raises(UserError, match="user and assistant in turn"):
+    with pytest.raises(UserError, match="user and assistant messages in turn"):
         hf.apply_chat_template([{"role": role, "content": "x"} for role in roles])
