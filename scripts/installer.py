@@ -58,7 +58,11 @@ def install(python: Path, lock: Path, *, torch: str | None = None, pass_fds: Seq
         if backend and _resolves([*command, *backend], lock, environment):
             command += backend
         elif backend:
-            print(f"set-up: no {torch} build found (see above); taking the package index's build of torch", flush=True)
+            print(
+                f"set-up: no {torch} build found (see above), so the package index's build is taken. To name a "
+                "mirror of PyTorch's wheels, set PIP_FIND_LINKS.",
+                flush=True,
+            )
         else:
             _tell_of_gigabytes(command, lock, environment)
         quiet = [] if sys.stderr.isatty() else ["--quiet"]

@@ -10,7 +10,9 @@ from glm2core.training.forecast import Forecast
 STEP = 0.05
 
 
-def told(costs: list[float], *, done: int = 0, besides: float = 0.0, steps: int = 6, warm_up: float = 0.0) -> list[str]:
+def told(
+    costs: list[float], *, done: int = 0, besides: float = 0.0, steps: int = 6, slow: int = 1, warm_up: float = 0.0
+) -> list[str]:
     sentences: list[str] = []
     forecast = Forecast(
         lambda: costs,
@@ -20,7 +22,7 @@ def told(costs: list[float], *, done: int = 0, besides: float = 0.0, steps: int 
         warm_up_seconds=warm_up,
     )
     for step in range(done + 1, done + steps + 1):
-        time.sleep(STEP * 4 if step == done + 1 else STEP)  # the first step is slow and doesn't count
+        time.sleep(STEP * 4 if step <= done + slow else STEP)  # the slow steps don't count
         forecast.add_step(step, besides=besides)
     return sentences
 
@@ -47,18 +49,7 @@ def test_a_resumed_run_counts_what_is_left() -> None:
 
 
 def test_steps_that_warm_up_do_not_count() -> None:
-    sentences: list[str] = []
-    forecast = Forecast(
-        lambda: [1.0] * 400,
-        tell=sentences.append,
-        shortened_by="fewer steps",
-        least_seconds=3 * STEP,
-        warm_up_seconds=8 * STEP,
-    )
-    for step in range(1, 14):
-        time.sleep(4 * STEP if step < 4 else STEP)
-        forecast.add_step(step, besides=0.0)
-    (sentence,) = sentences
+    (sentence,) = told([1.0] * 400, steps=13, slow=3, warm_up=8 * STEP)
     assert 19 <= seconds(sentence) <= 30
 
 
