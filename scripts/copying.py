@@ -3,8 +3,9 @@
     python scripts/copying.py data/raw/copying.jsonl --rows 16000
 
 A text is a list of notes, each with two parts. All notes are in one message, or one note is in each round. A question
-names one part and asks for the other part, which the text contains word for word. No wording of `glm2core.analysis` is
-used, and none of its held-out entities. The same arguments give the same bytes.
+names one part and asks for the other part, which the text contains word for word; or it asks for the parts of all notes
+(`--lists`), or whether a claim agrees with a note (`--checks`). No wording of `glm2core.analysis` is used, and none of
+its held-out entities. The same arguments give the same bytes.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from glm2core.analysis.entities import split_of  # noqa: E402
 Message = dict[str, str]
 Unit = Callable[[random.Random], str]
 _INVENTED_SHARE = 0.6
-_NUMBERED_SHARE = 0.2
+_TYPED_SHARE = 0.5
+_NUMBERED_SHARE = 0.3
 _LOCATED_SHARE = 0.5
 
 
@@ -34,6 +36,7 @@ class Verb:
 
     Args:
         named: whether this verb's questions differ from those of other verbs.
+        claim: the template of a claim about a note; None = that of the note.
     """
 
     note: str
@@ -41,9 +44,11 @@ class Verb:
     left: str
     all_right: str | None = None
     named: bool = True
+    claim: str | None = None
 
 
 Note = tuple[str, Verb, str]
+Units = dict[Verb, tuple[Sequence[Unit], Sequence[Unit]]]
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,23 @@ class Language:
         space: the text between two such words.
         marks: the marks with which a question can end.
         located: a question for the head of the note that contains a part. `head_mark` is the text after a head.
-        check: a question that asks whether a note is in the text. `checked` is its answer, which contains one of
-            `verdicts`: the first if the note is in the text, the second if not.
+        gathered: questions for all parts of one unit, each of which has a word in `units`.
+        checks: questions whether a claim agrees with the text. `checked` are their answers.
+        verdicts: words for an answer: the first is used if the claim is true, the second if not.
     """
 
     verbs: tuple[Verb, ...]
-    units: tuple[Unit, ...]
+    units: dict[Unit, str]
+    names: tuple[Unit, ...]
     joints: tuple[str, ...]
     listing: str
     whole: str
-    check: str
-    checked: str
+    gathered: tuple[str, ...]
+    checks: tuple[str, ...]
+    checked: tuple[str, ...]
+    verdicts: tuple[tuple[str, str], ...]
     located: str
     head_mark: str
-    verdicts: tuple[str, str]
     acknowledged: tuple[str, ...]
     filler: Unit
     space: str
@@ -92,31 +100,42 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--checks", type=float, default=0.15, help="share of the questions that check a claim")
+    parser.add_argument("--checks", type=float, default=0.15, help="share of the conversations that check claims")
+    parser.add_argument("--lists", type=float, default=0.1, help="share of the conversations that list parts")
     arguments = parser.parse_args()
     with arguments.out.open("w", encoding="utf-8") as file:
         for number in range(arguments.rows):
             rng = random.Random(f"copying {arguments.seed} {number}")
-            messages = conversation(rng, CHINESE if rng.random() < 0.5 else ENGLISH, arguments.checks)
+            language = CHINESE if rng.random() < 0.5 else ENGLISH
+            messages = conversation(rng, language, checks=arguments.checks, lists=arguments.lists)
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 
-def conversation(rng: random.Random, language: Language, checks: float) -> list[Message]:
-    """Make a conversation with one to four questions about two to seven notes.
+def conversation(rng: random.Random, language: Language, *, checks: float, lists: float) -> list[Message]:
+    """Make a conversation with one to six questions about two to seven notes.
 
     Args:
-        checks: the share of questions that ask whether a claim is true.
+        checks, lists: the shares of conversations that ask whether claims are true, and for the parts of all notes.
     """
-    verbs = _invented_verbs(rng, language) if rng.random() < _INVENTED_SHARE else rng.sample(language.verbs, 3)
-    notes = _notes(rng, language, verbs[: rng.randint(1, 3)], rng.randint(2, 7))
+    kind = rng.choices(("ask", "check", "list"), (1 - checks - lists, checks, lists))[0]
+    invented = rng.random() < _INVENTED_SHARE
+    verbs = _invented_verbs(rng, language) if invented else rng.sample(language.verbs, 3)
+    verbs = [verb for verb in verbs if verb.named or kind != "check"] or rng.sample(language.verbs, 1)
+    units = _drawn_units(rng, language, verbs, one=kind == "list")
+    notes = _notes(rng, verbs[: rng.randint(1, 3)], units, rng.randint(2, 4 if kind == "list" else 7))
     picked = rng.sample(range(len(notes)), min(len(notes), rng.randint(1, 4)))
-    asked = [_question(rng, language, notes, notes[place], checks) for place in picked]
     texts = [verb.note.format(left=left, right=right) for left, verb, right in notes]
-    if rng.random() < _NUMBERED_SHARE:
+    if kind == "check":
+        asked = _checked(rng, language, notes, rng.choices(notes, k=rng.randint(2, 6)), units)
+    elif kind == "list":
+        asked = _listed(rng, language, notes, units)
+    else:
+        asked = [_question(rng, language, notes, notes[place]) for place in picked]
+    if kind != "check" and rng.random() < _NUMBERED_SHARE:
         heads = _heads(rng, language, len(notes))
         texts = [head + language.head_mark + text for head, text in zip(heads, texts, strict=True)]
         word, parts = language.filler(rng), [part for left, _, right in notes for part in (left, right)]
-        for number, place in enumerate(picked):
+        for number, place in enumerate(picked[: len(asked)]):
             part = rng.choice((notes[place][0], notes[place][2]))
             if parts.count(part) == 1 and rng.random() < _LOCATED_SHARE:
                 asked[number] = language.located.format(word=word, part=part), heads[place]
@@ -124,7 +143,7 @@ def conversation(rng: random.Random, language: Language, checks: float) -> list[
         rounds = [(text, rng.choice(language.acknowledged)) for text in texts] + asked
     else:
         text, (question, answer) = rng.choice(language.joints).join(texts), asked[0]
-        together = f"{question}\n{text}" if rng.random() < 0.4 else f"{text}\n{question}"
+        together = f"{question}\n{text}" if rng.random() < 0.6 else f"{text}\n{question}"
         rounds = [(together, answer), *asked[1:]]
     return [
         {"role": role, "content": content}
@@ -133,22 +152,39 @@ def conversation(rng: random.Random, language: Language, checks: float) -> list[
     ]
 
 
-def _notes(rng: random.Random, language: Language, verbs: Sequence[Verb], count: int) -> list[Note]:
+def _drawn_units(rng: random.Random, language: Language, verbs: Sequence[Verb], one: bool) -> Units:
+    """Each verb's units on the left and on the right: any units, or names on the left and one other unit on the right.
+
+    Args:
+        one: whether the verbs always have one and the same unit on the right.
+    """
+    every, left = tuple(language.units), rng.choice(language.names)
+    others = [unit for unit in every if unit is not left]
+    if one:
+        return dict.fromkeys(verbs, ((left,), (rng.choice(others),)))
+    if rng.random() < _TYPED_SHARE:
+        return {verb: ((left,), (rng.choice(others),)) for verb in verbs}
+    return dict.fromkeys(verbs, (every, every))
+
+
+def _notes(rng: random.Random, verbs: Sequence[Verb], units: Units, count: int) -> list[Note]:
     """Make unambiguous notes: if a left part appears twice, it has a different verb each time."""
     notes: list[Note] = []
     while len(notes) < count:
-        left, verb = _drawn(rng, language.units), rng.choice(verbs)
+        verb = rng.choice(verbs)
+        left = _drawn(rng, units[verb][0])
         if notes and rng.random() < 0.3 and all(verb.named for verb in verbs):
             left = rng.choice(notes)[0]
         if (left, verb) not in [note[:2] for note in notes]:
-            notes.append((left, verb, _drawn(rng, language.units)))
+            notes.append((left, verb, _drawn(rng, units[verb][1])))
     return notes
 
 
 def _heads(rng: random.Random, language: Language, count: int) -> list[str]:
-    """Numbered heads of the notes, such as `bef 1`, `bef 2`."""
-    word, first = language.filler(rng), rng.choice((1, 1, 1, rng.randint(2, 90)))
-    return [f"{word}{language.space}{number}" for number in range(first, first + count)]
+    """Numbered heads of the notes, such as `bef 1`, `bef 2`, or `bef 1 ta`, `bef 2 ta`."""
+    before, after = language.filler(rng), rng.choice(("", language.space + language.filler(rng)))
+    first = rng.choice((1, 1, 1, rng.randint(2, 90)))
+    return [f"{before}{language.space}{number}{after}" for number in range(first, first + count)]
 
 
 def _invented_verbs(rng: random.Random, language: Language) -> list[Verb]:
@@ -171,26 +207,21 @@ def _invented_verb(rng: random.Random, language: Language) -> Verb:
         order = [words(0, 2), asked, key] if rng.random() < 0.5 else [words(0, 2), key, asked]
         return joined(*order, words(0, 2)) + rng.choice(language.marks)
 
+    def note(parts: Sequence[str]) -> str:
+        return joined(words(0, 2), parts[0], word, parts[1], words(0, 1))
+
     return Verb(
-        joined(words(0, 2), parts[0], word, parts[1], words(0, 1)),
+        note(parts),
         question("{left}"),
         question("{right}"),
         joined(words(1, 2), word, words(0, 1)) + rng.choice(language.marks),
         bool(asked),
+        note(parts[:: rng.choice((1, 1, -1))]),
     )
 
 
-def _question(
-    rng: random.Random, language: Language, notes: Sequence[Note], note: Note, checks: float
-) -> tuple[str, str]:
+def _question(rng: random.Random, language: Language, notes: Sequence[Note], note: Note) -> tuple[str, str]:
     left, verb, right = note
-    if verb.named and rng.random() < checks:
-        claimed = right if rng.random() < 0.5 else _another_right(rng, language, notes, right)
-        claim = verb.note.format(left=left, right=claimed)
-        verdict = language.verdicts[claimed != right]
-        return language.check.format(claim=claim), language.checked.format(
-            right=right, claimed=claimed, verdict=verdict
-        )
     kind = rng.random()
     if verb.all_right is not None and kind < 0.15:
         return verb.all_right, language.listing.join(other[2] for other in notes if other[1] == verb)
@@ -201,13 +232,46 @@ def _question(
     return language.whole.format(right=right), verb.note.format(left=left, right=right)
 
 
-def _another_right(rng: random.Random, language: Language, notes: Sequence[Note], right: str) -> str:
+def _listed(rng: random.Random, language: Language, notes: Sequence[Note], units: Units) -> list[tuple[str, str]]:
+    """Ask for the parts on one side of all notes, by the word for their unit."""
+    sides = [(units[notes[0][1]][0][0], [left for left, _, _ in notes])]
+    sides.append((units[notes[0][1]][1][0], [right for _, _, right in notes]))
+    rng.shuffle(sides)
+    return [
+        (rng.choice(language.gathered).format(unit=language.units[unit]), language.listing.join(parts))
+        for unit, parts in sides[: rng.randint(1, 2)]
+    ]
+
+
+def _checked(
+    rng: random.Random, language: Language, notes: Sequence[Note], asked: Sequence[Note], units: Units
+) -> list[tuple[str, str]]:
+    """Ask whether claims about notes are true. All questions of a conversation have one wording."""
+    question, answer = rng.choice(language.checks), rng.choice(language.checked)
+    verdicts = rng.choice(language.verdicts)
+    rounds = []
+    for left, verb, right in asked:
+        claimed = right if rng.random() < 0.5 else _another_right(rng, units[verb][1], notes, right)
+        # Only the units tell which part is which in a claim with the parts in the other order
+        template = rng.choice((verb.note, verb.claim or verb.note)) if len(units[verb][1]) == 1 else verb.note
+        claim = template.format(left=left, right=claimed)
+        verdict = verdicts[claimed != right]
+        rounds.append(
+            (
+                question.format(claim=claim, true=verdicts[0], false=verdicts[1]),
+                answer.format(right=right, claimed=claimed, verdict=verdict),
+            )
+        )
+    return rounds
+
+
+def _another_right(rng: random.Random, units: Sequence[Unit], notes: Sequence[Note], right: str) -> str:
     """The right part of another note, the same part with a few characters changed, or a new part."""
     kind = rng.random()
     others = [note[2] for note in notes if note[2] != right]
     if others and kind < 0.4:
         return rng.choice(others)
-    drawn = iter(lambda: _altered(rng, right) if kind < 0.8 else _drawn(rng, language.units), None)
+    drawn = iter(lambda: _altered(rng, right) if kind < 0.7 else _drawn(rng, units), None)
     return next(other for other in drawn if other != right and _is_trained_on(other))
 
 
@@ -244,6 +308,10 @@ def _full_name(rng: random.Random) -> str:
     return f"{_name(rng)} {_name(rng)}"
 
 
+def _short(rng: random.Random) -> str:
+    return "".join(rng.choices(_CHARACTERS, k=2))
+
+
 def _number(rng: random.Random) -> str:
     return "".join(rng.choices(string.digits, k=rng.randint(2, 6)))
 
@@ -257,7 +325,7 @@ def _measured(rng: random.Random) -> str:
 
 
 def _characters(rng: random.Random) -> str:
-    return "".join(rng.choices(_CHARACTERS, k=rng.randint(2, 4)))
+    return "".join(rng.choices(_CHARACTERS, k=rng.randint(3, 4)))
 
 
 def _chinese_date(rng: random.Random) -> str:
@@ -284,15 +352,31 @@ ENGLISH = Language(
         Verb("{left} begins at {right}", "At what does {left} begin?", "What begins at {right}?"),
         Verb("{left} weighs {right}", "What does {left} weigh?", "What weighs {right}?"),
     ),
-    units=(_word, _name, _number, _full_name, _full_name, _dated, _measured),
+    units={
+        _word: "words",
+        _number: "numbers",
+        _full_name: "persons",
+        _name: "titles",
+        _dated: "days",
+        _measured: "weights",
+    },
+    names=(_full_name, _full_name, _name, _word),
     joints=("\n", "; ", ". ", ". "),
     listing="; ",
     whole="Copy the note that ends with {right}",
-    check="Check this: {claim}",
-    checked="written {right}, claimed {claimed}: {verdict}",
+    gathered=("Gather the {unit}", "{unit}, one by one:", "Copy all {unit} from above or below", "All {unit}?"),
+    checks=("Check this, {true} or {false}: {claim}", "{claim} {true}/{false}?", "{true}, {false}? {claim}"),
+    checked=(
+        "written {right}, claimed {claimed}: {verdict}",
+        "{right} / {claimed}: {verdict}",
+        "Found {right}, asked for {claimed}. So {verdict}",
+        "{claimed} in place of {right}. Result: {verdict}",
+        "({right}) ({claimed}) = {verdict}",
+        "It has {right}, we have {claimed}. OUTCOME: {verdict}",
+    ),
+    verdicts=(("equal", "unequal"), ("same", "different"), ("right", "wrong"), ("fits", "fails"), ("good", "bad")),
     located="{word} {part}?",
     head_mark=": ",
-    verdicts=("equal", "unequal"),
     acknowledged=("Yes.", "Go on.", "And then?"),
     filler=_word,
     space=" ",
@@ -311,15 +395,24 @@ CHINESE = Language(
         Verb("{left}重{right}", "{left}有多重？", "什么重{right}？"),
         Verb("{left}通向{right}", "{left}通向哪？", "什么通向{right}？"),
     ),
-    units=(_characters, _characters, _characters, _number, _chinese_date, _chinese_amount),
+    units={_short: "词语", _characters: "名字", _number: "数字", _chinese_date: "日子", _chinese_amount: "数量"},
+    names=(_characters,),
     joints=("\n", "；", "。", "。"),
     listing="；",
     whole="抄写以{right}结尾的一条",
-    check="核对：{claim}",
-    checked="写的{right}，说的{claimed}：{verdict}",
+    gathered=("收集{unit}", "{unit}，一个一个写：", "抄下上下文的{unit}", "全部{unit}？"),
+    checks=("核对，{true}或{false}：{claim}", "{claim}{true}／{false}？", "{true}，{false}？{claim}"),
+    checked=(
+        "写的{right}，说的{claimed}：{verdict}",
+        "{right}／{claimed}：{verdict}",
+        "找到{right}，问的{claimed}。所以{verdict}",
+        "{claimed}代替{right}。结果：{verdict}",
+        "（{right}）（{claimed}）＝{verdict}",
+        "原来{right}，现在{claimed}。OUTCOME: {verdict}",
+    ),
+    verdicts=(("相同", "不同"), ("一致", "不一"), ("符合", "不合"), ("正确", "错误"), ("一样", "两样")),
     located="{word}{part}？",
     head_mark="：",
-    verdicts=("相同", "不同"),
     acknowledged=("嗯。", "请继续。", "然后呢？"),
     filler=lambda rng: "".join(rng.choices(_CHARACTERS, k=rng.randint(1, 2))),
     space="",

@@ -18,41 +18,71 @@ SCRIPT = ROOT / "scripts/copying.py"
 copying = load_script("copying")
 
 
-@pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])
+LANGUAGES_OF_NOTES = pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])
+
+
+def conversation(seed: int, language: Any) -> list[dict[str, str]]:
+    messages: list[dict[str, str]] = copying.conversation(random.Random(seed), language, checks=0.3, lists=0.2)
+    return messages
+
+
+@LANGUAGES_OF_NOTES
 def test_an_answer_stands_in_the_text(language: Any) -> None:
+    listed = 0
     for seed in range(300):
-        messages = copying.conversation(random.Random(seed), language, 0.3)
+        messages = conversation(seed, language)
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
         told = ""
         for question, answer in zip(messages[::2], messages[1::2], strict=True):
             told += question["content"] + "\n"
-            parts = re.split("|".join(map(re.escape, separators(language))), answer["content"])
+            checked = comparison(language, answer["content"])
+            parts = checked[:2] if checked else answer["content"].split(language.listing)
+            listed += len(parts) > 2
             assert answer["content"] in language.acknowledged or all(part in told for part in parts)
+    assert listed > 10
 
 
-def separators(language: Any) -> list[str]:
-    """What an answer of several parts has between and around them."""
-    written = language.checked.replace("{verdict}", "|").split("|")[0]
-    around = re.split(r"\{\w+\}", written)
-    return [language.listing, *(f"{around[2]}{verdict}" for verdict in language.verdicts[::-1]), around[0], around[1]]
-
-
-@pytest.mark.parametrize("language", [copying.ENGLISH, copying.CHINESE])
+@LANGUAGES_OF_NOTES
 def test_a_checked_claim_gets_the_verdict_that_it_deserves(language: Any) -> None:
-    pattern = re.compile(
-        re.escape(language.checked)
-        .replace(r"\{", "{")
-        .replace(r"\}", "}")
-        .format(right="(.+)", claimed="(.+)", verdict="(.+)")
-    )
     verdicts = []
     for seed in range(300):
-        for message in copying.conversation(random.Random(seed), language, 0.3):
-            if message["role"] == "assistant" and (found := pattern.fullmatch(message["content"])):
-                written, claimed, verdict = found.groups()
-                assert verdict == language.verdicts[written != claimed]
-                verdicts.append(verdict)
-    assert min(verdicts.count(verdict) for verdict in language.verdicts) > 20
+        for message in conversation(seed, language):
+            if message["role"] == "assistant" and (found := comparison(language, message["content"])):
+                first, second, verdict = found
+                assert verdict in [pair[first != second] for pair in language.verdicts]
+                verdicts.append(first == second)
+    assert min(verdicts.count(same) for same in (True, False)) > 20
+
+
+def comparison(language: Any, answer: str) -> tuple[str, str, str] | None:
+    """The part in the notes and the part in the claim that an answer compares, and the answer's verdict."""
+    for template in language.checked:
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(template))
+        if (found := re.fullmatch(pattern, answer)) and found["verdict"] in sum(language.verdicts, ()):
+            return found["right"], found["claimed"], found["verdict"]
+    return None
+
+
+@LANGUAGES_OF_NOTES
+def test_a_list_names_every_part_of_its_unit_in_order(language: Any) -> None:
+    words = set(language.units.values())
+    seen = set()
+    for seed in range(400):
+        messages = copying.conversation(random.Random(seed), language, checks=0.0, lists=1.0)
+        told = ""
+        for question, answer in zip(messages[::2], messages[1::2], strict=True):
+            told += question["content"] + "\n"
+            asked = [
+                word
+                for word in words
+                for form in language.gathered
+                if question["content"].startswith(form.format(unit=word))
+            ]
+            if asked:
+                parts = answer["content"].split(language.listing)
+                assert len(parts) > 1 and re.search(".*".join(map(re.escape, parts)), told, re.DOTALL)
+                seen.add(asked[0])
+    assert seen == words
 
 
 def test_the_same_arguments_give_the_same_rows(tmp_path: Path) -> None:
@@ -69,7 +99,7 @@ def test_no_entity_and_no_wording_of_analysis_is_met() -> None:
         message
         for seed in range(400)
         for language in (copying.ENGLISH, copying.CHINESE)
-        for message in copying.conversation(random.Random(seed), language, 0.3)
+        for message in conversation(seed, language)
     ]
     everything = "\n".join(message["content"] for message in messages)
     held_out = {language: pool(language, "held out") for language in LANGUAGES}
