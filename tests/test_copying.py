@@ -15,6 +15,7 @@ from glm2core.analysis.wording import WORDINGS
 from tests.workspace import ROOT, load_script
 
 SCRIPT = ROOT / "scripts/copying.py"
+notes = load_script("notes")  # imported by the next one
 copying = load_script("copying")
 
 
