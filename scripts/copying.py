@@ -4,7 +4,8 @@
 
 A text is a list of notes, each with two parts. All notes are in one message, or one note is in each round. A question
 names one part and asks for the other part, which the text contains word for word; or it asks for the parts of all notes
-(`--lists`), or whether a claim agrees with a note (`--checks`). No wording of `glm2core.analysis` is used, and none of
+(`--lists`), or whether a claim agrees with a note (`--checks`), or whether the parts of pairs are equal (`--pairs`).
+No wording of `glm2core.analysis` is used, and none of
 its held-out entities. The same arguments give the same bytes.
 """
 
@@ -33,12 +34,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--checks", type=float, default=0.15, help="share of the conversations that check claims")
     parser.add_argument("--lists", type=float, default=0.1, help="share of the conversations that list parts")
+    parser.add_argument("--pairs", type=float, default=0.0, help="share of the conversations that compare pairs")
     arguments = parser.parse_args()
     with arguments.out.open("w", encoding="utf-8") as file:
         for number in range(arguments.rows):
             rng = random.Random(f"copying {arguments.seed} {number}")
             language = CHINESE if rng.random() < 0.5 else ENGLISH
-            messages = conversation(rng, language, checks=arguments.checks, lists=arguments.lists)
+            if arguments.pairs and rng.random() < arguments.pairs:
+                messages = compared_pairs(rng, language)
+            else:
+                messages = conversation(rng, language, checks=arguments.checks, lists=arguments.lists)
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 
@@ -71,6 +76,33 @@ def conversation(rng: random.Random, language: Language, *, checks: float, lists
     text, (question, answer) = rng.choice(language.joints).join(texts), asked[0]
     together = f"{question}\n{text}" if rng.random() < 0.6 else f"{text}\n{question}"
     return _messages([(together, answer), *asked[1:]])
+
+
+def compared_pairs(rng: random.Random, language: Language) -> list[Message]:
+    """Make a conversation with one question about four to twelve pairs, each of two parts that are equal or not.
+
+    Half of the conversations have parts of one or two characters: equality is learned from these first.
+    """
+    template, verdicts = rng.choice(language.checked), rng.choice(language.verdicts)
+    unit = rng.choice((language.brief, language.brief, *language.units))
+    pairs = []
+    for _ in range(rng.randint(4, 12)):
+        first = drawn(rng, (unit,))
+        second = first if rng.random() < 0.5 else _other_part(rng, unit, first)
+        pairs.append((first, second))
+    mark = rng.choice((" ", " | ", " - ", " & "))
+    text = rng.choice(("\n", "; ")).join(mark.join(pair) for pair in pairs)
+    compared = [template.format(right=a, claimed=b, verdict=verdicts[a != b]) for a, b in pairs]
+    question = rng.choice(language.comparing).format(true=verdicts[0], false=verdicts[1])
+    return _messages([(f"{question}\n{text}", language.listing.join(compared))])
+
+
+def _other_part(rng: random.Random, unit: Unit, part: str) -> str:
+    """A different part of the same unit, often with a few characters changed."""
+    while True:
+        other = altered(rng, part) if rng.random() < 0.4 else drawn(rng, (unit,))
+        if other != part and is_trained_on(other):
+            return other
 
 
 def _messages(rounds: Sequence[Round]) -> list[Message]:

@@ -56,6 +56,7 @@ class Language:
         located: a question for the head of the note that contains a part. `head_mark` is the text after a head.
         gathered: questions for all parts of one unit, each of which has a word in `units`.
         checks: questions whether a claim agrees with the text. `checked` are their answers.
+        comparing: questions whether the parts of each of the following pairs are equal. `brief` makes short parts.
         verdicts: words for an answer: the first is used if the claim is true, the second if not.
     """
 
@@ -66,6 +67,8 @@ class Language:
     listing: str
     whole: str
     gathered: tuple[str, ...]
+    comparing: tuple[str, ...]
+    brief: Unit
     checks: tuple[str, ...]
     checked: tuple[str, ...]
     verdicts: tuple[tuple[str, str], ...]
@@ -100,6 +103,16 @@ def is_trained_on(text: str) -> bool:
 def _word(rng: random.Random) -> str:
     syllables = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.randint(1, 3)))
     return syllables + rng.choice(("", *_CONSONANTS, *_CONSONANTS))
+
+
+def _brief(rng: random.Random) -> str:
+    return rng.choice(
+        (rng.choice(string.digits), str(rng.randint(10, 99)), rng.choice(_CONSONANTS) + rng.choice(_VOWELS))
+    )
+
+
+def _brief_chinese(rng: random.Random) -> str:
+    return rng.choice((rng.choice(_CHARACTERS), rng.choice(string.digits), "".join(rng.choices(_CHARACTERS, k=2))))
 
 
 def _name(rng: random.Random) -> str:
@@ -167,6 +180,12 @@ ENGLISH = Language(
     listing="; ",
     whole="Copy the note that ends with {right}",
     gathered=("Gather the {unit}", "{unit}, one by one:", "Copy all {unit} from above or below", "All {unit}?"),
+    comparing=(
+        "Compare, {true} or {false}:",
+        "{true} / {false}, pair by pair:",
+        "Go through the pairs: {true}, {false}?",
+    ),
+    brief=_brief,
     checks=("Check this, {true} or {false}: {claim}", "{claim} {true}/{false}?", "{true}, {false}? {claim}"),
     checked=(
         "written {right}, claimed {claimed}: {verdict}",
@@ -203,6 +222,8 @@ CHINESE = Language(
     listing="；",
     whole="抄写以{right}结尾的一条",
     gathered=("收集{unit}", "{unit}，一个一个写：", "抄下上下文的{unit}", "全部{unit}？"),
+    comparing=("比较，{true}或{false}：", "{true}／{false}，一对一对写：", "看每一对：{true}，{false}？"),
+    brief=_brief_chinese,
     checks=("核对，{true}或{false}：{claim}", "{claim}{true}／{false}？", "{true}，{false}？{claim}"),
     checked=(
         "写的{right}，说的{claimed}：{verdict}",

@@ -50,8 +50,8 @@ def _checked_params() -> Params:
     except UserError as error:
         if not _is_committed(PARAMS_FILE):
             raise UserError(
-                f"{error}\n`-S` leaves its values in {PARAMS_FILE}, so the next run uses them, too. This command goes back "
-                f"to your last commit, and also undoes your own changes to the file: git checkout {PARAMS_FILE}"
+                f"{error}\n`-S` leaves its values in {PARAMS_FILE}, so the next run uses them, too. This command goes "
+                f"back to your last commit, and also undoes your own changes to the file: git checkout {PARAMS_FILE}"
             ) from None
         raise
 

@@ -55,6 +55,23 @@ def test_a_checked_claim_gets_the_verdict_that_it_deserves(language: Any) -> Non
     assert min(verdicts.count(same) for same in (True, False)) > 20
 
 
+@LANGUAGES_OF_NOTES
+def test_every_pair_is_compared_in_order_and_gets_the_right_verdict(language: Any) -> None:
+    equal = []
+    for seed in range(100):
+        question, answer = copying.compared_pairs(random.Random(seed), language)
+        told, place = question["content"], 0
+        for part in answer["content"].split(language.listing):
+            found = comparison(language, part)
+            assert found is not None, part
+            first, second, verdict = found
+            place = told.index(first, place)
+            assert told.index(second, place) >= place
+            assert verdict in [words[first != second] for words in language.verdicts]
+            equal.append(first == second)
+    assert 0.4 < equal.count(True) / len(equal) < 0.6
+
+
 def comparison(language: Any, answer: str) -> tuple[str, str, str] | None:
     """The part in the notes and the part in the claim that an answer compares, and the answer's verdict."""
     for template in language.checked:
