@@ -12,7 +12,7 @@ its held-out entities. The same arguments give the same bytes.
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from notes import CHINESE, ENGLISH, Language, Unit, Verb, altered, drawn, is_trained_on
@@ -81,7 +81,7 @@ def conversation(rng: random.Random, language: Language, *, checks: float, lists
 def compared_pairs(rng: random.Random, language: Language) -> list[Message]:
     """Make a conversation with one question about four to twelve pairs, each of two parts that are equal or not.
 
-    Half of the conversations have parts of one or two characters: equality is learned from these first.
+    About a quarter of the conversations have parts of one or two characters.
     """
     template, verdicts = rng.choice(language.checked), rng.choice(language.verdicts)
     unit = rng.choice((language.brief, language.brief, *language.units))
@@ -99,8 +99,13 @@ def compared_pairs(rng: random.Random, language: Language) -> list[Message]:
 
 def _other_part(rng: random.Random, unit: Unit, part: str) -> str:
     """A different part of the same unit, often with a few characters changed."""
+    return _first_other(part, lambda: altered(rng, part) if rng.random() < 0.4 else drawn(rng, (unit,)))
+
+
+def _first_other(part: str, propose: Callable[[], str]) -> str:
+    """The first proposal that differs from the part and is no held-out entity."""
     while True:
-        other = altered(rng, part) if rng.random() < 0.4 else drawn(rng, (unit,))
+        other = propose()
         if other != part and is_trained_on(other):
             return other
 
@@ -241,8 +246,7 @@ def _another_right(rng: random.Random, units: Sequence[Unit], notes: Sequence[No
     others = [note[2] for note in notes if note[2] != right]
     if others and kind < 0.4:
         return rng.choice(others)
-    proposals = iter(lambda: altered(rng, right) if kind < 0.7 else drawn(rng, units), None)
-    return next(other for other in proposals if other != right and is_trained_on(other))
+    return _first_other(right, lambda: altered(rng, right) if kind < 0.7 else drawn(rng, units))
 
 
 if __name__ == "__main__":
