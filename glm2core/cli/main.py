@@ -207,7 +207,7 @@ def _add_retrieval(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         type=Path,
         action="append",
         default=[],
-        help="a LongEval file (*_lines.jsonl) or a RULER file (.jsonl); may be repeated",
+        help="a LongEval file (*_lines.jsonl or *_topics.jsonl) or a RULER file (.jsonl); may be repeated",
     )
     retrieval.add_argument(
         "--only-write", action="store_true", help="write the questions as RULER's .jsonl files without asking the model"

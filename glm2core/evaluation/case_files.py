@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,21 @@ _SUBSETS = ("validation", "test")
 def read_cases(path: Path) -> list[Case]:
     """Read the cases in a file, each with one context and one question.
 
-    The keys of the first row show whether the file comes from LongEval or from RULER. The task is named after the file,
-    as in `longeval_200_lines`. For RULER, both vt.jsonl and vt/validation.jsonl give `ruler_vt`, or `ruler_vt_4096` if
-    a parent folder is called 4096, as in the folders that RULER's scripts write.
+    The keys of the first row show whether the file comes from RULER, from LongEval's topics or from LongEval's lines.
+    The task is named after the file, as in `longeval_200_lines`. For RULER, both vt.jsonl and vt/validation.jsonl give
+    `ruler_vt`, or `ruler_vt_4096` if a parent folder is called 4096, as in the folders that RULER's scripts write.
 
     Raises:
         UserError: the file is missing or empty, or a row is in neither LongEval's nor RULER's format.
     """
     if not path.is_file():
         raise UserError(
-            f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl or RULER's .jsonl files."
+            f"evaluate.retrieval.files: {path} does not exist. Give LongEval's *_lines.jsonl or *_topics.jsonl, or "
+            "RULER's .jsonl files."
         )
     refuse_lfs_pointer(path)
     rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    read = _ruler_case if _is_rulers(next((row for row in rows if row.strip()), "")) else _longeval_case
+    read = _reader(next((row for row in rows if row.strip()), ""))
     cases = [read(row, index, path) for index, row in enumerate(rows) if row.strip()]
     if not cases:
         raise UserError(f"{path} holds no cases. Use the original file from LongEval or RULER.")
@@ -76,12 +77,15 @@ def ruler_task(path: Path) -> str:
     return "_".join(filter(None, ("ruler", name, length)))
 
 
-def _is_rulers(row: str) -> bool:
+def _reader(row: str) -> Callable[[str, int, Path], Case]:
     try:
         fields = json.loads(row)
     except ValueError:
-        return False
-    return isinstance(fields, dict) and {"input", "outputs"} <= fields.keys()
+        fields = None
+    keys = fields.keys() if isinstance(fields, dict) else set()
+    if keys >= {"input", "outputs"}:
+        return _ruler_case
+    return _topics_case if keys >= {"prompt", "topics"} else _lines_case
 
 
 def _ruler_case(row: str, index: int, path: Path) -> Case:
@@ -97,7 +101,7 @@ def _ruler_case(row: str, index: int, path: Path) -> Case:
             f"{path}: line {index + 1} is not a RULER case ({type(error).__name__}: {error}). A case needs input and "
             "outputs, as RULER's data/prepare.py writes them."
         ) from None
-    context, end, text = prompt.rstrip("\n").rpartition("\n")
+    context, text = _split_at_last_line(prompt.rstrip("\n"))
     name = task.removeprefix("ruler_")
     question = Question(
         text,
@@ -109,7 +113,30 @@ def _ruler_case(row: str, index: int, path: Path) -> Case:
         begun=begun,
         most_new_tokens=_NEW_TOKENS.get(re.split(r"[_\d]", name)[0], _MOST_NEW_TOKENS),
     )
-    return Case(task, 0, index, context + end, (question,), 0.0)
+    return Case(task, 0, index, context, (question,), 0.0)
+
+
+def _topics_case(row: str, index: int, path: Path) -> Case:
+    """A case of LongEval's topics task. An answer is right if it contains the name of the first topic."""
+    try:
+        fields = json.loads(row)
+        prompt, topics = fields["prompt"].rstrip("\n"), [topic.strip() for topic in fields["topics"]]
+        first = topics[0]
+        if not first or first not in prompt:
+            raise ValueError(f"the prompt lacks the first topic, {first!r}")
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{path}: line {index + 1} is not a case of LongEval's topics task ({type(error).__name__}: {error}). "
+            "A case needs prompt and topics, as in longeval/evaluation/topics/testcases."
+        ) from None
+    context, text = _split_at_last_line(prompt)
+    question = Question(text, None, None, False, (first,))
+    return Case(f"longeval_{path.stem}", 0, index, context, (question,), 1 / len(set(topics)))
+
+
+def _split_at_last_line(prompt: str) -> tuple[str, str]:
+    context, end, text = prompt.rpartition("\n")
+    return context + end, text
 
 
 def _place(context: str, references: tuple[str, ...]) -> float | None:
@@ -118,11 +145,11 @@ def _place(context: str, references: tuple[str, ...]) -> float | None:
     return found / len(context) if found >= 0 else None
 
 
-def _longeval_case(row: str, index: int, path: Path) -> Case:
+def _lines_case(row: str, index: int, path: Path) -> Case:
     try:
         fields = json.loads(row)
         prompt, expected, place = fields["prompt"], int(fields["expected_number"]), int(fields["random_idx"][1])
-        context, question = _split_longeval(prompt)
+        context, question = _split_at_question(prompt)
         record = parse_record(context)
         line = record[place]
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -140,7 +167,7 @@ def _longeval_case(row: str, index: int, path: Path) -> Case:
     return Case(f"longeval_{path.stem}", 0, index, context, (asked,), chance_of(record))
 
 
-def _split_longeval(prompt: str) -> tuple[str, str]:
+def _split_at_question(prompt: str) -> tuple[str, str]:
     context, over, question = prompt.rpartition(RECORD_OVER)
     if not over:
         raise ValueError(f"the prompt lacks {RECORD_OVER.strip()!r}")

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from glm2core.evaluation.cases import Case, CountTokens, LengthTooShortError, Question, too_short
 from glm2core.evaluation.plain_text import multikey_fact, passkey_fact
 from glm2core.lines.draws import Draws
+from glm2core.lines.facts import ONCE as FACTS_ONCE
 from glm2core.lines.facts import Fact, facts
 from glm2core.lines.mixture import AskedFact, Mixture, places
 from glm2core.lines.records import RECORD_OVER, colliding, largest_fitting, parse_record
 from glm2core.lines.wordings import EVALUATION
 
-ONCE = ("passkey", "niah_single_1", "fwe")  # tasks with one question per context
+ONCE = ("passkey", *FACTS_ONCE)  # tasks with one question per context
 SHARED = "shared"  # the task's name in cases with several tasks
 _NEW_TOKENS = 160  # answers that repeat four lines have up to 140 tokens with the embedded tokenizer
 _FULL = 0.75  # largest share of a context that is asked about; more questions need more contexts

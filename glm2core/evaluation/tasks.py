@@ -1,7 +1,7 @@
 """Generates retrieval cases. A case has one context, and many questions whose answers are at known depths.
 
 - `lines` uses LongEval's wording (`glm2core.lines.records`), with keys and values that were never trained on.
-- RULER's tasks keep RULER's names (`glm2core.lines.facts`).
+- RULER's tasks keep RULER's names, and `topics` follows LongEval's other task (`glm2core.lines.facts`).
 - `passkey` and `multikey` are in `plain_text.py`.
 """
 

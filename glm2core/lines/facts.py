@@ -1,4 +1,4 @@
-"""Makes RULER's kinds of facts, each with its question, and the lines among which such facts are hidden.
+"""Makes RULER's kinds of facts and LongEval's topics, each with its question, and the lines that hide such facts.
 
 `niah_single_1` hides one key among unrelated sentences, and asks for its number.
 `niah_multikey_2` asks for the number of one of many keys.
@@ -7,7 +7,8 @@
 `niah_multiquery` asks for the numbers of four keys.
 `vt` asks for all variables in a chain of 1, 2 or 4 assignments.
 `fwe` asks for the three most frequent coded words.
-The structure of these tasks and their counts are RULER's (arXiv:2404.06654).
+`topics` asks for the first of several topics, as in LongEval (DachengLi1/LongChat).
+The structure of all tasks but `topics`, and their counts, are RULER's (arXiv:2404.06654).
 """
 
 import itertools
@@ -20,13 +21,14 @@ from glm2core.lines.draws import Draws
 from glm2core.lines.records import question_text
 from glm2core.lines.wordings import Wording
 
-Sort = Literal["line", "hidden", "number", "token", "station", "assignment", "coded", "noise"]
+Sort = Literal["line", "hidden", "number", "token", "station", "assignment", "coded", "topic", "noise"]
 
-ONCE = ("niah_single_1", "fwe")  # kinds with one question per record
+ONCE = ("niah_single_1", "fwe", "topics")  # kinds with one question per record
 HOPS = (1, 2, 4)
 LEAST_CODED_LINES = 5
 _VALUES = 4
 _FREQUENT = 3
+_TOPICS = 5  # as in the shortest of LongEval's files
 _CODED_WORDS = 6  # in a line
 _DOTS = "..."
 _ZETA_2 = 1.6449
@@ -58,7 +60,8 @@ class Fact:
 def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator[Fact]:
     """Yield an endless stream of facts of a kind (`FactKind`).
 
-    There are two exceptions: only one fact of niah_single_1 is yielded, and none of fwe, which `coded_lines` makes.
+    There are exceptions: only one fact of niah_single_1 and of topics is yielded, and none of fwe, which `coded_lines`
+    makes.
 
     Args:
         start: number of vt facts that were made earlier, which decides how many hops the next vt fact has.
@@ -76,6 +79,8 @@ def facts(kind: str, draws: Draws, wording: Wording, start: int = 0) -> Iterator
             return (_values(draws, wording) for _ in itertools.count())
         case "niah_multiquery":
             return _queries(draws, wording)
+        case "topics":
+            return iter([_first_topic(draws, wording)])
         case "vt":
             return (_chain(draws, wording, HOPS[number % len(HOPS)]) for number in itertools.count(start))
         case _:
@@ -139,6 +144,12 @@ def _single(draws: Draws, wording: Wording) -> Fact:
     key, value = draws.key(), draws.number()
     line = wording.hidden.format(key=key, value=value)
     return Fact("niah_single_1", "hidden", (line,), wording.hidden_question.format(key=key), (value,), line)
+
+
+def _first_topic(draws: Draws, wording: Wording) -> Fact:
+    labels = [f"{line.adjective} {line.noun}" for line in (draws.line() for _ in range(_TOPICS))]
+    lines = tuple(wording.topic.format(topic=label) for label in labels)
+    return Fact("topics", "topic", lines, wording.topic_question, (labels[0],), lines[0])
 
 
 def _number(draws: Draws, wording: Wording) -> Fact:

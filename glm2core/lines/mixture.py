@@ -11,6 +11,7 @@ from glm2core.lines.facts import LEAST_CODED_LINES, Fact, Sort, coded_lines, hay
 from glm2core.lines.wordings import Wording
 
 _CODED = 64  # largest number of coded words; the rarest word appears once in 2,600 lines
+_LATE = 0.2  # largest share of its part of the record after which a topic begins
 _SAMPLE = 16  # number of lines from which the line length of a type is estimated
 
 
@@ -19,7 +20,7 @@ class AskedFact:
     """A fact in a record, and its place.
 
     Args:
-        depth: the place of the fact's line, from 0 (the record's start) to 1; None if the answer has several parts.
+        depth: the place of the fact's line, from 0 (the record's start) to 1; None if the fact has several lines.
         candidates: number of lines in the record that are of the same type as the fact; for fwe, number of coded words.
     """
 
@@ -73,7 +74,7 @@ class Mixture:
         place_of = {line: (number + 0.5) / len(lines) for number, (_, _, line) in enumerate(lines)}
         sorts = Counter(sort for _, sort, _ in lines)
         asked = [
-            AskedFact(fact, place_of[fact.lines[0]] if len(fact.references) == 1 else None, sorts[fact.sort])
+            AskedFact(fact, place_of[fact.lines[0]] if _in_one_place(fact) else None, sorts[fact.sort])
             for fact, _ in self._asked
         ]
         asked += [AskedFact(fact, None, len(self._coded)) for fact in coded]
@@ -109,8 +110,16 @@ class Mixture:
 def places(rng: random.Random, fact: Fact, row: int = 0, rows: int = 1) -> list[float]:
     """Draw places for a fact's lines, in ascending order.
 
-    If the answer has only one part, the places lie in part `row` of `rows` equal parts; otherwise they lie anywhere.
+    If the answer stands in one place, the lines lie in part `row` of `rows` equal parts. Topics divide the record into
+    parts of about the same length. Other lines lie anywhere.
     """
-    if len(fact.references) == 1:
+    if _in_one_place(fact):
         return sorted((row + rng.random()) / rows for _ in fact.lines)
+    if fact.sort == "topic":
+        return [(number + rng.random() * _LATE) / len(fact.lines) for number in range(len(fact.lines))]
     return sorted(rng.random() for _ in fact.lines)
+
+
+def _in_one_place(fact: Fact) -> bool:
+    """Whether the answer is one line of the record, which the record may repeat."""
+    return len(fact.references) == 1 and len(set(fact.lines)) == 1

@@ -1,4 +1,4 @@
-"""Wordings for the facts and questions of RULER's kinds: one wording for evaluation, and others for training.
+"""Wordings for the facts and questions of RULER's kinds and LongEval's topics: one for evaluation, others for training.
 
 The wordings follow RULER's structure (Hsieh et al. 2024, arXiv:2404.06654) in this project's own words. A wording
 contains a template for each type of line and each type of question. Names in braces, such as `{key}` and `{value}`,
@@ -20,6 +20,7 @@ class Wording:
         token: a line with two uuids, the key and its value (niah_multikey_3).
         set_value, set_name: lines with assignments (vt).
         coded: a line of coded words (fwe).
+        topic: a line that names the topic of the lines after it (topics).
         noise: sentences unrelated to the questions.
     """
 
@@ -37,6 +38,8 @@ class Wording:
     chain_question: str
     coded: str
     coded_question: str
+    topic: str
+    topic_question: str
     noise: tuple[str, ...]
 
 
@@ -58,6 +61,8 @@ EVALUATION = Wording(
     chain_question="Which variables have the value {value}? Name all of them.",
     coded="code: {words}",
     coded_question="Which three words stand most often in the lines of code, the dots apart?",
+    topic="We now turn to the topic of {topic}.",
+    topic_question="Which topic came first?",
     noise=(
         "The ferry leaves the pier when the bell has rung twice.",
         "Rain fell on the roofs until the gutters sang.",
@@ -110,6 +115,8 @@ TRAINING = (
         chain_question="Tell me all names that are set to {value} in the end.",
         coded="words: {words}",
         coded_question="Tell me the three most frequent ones of the words, without dots.",
+        topic="Next subject: {topic}",
+        topic_question="Tell me the subject that the list began with.",
         noise=_NOISE,
     ),
     Wording(
@@ -127,6 +134,8 @@ TRAINING = (
         chain_question="Find the variables that come to {value}.",
         coded="text: {words}",
         coded_question="Find the three words that the text repeats most. Skip dots.",
+        topic="## {topic}",
+        topic_question="What is the earliest of the headings?",
         noise=_NOISE,
     ),
     Wording(
@@ -144,6 +153,8 @@ TRAINING = (
         chain_question="Which names equal {value}?",
         coded="signal: {words}",
         coded_question="Which three parts of the signal came up most? Not the dots.",
+        topic="Here begins the chapter about {topic}.",
+        topic_question="With which chapter do the notes begin?",
         noise=_NOISE,
     ),
     Wording(
@@ -161,6 +172,8 @@ TRAINING = (
         chain_question="Who gets {value}, directly or by others?",
         coded="heard: {words}",
         coded_question="Which three sounds were heard most often, if not dots?",
+        topic="Let us talk about {topic} for a while.",
+        topic_question="About what did we talk before everything else?",
         noise=_NOISE,
     ),
 )
@@ -194,5 +207,7 @@ def invented_wording(words: Callable[[int, int], str]) -> Wording:
         chain_question=f"{words(1, 3).capitalize()} {asked['value']}",
         coded=f"{words(1, 1)}: {{words}}",
         coded_question=f"{words(2, 5).capitalize()}?",
+        topic=f"{question}: {{topic}}",
+        topic_question=f"{question}?",
         noise=_NOISE,
     )

@@ -83,7 +83,9 @@ class RetrievalChoices(Section):
     depths: Count = Field(5, description="number of depths in the grid of accuracy by length and depth")
     max_new_tokens: Count = Field(64, description="maximum number of tokens in an answer")
     files: list[FilePath] = Field(
-        [], description="files of LongEval (*_lines.jsonl) or RULER (.jsonl); their questions are asked unchanged"
+        [],
+        description="files of LongEval (*_lines.jsonl, *_topics.jsonl) or RULER (.jsonl); their questions are asked "
+        "unchanged",
     )
     seed: Seed = Field(1234, description="seed of the generated cases")
 

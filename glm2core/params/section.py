@@ -46,9 +46,17 @@ def _as_path(text: str) -> str:
 Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_in_one_line)]
 FilePath = Annotated[str, Field(max_length=_LONGEST_TEXT), AfterValidator(_in_one_line), AfterValidator(_as_path)]
 
-# Contents of a generated record, for training and for evaluation: LongEval's lines, and RULER's kinds by name.
+# Contents of a generated record, for training and for evaluation: LongEval's lines and topics, and RULER's kinds
 FactKind = Literal[
-    "lines", "niah_single_1", "niah_multikey_2", "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "fwe"
+    "lines",
+    "niah_single_1",
+    "niah_multikey_2",
+    "niah_multikey_3",
+    "niah_multivalue",
+    "niah_multiquery",
+    "vt",
+    "fwe",
+    "topics",
 ]
 RetrievalTask = Literal[FactKind, "passkey", "multikey"]  # and this project's own tasks
 

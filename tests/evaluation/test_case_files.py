@@ -103,6 +103,27 @@ def test_generated_cases_written_as_rulers_are_read_again(tmp_path: Path, tokeni
             assert ("token_position_answer" in row) == (not task.startswith("vt"))
 
 
+TALK = "USER: I would like to discuss the topic of {}.\n ASSISTANT: Gladly. \n"
+TOPICS = {
+    "test_id": 0,
+    "prompt": "The record starts. " + TALK.format("sea salt") + TALK.format("old maps") + "What is the first topic(s)?",
+    "topics": ["sea salt", "old maps"],
+    "prompt_length": 60,
+}
+
+
+def test_longevals_topics_are_asked_word_for_word_and_the_first_one_is_right(
+    tmp_path: Path, model: ChatGLM2ForCausalLM, tokenizer: SpTokenizer
+) -> None:
+    (case,) = read_cases(write_rows(tmp_path / "2_topics.jsonl", TOPICS))
+    (question,) = case.questions
+    assert case.context + question.text == TOPICS["prompt"]
+    assert (case.task, question.text) == ("longeval_2_topics", "What is the first topic(s)?")
+    assert (question.references, question.depth, case.chance) == (("sea salt",), None, 0.5)
+    (answer,) = answer_case(model, ChatFormat(tokenizer, "chatglm2"), case, prefill_chunk=64, max_new_tokens=8)
+    assert answer.points == ("sea salt" in answer.output.lower())
+
+
 @pytest.mark.skipif(not LONGEVAL.exists(), reason="LongEval's cases are not here")
 @pytest.mark.parametrize("lines", [200, 400, 680])
 def test_longevals_own_cases_are_asked_word_for_word(lines: int) -> None:
@@ -134,6 +155,15 @@ ROW = {"prompt": f"{RECORD}Now the record is over. Tell me c-d. ", "expected_num
         (json.dumps({"input": "x", "outputs": ["7"]}) + "\n[]", r"line 2 is not a RULER case"),
         (json.dumps(ROW) + "\n" + json.dumps(ROW | {"random_idx": ["c-d", 2]}), "line 2 is not a case"),
         (json.dumps(ROW | {"expected_number": 5}), "line 1 of the record says 6"),
+        (
+            json.dumps({"prompt": "On cats.", "topics": ["dogs"]}),
+            "1 is not .* topics task .*lacks the first topic, 'dogs'",
+        ),
+        (
+            json.dumps({"prompt": "On cats.", "topics": []}),
+            r"line 1 is not a case of LongEval's topics task \(IndexError",
+        ),
+        (json.dumps({"prompt": 7, "topics": ["cats"]}), r"line 1 is not a case of LongEval's topics task \(AttributeE"),
         ("", "holds no cases"),
     ],
 )

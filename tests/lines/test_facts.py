@@ -24,6 +24,7 @@ KINDS = [
     "niah_multiquery",
     "vt",
     "fwe",
+    "topics",
 ]
 
 
@@ -75,7 +76,7 @@ def test_every_fact_is_in_its_record_once_and_answered_by_it(kind: str, wording:
     text, asked = mixture.record(40)
     lines = text.removeprefix(wording.header).splitlines()
     assert text == mixture.text(40)
-    assert len(asked) == {"niah_single_1": 1, "fwe": 1}.get(kind, 6)
+    assert len(asked) == {"niah_single_1": 1, "fwe": 1, "topics": 1}.get(kind, 6)
     assert len({entry.fact.question for entry in asked}) == len(asked)
     for entry in asked:
         fact = entry.fact
@@ -89,7 +90,9 @@ def test_every_fact_is_in_its_record_once_and_answered_by_it(kind: str, wording:
                 line for line in lines if line in fact.answer and defines(line, reference)
             }
             assert line in fact.answer
-        if len(fact.references) == 1:
+        if kind == "topics":
+            assert lines.index(fact.lines[0]) <= 1 and entry.depth is None and entry.candidates == 5
+        elif len(fact.references) == 1:
             assert entry.depth == (lines.index(fact.lines[0]) + 0.5) / (len(lines) - 1)
         else:
             assert entry.depth is None
@@ -123,6 +126,15 @@ def test_values_of_a_key_are_all_of_that_key() -> None:
     key = re.findall(r"numbers of (\S+)\?", fact.question)[0]
     assert [line for line in lines if f" {key} " in line] == list(fact.lines)
     assert len(set(fact.references)) == 4 and all(re.fullmatch(r"\d{7}", value) for value in fact.references)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_topics_divide_their_record_into_parts(seed: int) -> None:
+    rng = random.Random(seed)
+    fact = next(facts("topics", plain(), EVALUATION))
+    assert len(set(fact.lines)) == len(fact.lines) == 5
+    drawn_places = places(rng, fact, 3, 4)
+    assert all(part / 5 <= place < (part + 0.2) / 5 for part, place in enumerate(drawn_places))
 
 
 def test_several_keys_are_asked_in_their_own_order_and_lines_are_shared() -> None:
