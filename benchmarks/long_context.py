@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ from glm2core.evaluation.case_files import read_cases
 from glm2core.evaluation.cases import Case
 from glm2core.evaluation.plots import length_name
 from glm2core.evaluation.retrieval import ask
-from glm2core.evaluation.scores import Answer, score
+from glm2core.evaluation.scores import Answer, ruler_effective_length, score
 from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.files import sha256_file, source_fingerprint
 from glm2core.model.adapters import load_tuned
@@ -52,6 +52,11 @@ CSV, PICTURE = ROOT / "docs" / "long-context.csv", ROOT / "docs" / "long-context
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 FAR = (*LENGTHS, 32768)
 CONTEXTS, QUESTIONS = 8, 25
+# Each task has contexts of its own, as in RULER's files.
+KINDS = ("niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt")
+KINDS_CONTEXTS = 4
+OWN = ("passkey", "multikey", "topics")
+OWN_LENGTHS = (1024, 8192, 16384)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Control:
         seeds: the seeds with which the model is tuned; None = the untuned base.
         tables: precision in which the rotary tables are built.
         of: the control whose tuned model is used; None = tune a model for this control.
+        kinds: whether to ask RULER's kinds, and the tasks in `OWN`, too.
         longeval: whether to ask the questions in LongEval's own files, too.
     """
 
@@ -73,16 +79,17 @@ class Control:
     contexts: int = CONTEXTS
     tables: torch.dtype = torch.float32
     of: str | None = None
+    kinds: bool = False
     longeval: bool = False
 
 
 LINEAR = "linear 16, tuned"
 CONTROLS = (
-    Control(LINEAR, "linear", 16, seeds=(0, 1, 2), lengths=FAR, longeval=True),
+    Control(LINEAR, "linear", 16, seeds=(0, 1, 2), lengths=FAR, kinds=True, longeval=True),
     Control("linear 32, tuned", "linear", 32, seeds=(0,), lengths=(*FAR, 65536), contexts=4),
     Control("plain, tuned as long", seeds=(0,)),
     Control("YaRN 16, tuned", "yarn", 16, seeds=(0,), lengths=FAR),
-    Control("base, plain", longeval=True),
+    Control("base, plain", kinds=True, longeval=True),
     Control("base, YaRN 16, not tuned", "yarn", 16),
     Control("base, linear 16, not tuned", "linear", 16),
     Control("base, NTK 16, not tuned", "ntk", 16),
@@ -120,6 +127,9 @@ def main() -> None:
     }
     rows = list(table_rows(answers))
     print_table(rows)
+    for control in (control for control in chosen if control.kinds):
+        by_kind = [a for some in answers[control.name] for a in some if a.length and a.task not in OWN]
+        print(f"{control.name}: effective length by RULER's threshold: {ruler_effective_length(by_kind):,} tokens")
     if rows and not arguments.only:
         write_csv(rows, CSV)
         plot(rows, PICTURE)
@@ -149,7 +159,7 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
     asked = _folder(control, seed) / "answers.jsonl"
     _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, generated, [], file))
     if control.longeval and files:
-        none = replace(generated, tasks=[])
+        none = [replace(generated[0], tasks=[])]
         cases = [case for file in files for case in read_cases(file)]
         asked = _folder(control, seed) / "longeval.jsonl"
         _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
@@ -161,10 +171,17 @@ def settled_params() -> Settled:
     return settle(params, read_base(_base()), "cpu")
 
 
-def generated_questions(control: Control, params: Settled) -> GeneratedCases:
-    """Return the questions for a control, without those in LongEval's files."""
-    settings = params.evaluate.retrieval
-    return GeneratedCases(["lines"], control.lengths, control.contexts, QUESTIONS, settings.depths, settings.seed)
+def generated_questions(control: Control, params: Settled) -> list[GeneratedCases]:
+    """Return the questions for a control, without those in LongEval's files; the first ones are about `lines`."""
+    depths, seed = params.evaluate.retrieval.depths, params.evaluate.retrieval.seed
+    lines = GeneratedCases(["lines"], control.lengths, control.contexts, QUESTIONS, depths, seed)
+    if not control.kinds:
+        return [lines]
+    return [
+        lines,
+        GeneratedCases(KINDS, control.lengths, KINDS_CONTEXTS, QUESTIONS, depths, seed),
+        GeneratedCases(OWN, OWN_LENGTHS, KINDS_CONTEXTS, QUESTIONS, depths, seed),
+    ]
 
 
 def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
@@ -185,19 +202,20 @@ def _key_file(path: Path) -> Path:
     return path.with_name(path.name + ".key")
 
 
-def _ask(control: Control, seed: int | None, generated: GeneratedCases, cases: list[Case], path: Path) -> None:
+def _ask(control: Control, seed: int | None, generated: list[GeneratedCases], cases: list[Case], path: Path) -> None:
     model, chat_format = _model(control, seed), ChatFormat(SpTokenizer.load(_base()), "chatglm2")
     params = settled_params().evaluate
     with path.open("w", encoding="utf-8") as file:
-        ask(
-            model,
-            chat_format,
-            generated,
-            cases,
-            prefill_chunk=params.prefill_chunk,
-            max_new_tokens=params.retrieval.max_new_tokens,
-            file=file,
-        )
+        for questions in generated:
+            ask(
+                model,
+                chat_format,
+                questions,
+                cases,
+                prefill_chunk=params.prefill_chunk,
+                max_new_tokens=params.retrieval.max_new_tokens,
+                file=file,
+            )
 
 
 def _tune(control: Control, seed: int, folder: Path) -> None:
@@ -262,7 +280,7 @@ def _model_key(control: Control, seed: int | None) -> str:
 
 def _answers_key(control: Control, seed: int | None) -> str:
     """Return a key made of the model's key and the questions."""
-    questions = [control.lengths, control.contexts, load_params(ROOT / "params.yaml").evaluate.retrieval.seed]
+    questions = [asdict(some) for some in generated_questions(control, settled_params())]
     return hashlib.sha256(json.dumps([_model_key(control, seed), *questions]).encode()).hexdigest()
 
 

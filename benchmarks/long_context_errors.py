@@ -38,7 +38,8 @@ def main() -> None:
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
     from_files = [case for file in files for case in read_cases(file)]
     (control,) = (control for control in CONTROLS if control.name == LINEAR)
-    generated = generated_questions(control, params).cases(ChatFormat(tokenizer, "chatglm2").count_tokens)
+    lines, *_ = generated_questions(control, params)
+    generated = lines.cases(ChatFormat(tokenizer, "chatglm2").count_tokens)
     cases = {(case.task, case.length, case.index): case for case in (*generated, *from_files)}
     wrong: Counter[tuple[str, str]] = Counter()
     for seed in control.seeds:
@@ -58,7 +59,7 @@ def _wrong(answers: list[Answer], cases: dict[tuple[str, int, int], Case]) -> It
     seen: dict[tuple[str, int, int], int] = defaultdict(int)
     for answer in answers:
         place = (answer.task, answer.length, answer.context)
-        if place not in cases:  # of a LongEval file that was not named
+        if place not in cases:  # of another task, or of a LongEval file that was not named
             continue
         question = cases[place].questions[seen[place]]
         seen[place] += 1

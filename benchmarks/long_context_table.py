@@ -9,9 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from glm2core.evaluation.plots import length_name
-from glm2core.evaluation.scores import Answer, score, wilson_interval
+from glm2core.evaluation.scores import Answer, score
 
 _TRAINED_ON = 2048  # tokens
+_STORY_TASK = "lines"
 # Control -> its label, colour, the labelled point, the label's offset from it, and which end of the label
 _STORY = {
     "linear 16, tuned": ("positions / 16, tuned", "tab:blue", -1, (0, 13), "right"),
@@ -22,7 +23,7 @@ _STORY = {
 
 
 def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[dict[str, Any]]:
-    """Make one row per control and length (or LongEval file), with all seeds together and the lowest and highest seed.
+    """Make one row per control, task and length (or LongEval file), with all seeds together and the range of the seeds.
 
     Args:
         answers_by_control: each control's name, with the answers of each seed that gave any.
@@ -35,7 +36,7 @@ def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[di
             everything = [answer for group in groups for answer in group]
             shares = [score(group).accuracy for group in groups]
             total = score(everything)
-            low, high = wilson_interval(total.right, total.cases)
+            low, high = total.interval
             yield {
                 "control": name,
                 "task": task,
@@ -55,12 +56,14 @@ def table_rows(answers_by_control: dict[str, list[list[Answer]]]) -> Iterator[di
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print a Markdown table of right answers in per cent, with 95% intervals or, for several seeds, their range."""
+    """Print a Markdown table of points in per cent, with 95% intervals or, for several seeds, their range."""
     lengths = sorted({row["length"] for row in rows if row["length"]})
     print("| model | " + " | ".join(map(length_name, lengths)) + " |\n" + "|---" * (1 + len(lengths)) + "|")
-    for name in dict.fromkeys(row["control"] for row in rows):
-        own = {row["length"]: row for row in rows if row["control"] == name and row["length"]}
-        print(f"| {name} | " + " | ".join(_cell(own.get(length)) for length in lengths) + " |")
+    generated = [row for row in rows if row["length"]]
+    for name, task in dict.fromkeys((row["control"], row["task"]) for row in generated):
+        own = {row["length"]: row for row in generated if (row["control"], row["task"]) == (name, task)}
+        title = name if task == _STORY_TASK else f"{name}: {task}"
+        print(f"| {title} | " + " | ".join(_cell(own.get(length)) for length in lengths) + " |")
     for row in rows:
         if not row["length"]:
             asked = f"{row['cases']} ({row['prompt_tokens']:,.0f} tokens)"
@@ -86,7 +89,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shown = [row for row in rows if row["control"] in _STORY and row["length"]]
+    shown = [row for row in rows if row["control"] in _STORY and row["length"] and row["task"] == _STORY_TASK]
     for name, (label, color, at, place, side) in _STORY.items():
         own = [row for row in shown if row["control"] == name]
         if not own:

@@ -41,6 +41,29 @@ def test_seeds_are_put_together_and_their_range_is_told(tmp_path: Path, capsys: 
     assert (tmp_path / "t.png").stat().st_size > 5000
 
 
+def test_every_task_has_its_own_line_and_the_mean_of_its_points(capsys: pytest.CaptureFixture[str]) -> None:
+    half = Answer(
+        "niah_multiquery",
+        2048,
+        0,
+        None,
+        False,
+        0.1,
+        2000,
+        None,
+        "it is 17",
+        references=("17", "18"),
+        any_reference=False,
+    )
+    rows = list(table_rows({"tuned": [[*answers(1, 1, 2048), half]]}))
+    assert [(row["task"], row["accuracy"]) for row in rows] == [("lines", 0.5), ("niah_multiquery", 0.5)]
+    print_table(rows)
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        "| tuned",
+        "| tuned: niah_multiquery",
+    ]
+
+
 def test_a_file_counts_only_for_its_key_and_when_whole(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     _once(file, "first", lambda path: path.write_text("1") and None)
