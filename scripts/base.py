@@ -1,15 +1,13 @@
-"""Rebuild an embedded base model with the pipeline itself, and put it into its folder in models/.
+"""Rebuild the embedded base model with the pipeline itself, and put it into models/base.
 
-    make base                                   models/base, in a temporary folder
-    python scripts/base.py --name kinds         models/kinds
+    make base                                   in a temporary folder
     python scripts/base.py --work ../base-work  in a folder that is kept; the same command continues an interrupted run
 
-A clone of the committed state runs `dvc repro` with the base's params.yaml as its params, from scratch. models/kinds
-is trained in six runs, and the data of each run contains rows from `scripts/copying.py`. Each run after the first
-tunes the result of the run before, with further.yaml, copying.yaml, comparing.yaml, judging.yaml and pairs.yaml. The
-last result replaces the weights and the tokenizer in the base's folder, and a card is added that says how the base was
-made and what it scored. models/base takes 35 minutes, and models/kinds takes four hours. The script needs only the
-standard library.
+The base is trained in eight runs. For each run, a clone of the committed state runs `dvc repro` with the run's params
+file from models/base as its params. The data of each run contains rows from `scripts/copying.py`. The first run trains
+a network from scratch, and each later run tunes the result of the run before. The last result replaces the weights and
+the tokenizer in models/base, and a card is added that says how the base was made and what it scored. This takes five
+hours. The script needs only the standard library.
 """
 
 import argparse
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / "models" / "base"
 CARD = "README.md"
 SETTLED = "settled.json"
 
@@ -32,67 +31,58 @@ class Run:
     """One run of the pipeline.
 
     Args:
-        params: the name of a params file in the base's folder.
-        copying: the options for scripts/copying.py; None = there are no copying rows in the data.
+        params: the name of a params file in models/base.
+        copying: the options for scripts/copying.py.
     """
 
     params: str
-    copying: str | None = None
+    copying: str
 
 
-BASES = {
-    "base": (Run("params.yaml"),),
-    "kinds": (
-        Run("params.yaml", "--rows 16000 --seed 5"),
-        Run("further.yaml", "--rows 8000 --seed 6"),
-        Run("copying.yaml", "--rows 30000 --seed 7"),
-        Run("comparing.yaml", "--rows 60000 --seed 8 --checks 0.35"),
-        Run("judging.yaml", "--rows 30000 --seed 9 --checks 0.45 --lists 0.2"),
-        Run("pairs.yaml", "--rows 6500 --seed 10 --checks 0.4 --lists 0.25 --pairs 0.6"),
-    ),
-}
-DATA = {
-    "base": "the generated retrieval conversations and the small files of `data/raw`",
-    "kinds": "generated records with LongEval's lines and RULER's kinds, notes to copy from, and the small files of "
-    "`data/raw`",
-}
+RUNS = (
+    Run("params.yaml", "--rows 16000 --seed 5"),
+    Run("further.yaml", "--rows 8000 --seed 6"),
+    Run("copying.yaml", "--rows 30000 --seed 7"),
+    Run("comparing.yaml", "--rows 60000 --seed 8 --checks 0.35"),
+    Run("judging.yaml", "--rows 30000 --seed 9 --checks 0.45 --lists 0.2"),
+    Run("pairs.yaml", "--rows 6500 --seed 10 --checks 0.4 --lists 0.25 --pairs 0.6"),
+    Run("equality.yaml", "--rows 16000 --seed 11 --checks 0.4 --lists 0.25 --pairs 0.9"),
+    Run("together.yaml", "--rows 30000 --seed 12 --checks 0.35 --lists 0.3 --pairs 0.2"),
+)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", choices=BASES, default="base", help="the base's folder in models/ (base)")
     parser.add_argument("--work", type=Path, help="folder for the clones; it is kept, and a run continues in it")
     arguments = parser.parse_args()
     if arguments.work is not None:
-        return _make(arguments.name, arguments.work)
+        return _make(arguments.work)
     with tempfile.TemporaryDirectory() as folder:
-        return _make(arguments.name, Path(folder))
+        return _make(Path(folder))
 
 
-def _make(name: str, work: Path) -> int:
-    into = ROOT / "models" / name
+def _make(work: Path) -> int:
     clones: list[Path] = []
-    for run in BASES[name]:
+    for run in RUNS:
         clone = work / Path(run.params).stem
         if not (clone / ".git").exists():
-            _prepare(clone, into / run.params, run.copying, clones[-1] if clones else None)
+            _prepare(clone, run, clones[-1] if clones else None)
         done = subprocess.run(["dvc", "repro"], cwd=clone, check=False)
         if done.returncode:
-            print(f"base: the pipeline in {clone} stopped; {into} is unchanged", file=sys.stderr)
+            print(f"base: the pipeline in {clone} stopped; {BASE} is unchanged", file=sys.stderr)
             return done.returncode
         clones.append(clone)
-    _take(clones[-1] / "models" / "tuned", into)
-    (into / CARD).write_text(_card(name, clones), encoding="utf-8")
-    print(f"base: {into.relative_to(ROOT)} was replaced; its card is {CARD} there")
+    _take(clones[-1] / "models" / "tuned", BASE)
+    (BASE / CARD).write_text(_card(clones), encoding="utf-8")
+    print(f"base: {BASE.relative_to(ROOT)} was replaced; its card is {CARD} there")
     return 0
 
 
-def _prepare(clone: Path, params: Path, copying: str | None, before: Path | None) -> None:
+def _prepare(clone: Path, run: Run, before: Path | None) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    shutil.copy2(params, clone / "params.yaml")
-    if copying is not None:
-        script = [sys.executable, "scripts/copying.py", "data/raw/copying.jsonl", *copying.split()]
-        subprocess.run(script, cwd=clone, check=True)
+    shutil.copy2(BASE / run.params, clone / "params.yaml")
+    script = [sys.executable, "scripts/copying.py", "data/raw/copying.jsonl", *run.copying.split()]
+    subprocess.run(script, cwd=clone, check=True)
     if before is not None:
         _take(before / "models" / "tuned", clone / "models" / "base")
 
@@ -103,24 +93,23 @@ def _take(made: Path, into: Path) -> None:
             shutil.copy2(file, into / file.name)
 
 
-def _card(name: str, clones: list[Path]) -> str:
+def _card(clones: list[Path]) -> str:
     commits = [
         subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True).stdout[:12]
         for clone in clones
     ]
     trained = [_metrics(clone, "train") for clone in clones]
     steps, tokens, seconds = (sum(run[key] for run in trained) for key in ("steps", "tokens", "seconds"))
-    return f"""# The embedded {"base model" if name == "base" else f"base `{name}`"}
+    return f"""# The embedded base model
 
 A ChatGLM2 network of {trained[0]["trainable_parameters"]:,} parameters with its tokenizer, made by this project's own
-pipeline from its own data: {DATA[name]}. It stands
-in for released weights, so that the whole pipeline can be shown on any laptop. Positions are plain RoPE,
-below 2,048. Licence: Apache-2.0, like the project.
+pipeline from its own data: generated records with LongEval's lines and RULER's kinds, notes to copy from, and the small
+files of `data/raw`. It stands in for released weights, so that the whole pipeline can be shown on any laptop. Positions
+are plain RoPE, below 2,048. Licence: Apache-2.0, like the project.
 
-- made by: `python scripts/base.py --name {name}`, with {
+- made by: `make base`, with {
         ", then ".join(
-            f"[{run.params}]({run.params}) from commit `{commit}`"
-            for run, commit in zip(BASES[name], commits, strict=True)
+            f"[{run.params}]({run.params}) from commit `{commit}`" for run, commit in zip(RUNS, commits, strict=True)
         )
     }
 - training: {steps:,} steps, {tokens:,} tokens, {seconds / 60:.0f} minutes

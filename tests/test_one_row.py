@@ -46,7 +46,7 @@ def test_the_pipeline_makes_the_row_of_the_page(tmp_path: Path, monkeypatch: pyt
     params = load_params()
     settled = settle(params, read_base(params.model.base, params.model.preset), "cpu")
     assert (settled.train.position_stretch, settled.train.seed, settled.train.generated_rows) == (True, 0, 1)
-    assert (settled.model.rope.type, settled.model.rope.factor, settled.model.rope.unit) == ("linear", 16, 2048)
+    assert (settled.model.rope.type, settled.model.rope.factor, settled.model.rope.unit) == ("yarn", 16, 2048)
     assert settled.train.batch_tokens == 1024
     files = [source for source in params.convert.sources if not source.is_generated]
     assert params.convert.sources[: len(files)] == files, "generated rows come behind, and change no row's number"

@@ -152,8 +152,8 @@ class TrainChoices(Section):
     )
     generated_rows: Auto[Fraction] = Field(
         "auto",
-        description="share of the generated rows (format lines) that are trained on; auto = all of them if model.rope "
-        "changes positions or the network is from scratch, else none",
+        description="share of the generated rows (formats lines and analysis) that are trained on; auto = the base's "
+        "advice, else all of them if model.rope changes positions or the network is from scratch, else none",
     )
     logging_steps: Count = Field(10, description="number of steps between two points of the training curves")
     eval_steps: Count | None = Field(

@@ -10,13 +10,13 @@ from glm2core.params import TrainParams
 from glm2core.text.batching import length_sorted_batches, rows_of_epoch
 from glm2core.text.dataset import TokenizedDataset
 
-# Generated rows come from no file, so convert names their source after its place in params.yaml.
-_GENERATED = re.compile(r"convert\.sources\[\d+\]")
+# Generated rows come from no file. Convert names the source of lines after its place in params.yaml.
+_GENERATED = re.compile(r"convert\.sources\[\d+\]|analysis")
 _HASH_BYTES = 8
 
 
 def without_generated(rows: TokenizedDataset, share: float, notice: Notice = print) -> TokenizedDataset:
-    """Keep a share of the generated rows (format lines), always the same rows, and all rows of other sources.
+    """Keep a share of the generated rows (formats lines and analysis), always the same rows, and all rows of other sources.
 
     Args:
         share: share of the generated rows to keep, 0 to 1.
