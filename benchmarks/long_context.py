@@ -83,18 +83,19 @@ class Control:
     longeval: bool = False
 
 
-LINEAR = "linear 16, tuned"
+YARN = "YaRN 16, tuned"  # as in the default
 CONTROLS = (
-    Control(LINEAR, "linear", 16, seeds=(0, 1, 2), lengths=FAR, kinds=True, longeval=True),
-    Control("linear 32, tuned", "linear", 32, seeds=(0,), lengths=(*FAR, 65536), contexts=4),
+    Control(YARN, "yarn", 16, seeds=(0, 1, 2), lengths=FAR, kinds=True, longeval=True),
+    Control("YaRN 32, tuned", "yarn", 32, seeds=(0,), lengths=(*FAR, 65536), contexts=4),
+    Control("YaRN 64, tuned", "yarn", 64, seeds=(0,), lengths=(*FAR, 65536, 131_072), contexts=4),
     Control("plain, tuned as long", seeds=(0,)),
-    Control("YaRN 16, tuned", "yarn", 16, seeds=(0,), lengths=FAR),
+    Control("linear 16, tuned", "linear", 16, seeds=(0,), lengths=FAR),
     Control("base, plain", kinds=True, longeval=True),
-    Control("base, YaRN 16, not tuned", "yarn", 16),
+    Control("base, YaRN 16, not tuned", "yarn", 16, lengths=FAR),
     Control("base, linear 16, not tuned", "linear", 16),
     Control("base, NTK 16, not tuned", "ntk", 16),
     *(
-        Control(f"{LINEAR}, {name} tables", "linear", 16, seeds=(0,), tables=dtype, of=LINEAR, lengths=FAR, contexts=4)
+        Control(f"{YARN}, {name} tables", "yarn", 16, seeds=(0,), tables=dtype, of=YARN, lengths=FAR, contexts=4)
         for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16))
     ),
 )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.long_context import CONTROLS, LINEAR, ROOT, generated_questions, read_answers, settled_params
+from benchmarks.long_context import CONTROLS, ROOT, YARN, generated_questions, read_answers, settled_params
 from benchmarks.machine import print_machine
 from glm2core.evaluation.case_files import read_cases
 from glm2core.evaluation.cases import Case
@@ -37,7 +37,7 @@ def main() -> None:
     tokenizer = SpTokenizer.load(ROOT / str(params.model.base))
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
     from_files = [case for file in files for case in read_cases(file)]
-    (control,) = (control for control in CONTROLS if control.name == LINEAR)
+    (control,) = (control for control in CONTROLS if control.name == YARN)
     lines, *_ = generated_questions(control, params)
     generated = lines.cases(ChatFormat(tokenizer, "chatglm2").count_tokens)
     cases = {(case.task, case.length, case.index): case for case in (*generated, *from_files)}

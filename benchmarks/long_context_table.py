@@ -15,8 +15,8 @@ _TRAINED_ON = 2048  # tokens
 _STORY_TASK = "lines"
 # Control -> its label, colour, the labelled point, the label's offset from it, and which end of the label
 _STORY = {
-    "linear 16, tuned": ("positions / 16, tuned", "tab:blue", -1, (0, 13), "right"),
-    "YaRN 16, tuned": ("YaRN 16, tuned", "tab:orange", -1, (0, -13), "right"),
+    "YaRN 16, tuned": ("scaled by 16 (YaRN), tuned", "tab:blue", -1, (0, 13), "right"),
+    "base, YaRN 16, not tuned": ("scaled, not tuned", "tab:orange", -1, (0, -13), "right"),
     "plain, tuned as long": ("plain,\ntuned as long", "tab:red", 3, (-14, -14), "right"),
     "base, plain": ("the base, plain positions", "tab:purple", 3, (9, 4), "left"),
 }
