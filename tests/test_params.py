@@ -121,6 +121,7 @@ def test_a_wrong_key_type_or_value_is_named(tmp_path: Path, changes: dict[str, A
             {"train.curriculum": [{"until": 0.5, "max_tokens": 64}, {"until": 0.25, "max_tokens": 128}]},
             ["curriculum: each stage must end later", "[0.5, 0.25]"],
         ),
+        ({"train.method": "lora", "train.query_scale": 1.3}, ["query_scale 1.3 changes", "method lora", "auto or 1"]),
         ({"convert.sources.0.path": None}, ["convert.sources[0]: path is needed"]),
     ],
 )

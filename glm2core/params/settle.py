@@ -155,6 +155,7 @@ def _settle_train(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     )
     for name in ("schedule", "decay_fraction", "warmup_fraction", "bias_rate", "position_stretch", "curriculum"):
         choices.settle(f"train.{name}", getattr(plain, name))
+    choices.settle("train.query_scale", plain.query_scale, f"method {method}", advisable=method == "full")
     choices.settle("train.gradient_checkpointing", FIT, "as many blocks as memory requires")
     scales = choices.written("model.rope.type") is not None
     if scales or base.from_scratch:

@@ -119,6 +119,12 @@ class TrainChoices(Section):
         description="factor by which the learning rate of biases is multiplied; above 1, it is for small networks "
         "whose RoPE is changed; auto = the base's advice, else 1",
     )
+    query_scale: Auto[Positive] = Field(
+        "auto",
+        description="factor by which all attention queries are multiplied before tuning; above 1, attention is "
+        "sharper, which helps in contexts much longer than the training rows; only for method full; auto = the base's "
+        "advice, else 1",
+    )
     max_grad_norm: Auto[Positive | None] = Field(
         "auto",
         description="gradients are clipped to this norm; null = no clipping; auto = null if memory is low, else "
@@ -190,6 +196,11 @@ class TrainChoices(Section):
                     f"curriculum: each stage must end later than the stage before it; the stages end at {ends}"
                 )
         self._require_room_for_decay()
+        if self.method != "full" and self.query_scale not in (AUTO, 1):
+            raise ValueError(
+                f"query_scale {self.query_scale:g} changes the base's weights, but method {self.method} keeps them; "
+                "set query_scale to auto or 1, or set method to full"
+            )
         if self.early_stopping is not None and self.eval_steps is None:
             raise ValueError("early_stopping counts validations, so it needs eval_steps; set eval_steps as well")
         return self
@@ -254,6 +265,7 @@ class TrainParams(TrainChoices):
     warmup_fraction: Fraction = 0.03
     optimizer: Optimizer = "adamw"
     bias_rate: Positive = 1.0
+    query_scale: Positive = 1.0
     max_grad_norm: Positive | None = 1.0
     memory: Literal["normal", "low"] = "normal"
     gradient_checkpointing: bool | Literal["fit"] | Count = False  # type: ignore[assignment]  # a count is never written

@@ -14,7 +14,9 @@ from glm2core.console import Notice
 from glm2core.files import atomic_path, resolve_path
 from glm2core.model.adapter_files import BaseReference
 from glm2core.model.adapters import adapt, load_base, reference_to, save_adapter
+from glm2core.model.initialization import scale_queries
 from glm2core.model.loading import load_model, new_model
+from glm2core.model.modeling import ChatGLM2ForCausalLM
 from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.distributed import is_first, meet
@@ -112,6 +114,9 @@ def _full(
             rope=RopeScaling.of(model_params.rope),
             notice=notice,
         )
+    if params.query_scale != 1:
+        assert isinstance(model, ChatGLM2ForCausalLM)
+        scale_queries(model, params.query_scale)
     nn.Module.to(model, device).requires_grad_(True)
     assert isinstance(model, PreTrainedModel)
     return model

@@ -16,7 +16,7 @@ _HASH_BYTES = 8
 
 
 def without_generated(rows: TokenizedDataset, share: float, notice: Notice = print) -> TokenizedDataset:
-    """Keep a share of the generated rows (formats lines and analysis), always the same rows, and all rows of other sources.
+    """Keep all rows from files, and a share of the generated rows (formats lines and analysis), always the same ones.
 
     Args:
         share: share of the generated rows to keep, 0 to 1.

@@ -50,6 +50,7 @@ DEMO: dict[str, Any] = {
     "train.warmup_fraction": 0.03,
     "train.optimizer": "muon",
     "train.bias_rate": 1,
+    "train.query_scale": 1.3,
     "train.max_grad_norm": 1.0,
     "train.memory": "normal",
     "train.gradient_checkpointing": "fit",
@@ -92,6 +93,14 @@ def test_the_default_run_is_what_it_was(monkeypatch: pytest.MonkeyPatch, kind: D
     assert found.origins.keys() == DEMO.keys() - {"model.rope.unit"} | threads | {"train.curriculum"}
     advised = {"model.rope.type", "train.optimizer", "train.learning_rate", "evaluate.retrieval.lengths"}
     assert {found.origins[key] for key in advised} == {"the base's tuning.yaml"}
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "ptuning"])
+def test_only_full_tuning_scales_the_queries_of_the_base(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    found = settled(params.model_copy(update={"train": params.train.model_copy(update={"method": method})}))
+    assert (found.train.query_scale, found.origins["train.query_scale"]) == (1, f"method {method}")
 
 
 @pytest.mark.parametrize("kind", DEVICE_KINDS)
