@@ -1,4 +1,4 @@
-"""The initial weights of a network that is made from scratch, and a change of a base's weights before tuning."""
+"""The initial weights of a network that is made from scratch."""
 
 import math
 from typing import Literal, cast
@@ -48,21 +48,6 @@ def initialize(model: ChatGLM2ForCausalLM, kind: Literal["default", "retrieval"]
         _retrieval(model, generator)
     else:
         raise UserError(f"model.initialization must be one of default, retrieval; got {kind!r}")
-
-
-@torch.no_grad()
-def scale_queries(model: ChatGLM2ForCausalLM, factor: float) -> None:
-    """Multiply all attention queries, in place, by multiplying the rows and biases of `query_key_value` that make them.
-
-    With a factor above 1, attention is sharper. In a context with many more tokens than in training, softmax otherwise
-    spreads attention over too many of them (Chiang & Cholak 2022, arXiv:2202.12172). YaRN also sharpens attention, but
-    only in the rotated half of ChatGLM2's channels.
-    """
-    for block in cast("list[GLMBlock]", list(model.transformer.encoder.layers)):
-        attention = block.self_attention
-        queries = attention.heads * attention.channels
-        for parameter in attention.query_key_value.parameters():
-            parameter[:queries] *= factor
 
 
 def _default(model: ChatGLM2ForCausalLM, generator: Generator) -> None:

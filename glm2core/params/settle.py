@@ -155,7 +155,9 @@ def _settle_train(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     )
     for name in ("schedule", "decay_fraction", "warmup_fraction", "bias_rate", "position_stretch", "curriculum"):
         choices.settle(f"train.{name}", getattr(plain, name))
-    choices.settle("train.query_scale", plain.query_scale, f"method {method}", advisable=method == "full")
+    sharper = method == "full" and choices.written("model.rope.type") not in (None, "default")
+    kept = f"method {method}" if method != "full" else "rope changes no positions"
+    choices.settle("train.query_scale", plain.query_scale, _DEFAULT if sharper else kept, advisable=sharper)
     choices.settle("train.gradient_checkpointing", FIT, "as many blocks as memory requires")
     scales = choices.written("model.rope.type") is not None
     if scales or base.from_scratch:

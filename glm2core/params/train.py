@@ -121,9 +121,9 @@ class TrainChoices(Section):
     )
     query_scale: Auto[Positive] = Field(
         "auto",
-        description="factor by which all attention queries are multiplied before tuning; above 1, attention is "
+        description="factor by which all attention queries are multiplied in the saved weights; above 1, attention is "
         "sharper, which helps in contexts much longer than the training rows; only for method full; auto = the base's "
-        "advice, else 1",
+        "advice if model.rope scales positions, else 1",
     )
     max_grad_norm: Auto[Positive | None] = Field(
         "auto",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -14,9 +14,9 @@ from glm2core.console import Notice
 from glm2core.files import atomic_path, resolve_path
 from glm2core.model.adapter_files import BaseReference
 from glm2core.model.adapters import adapt, load_base, reference_to, save_adapter
-from glm2core.model.initialization import scale_queries
+from glm2core.model.config import ChatGLM2Config
 from glm2core.model.loading import load_model, new_model
-from glm2core.model.modeling import ChatGLM2ForCausalLM
+from glm2core.model.queries import with_scaled_queries
 from glm2core.model.rope import RopeScaling
 from glm2core.params import ModelParams, TrainParams
 from glm2core.training.distributed import is_first, meet
@@ -30,11 +30,13 @@ class Prepared:
         model: the network, in which only trainable parameters require gradients.
         base: folder of the adapter's base; None for the method full.
         reference: the adapter's reference to its base, as in base.json; None for the method full.
+        query_scale: the factor by which attention queries are multiplied in the saved weights (method full only).
     """
 
     model: PreTrainedModel | PeftModel
     base: Path | None = None
     reference: BaseReference | None = None
+    query_scale: float = 1.0
 
     @property
     def network(self) -> PreTrainedModel:
@@ -50,6 +52,9 @@ class Prepared:
             weights: the whole weights, which are needed if the network's own weights are sharded.
         """
         if self.reference is None:
+            if self.query_scale != 1:
+                config = cast(ChatGLM2Config, self.network.config)
+                weights = with_scaled_queries(weights or self.network.state_dict(), config, self.query_scale)
             self.network.save_pretrained(folder, state_dict=weights)
         else:
             assert isinstance(self.model, PeftModel) and self.base is not None
@@ -74,7 +79,8 @@ def prepare(
     """
     set_seed(params.seed)
     if params.method == "full":
-        prepared = Prepared(_full(model_params, params, vocab_size, dtype, device, notice))
+        network = _full(model_params, params, vocab_size, dtype, device, notice)
+        prepared = Prepared(network, query_scale=params.query_scale)
     else:
         prepared = _adapted(model_params, params, vocab_size, dtype, device, work_folder, notice)
     blocks = params.recomputed_blocks(prepared.network.config.num_layers)
@@ -114,9 +120,6 @@ def _full(
             rope=RopeScaling.of(model_params.rope),
             notice=notice,
         )
-    if params.query_scale != 1:
-        assert isinstance(model, ChatGLM2ForCausalLM)
-        scale_queries(model, params.query_scale)
     nn.Module.to(model, device).requires_grad_(True)
     assert isinstance(model, PreTrainedModel)
     return model

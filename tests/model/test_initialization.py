@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from glm2core.errors import UserError
-from glm2core.model.initialization import initialize, scale_queries
+from glm2core.model.initialization import initialize
 from glm2core.model.loading import new_model
 from glm2core.model.rope import RotaryEmbedding, rotate
 
@@ -56,29 +56,6 @@ def test_retrieval_queries_resemble_keys_and_blocks_begin_as_identity() -> None:
     out = model(ids, output_hidden_states=True)
     assert out.hidden_states[0].equal(out.hidden_states[2])
     assert (out.logits == 0).all()
-
-
-def test_scaled_queries_sharpen_attention_and_change_nothing_else() -> None:
-    model = new_model("tiny", None, dtype=torch.float32).eval()
-    initialize(model, "default", 1)
-    for block in model.transformer.encoder.layers:
-        torch.nn.init.normal_(block.self_attention.query_key_value.bias)
-    model.set_attn_implementation("eager")
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    ids = torch.arange(5, 25)[None]
-    weights = model(ids, output_attentions=True).attentions[0]
-    scale_queries(model, 1.5)
-    sharper = model(ids, output_attentions=True).attentions[0]
-    # Softmax of scores times 1.5 = softmax weights to the power of 1.5, divided by their sum
-    expected = weights**1.5 / (weights**1.5).sum(-1, keepdim=True)
-    torch.testing.assert_close(sharper, expected, rtol=1e-4, atol=1e-6)
-    rows = model.config.num_attention_heads * model.config.kv_channels
-    for name, weight in model.state_dict().items():
-        if "query_key_value" in name:
-            assert torch.equal(weight[:rows], before[name][:rows] * 1.5)
-            assert torch.equal(weight[rows:], before[name][rows:])
-        else:
-            assert torch.equal(weight, before[name])
 
 
 def test_another_kind_is_refused() -> None:

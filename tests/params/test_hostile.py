@@ -133,9 +133,9 @@ def test_a_hostile_text_is_a_short_sentence(
 
 def test_an_alias_of_a_few_values_is_fine(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text(TEXT.replace("seed: 11", "seed: &seed 11").replace("seed: 12", "seed: *seed"), encoding="utf-8")
+    file.write_text(TEXT.replace("seed: 12", "seed: &seed 12").replace("seed: 13", "seed: *seed"), encoding="utf-8")
     sources = load_params(file).convert.sources
-    assert [source.generate.seed for source in sources if source.generate is not None] == [11, 11]
+    assert [source.generate.seed for source in sources if source.generate is not None] == [12, 12]
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ DEMO: dict[str, Any] = {
     "train.warmup_fraction": 0.03,
     "train.optimizer": "muon",
     "train.bias_rate": 1,
-    "train.query_scale": 1.3,
+    "train.query_scale": 1.15,
     "train.max_grad_norm": 1.0,
     "train.memory": "normal",
     "train.gradient_checkpointing": "fit",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
 
 from glm2core.errors import UserError
@@ -13,6 +14,7 @@ from glm2core.labels import IGNORED
 from glm2core.model import ChatGLM2Config, ChatGLM2ForCausalLM
 from glm2core.model.adapters import adapt
 from glm2core.model.presets import PRESETS
+from glm2core.model.queries import with_scaled_queries
 from glm2core.params import LoraParams, ModelParams, PrefixParams
 from glm2core.training.methods import Prepared, multiply_adapters_in_half, prepare
 from glm2core.training.optimizer import make_optimizer
@@ -192,3 +194,14 @@ def test_a_prefix_on_a_base_with_a_prefix_is_refused() -> None:
         network = ChatGLM2ForCausalLM(ChatGLM2Config(**{**PRESETS["tiny"], "pre_seq_len": 3}))
     with pytest.raises(UserError, match="already has a P-tuning prefix of 3"):
         adapt(network, "ptuning", LoraParams(), PrefixParams(length=4))
+
+
+def test_saved_weights_have_scaled_queries_and_the_network_keeps_its_own(base: Path, tmp_path: Path) -> None:
+    made = prepared("full", None, base, tmp_path, query_scale=1.5)
+    before = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}
+    made.save(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved/model.safetensors")
+    expected = with_scaled_queries(before, made.network.config, 1.5)
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.network.state_dict().items())
