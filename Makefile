@@ -19,7 +19,7 @@ help:
 	@echo "make bench      the measurements of benchmarks/, each figure a ratio of one run"
 	@echo "make bench-train  training against other ways, and the 6.24 B network (hours)"
 	@echo "make base       rebuild the embedded base model (five hours)"
-	@echo "make longcontext  the long-context claim with its controls (one to two hours on two cores)"
+	@echo "make longcontext  the long-context claim with its controls (several hours on two cores)"
 	@echo "make setup      only set up .venv, for running; TORCH=cpu or TORCH=cuda chooses torch's build"
 	@echo "make setup-dev  add what tests and lint need (make test and make lint do it)"
 

@@ -87,6 +87,9 @@ def main() -> None:
     chat_format = ChatFormat.load(arguments.model)
     generated = GeneratedCases(["lines"], [arguments.length], arguments.contexts, QUESTIONS, DEPTHS, SEED)
     steps = [step for case in generated.cases(chat_format.count_tokens) for step in steps_of(model, chat_format, case)]
+    if not any(step.right for step in steps):
+        print("no digit is right, so no head reads one")
+        return
     print_heads(steps)
     wrong = [step for step in steps if not step.right]
     if wrong:
@@ -103,7 +106,8 @@ def steps_of(model: PreTrainedModel, chat_format: ChatFormat, case: Case) -> Ite
     read = context.cache.get_seq_length()
     answers = answer_questions(context, questions, NEW_TOKENS, chat_format.stop_ids)
     for asked, ids, answer in zip(case.questions, questions, answers, strict=True):
-        context.cache.crop(read - context.cache.get_seq_length())
+        if (added := context.cache.get_seq_length() - read) > 0:
+            context.cache.crop(-added)
         number = next(i for i, line in enumerate(lines) if f" {line.line.key}?" in asked.text)
         start = number_start(chat_format, answer, lines[number].line)
         if start is not None:
@@ -144,12 +148,12 @@ def _steps(
     right = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(wrote, expected, strict=False)))
     steps = min(right + 1, len(expected), len(wrote))
     weights = _weights(context, question + answer[: start + steps - 1], steps)  # [steps, layers, heads, K]
+    others = [line for number, line in enumerate(lines) if number != asked]
     for digit, each in enumerate(weights):
-        others = [line.digits for number, line in enumerate(lines) if number != asked]
         same = [
             place
-            for digits, line in zip(others, (line for n, line in enumerate(lines) if n != asked), strict=True)
-            for place, character in zip(digits, str(line.line.value), strict=True)
+            for line in others
+            for place, character in zip(line.digits, str(line.line.value), strict=True)
             if character == wrote[digit]
         ]
         yield Step(

@@ -57,7 +57,7 @@ SWEEPS = {
     "rope": Sweep({"model.rope.factor": ("2", "4", "8", "16"), "model.rope.type": ("linear", "yarn")}),
     "method": Sweep(
         {"train.method": ("full", "lora", "qlora", "ptuning")},
-        ("train.optimizer=adamw", "train.bias_rate=1", "train.learning_rate=1e-3"),
+        ("train.optimizer=adamw", "train.query_scale=1", "train.learning_rate=1e-3"),
     ),
     "loss_on": Sweep({"tokenize.loss_on": ("last", "every")}, shared="convert"),
 }

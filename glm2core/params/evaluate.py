@@ -50,8 +50,8 @@ class RetrievalChoices(Section):
     tasks: list[RetrievalTask] = Field(
         ["lines"],
         description="tasks of the test; lines = find lines of a record; RULER's names = RULER's tasks in this "
-        "project's own words; passkey = find one passkey in plain text; multikey = find one of several keys in plain "
-        "text; [] = no task",
+        "project's own words; topics = name the first of several topics; passkey = find one passkey in plain text; "
+        "multikey = find one of several keys in plain text; [] = no task",
     )
     shared: bool = Field(
         False,

@@ -117,7 +117,7 @@ class TrainChoices(Section):
     bias_rate: Auto[Positive] = Field(
         "auto",
         description="factor by which the learning rate of biases is multiplied; above 1, it is for small networks "
-        "whose RoPE is changed; auto = the base's advice, else 1",
+        "with linear scaling; auto = the base's advice, else 1",
     )
     query_scale: Auto[Positive] = Field(
         "auto",

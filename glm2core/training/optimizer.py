@@ -60,7 +60,7 @@ def make_optimizer(
     Args:
         learning_rate: the absolute rate, which Adafactor does not scale by the weights' size.
         weight_decay: decoupled weight decay, which is not applied to biases and norm weights.
-        bias_rate: multiplier of `learning_rate` for biases. After a change of RoPE, the biases of queries and keys must
+        bias_rate: multiplier of `learning_rate` for biases. After linear scaling, the biases of queries and keys must
             grow severalfold before a head can distinguish neighbouring tokens again. At the plain rate, this growth
             takes longer than everything else (figures in docs/long-context.md).
         in_backward: update each parameter as soon as its gradient is ready, then free the gradient

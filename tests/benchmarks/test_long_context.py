@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.long_context import HalfTables, _key, _once
+from benchmarks.long_context import CONTROLS, YARN, HalfTables, _key, _once, settled_params
 from benchmarks.long_context_errors import _what_went_wrong, _wrong
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
 from glm2core.evaluation.cases import Case, Question
@@ -39,6 +39,12 @@ def test_seeds_are_put_together_and_their_range_is_told(tmp_path: Path, capsys: 
     plot(rows, tmp_path / "t.png")
     assert (tmp_path / "t.csv").read_text().splitlines()[1].startswith("tuned,lines,2048,2,20,18,0.9,")
     assert (tmp_path / "t.png").stat().st_size > 5000
+
+
+def test_the_main_control_has_the_defaults_positions() -> None:
+    (control,) = (control for control in CONTROLS if control.name == YARN)
+    rope = settled_params().model.rope
+    assert (control.rope, control.factor, control.train) == (rope.type, rope.factor, {})
 
 
 def test_every_task_has_its_own_line_and_the_mean_of_its_points(capsys: pytest.CaptureFixture[str]) -> None:

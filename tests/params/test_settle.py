@@ -55,6 +55,7 @@ DEMO: dict[str, Any] = {
     "train.memory": "normal",
     "train.gradient_checkpointing": "fit",
     "train.position_stretch": True,
+    "train.curriculum": [],
     "train.generated_rows": 1,
     "train.save_steps": 1000,
     "evaluate.generation.rows": 300,
@@ -83,14 +84,13 @@ def released(
 
 
 @pytest.mark.parametrize("kind", DEVICE_KINDS)
-def test_the_default_run_is_what_it_was(monkeypatch: pytest.MonkeyPatch, kind: DeviceKind) -> None:
+def test_the_default_run_is_settled_as_expected(monkeypatch: pytest.MonkeyPatch, kind: DeviceKind) -> None:
     monkeypatch.chdir(ROOT)
     found = settled(load_params(), kind)
     values = flatten(found)
     assert {key: values[key] for key in DEMO} == DEMO
-    assert found.train.curriculum == []
     threads = {"train.threads", "evaluate.threads"}
-    assert found.origins.keys() == DEMO.keys() - {"model.rope.unit"} | threads | {"train.curriculum"}
+    assert found.origins.keys() == DEMO.keys() - {"model.rope.unit"} | threads
     advised = {"model.rope.type", "train.optimizer", "train.learning_rate", "evaluate.retrieval.lengths"}
     assert {found.origins[key] for key in advised} == {"the base's tuning.yaml"}
 
