@@ -164,12 +164,12 @@ def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
         _once(_folder(control, seed) / "model", _model_key(control, seed), lambda folder: _tune(control, seed, folder))
     generated = generated_questions(control, params)
     asked = _folder(control, seed) / "answers.jsonl"
-    _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, generated, [], file))
+    questions: list[tuple[GeneratedCases, list[Case]]] = [(some, []) for some in generated]
+    _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, questions, file))
     if control.longeval and files:
-        none = [replace(generated[0], tasks=[])]
-        cases = [case for file in files for case in read_cases(file)]
+        none, cases = replace(generated[0], tasks=[]), [case for file in files for case in read_cases(file)]
         asked = _folder(control, seed) / "longeval.jsonl"
-        _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, none, cases, file))
+        _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, [(none, cases)], file))
 
 
 def settled_params() -> Settled:
@@ -209,16 +209,16 @@ def _key_file(path: Path) -> Path:
     return path.with_name(path.name + ".key")
 
 
-def _ask(control: Control, seed: int | None, generated: list[GeneratedCases], cases: list[Case], path: Path) -> None:
+def _ask(control: Control, seed: int | None, questions: list[tuple[GeneratedCases, list[Case]]], path: Path) -> None:
     model, chat_format = _model(control, seed), ChatFormat(SpTokenizer.load(_base()), "chatglm2")
     params = settled_params().evaluate
     with path.open("w", encoding="utf-8") as file:
-        for number, questions in enumerate(generated):
+        for generated, cases in questions:
             ask(
                 model,
                 chat_format,
-                questions,
-                [] if number else cases,
+                generated,
+                cases,
                 prefill_chunk=params.prefill_chunk,
                 max_new_tokens=params.retrieval.max_new_tokens,
                 file=file,

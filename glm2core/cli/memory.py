@@ -66,12 +66,8 @@ def _as_run(params: TrainParams, workload: Workload, device: str) -> TrainParams
 
 def workload_of(params: Params, settled: Settled, device: str) -> Workload:
     """The train stage's workload on a CPU or CUDA device if all rows are as long as tokenize allows."""
-    generated = settled.train.generated_rows
-    trained = [
-        s
-        for s in params.convert.sources
-        if (s.generate is None or generated) and (s.analysis is None or (s.analysis.rows and generated))
-    ]
+    sources = [s for s in params.convert.sources if s.analysis is None or s.analysis.rows]
+    trained = [s for s in sources if settled.train.generated_rows or not s.is_generated]
     source = max([params.tokenize.max_source_length, *(s.max_source_length or 0 for s in trained)])
     target = max([params.tokenize.max_target_length, *(s.max_target_length or 0 for s in trained)])
     config = network_config(settled.model, _vocabulary(params))

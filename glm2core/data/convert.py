@@ -202,6 +202,11 @@ class _Conversion:
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
         name = name or source_name(path)
+        if name == ANALYSIS:
+            raise UserError(
+                f"{place}: {name} is also the name under which generated rows of format analysis are listed. Rename "
+                "the file or folder, so that training can tell the two apart."
+            )
         self.report.formats[name] = f"{row_format} ({rows.description})"
         if not is_tracked(path) and name not in self.report.untracked:
             self.report.untracked.append(name)

@@ -10,7 +10,8 @@ from glm2core.params import TrainParams
 from glm2core.text.batching import length_sorted_batches, rows_of_epoch
 from glm2core.text.dataset import TokenizedDataset
 
-# Generated rows come from no file. Convert names the source of lines after its place in params.yaml.
+# Convert names the source of generated lines after its place in params.yaml, and that of generated analysis rows
+# `analysis`; it gives these names to no file.
 _GENERATED = re.compile(r"convert\.sources\[\d+\]|analysis")
 _HASH_BYTES = 8
 

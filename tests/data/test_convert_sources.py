@@ -328,3 +328,11 @@ def test_a_folder_that_is_no_source_is_a_sentence(tmp_path, parts, sentence):
         polars.DataFrame(GOOD[:size], dict.fromkeys(GOOD[0], polars.String)).write_parquet(tmp_path / "parts" / name)
     with pytest.raises(UserError, match=r"convert\.sources\[0\]: .*" + sentence):
         convert_sources(params(Source(path=str(tmp_path / "parts"))), tmp_path / "out")
+
+
+def test_no_file_may_bear_the_name_of_the_generated_analysis_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").touch()
+    write_parts(tmp_path / "analysis", [40])
+    with pytest.raises(UserError, match=r"convert\.sources\[0\].*: analysis is also the name.*Rename"):
+        convert_sources(params(Source(path="analysis", format="alpaca")), tmp_path / "out")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import islice
+from typing import get_args
 
 import pytest
 
@@ -14,18 +15,9 @@ from glm2core.lines.facts import HOPS, LEAST_CODED_LINES, coded_lines, facts, ha
 from glm2core.lines.mixture import Mixture, places
 from glm2core.lines.wordings import EVALUATION, TRAINING, Wording
 from glm2core.lines.words import split_of
+from glm2core.params.section import FactKind
 
-KINDS = [
-    "lines",
-    "niah_single_1",
-    "niah_multikey_2",
-    "niah_multikey_3",
-    "niah_multivalue",
-    "niah_multiquery",
-    "vt",
-    "fwe",
-    "topics",
-]
+KINDS: tuple[str, ...] = get_args(FactKind)
 
 
 def drawn(draws: Draws) -> Iterator[str]:
