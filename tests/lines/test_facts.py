@@ -17,7 +17,7 @@ from glm2core.lines.wordings import EVALUATION, TRAINING, Wording
 from glm2core.lines.words import split_of
 from glm2core.params.section import FactKind
 
-KINDS: tuple[str, ...] = get_args(FactKind)
+KINDS: list[str] = list(get_args(FactKind))
 
 
 def drawn(draws: Draws) -> Iterator[str]:
