@@ -3,6 +3,7 @@
     make longcontext                                        what is missing, then docs/long-context.csv and .png
     python -m benchmarks.long_context --jobs 4              the same, four models at a time, one thread each
     python -m benchmarks.long_context --longeval FOLDER     also LongEval's own *_lines.jsonl files
+    python -m benchmarks.long_context --ask lines           only the questions about `lines`, and later the others
     python -m benchmarks.long_context --table               only the table, CSV and picture of existing results
 
 Every tuned model uses params.yaml's train section unchanged, with the same data, steps and position gaps. Only
@@ -16,9 +17,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +59,7 @@ KINDS = ("niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt")
 KINDS_CONTEXTS = 4
 OTHERS = ("passkey", "multikey", "topics")
 OTHER_LENGTHS = (1024, 8192, 16384)
+GROUPS = ("lines", "kinds", "others")  # of questions
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models at a time; each uses one thread")
     parser.add_argument("--longeval", type=Path, help="the folder with LongEval's *_lines.jsonl files")
     parser.add_argument("--only", action="append", help="run only this control (may be repeated)")
+    parser.add_argument("--ask", nargs="+", choices=GROUPS, default=GROUPS, help="groups of questions (all)")
     parser.add_argument("--table", action="store_true", help="ask no questions, and show only existing results")
     parser.add_argument("--one", nargs=2, metavar=("CONTROL", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
     if arguments.one:
         name, seed = arguments.one
-        _answer(_control(name), None if seed == "None" else int(seed), files)
+        _answer(_control(name), None if seed == "None" else int(seed), arguments.ask, files)
         return
     print_machine()
     chosen = [control for control in CONTROLS if not arguments.only or control.name in arguments.only]
@@ -126,7 +130,7 @@ def main() -> None:
         then = [(c, seed) for c in chosen for seed in c.seeds if c.of is not None]
         with ThreadPoolExecutor(arguments.jobs) as pool:
             for pairs in (first, then):  # one list at a time: the second uses models of the first
-                list(pool.map(lambda pair: _in_a_process(pair[0], pair[1], arguments.longeval), pairs))
+                list(pool.map(lambda pair: _in_a_process(pair[0], pair[1], arguments.ask, arguments.longeval), pairs))
     answers = {
         control.name: [some for seed in control.seeds if (some := read_answers(control, seed))] for control in chosen
     }
@@ -142,9 +146,9 @@ def main() -> None:
         plot(rows, PICTURE)
 
 
-def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> None:
+def _in_a_process(control: Control, seed: int | None, groups: Sequence[str], longeval: Path | None) -> None:
     """Run a control in a separate process, so that one model's memory is freed before the next model starts."""
-    command = [sys.executable, "-m", "benchmarks.long_context", "--one", control.name, str(seed)]
+    command = [sys.executable, "-m", "benchmarks.long_context", "--one", control.name, str(seed), "--ask", *groups]
     command += ["--longeval", str(longeval)] if longeval else []
     folder = _folder(control, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,21 +159,22 @@ def _in_a_process(control: Control, seed: int | None, longeval: Path | None) -> 
     print(f"{control.name}, seed {seed}: {_summary(read_answers(control, seed))}", flush=True)
 
 
-def _answer(control: Control, seed: int | None, files: list[Path]) -> None:
-    """Tune the model if the control asks for it, ask all questions, and save the answers; existing results stay."""
+def _answer(control: Control, seed: int | None, groups: Sequence[str], files: list[Path]) -> None:
+    """Tune the model if the control asks for it, ask the questions, and save the answers; existing results stay."""
     quiet_libraries()
     torch.set_num_threads(1)
     params = settled_params()
     if seed is not None and control.of is None:
         _once(_folder(control, seed) / "model", _model_key(control, seed), lambda folder: _tune(control, seed, folder))
-    generated = generated_questions(control, params)
-    asked = _folder(control, seed) / "answers.jsonl"
-    questions: list[tuple[GeneratedCases, list[Case]]] = [(some, []) for some in generated]
-    _once(asked, _answers_key(control, seed), lambda file: _ask(control, seed, questions, file))
+    questions = generated_questions(control, params)
+    for group, generated in questions.items():
+        if group in groups:
+            asked, key = _answers_file(control, seed, group), _answers_key(control, seed, group)
+            _once(asked, key, partial(_ask, control, seed, generated, []))
     if control.longeval and files:
-        none, cases = replace(generated[0], tasks=[]), [case for file in files for case in read_cases(file)]
+        none, cases = replace(questions["lines"], tasks=[]), [case for file in files for case in read_cases(file)]
         asked = _folder(control, seed) / "longeval.jsonl"
-        _once(asked, _longeval_key(control, seed, files), lambda file: _ask(control, seed, [(none, cases)], file))
+        _once(asked, _longeval_key(control, seed, files), partial(_ask, control, seed, none, cases))
 
 
 def settled_params() -> Settled:
@@ -178,17 +183,17 @@ def settled_params() -> Settled:
     return settle(params, read_base(_base()), "cpu")
 
 
-def generated_questions(control: Control, params: Settled) -> list[GeneratedCases]:
-    """Return the questions for a control, without those in LongEval's files; the first ones are about `lines`."""
+def generated_questions(control: Control, params: Settled) -> dict[str, GeneratedCases]:
+    """Return a control's questions by group, without those in LongEval's files."""
     depths, seed = params.evaluate.retrieval.depths, params.evaluate.retrieval.seed
     lines = GeneratedCases(["lines"], control.lengths, control.contexts, QUESTIONS, depths, seed)
     if not control.kinds:
-        return [lines]
-    return [
-        lines,
-        GeneratedCases(KINDS, control.lengths, KINDS_CONTEXTS, QUESTIONS, depths, seed),
-        GeneratedCases(OTHERS, OTHER_LENGTHS, KINDS_CONTEXTS, QUESTIONS, depths, seed),
-    ]
+        return {"lines": lines}
+    return {
+        "lines": lines,
+        "kinds": GeneratedCases(KINDS, control.lengths, KINDS_CONTEXTS, QUESTIONS, depths, seed),
+        "others": GeneratedCases(OTHERS, OTHER_LENGTHS, KINDS_CONTEXTS, QUESTIONS, depths, seed),
+    }
 
 
 def _once(path: Path, key: str, make: Callable[[Path], None]) -> None:
@@ -209,20 +214,19 @@ def _key_file(path: Path) -> Path:
     return path.with_name(path.name + ".key")
 
 
-def _ask(control: Control, seed: int | None, questions: list[tuple[GeneratedCases, list[Case]]], path: Path) -> None:
+def _ask(control: Control, seed: int | None, generated: GeneratedCases, cases: list[Case], path: Path) -> None:
     model, chat_format = _model(control, seed), ChatFormat(SpTokenizer.load(_base()), "chatglm2")
     params = settled_params().evaluate
     with path.open("w", encoding="utf-8") as file:
-        for generated, cases in questions:
-            ask(
-                model,
-                chat_format,
-                generated,
-                cases,
-                prefill_chunk=params.prefill_chunk,
-                max_new_tokens=params.retrieval.max_new_tokens,
-                file=file,
-            )
+        ask(
+            model,
+            chat_format,
+            generated,
+            cases,
+            prefill_chunk=params.prefill_chunk,
+            max_new_tokens=params.retrieval.max_new_tokens,
+            file=file,
+        )
 
 
 def _tune(control: Control, seed: int, folder: Path) -> None:
@@ -285,10 +289,10 @@ def _model_key(control: Control, seed: int | None) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _answers_key(control: Control, seed: int | None) -> str:
-    """Return a key made of the model's key and the questions."""
-    questions = [asdict(some) for some in generated_questions(control, settled_params())]
-    return hashlib.sha256(json.dumps([_model_key(control, seed), *questions]).encode()).hexdigest()
+def _answers_key(control: Control, seed: int | None, group: str) -> str:
+    """Return a key made of the model's key and a group's questions."""
+    questions = asdict(generated_questions(control, settled_params())[group])
+    return hashlib.sha256(json.dumps([_model_key(control, seed), questions]).encode()).hexdigest()
 
 
 def _longeval_key(control: Control, seed: int | None, files: list[Path]) -> str:
@@ -305,11 +309,17 @@ def _folder(control: Control, seed: int | None) -> Path:
     return WORK / (slug if seed is None else f"{slug}-{seed}")
 
 
+def _answers_file(control: Control, seed: int | None, group: str) -> Path:
+    return _folder(control, seed) / f"{group}.jsonl"
+
+
 def read_answers(control: Control, seed: int | None) -> list[Answer]:
     """Return the answers that belong to the current params and base."""
-    folder, names = _folder(control, seed), {field.name for field in fields(Answer)}
-    keys = {"answers.jsonl": _answers_key(control, seed), "longeval.jsonl": _model_key(control, seed)}
-    current = [folder / name for name, key in keys.items() if _key(folder / name).startswith(key)]
+    names = {field.name for field in fields(Answer)}
+    groups = generated_questions(control, settled_params())
+    keys = {_answers_file(control, seed, group): _answers_key(control, seed, group) for group in groups}
+    keys[_folder(control, seed) / "longeval.jsonl"] = _model_key(control, seed)
+    current = [file for file, key in keys.items() if _key(file).startswith(key)]
     records = [json.loads(line) for file in current for line in file.read_text(encoding="utf-8").splitlines()]
     return [Answer(**{name: value for name, value in record.items() if name in names}) for record in records]
 

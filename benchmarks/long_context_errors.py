@@ -38,8 +38,7 @@ def main() -> None:
     files = sorted(arguments.longeval.glob("*_lines.jsonl")) if arguments.longeval else []
     from_files = [case for file in files for case in read_cases(file)]
     (control,) = (control for control in CONTROLS if control.name == YARN)
-    lines, *_ = generated_questions(control, params)
-    generated = lines.cases(ChatFormat(tokenizer, "chatglm2").count_tokens)
+    generated = generated_questions(control, params)["lines"].cases(ChatFormat(tokenizer, "chatglm2").count_tokens)
     cases = {(case.task, case.length, case.index): case for case in (*generated, *from_files)}
     wrong: Counter[tuple[str, str]] = Counter()
     for seed in control.seeds:

@@ -229,8 +229,9 @@ class Loop:
             for name, total, count in zip(names, totals.tolist(), counts.tolist(), strict=True)
             if count
         }
-        self.progress.add_validation(self.step, float(totals.sum() / max(counts.sum(), 1)), by_source)
         self.validation_seconds = time.perf_counter() - start
+        loss = float(totals.sum() / max(counts.sum(), 1))
+        self.progress.add_validation(self.step, loss, by_source, self.validation_seconds)
 
     def _set_rates(self) -> float:
         """Set every group's learning rate for the next step; returns the first group's rate."""

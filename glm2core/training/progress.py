@@ -69,11 +69,18 @@ class Progress:
         if step % self._every == 0:
             self._close(step, learning_rate=learning_rate, grad_norm=grad_norm, peak_memory=peak_memory)
 
-    def add_validation(self, step: int, loss: float, by_source: Mapping[str, float] | None = None) -> None:
-        """Record the validation loss over all rows and by source. Validating a step again replaces the step's point."""
+    def add_validation(
+        self, step: int, loss: float, by_source: Mapping[str, float] | None = None, seconds: float = 0.0
+    ) -> None:
+        """Record the validation loss over all rows and by source. Validating a step again replaces the step's point.
+
+        Args:
+            seconds: how long the validation took.
+        """
         self.points = [p for p in self.points if not (p["step"] == step and "validation_loss" in p)]
         sources = {f"{BY_SOURCE}{source}": value for source, value in (by_source or {}).items()}
         self._keep(step, {"validation_loss": loss, **sources})
+        self._totals["validation_seconds"] += seconds
         self.restart_clock()
 
     def curve(self, name: str) -> list[tuple[int, float]]:
@@ -87,7 +94,7 @@ class Progress:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Totals since step 0: tokens, supervised tokens, operations, seconds and steps."""
+        """Totals since step 0: tokens, supervised tokens, operations, steps, and seconds of steps and validations."""
         return dict(self._totals)
 
     @property
@@ -146,5 +153,5 @@ class Progress:
 
 
 def _zeros() -> dict[str, float]:
-    names = ("loss", "tokens", "supervised", "padded", "operations", "seconds", "steps")
+    names = ("loss", "tokens", "supervised", "padded", "operations", "seconds", "validation_seconds", "steps")
     return dict.fromkeys(names, 0.0)

@@ -274,6 +274,7 @@ class Run:
             "recomputed_blocks": self.params.recomputed_blocks(self.prepared.network.config.num_layers),
         }
         if validations:
+            metrics["validation_seconds"] = totals["validation_seconds"]
             metrics["validation_loss_before"] = validations[0]
             metrics["validation_loss"] = min(validations) if self.params.early_stopping else validations[-1]
         if losses:

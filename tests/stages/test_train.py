@@ -29,6 +29,7 @@ KEYS = {
     "supervised_tokens",
     "tokens",
     "seconds",
+    "validation_seconds",
     "trainable_parameters",
     "padding_fraction",
     "mix",
@@ -67,6 +68,7 @@ def test_the_stage_writes_model_metrics_and_curves(prepared: Path) -> None:
     metrics = json.loads(METRICS.read_text())
     assert set(metrics) == KEYS
     assert metrics["validation_loss"] < metrics["validation_loss_before"]
+    assert metrics["validation_seconds"] > 0
     assert columns(REPORTS / "curves.csv")["step"] == [3, 6, 9, 12]
     assert columns(REPORTS / "validation.csv")["step"] == [0, 4, 8, 12]
     assert metrics["mix"] == {
