@@ -31,8 +31,10 @@ COMMON = (
     "train.threads=1",
     "evaluate.threads=1",
     "evaluate.generation.rows=16",
+    "evaluate.retrieval.tasks=[lines]",
     "evaluate.retrieval.base_lengths=[]",
     "evaluate.retrieval.contexts=2",
+    "evaluate.retrieval.questions=25",
 )
 FIGURES = ("validation_loss", "test_loss", "rouge_l", "retrieval_accuracy", "effective_context_length")
 BY_LENGTH = "retrieval_lines_"

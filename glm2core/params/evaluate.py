@@ -47,16 +47,16 @@ class GenerationParams(GenerationChoices):
 class RetrievalChoices(Section):
     """The long-context test."""
 
-    tasks: list[RetrievalTask] = Field(
-        ["lines"],
+    tasks: Auto[list[RetrievalTask]] = Field(
+        "auto",
         description="tasks of the test; lines = find lines of a record; RULER's names = RULER's tasks in this "
         "project's own words; topics = name the first of several topics; passkey = find one passkey in plain text; "
-        "multikey = find one of several keys in plain text; [] = no task",
+        "multikey = find one of several keys in plain text; [] = no task; auto = the base's advice, else [lines]",
     )
-    shared: bool = Field(
-        False,
+    shared: Auto[bool] = Field(
+        "auto",
         description="true = all tasks ask about the same contexts, so that each context is read only once; false = "
-        "each task has its own contexts",
+        "each task has its own contexts; auto = the base's advice, else false",
     )
     lengths: Auto[Lengths] = Field(
         "auto",
@@ -99,6 +99,8 @@ class RetrievalChoices(Section):
 class RetrievalParams(RetrievalChoices):
     """`RetrievalChoices`, with a value in place of every `auto`."""
 
+    tasks: list[RetrievalTask] = Field(["lines"])
+    shared: bool = False
     lengths: Lengths = Field([512, 1024, 2048, 4096, 8192])
     base_lengths: Lengths = Field([])
     contexts: Count = 2

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from glm2core.errors import UserError
 from glm2core.params.advice import TUNING_FILE, Base, dotted
 from glm2core.params.data import TokenizeChoices, TokenizeParams
+from glm2core.params.evaluate import RetrievalParams
 from glm2core.params.file import PARAMS_FILE, Params
 from glm2core.params.messages import messages
 from glm2core.params.section import AUTO
@@ -210,6 +211,9 @@ def _settle_evaluate(choices: _Choices, base: Base, kind: DeviceKind) -> None:
     choices.settle("evaluate.threads", available_cores(), "all cores", advisable=False)
     choices.settle("evaluate.generation.rows", _ROWS[size], f"{size} network")
     choices.settle("evaluate.generation.base", *_asks_base(base, kind), advisable=not base.from_scratch)
+    usual = RetrievalParams()
+    choices.settle("evaluate.retrieval.tasks", usual.tasks)
+    choices.settle("evaluate.retrieval.shared", usual.shared)
     rope = choices.written("model.rope")
     reach = base.positions if rope["type"] in (None, "default") else round(rope["factor"] * rope["unit"])
     longest = min(_LONGEST[size], max(reach, 512)) if base.is_large else _LONGEST[size]
