@@ -78,7 +78,7 @@ def ask(
             now = time.perf_counter()
             if not told and computed and computed[-1] is case and now - begin > _LEAST_SECONDS:
                 told = True
-                costs = _costs(model.config, generated, from_files, chat_format.count_tokens)
+                costs = reading_costs(model.config, generated, from_files, chat_format.count_tokens, case)
                 reading = sum(costs[len(answers) :]) / sum(costs[len(answers) - len(batch) : len(answers)])
                 answering = (len(costs) - len(answers)) / len(batch)
                 left = reading * (read[-1] - before) + answering * (now - read[-1])
@@ -86,13 +86,21 @@ def ask(
     return answers
 
 
-def _costs(config: Any, generated: GeneratedCases, from_files: list[Case], count: CountTokens) -> list[float]:
-    """The operations for reading the contexts, as a share for each question, in the order of asking."""
+def reading_costs(
+    config: Any, generated: GeneratedCases, from_files: list[Case], count: CountTokens, answered: Case
+) -> list[float]:
+    """The operations for reading the contexts, as a share for each question, in the order of asking.
+
+    Args:
+        answered: a case that shows how many questions fit into a context; longer contexts hold more in proportion.
+    """
     cost = Cost(config, backward_factor=0)
+    by_token = len(answered.questions) / (answered.length or 1)
     costs = []
     for group, length in itertools.product(generated.groups, sorted(set(generated.lengths))):
         asked, contexts = generated.questions_of(group), generated.contexts_of(group)
-        costs += [contexts / asked * cost.operations(torch.tensor([length]), 0)] * asked
+        per_context = min(asked / contexts, max(1.0, length * by_token))
+        costs += [cost.operations(torch.tensor([length]), 0) / per_context] * asked
     costs += [cost.operations(torch.tensor([count(case.context)]), 0) for case in from_files]
     return costs
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
 
+from glm2core.evaluation.cases import Case, Question
 from glm2core.evaluation.generation import answer_questions, read_context
-from glm2core.evaluation.retrieval import answer_case
+from glm2core.evaluation.retrieval import answer_case, reading_costs
 from glm2core.evaluation.retrieval_tables import by_length, retrieval_rows
 from glm2core.evaluation.scores import effective_length, score
 from glm2core.evaluation.tasks import GeneratedCases
 from glm2core.model import ChatGLM2ForCausalLM
 from glm2core.model.adapters import attach_prefix_length
+from glm2core.model.cost import Cost
 from glm2core.model.rope import yarn_rope
 from glm2core.text.chat_format import ChatFormat
 from glm2core.text.tokenizer import SpTokenizer
@@ -107,3 +109,12 @@ def test_a_random_network_scores_at_chance(model: ChatGLM2ForCausalLM, tokenizer
     assert by_length(retrieval_rows(answers))["cases"].to_list() == [40, 40]
     assert score(answers).interval[0] <= answers[0].chance
     assert effective_length(answers) == 0
+
+
+def test_longer_contexts_are_expected_to_hold_more_questions(tokenizer: SpTokenizer) -> None:
+    generated = GeneratedCases(["lines", "vt"], [512, 4096], contexts=2, questions=10, depths=5, seed=0, shared=True)
+    answered = Case("shared", 512, 0, "a record", (Question("?", 7, 0.5, False),) * 4, 0.0)
+    config = tiny_config(tokenizer)
+    short, long = (Cost(config, backward_factor=0).operations(torch.tensor([length]), 0) for length in (512, 4096))
+    costs = reading_costs(config, generated, [], len, answered)
+    assert costs == [short / 4] * 40 + [long / 20] * 40  # never more than the 20 questions that a context is to have
