@@ -60,12 +60,12 @@ DEMO: dict[str, Any] = {
     "train.save_steps": 1000,
     "evaluate.generation.rows": 300,
     "evaluate.generation.base": True,
-    "evaluate.retrieval.tasks": ["lines", "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt"],
-    "evaluate.retrieval.shared": True,
+    "evaluate.retrieval.tasks": ["lines"],
+    "evaluate.retrieval.shared": False,
     "evaluate.retrieval.lengths": [512, 1024, 2048, 4096, 8192, 16384, 32768],
     "evaluate.retrieval.base_lengths": [512, 1024, 2048, 4096, 8192],
     "evaluate.retrieval.contexts": 2,
-    "evaluate.retrieval.questions": 10,
+    "evaluate.retrieval.questions": 50,
 }
 
 
