@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.long_context import CONTROLS, YARN, HalfTables, _key, _once, settled_params
+from benchmarks.long_context import CONTROLS, GROUPS, YARN, HalfTables, _key, _once, generated_questions, settled_params
 from benchmarks.long_context_errors import _what_went_wrong, _wrong
 from benchmarks.long_context_table import plot, print_table, table_rows, write_csv
 from glm2core.evaluation.cases import Case, Question
@@ -45,6 +45,11 @@ def test_the_main_control_has_the_defaults_positions() -> None:
     (control,) = (control for control in CONTROLS if control.name == YARN)
     rope = settled_params().model.rope
     assert (control.rope, control.factor, control.train) == (rope.type, rope.factor, {})
+
+
+def test_the_main_control_is_asked_every_group_of_questions() -> None:
+    (control,) = (control for control in CONTROLS if control.name == YARN)
+    assert tuple(generated_questions(control, settled_params())) == GROUPS
 
 
 def test_every_task_has_its_own_line_and_the_mean_of_its_points(capsys: pytest.CaptureFixture[str]) -> None:
